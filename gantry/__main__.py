@@ -1,0 +1,42 @@
+"""Dispatch `gantry SUBCOMMAND …` to the room that does it, importing only that room."""
+
+import sys
+from importlib import import_module
+
+from gantry import __version__
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "up": ("local.up", "run a whole cluster on this machine until Ctrl-C"),
+    "demo": ("local.demo", "start a cluster, run examples/hello.yaml in it, show it, clean up"),
+    "scheduler": ("scheduler.app", "the Mesos framework scheduler and its Kubernetes API"),
+    "executor": ("executor.app", "the Mesos executor (started by a Mesos agent)"),
+    "image": ("executor.stage0.cli", "fetch, list, build and remove images on this machine"),
+    "master": ("local.master", "embedded Mesos master (for one machine, never for production)"),
+    "agent": ("local.agent", "embedded Mesos agent (for one machine, never for production)"),
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "usage: gantry COMMAND [options]\n\ncommands:\n" + "\n".join(lines) + "\n\n`gantry COMMAND --help` says more."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand; returns its exit code. 2 for a command that does not exist."""
+    args = sys.argv[1:] if argv is None else argv
+    if not args or args[0] in {"-h", "--help", "help"}:
+        print(usage())
+        return 0 if args else 2
+    if args[0] in {"-V", "--version", "version"}:
+        print(f"gantry {__version__}")
+        return 0
+    if args[0] not in COMMANDS:
+        print(f"gantry: error: no command {args[0]!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    module = import_module(COMMANDS[args[0]][0])
+    return int(module.main(args[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

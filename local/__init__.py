@@ -1,0 +1,1 @@
+"""An embedded Mesos for one machine: laptops and tests, never production."""

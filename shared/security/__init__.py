@@ -1,0 +1,1 @@
+"""TLS, tokens and encryption at rest, for both halves."""
