@@ -1,0 +1,45 @@
+# Two commands do all the set-up on a fresh Debian or Ubuntu machine: `make run` and `make test`.
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_WORKERS ?= 4
+PYTHON ?=
+SETUP := PYTHON="$(PYTHON)" scripts/setup
+PACKAGES := gantry scheduler executor shared local
+
+.PHONY: help setup setup-dev run test test-pythons lint format bench clean
+
+help: ## say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: ## a virtual environment with Gantry in it
+	@$(SETUP)
+
+setup-dev: ## the same, with what the tests and linters need
+	@$(SETUP) --dev
+
+run: setup ## a cluster on this machine, a real pod in it, its log; then clean up (needs root)
+	@$(BIN)/gantry demo --manifest examples/hello.yaml
+
+test: setup-dev ## all tests
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+test-pythons: ## install and run the unit tests on every CPython 3.11 to 3.13 found here
+	@scripts/test-pythons
+
+lint: setup-dev ## ruff, mypy, the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup-dev ## let ruff format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup-dev ## the benchmarks (ratios against peers, measured in one run)
+	$(BIN)/python -m benchmarks
+
+clean: ## remove what setup and the tools made (not the cluster's state in .gantry)
+	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
