@@ -19,7 +19,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
 def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
-    return "usage: gantry COMMAND [options]\n\ncommands:\n" + "\n".join(lines) + "\n\n`gantry COMMAND --help` says more."
+    lines = [
+        "usage: gantry COMMAND [options]",
+        "",
+        "commands:",
+        *lines,
+        "",
+        "`gantry COMMAND --help` says more.",
+    ]
+    return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:

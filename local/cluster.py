@@ -1,0 +1,276 @@
+"""Run a cluster's processes and keep them running: the inside of `gantry up`.
+
+This is process 1 of the cluster's own process namespace: it starts the master, the agents and the scheduler as
+separate programs that only speak their real protocols, starts again what dies, and reaps the executors of a dead
+agent. When it ends, the kernel kills whatever is left in the namespace; nothing survives it.
+"""
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from local import rootfs
+from local.settings import Settings, free_port
+
+SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
+BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+STABLE_SECONDS = 10.0  # a process that ran this long starts afresh in the back-off
+START_SECONDS = 60.0
+STOP_SECONDS = 5.0
+LOOPBACK = "127.0.0.1"
+
+
+class ClusterError(Exception):
+    """The cluster cannot start or go on; the message is one line for the user."""
+
+
+@dataclass
+class Component:
+    """One process of the cluster."""
+
+    name: str
+    argv: list[str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    failures: int = 0
+    restart_at: float | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_unblock_signals,  # the mask would be inherited; this process has one thread
+            )
+        self.started, self.restart_at = time.monotonic(), None
+
+    def last_line(self) -> str:
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it wrote nothing"
+
+
+def say(text: str) -> None:
+    """One line of progress, at once."""
+    print(text, flush=True)
+
+
+def _unblock_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def gantry(*args: str) -> list[str]:
+    return [sys.executable, "-m", "gantry", *args]
+
+
+def executor_command(settings: Settings) -> str:
+    """The shell command by which the agents start an executor."""
+    options = ["--state-dir", settings.data_dir / "executor", "--local-images", settings.images]
+    return " ".join(f"'{word}'" for word in gantry("executor", *map(str, options)))
+
+
+def components(settings: Settings) -> list[Component]:
+    """Master, agents, scheduler, in the order in which they start. Ports are picked now and kept over restarts."""
+    data = settings.data_dir
+    master = f"{LOOPBACK}:{free_port(LOOPBACK)}"
+    ip, port = master.split(":")
+    wanted = {"master": gantry("master", "--ip", ip, "--port", port, "--work_dir", str(data / "master"))}
+    for number in range(1, settings.agents + 1):
+        name = f"agent-{number}"
+        isolation = "cgroups/cpu,cgroups/mem,cgroups/pids,cgroups/devices,cgroups/blkio"
+        wanted[name] = gantry(
+            *(
+                "agent",
+                "--master",
+                master,
+                "--ip",
+                LOOPBACK,
+                "--port",
+                str(free_port(LOOPBACK)),
+                "--hostname",
+                name,
+            ),
+            *(
+                "--work_dir",
+                str(data / name),
+                "--resources",
+                settings.agent_resources,
+                "--isolation",
+                isolation,
+            ),
+            *("--cgroups_root", settings.cgroups_prefix + name),
+            *(["--attributes", settings.agent_attributes] if settings.agent_attributes else []),
+        )
+    host, api_port = settings.listen
+    wanted["scheduler"] = gantry(
+        *("scheduler", "--master", master, "--store", f"sqlite:{data / 'scheduler.db'}"),
+        *("--listen", f"[{host}]:{api_port}" if ":" in host else f"{host}:{api_port}"),
+        *("--token-file", str(settings.token_file), "--executor-command", executor_command(settings)),
+        *("--log-level", settings.log_level),
+    )
+    return [Component(name, argv, settings.logs / f"{name}.log") for name, argv in wanted.items()]
+
+
+def build_demo_image(settings: Settings) -> None:
+    """Make `localhost/hello:latest` from this machine's programs, once per data directory."""
+    if (settings.images / "hello" / "index.json").exists():
+        return
+    say("building the demo image localhost/hello from this machine's programs")
+    work = settings.data_dir / "image.new"
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        rootfs.build(work / "rootfs")
+        settings.images.mkdir(exist_ok=True)
+        command = gantry(
+            "image", "build", str(work / "rootfs"), "--oci", f"{work / 'oci'}:latest", "--cmd", "/bin/sh"
+        )
+        command += ["--env", "PATH=/bin", "--env", "LC_ALL=C"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ClusterError(f"the demo image could not be built: {(done.stderr or done.stdout).strip()}")
+        shutil.rmtree(settings.images / "hello", ignore_errors=True)
+        (work / "oci").rename(settings.images / "hello")
+    except rootfs.RootfsError as error:
+        raise ClusterError(str(error)) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@dataclass
+class Cluster:
+    """The running processes. `run` returns when a signal asks to stop; ClusterError when a process won't stay up."""
+
+    settings: Settings
+    parts: list[Component]
+    tell: Callable[[str], None] = say
+    stopping: bool = False
+    _by_pid: dict[int, Component] = field(default_factory=dict)
+
+    def _start(self, part: Component) -> None:
+        part.start()
+        assert part.process is not None
+        self._by_pid[part.process.pid] = part
+
+    def _ended(self, part: Component, status: int) -> None:
+        code = os.waitstatus_to_exitcode(status)
+        assert part.process is not None
+        part.process.returncode = code
+        if self.stopping:
+            return
+        ran = time.monotonic() - part.started
+        part.failures = 1 if ran >= STABLE_SECONDS else part.failures + 1
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        if part.failures > len(BACKOFF_SECONDS):
+            raise ClusterError(f"the {part.name} {how} again and again; its last line: {part.last_line()}")
+        wait = BACKOFF_SECONDS[part.failures - 1]
+        part.restart_at = time.monotonic() + wait
+        self.tell(f"the {part.name} {how}; starting it again (log: {part.log})")
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if part := self._by_pid.pop(pid, None):
+                self._ended(part, status)
+
+    def step(self, timeout: float) -> None:
+        """Wait for a signal or `timeout` seconds; reap, restart."""
+        due = [part.restart_at for part in self.parts if part.restart_at is not None]
+        wait = max(0.0, min([timeout, *(at - time.monotonic() for at in due)]))
+        received = signal.sigtimedwait(SIGNALS, wait)
+        if received and received.si_signo != signal.SIGCHLD:
+            self.stopping = True
+            return
+        self._reap()
+        for part in self.parts:
+            if part.restart_at is not None and part.restart_at <= time.monotonic():
+                self._start(part)
+
+    def start(self) -> None:
+        """Start everything and wait until the API serves and every agent is a Ready node."""
+        for part in self.parts:
+            self._start(part)
+            self.tell(f"starting the {part.name} (log: {part.log})")
+        deadline = time.monotonic() + START_SECONDS
+        missing = "the scheduler's API"
+        while not self.stopping and (missing := self._missing()):
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"after {START_SECONDS:.0f} s still waiting for {missing}; see {self.settings.logs}"
+                )
+            self.step(0.05)
+
+    def _missing(self) -> str:
+        """What the cluster still lacks to be ready, in words; empty when nothing."""
+        if self._get("/readyz") is None:
+            return "the scheduler's API"
+        nodes = json.loads(self._get("/api/v1/nodes") or "{}").get("items", [])
+        ready = [
+            node
+            for node in nodes
+            if any(
+                c["type"] == "Ready" and c["status"] == "True"
+                for c in node.get("status", {}).get("conditions", [])
+            )
+        ]
+        lacking = self.settings.agents - len(ready)
+        return f"{lacking} of {self.settings.agents} agents" if lacking > 0 else ""
+
+    def _get(self, path: str) -> bytes | None:
+        host, port = self.settings.listen
+        connection = http.client.HTTPConnection(host, port, timeout=2)
+        token = self.settings.token_file.read_text().strip()
+        try:
+            connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+            answer = connection.getresponse()
+            body = answer.read()
+        except OSError:
+            return None
+        finally:
+            connection.close()
+        return body if answer.status == 200 else None
+
+    def wait(self) -> None:
+        """Keep everything running until a signal asks to stop."""
+        while not self.stopping:
+            self.step(3600)
+
+    def stop(self) -> None:
+        """Ask every process to end, the scheduler first; the namespace's end takes those that don't."""
+        self.stopping = True
+        for part in reversed(self.parts):
+            if part.process is not None and part.process.returncode is None:
+                part.process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._by_pid and time.monotonic() < deadline:
+            signal.sigtimedwait(SIGNALS, 0.1)
+            self._reap()
+
+
+def run(settings: Settings, ready: Callable[[], None]) -> None:
+    """Bring the cluster up, call `ready`, keep it until SIGTERM or SIGINT. Raises ClusterError."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    settings.logs.mkdir(exist_ok=True)
+    build_demo_image(settings)
+    cluster = Cluster(settings, components(settings))
+    try:
+        cluster.start()
+        if not cluster.stopping:
+            ready()
+        cluster.wait()
+    finally:
+        cluster.stop()

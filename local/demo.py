@@ -1,0 +1,190 @@
+"""`gantry demo`: start a cluster, run one pod in it through the HTTP API, show it, clean everything up.
+
+The main job from beginning to end, as a user would do it with kubectl; what it does it says while it does it.
+"""
+
+import argparse
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from local.cluster import say
+
+START_SECONDS = 120.0
+RUN_SECONDS = 60.0
+
+
+class DemoError(Exception):
+    """The demo did not come to its end; the message is one line."""
+
+
+class Api:
+    """The cluster's HTTP API, by the kubeconfig that `gantry up` wrote."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        config = json.loads(kubeconfig.read_text())
+        self.server: str = config["clusters"][0]["cluster"]["server"]
+        self.token: str = config["users"][0]["user"]["token"]
+
+    def open(self, method: str, path: str, body: Any = None) -> Any:
+        """The open response; raises DemoError with the API's own message when it refuses."""
+        request = urllib.request.Request(self.server + path, method=method)
+        request.add_header("Authorization", f"Bearer {self.token}")
+        data = None
+        if body is not None:
+            request.add_header("Content-Type", "application/json")
+            data = json.dumps(body).encode()
+        try:
+            return urllib.request.urlopen(request, data, timeout=RUN_SECONDS)
+        except urllib.error.HTTPError as error:
+            text = error.read().decode(errors="replace")
+            with contextlib.suppress(ValueError):
+                text = json.loads(text).get("message", text)
+            raise DemoError(f"{method} {path}: {error.code} {text}") from error
+        except OSError as error:
+            raise DemoError(f"{method} {path}: {error}") from error
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        with self.open(method, path, body) as response:
+            return json.load(response)
+
+    def watch(self, path: str) -> Iterator[dict[str, Any]]:
+        with self.open("GET", path) as response:
+            for line in response:
+                yield json.loads(line)
+
+
+@contextlib.contextmanager
+def cluster_in(directory: Path) -> Iterator[Api]:
+    """A cluster of one agent in `directory`; it is gone when the block ends, however it ends."""
+    command = [sys.executable, "-m", "gantry", "up", "--data-dir", str(directory), "--listen", "127.0.0.1:0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    ready = threading.Event()
+
+    def relay() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("the cluster is ready"):
+                ready.set()
+            if not ready.is_set():
+                say(f"  {line.rstrip()}")
+        ready.set()
+
+    threading.Thread(target=relay, daemon=True).start()
+    try:
+        if not ready.wait(START_SECONDS) or process.poll() is not None:
+            raise DemoError(f"the cluster did not start; its logs are in {directory / 'logs'}")
+        yield Api(directory / "kubeconfig")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def until_running(api: Api, path: str, name: str) -> dict[str, Any]:
+    """Watch the pod, saying each change, until it runs or has run; the last state seen."""
+    deadline, said = time.monotonic() + RUN_SECONDS, ""
+    query = f"?watch=1&fieldSelector=metadata.name%3D{name}&timeoutSeconds={int(RUN_SECONDS)}"
+    for event in api.watch(path + query):
+        pod: dict[str, Any] = event["object"]
+        status = pod.get("status", {})
+        waiting = [
+            c["state"]["waiting"]
+            for c in status.get("containerStatuses", [])
+            if c.get("state", {}).get("waiting")
+        ]
+        now = ", ".join([status.get("phase", "Pending"), *(w.get("reason", "") for w in waiting)])
+        if now != said:
+            said = now
+            say(f"  {name}: {now}")
+        if status.get("phase") in {"Running", "Succeeded", "Failed"} and not waiting:
+            return pod
+        if time.monotonic() > deadline:
+            break
+    events = api.call("GET", path.replace("/pods", "/events"))["items"]
+    last = events[-1]["message"] if events else "no event says why"
+    raise DemoError(f"pod {name} did not run within {RUN_SECONDS:.0f} s; it is {said}: {last}")
+
+
+def show_log(api: Api, path: str, seconds: float = 3.0) -> None:
+    """Print the pod's log once it has one."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with api.open("GET", f"{path}/log") as response:
+            text = response.read().decode(errors="replace")
+        if text or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)  # the pod runs, but has not written yet
+    for line in text.splitlines() or ["(it wrote nothing)"]:
+        say(f"  | {line}")
+
+
+def show_status(pod: dict[str, Any]) -> None:
+    status = pod.get("status", {})
+    say(
+        f"  phase {status.get('phase')}, on node {pod['spec'].get('nodeName')}, started {status.get('startTime')}"
+    )
+    for container in status.get("containerStatuses", []):
+        state = ", ".join(
+            f"{name} {json.dumps(detail)}" for name, detail in container.get("state", {}).items()
+        )
+        say(f"  container {container['name']}: {state}; restarts {container.get('restartCount', 0)}")
+
+
+def run(manifest: Path, directory: Path) -> None:
+    """The whole demo. Raises DemoError."""
+    pod = yaml.safe_load(manifest.read_text())
+    name, pods = pod["metadata"]["name"], "/api/v1/namespaces/default/pods"
+    say("==> starting a cluster: an embedded Mesos master, one agent, the Gantry scheduler")
+    with cluster_in(directory) as api:
+        say(f"==> submitting {manifest} through the Kubernetes API at {api.server}")
+        api.call("POST", pods, pod)
+        running = until_running(api, pods, name)
+        say("==> its log")
+        show_log(api, f"{pods}/{name}")
+        say("==> its status")
+        show_status(api.call("GET", f"{pods}/{name}") or running)
+        say("==> deleting it and stopping the cluster")
+        api.call("DELETE", f"{pods}/{name}")
+    say("==> everything is cleaned up. To go on:")
+    say("  .venv/bin/gantry up                                   # a cluster until Ctrl-C")
+    say("  KUBECONFIG=.gantry/kubeconfig kubectl get nodes        # in another terminal")
+    say(f"  KUBECONFIG=.gantry/kubeconfig kubectl create -f {manifest}")
+
+
+def _interrupted(_signum: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: list[str]) -> int:
+    """`gantry demo`; exit code 0 when the pod ran, 1 when it did not, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="gantry demo", description="Start a cluster, run one pod, show it, clean up."
+    )
+    parser.add_argument(
+        "--manifest", type=Path, default=Path("examples/hello.yaml"), help="the pod (default: %(default)s)"
+    )
+    args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        with tempfile.TemporaryDirectory(prefix="gantry-demo-") as directory:
+            run(args.manifest, Path(directory))
+    except (DemoError, OSError, yaml.YAMLError) as error:
+        print(f"gantry demo: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("gantry demo: interrupted; everything it started is gone", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,80 @@
+"""Where a cluster of `gantry up` keeps what, and how it is configured: one frozen value, passed to every part."""
+
+import hashlib
+import json
+import secrets
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_RESOURCES = "cpus:4;mem:8192;disk:20000;ports:[31000-32000]"
+
+
+def free_port(host: str) -> int:
+    """A TCP port of `host` that nobody listens on now."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One cluster on this machine. `listen` is (host, port) of the scheduler's API, its port never 0."""
+
+    data_dir: Path
+    listen: tuple[str, int]
+    agents: int = 1
+    agent_resources: str = DEFAULT_RESOURCES
+    agent_attributes: str = ""
+    log_level: str = "info"
+
+    @property
+    def cgroups_prefix(self) -> str:
+        """Begins the name of every cgroup of this cluster and of no other."""
+        return "gantry-" + hashlib.sha256(bytes(self.data_dir)).hexdigest()[:12] + "-"
+
+    @property
+    def server(self) -> str:
+        host, port = self.listen
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    @property
+    def token_file(self) -> Path:
+        return self.data_dir / "token"
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.data_dir / "kubeconfig"
+
+    @property
+    def images(self) -> Path:
+        return self.data_dir / "images"
+
+    @property
+    def logs(self) -> Path:
+        return self.data_dir / "logs"
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace `path` by `text`, readable by its owner alone from the first moment."""
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    new.touch(mode=0o600)
+    new.write_text(text)
+    new.replace(path)
+
+
+def write_access(settings: Settings) -> None:
+    """Write the cluster's bearer token (kept if there is one) and a kubeconfig with it."""
+    if not settings.token_file.exists():
+        write_private(settings.token_file, secrets.token_urlsafe(32) + "\n")
+    token = settings.token_file.read_text().strip()
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "gantry", "cluster": {"server": settings.server}}],
+        "users": [{"name": "gantry", "user": {"token": token}}],
+        "contexts": [{"name": "gantry", "context": {"cluster": "gantry", "user": "gantry"}}],
+        "current-context": "gantry",
+    }
+    write_private(settings.kubeconfig, json.dumps(config, indent=2) + "\n")  # JSON is YAML
