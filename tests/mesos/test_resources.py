@@ -15,8 +15,8 @@ OFFERED = [
 ]
 TASK_ERROR = (
     "Total resources cpus(allocated: gantry):1000; mem(allocated: gantry):32 required by task and "
-    "its executor is more than available ports(allocated: gantry):[31000-32000]; cpus(allocated: gantry):3.6; "
-    "mem(allocated: gantry):8064; disk(allocated: gantry):20000"
+    "its executor is more than available ports(allocated: gantry):[31000-32000]; "
+    "cpus(allocated: gantry):3.6; mem(allocated: gantry):8064; disk(allocated: gantry):20000"
 )
 
 
@@ -87,7 +87,7 @@ def test_a_mount_disk_is_taken_whole_or_not_at_all() -> None:
 
 def test_the_text_of_an_agent() -> None:
     parsed = Resources.parse(
-        "cpus:4; mem:8192;ports:[31000-31009,31010-32000, 40000-40001];zones:{b, a};gpus:0"
+        "cpus:4; mem:64;ports:[31000-31009,31010-32000, 40000-40001];zones:{b, a};gpus:0"
     )
     assert parsed.scalar("cpus") == 4000
     assert parsed.ranges("ports") == ((31000, 32000), (40000, 40001))
