@@ -135,9 +135,11 @@ def lock(data_dir: Path) -> TextIO:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        handle.seek(0)
+        with handle:
+            handle.seek(0)
+            holder = handle.read().strip()
         raise UpError(
-            f"--data-dir {data_dir}: process {handle.read().strip()} runs a cluster there; end it, or choose another"
+            f"--data-dir {data_dir}: process {holder} runs a cluster there; end it, or choose another"
         ) from error
     handle.truncate(0)
     handle.write(f"{os.getpid()}\n")
