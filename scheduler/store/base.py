@@ -1,0 +1,148 @@
+"""The contract of a store: versioned JSON objects, atomic durable commits, watches.
+
+A store is the truth of the control plane. It keeps every object in memory as well, so reads never wait; a
+write returns when it is durable. What it is not: it knows no Kubernetes kinds, no defaults, no validation.
+
+One growing integer, the version, numbers every change of every object. It is what Kubernetes calls the
+resourceVersion (concepts: "Resource Versions" in the Kubernetes API reference).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+
+class StoreError(Exception):
+    """A store cannot be opened or used; the message is one line that says what to do."""
+
+
+class StoreFailed(StoreError):
+    """A write could not be made durable. The store takes no more writes; what it has can still be read."""
+
+
+class Expired(Exception):
+    """The history no longer reaches back to the version asked for: list again and watch from there."""
+
+
+class SlowReader(Expired):
+    """A watch was closed because its reader let too many changes pile up."""
+
+
+class Key(NamedTuple):
+    """Where an object lives. `resource` is "pods" or "deployments.apps"; `namespace` may be ""."""
+
+    resource: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return "/".join(part for part in self if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One version of one object. `obj` is shared by all readers and must never be changed.
+
+    `raw` is `obj` as JSON (UTF-8); `obj["metadata"]["resourceVersion"]` is `str(version)`.
+    """
+
+    key: Key
+    obj: dict[str, Any]
+    version: int
+    raw: bytes
+
+
+class Unchanged(Enum):
+    """What a change function returns to keep the object as it is."""
+
+    UNCHANGED = "unchanged"
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
+
+Update = Callable[[Entry | None], dict[str, Any] | Unchanged | None]
+"""Given the newest entry (None: no such object) returns the new object, None to delete, UNCHANGED to keep."""
+
+Change = tuple[Key, Update]
+
+Entries = list[Entry]
+Results = list[Entry | None]
+"""Named, because inside a class that has a method `list` that word no longer means the type."""
+
+EventType = Literal["ADDED", "MODIFIED", "DELETED"]
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """A change that is committed. For DELETED, `entry` is the last object under the version of its deletion.
+
+    `encoded` belongs to the readers: bytes they made of this event, so that the next reader need not.
+    """
+
+    type: EventType
+    entry: Entry
+    previous: Entry | None
+    encoded: dict[object, bytes] = field(default_factory=dict, compare=False, repr=False)
+
+
+class Watch(Protocol):
+    """A stream of changes in the order of their versions. Ends when it or the store is closed."""
+
+    def __aiter__(self) -> AsyncIterator[WatchEvent]: ...
+
+    async def __anext__(self) -> WatchEvent:
+        """The next change. Raises StopAsyncIteration when closed, SlowReader when too much piled up."""
+        ...
+
+    async def batch(self) -> list[WatchEvent]:
+        """Waits for a change, returns all there are; [] when closed. Raises SlowReader. Safe to cancel."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Store(Protocol):
+    """See the module. All calls belong to the event loop that called `open`."""
+
+    @property
+    def version(self) -> int:
+        """The version of the newest committed change."""
+        ...
+
+    @property
+    def failure(self) -> StoreFailed | None:
+        """Why the store takes no more writes, once it does not."""
+        ...
+
+    async def open(self) -> None:
+        """Loads everything. Raises StoreError."""
+        ...
+
+    async def close(self) -> None:
+        """Finishes the commits in flight, ends all watches."""
+        ...
+
+    def get(self, key: Key) -> Entry | None:
+        """The committed object."""
+        ...
+
+    def list(self, resource: str, namespace: str = "") -> tuple[Entries, int]:
+        """Committed objects by (namespace, name), all namespaces when "", and the version of the list."""
+        ...
+
+    async def commit(self, *changes: Change) -> Results:
+        """Applies all changes or none; durable when it returns.
+
+        The functions are called at once, in order, with the newest state, commits in flight included; they
+        must not change what they are given. An exception from one aborts the commit and propagates. An object
+        that comes back equal (its resourceVersion aside) is not written. Returns what each change led to: the
+        entry, or None when it is gone. Cancelling the caller does not undo a commit. Raises StoreFailed.
+        """
+        ...
+
+    def watch(self, resource: str, namespace: str = "", since: int | None = None) -> Watch:
+        """Changes after version `since` (None: after now). Raises Expired when the history is too short."""
+        ...

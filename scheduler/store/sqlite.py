@@ -1,0 +1,243 @@
+"""The embedded store: one SQLite file in write-ahead-log mode, every commit flushed to the disk.
+
+One scheduler at a time: the file stays locked exclusively while it is open (which also spares SQLite its
+shared-memory index). One thread writes; a batch costs a handful of calls however many objects it has,
+because every call is a chance to wait for the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import orjson
+
+from scheduler.store.base import Change, Entries, Entry, Key, Results, StoreError, StoreFailed
+from scheduler.store.cache import BACKLOG, HISTORY, Cache, CachedWatch
+from scheduler.store.pipeline import Batch, Pipeline
+
+LAYOUT = 1
+"""Of the tables below, kept in the file's user_version. A newer one is refused, an older one migrated."""
+
+APPLICATION_ID = 0x47414E54
+"""Marks the file as ours ("GANT")."""
+
+ROWS = 500
+"""Rows a statement; SQLite allows 32,766 parameters, we use at most five a row."""
+
+CHECKPOINT_IDLE = 1 << 20
+CHECKPOINT_MUST = 64 << 20
+"""Bytes of log after which it is folded into the file: when nothing is written, and in any case."""
+
+IDLE = 0.5
+"""Seconds without a write that count as nothing being written."""
+
+SCHEMA = f"""
+CREATE TABLE objects (
+    resource TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL,
+    version INTEGER NOT NULL, raw BLOB NOT NULL,
+    PRIMARY KEY (resource, namespace, name)
+);
+CREATE TABLE state (only INTEGER PRIMARY KEY CHECK (only = 1), version INTEGER NOT NULL);
+INSERT INTO state VALUES (1, 0);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {LAYOUT};
+"""
+
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """`base.Store` on a file. `history` and `backlog` are counts of events, see `cache`."""
+
+    def __init__(self, path: Path, *, history: int = HISTORY, backlog: int = BACKLOG) -> None:
+        self.path = path
+        self._cache = Cache(history=history, backlog=backlog)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
+        self._file: _File | None = None
+        self._pipeline: Pipeline | None = None
+        self._idle: asyncio.TimerHandle | None = None
+
+    @property
+    def version(self) -> int:
+        return self._cache.version
+
+    @property
+    def failure(self) -> StoreFailed | None:
+        return self._pipeline.failure if self._pipeline else None
+
+    async def open(self) -> None:
+        loop = asyncio.get_running_loop()
+        file = _File(self.path)
+        try:
+            entries, version = await loop.run_in_executor(self._thread, file.open)
+        except StoreError:
+            self._thread.shutdown()
+            raise
+        self._file = file
+        self._cache.load(entries, version)
+        self._pipeline = Pipeline(self._cache, self._write)
+
+    async def _write(self, batch: Batch) -> None:
+        assert self._file is not None
+        loop = asyncio.get_running_loop()
+        if self._idle is not None:
+            self._idle.cancel()
+        if self._file.logged > CHECKPOINT_MUST:
+            self._thread.submit(self._file.checkpoint)
+        await loop.run_in_executor(self._thread, self._file.write, batch)
+        if self._file.logged > CHECKPOINT_IDLE:
+            self._idle = loop.call_later(IDLE, self._thread.submit, self._file.checkpoint)
+
+    async def close(self) -> None:
+        if self._pipeline is None or self._file is None:
+            return
+        await self._pipeline.close()
+        if self._idle is not None:
+            self._idle.cancel()
+        self._cache.close()
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._file.close)
+        self._file = None
+        self._thread.shutdown()
+
+    def get(self, key: Key) -> Entry | None:
+        return self._cache.get(key)
+
+    def list(self, resource: str, namespace: str = "") -> tuple[Entries, int]:
+        return self._cache.list(resource, namespace)
+
+    async def commit(self, *changes: Change) -> Results:
+        if self._pipeline is None:
+            raise StoreFailed(f"store {self.path} is not open")
+        return await self._pipeline.commit(*changes)
+
+    def watch(self, resource: str, namespace: str = "", since: int | None = None) -> CachedWatch:
+        return self._cache.watch(resource, namespace, since)
+
+
+class _File:
+    """The connection. All but the constructor runs in the store's thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db: sqlite3.Connection | None = None
+        self.logged = 0
+        """About how many bytes the log holds that the file does not."""
+
+    def open(self) -> tuple[list[Entry], int]:
+        try:
+            return self._load()
+        except StoreError:
+            self.close()
+            raise
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise _explain(self._path, error) from error
+
+    def _load(self) -> tuple[list[Entry], int]:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:  # it will hold secrets; O_EXCL, because closing an open file would drop SQLite's locks on it
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except FileExistsError:
+            pass
+        self._db = db = sqlite3.connect(self._path, timeout=0, isolation_level=None)
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA wal_autocheckpoint = 0")
+        self._check_layout(db)
+        problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if problem != "ok":
+            raise _damaged(self._path, problem)
+        db.execute("BEGIN IMMEDIATE")  # takes the lock now, not at the first write
+        db.execute("COMMIT")
+        version = int(db.execute("SELECT version FROM state").fetchone()[0])
+        rows = db.execute("SELECT resource, namespace, name, version, raw FROM objects")
+        return [_entry(self._path, Key(r, ns, n), v, raw) for r, ns, n, v, raw in rows], version
+
+    def _check_layout(self, db: sqlite3.Connection) -> None:
+        application = db.execute("PRAGMA application_id").fetchone()[0]
+        layout = db.execute("PRAGMA user_version").fetchone()[0]
+        empty = not db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if empty and not application:
+            db.executescript(f"BEGIN IMMEDIATE;{SCHEMA}COMMIT;")
+        elif application != APPLICATION_ID:
+            raise StoreError(f"store {self._path}: an SQLite file of another program; choose another path")
+        elif layout > LAYOUT:
+            raise StoreError(
+                f"store {self._path}: has layout {layout}, this version of gantry knows up to {LAYOUT}; "
+                "run the gantry that wrote it, or a newer one"
+            )
+
+    def write(self, batch: Batch) -> None:
+        assert self._db is not None
+        db = self._db
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            for chunk in _chunks(_rows(batch)):
+                marks = ",".join(["(?,?,?,?,?)"] * len(chunk))
+                db.execute(
+                    f"INSERT OR REPLACE INTO objects VALUES {marks}", [v for row in chunk for v in row]
+                )
+            for keys in _chunks(key for key, entry in batch.state.items() if entry is None):
+                marks = ",".join(["(?,?,?)"] * len(keys))
+                where = f"(resource, namespace, name) IN (VALUES {marks})"
+                db.execute(f"DELETE FROM objects WHERE {where}", [v for key in keys for v in key])
+            db.execute("UPDATE state SET version = ?", (batch.version,))
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreFailed(
+                f"store {self._path}: cannot write: {error}; no more changes are taken"
+            ) from error
+        self.logged += sum(len(e.raw) + 4096 for e in batch.state.values() if e is not None) + 8192
+
+    def checkpoint(self) -> None:
+        """Folds the log into the file."""
+        if self._db is None:
+            return
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.Error:
+            return  # the log still holds everything; the next write will say what is wrong
+        self.logged = 0
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+
+def _rows(batch: Batch) -> Iterator[tuple[str, str, str, int, bytes]]:
+    for key, entry in batch.state.items():
+        if entry is not None:
+            yield (*key, entry.version, entry.raw)
+
+
+def _chunks(items: Iterator[T]) -> Iterator[list[T]]:
+    while chunk := list(islice(items, ROWS)):
+        yield chunk
+
+
+def _entry(path: Path, key: Key, version: int, raw: bytes) -> Entry:
+    try:
+        return Entry(key, orjson.loads(raw), version, raw)
+    except orjson.JSONDecodeError as error:
+        raise _damaged(path, f"object {key}: {error}") from error
+
+
+def _damaged(path: Path, detail: object) -> StoreError:
+    return StoreError(f"store {path}: the file is damaged ({detail}); restore a copy of it, or move it away")
+
+
+def _explain(path: Path, error: Exception) -> StoreError:
+    if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+        return StoreError(f"store {path}: in use by another scheduler; stop that one or choose another path")
+    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+        return _damaged(path, error)
+    return StoreError(f"store {path}: cannot be opened: {error}")
