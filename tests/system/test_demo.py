@@ -1,0 +1,57 @@
+"""`make run`'s main job, and what `gantry up` says when it cannot start."""
+
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.xdist_group("demo"), pytest.mark.timeout(180)]
+
+
+def gantry(*args):
+    return subprocess.run(
+        [sys.executable, "-m", "gantry", *args], capture_output=True, text=True, timeout=150
+    )
+
+
+def test_the_demo_runs_a_pod_and_cleans_up(can_run_pods):
+    done = gantry("demo", "--manifest", "examples/hello.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| Hello from pod hello on node agent-1" in done.stdout
+    assert "phase Running, on node agent-1" in done.stdout
+    assert "everything is cleaned up" in done.stdout
+
+
+def test_a_manifest_that_is_refused_fails_the_demo(can_run_pods, tmp_path):
+    path = tmp_path / "pod.yaml"
+    path.write_text("{apiVersion: v1, kind: Pod, metadata: {name: x}, spec: {containers: [{name: x}]}}")
+    done = gantry("demo", "--manifest", str(path))
+    assert done.returncode == 1
+    assert "spec.containers[0].image" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--agents", "none"], "--agents"),
+        (["--listen", "nowhere"], "--listen nowhere"),
+        (["--agents", "0"], "--agents 0"),
+    ],
+)
+def test_up_names_a_wrong_argument(can_run_pods, tmp_path, arguments, named):
+    done = gantry("up", "--data-dir", str(tmp_path), *arguments)
+    assert done.returncode == 2
+    assert named in done.stderr
+
+
+def test_up_without_root_says_what_to_do(can_run_pods, tmp_path):
+    tmp_path.chmod(0o777)
+    script = "import os, sys; os.setuid(65534); from local.up import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--data-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "need root: run it as root" in done.stderr
