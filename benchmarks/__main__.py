@@ -1,0 +1,10 @@
+"""`make bench`: every benchmark, one after another (two at once would measure each other)."""
+
+import subprocess
+import sys
+
+BENCHMARKS = ("stage1_start", "submit")
+
+for name in BENCHMARKS:
+    print(f"==> {name}", flush=True)
+    subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
