@@ -1,1 +1,1 @@
-"""Kubernetes v1 and appc types, quantities, selectors. Imports nothing of ours."""
+"""Kubernetes v1 types, quantities, selectors. Words, not logic: nothing of ours is imported here."""
