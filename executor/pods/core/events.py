@@ -1,0 +1,111 @@
+"""What happens to a pod: facts that the runner tells the core."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class TimerKind(StrEnum):
+    """What a timer is for. A pod has at most one running timer of a kind and app."""
+
+    SAY_STARTING = "say-starting"  # preparing takes long enough to be worth a report
+    DEADLINE = "deadline"  # activeDeadlineSeconds
+    GRACE = "grace"  # the time to end by oneself is over
+    SANDBOX = "sandbox"  # try the sandbox again
+    RETRY = "retry"  # of an app: try again what is HELD or in BACKOFF
+    SHOW_BACKOFF = "show-backoff"  # of an app: ErrImagePull becomes ImagePullBackOff
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    kind: TimerKind
+    app: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxStarted:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxFailed:
+    """The sandbox or a volume could not be made. reason: FailedMount or FailedCreatePodSandBox."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxLost:
+    """The sandbox ended without having been told to; everything in it is dead."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxStopped:
+    """Nothing of the sandbox is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The image is there. image: its name in the status; image_id: by digest; took: seconds, None if it was here."""
+
+    app: str
+    image: str
+    image_id: str
+    took: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareFailed:
+    """reason: a waiting reason of Kubernetes (ErrImagePull, InvalidImageName, CreateContainerConfigError, …)."""
+
+    app: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    app: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    """The app's program could not be executed."""
+
+    app: str
+    attempt: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The app's main process ended: with exit_code, or by signal. message: its termination message."""
+
+    app: str
+    attempt: int
+    exit_code: int | None
+    signal: int | None = None
+    oom_killed: bool = False
+    finished_at: float = 0.0
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KillRequested:
+    """End the pod. grace: seconds from SIGTERM to SIGKILL, None for the pod's own. message: why, one line."""
+
+    grace: float | None = None
+    message: str = "killed on request"
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    timer: Timer
+
+
+SandboxEvent = SandboxStarted | SandboxFailed | SandboxLost | SandboxStopped
+
+Event = SandboxEvent | Prepared | PrepareFailed | Started | StartFailed | Exited | KillRequested | TimerFired

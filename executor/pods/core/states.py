@@ -1,0 +1,79 @@
+"""The states of a container and of the sandbox around it, and the table of what may follow what.
+
+Of a container (one app of the pod, over all its instances):
+
+                    ┌─────────────── again, after a back-off ──────────────┐
+                    ▼                                                      │
+    WAITING ──▶ PREPARING ──▶ PREPARED ──▶ STARTING ──▶ RUNNING ──▶ BACKOFF
+                 │    ▲                        │            │
+                 ▼    │                        └──────▶ STOPPING ──▶ ENDED (also from any other state)
+                  HELD
+
+Of the sandbox (the namespaces that the containers share): ABSENT until it is up, HELD between two attempts.
+A move that the tables do not name is illegal: it changes nothing and is counted.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+
+class ContainerState(StrEnum):
+    """Where a container is. `status` maps these to the waiting, running and terminated of Kubernetes."""
+
+    WAITING = "waiting"  # not its turn yet: an init container before it has not ended
+    PREPARING = "preparing"  # the image is looked for, pulled if need be
+    PREPARED = "prepared"  # the image is there, the sandbox is not
+    HELD = "held"  # cannot be prepared for a reason outside of it; tried again
+    STARTING = "starting"  # the launcher was asked
+    RUNNING = "running"
+    STOPPING = "stopping"  # was told to end, has not yet
+    BACKOFF = "backoff"  # ended; starts again after a while
+    ENDED = "ended"  # never runs again
+
+
+class SandboxState(StrEnum):
+    """Where the pod's sandbox is."""
+
+    ABSENT = "absent"  # asked for, not there
+    HELD = "held"  # could not be made; tried again
+    UP = "up"
+    STOPPING = "stopping"
+    GONE = "gone"
+
+
+_C = ContainerState
+_S = SandboxState
+
+CONTAINER_MOVES: Final[frozenset[tuple[ContainerState, ContainerState]]] = frozenset(
+    {
+        (_C.WAITING, _C.PREPARING),
+        (_C.PREPARING, _C.PREPARED),
+        (_C.PREPARING, _C.HELD),
+        (_C.PREPARING, _C.STARTING),
+        (_C.PREPARED, _C.STARTING),
+        (_C.HELD, _C.PREPARING),
+        (_C.STARTING, _C.RUNNING),
+        (_C.STARTING, _C.STOPPING),
+        (_C.STARTING, _C.PREPARING),
+        (_C.STARTING, _C.BACKOFF),
+        (_C.RUNNING, _C.STOPPING),
+        (_C.RUNNING, _C.PREPARING),
+        (_C.RUNNING, _C.BACKOFF),
+        (_C.BACKOFF, _C.PREPARING),
+    }
+    | {(state, _C.ENDED) for state in ContainerState if state is not _C.ENDED}
+)
+
+SANDBOX_MOVES: Final[frozenset[tuple[SandboxState, SandboxState]]] = frozenset(
+    {
+        (_S.ABSENT, _S.UP),
+        (_S.ABSENT, _S.HELD),
+        (_S.HELD, _S.ABSENT),
+        (_S.HELD, _S.STOPPING),
+        (_S.UP, _S.STOPPING),
+        (_S.STOPPING, _S.GONE),
+    }
+)
+
+ALIVE: Final = frozenset({_C.STARTING, _C.RUNNING, _C.STOPPING})
+"""States in which a process of the container exists or is about to."""

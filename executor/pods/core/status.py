@@ -1,0 +1,162 @@
+"""What the world is told of a pod: the v1 PodStatus of a State.
+
+Mirrors the kubelet's pkg/kubelet/status/generate.go and kubelet_pods.go (getPhase). The PodScheduled condition is the
+scheduler's and not in here. There are no probes yet: a container is ready while it runs.
+"""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from executor.pods.core.state import Condition, Container, Outcome, State, Termination
+from executor.pods.core.states import ContainerState, SandboxState
+
+SHOWN_AS_ENDED = frozenset({ContainerState.PREPARING, ContainerState.PREPARED, ContainerState.STARTING})
+"""Between two instances a container shows its end until the next one runs."""
+
+
+def timestamp(seconds: float) -> str:
+    """Unix time as v1 Time: RFC 3339 in UTC, whole seconds."""
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def container_id(state: State, app: str, attempt: int) -> str:
+    """`gantry://<pod uid>/<app>/<instance>`."""
+    return f"gantry://{state.pod.uid}/{app}/{attempt}"
+
+
+def phase(state: State) -> str:
+    """v1 PodStatus.phase. Never goes back from Running to Pending: `attempt` only grows."""
+    if state.sandbox is SandboxState.GONE and state.ending is not None:
+        if state.ending.outcome is Outcome.FINISHED:
+            return "Succeeded"
+        failed = state.ending.outcome is Outcome.FAILED or any(not c.succeeded for c in state.mains)
+        return "Failed" if failed else "Succeeded"
+    if not state.initialized or any(c.attempt < 0 for c in state.mains):
+        return "Pending"
+    return "Running"
+
+
+def with_conditions(state: State, now: float) -> State:
+    """The state with its conditions brought up to date; lastTransitionTime moves only when a status changes."""
+    before = {c.type: c for c in state.conditions}
+    fresh = []
+    for new in _conditions(state, now):
+        old = before.get(new.type)
+        fresh.append(replace(new, since=old.since) if old is not None and old.status is new.status else new)
+    conditions = tuple(fresh)
+    return state if conditions == state.conditions else replace(state, conditions=conditions)
+
+
+def _conditions(state: State, now: float) -> list[Condition]:
+    unready = [c.app.name for c in state.mains if c.state is not ContainerState.RUNNING]
+    uninitialized = [c.app.name for c in state.inits if not c.succeeded]
+    done = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(phase(state))
+    initialized = Condition("Initialized", True, now)
+    if uninitialized:
+        message = f"containers with incomplete status: [{' '.join(uninitialized)}]"
+        initialized = Condition("Initialized", False, now, "ContainersNotInitialized", message)
+    elif done == "PodCompleted":
+        initialized = replace(initialized, reason=done)
+    ready = Condition("Ready", True, now)
+    if done:
+        ready = Condition("Ready", False, now, done)
+    elif unready:
+        message = f"containers with unready status: [{' '.join(unready)}]"
+        ready = Condition("Ready", False, now, "ContainersNotReady", message)
+    up = state.sandbox is SandboxState.UP
+    return [
+        Condition("PodReadyToStartContainers", up, now),
+        initialized,
+        ready,
+        replace(ready, type="ContainersReady"),
+    ]
+
+
+def pod_status(state: State) -> dict[str, Any]:
+    """The v1 PodStatus. Two states that look the same give equal dicts."""
+    pod = state.pod
+    status: dict[str, Any] = {
+        "phase": phase(state),
+        "conditions": [_condition(c) for c in state.conditions],
+        "hostIP": pod.host_ip,
+        "hostIPs": [{"ip": pod.host_ip}],
+        "startTime": timestamp(state.started_at),
+        "qosClass": pod.qos_class,
+        "containerStatuses": [_container(state, c) for c in state.mains],
+    }
+    if state.inits:
+        status["initContainerStatuses"] = [_container(state, c) for c in state.inits]
+    if pod.pod_ip:
+        status |= {"podIP": pod.pod_ip, "podIPs": [{"ip": pod.pod_ip}]}
+    if state.ending is not None and state.ending.reason:
+        status |= {"reason": state.ending.reason, "message": state.ending.message}
+    return status
+
+
+def _condition(condition: Condition) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "type": condition.type,
+        "status": "True" if condition.status else "False",
+        "lastProbeTime": None,
+        "lastTransitionTime": timestamp(condition.since),
+    }
+    if condition.reason:
+        made["reason"] = condition.reason
+    if condition.message:
+        made["message"] = condition.message
+    return made
+
+
+def _container(state: State, container: Container) -> dict[str, Any]:
+    now_state, last = _shown(state, container)
+    running = container.state in {ContainerState.RUNNING, ContainerState.STOPPING}
+    ready = container.succeeded if container.app.init else container.state is ContainerState.RUNNING
+    status: dict[str, Any] = {
+        "name": container.app.name,
+        "image": container.image or container.app.image,
+        "imageID": container.image_id,
+        "ready": ready,
+        "started": running,
+        "restartCount": max(0, container.attempt),
+        "state": now_state,
+        "lastState": {} if last is None else {"terminated": _terminated(state, container, last)},
+    }
+    if container.attempt >= 0:
+        status["containerID"] = container_id(state, container.app.name, container.attempt)
+    return status
+
+
+def _shown(state: State, container: Container) -> tuple[dict[str, Any], Termination | None]:
+    """The `state` of the container, and the termination that is its `lastState`."""
+    match container.state:
+        case ContainerState.RUNNING | ContainerState.STOPPING:
+            started = timestamp(container.started_at or 0.0)
+            return {"running": {"startedAt": started}}, container.last
+        case ContainerState.BACKOFF:
+            return _waiting("CrashLoopBackOff", container.message), container.last
+        case ContainerState.HELD:
+            return _waiting(container.reason, container.message), container.last
+        case _:
+            if container.last is not None:
+                return {"terminated": _terminated(state, container, container.last)}, container.previous
+            if container.state in SHOWN_AS_ENDED or not state.inits:
+                return _waiting("ContainerCreating"), None
+            return _waiting("PodInitializing"), None
+
+
+def _waiting(reason: str, message: str = "") -> dict[str, Any]:
+    return {"waiting": {"reason": reason, "message": message} if message else {"reason": reason}}
+
+
+def _terminated(state: State, container: Container, ended: Termination) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "exitCode": ended.exit_code,
+        "reason": ended.reason,
+        "startedAt": timestamp(ended.started_at) if ended.started_at is not None else None,
+        "finishedAt": timestamp(ended.finished_at),
+        "containerID": container_id(state, container.app.name, ended.attempt),
+    }
+    if ended.message:
+        made["message"] = ended.message
+    return made

@@ -1,0 +1,452 @@
+"""The life of a pod, told as stories: what happens, and what the world is told."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from executor.pods.core import events as ev
+from executor.pods.core.effects import StopSandbox
+from executor.pods.core.events import TimerKind
+
+Make = Callable[..., Any]
+
+
+def conditions(status: Any) -> dict[str, str]:
+    return {c["type"]: c["status"] for c in status["conditions"]}
+
+
+def test_a_quick_pod_says_running_first_with_everything_in_it(world: Make) -> None:
+    w = world("web", "side")
+    assert w.reports == []
+    w.run("web", "side")
+    assert [r.state for r in w.reports] == ["TASK_RUNNING"]
+    status = w.last.status
+    assert status["phase"] == "Running"
+    assert conditions(status) == dict.fromkeys(
+        ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"), "True"
+    )
+    assert w.shown("web") == {
+        "name": "web",
+        "image": "busybox",
+        "imageID": "busybox@sha256:1",
+        "containerID": "gantry://uid-1/web/0",
+        "ready": True,
+        "started": True,
+        "restartCount": 0,
+        "state": {"running": {"startedAt": "1970-01-12T13:46:40Z"}},
+        "lastState": {},
+    }
+    assert [e.reason for e in w.last.events] == [
+        "Pulled",
+        "Pulled",
+        "Created",
+        "Started",
+        "Created",
+        "Started",
+    ]
+    assert status["hostIP"] == "10.0.0.1"
+    assert status["startTime"] == "1970-01-12T13:46:40Z"
+
+
+def test_a_slow_pod_says_starting(world: Make) -> None:
+    w = world("web")
+    assert w.wait(TimerKind.SAY_STARTING) == pytest.approx(0.1)
+    w.fire(TimerKind.SAY_STARTING)
+    assert [r.state for r in w.reports] == ["TASK_STARTING"]
+    assert w.last.status["phase"] == "Pending"
+    assert w.shown("web")["state"] == {"waiting": {"reason": "ContainerCreating"}}
+    w.run("web")
+    assert w.last.state == "TASK_RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "again"),
+    [
+        ("Always", 0, True),
+        ("Always", 1, True),
+        ("OnFailure", 0, False),
+        ("OnFailure", 1, True),
+        ("Never", 0, False),
+        ("Never", 1, False),
+    ],
+)
+def test_restart_policy(world: Make, policy: str, code: int, again: bool) -> None:
+    w = world("web", policy=policy)
+    w.run("web")
+    w.exit("web", code)
+    assert ("web" in w.preparing) is again
+    assert w.stopping_sandbox is not again
+
+
+def test_a_job_that_completes(world: Make) -> None:
+    w = world("job", policy="Never")
+    w.run("job")
+    w.exit("job", 0, message="done")
+    assert len(w.reports) == 1  # the end of the pod follows at once: no message in between
+    w.send(ev.SandboxStopped())
+    assert [r.state for r in w.reports] == ["TASK_RUNNING", "TASK_FINISHED"]
+    assert w.last.terminal
+    assert w.last.status["phase"] == "Succeeded"
+    ended = w.shown("job")["state"]["terminated"]
+    assert (ended["exitCode"], ended["reason"], ended["message"]) == (0, "Completed", "done")
+    ready = next(c for c in w.last.status["conditions"] if c["type"] == "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "PodCompleted")
+
+
+def test_a_job_that_fails_says_how(world: Make) -> None:
+    w = world("job", "side", policy="Never")
+    w.run("job", "side")
+    w.exit("job", 3)
+    assert not w.stopping_sandbox
+    assert w.last.state == "TASK_RUNNING"
+    assert w.shown("job")["state"]["terminated"]["exitCode"] == 3
+    w.exit("side", 0)
+    w.send(ev.SandboxStopped())
+    assert w.last.state == "TASK_FAILED"
+    assert w.last.status["phase"] == "Failed"
+    assert w.last.message == "container job ended with exit code 3 (Error)"
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "signal", "oom", "code", "reason"),
+    [
+        (0, None, False, 0, "Completed"),
+        (7, None, False, 7, "Error"),
+        (None, 15, False, 143, "Error"),
+        (None, 9, True, 137, "OOMKilled"),
+        (137, None, True, 137, "OOMKilled"),
+    ],
+)
+def test_exit_codes_and_reasons(
+    world: Make, exit_code: int | None, signal: int | None, oom: bool, code: int, reason: str
+) -> None:
+    w = world("job", policy="Never")
+    w.run("job")
+    w.exit("job", exit_code, signal=signal, oom_killed=oom)
+    w.send(ev.SandboxStopped())
+    ended = w.shown("job")["state"]["terminated"]
+    assert (ended["exitCode"], ended["reason"]) == (code, reason)
+
+
+def test_crash_loop_back_off(world: Make) -> None:
+    w = world("web")
+    w.run("web")
+    waits = []
+    for crash in range(8):
+        w.exit("web", 1)
+        if crash == 0:
+            assert "web" in w.preparing  # the first restart is at once
+            state = w.shown("web")
+            assert state["state"]["terminated"]["exitCode"] == 1
+        else:
+            waits.append(w.wait(TimerKind.RETRY, "web"))
+            assert w.shown("web")["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+            assert w.shown("web")["lastState"]["terminated"]["exitCode"] == 1
+            assert not w.shown("web")["ready"]
+            w.fire(TimerKind.RETRY, "web")
+        w.prepared("web")
+        w.started("web")
+        assert w.shown("web")["restartCount"] == crash + 1
+        assert w.shown("web")["containerID"] == f"gantry://uid-1/web/{crash + 1}"
+        assert w.shown("web")["lastState"]["terminated"]["containerID"] == f"gantry://uid-1/web/{crash}"
+    assert waits == [10, 20, 40, 80, 160, 300, 300]
+    assert "back-off 20s restarting failed container=web pod=web_default(uid-1)" in [
+        c["state"]["waiting"]["message"]
+        for r in w.reports
+        for c in r.status["containerStatuses"]
+        if "waiting" in c["state"]
+    ]
+
+
+def test_ten_quiet_minutes_forgive_the_crashes(world: Make) -> None:
+    w = world("web")
+    w.run("web")
+    for _ in range(3):
+        w.exit("web", 1)
+        if "web" not in w.preparing:
+            w.fire(TimerKind.RETRY, "web")
+        w.prepared("web")
+        w.started("web")
+    w.now += 601
+    w.exit("web", 1)
+    assert "web" in w.preparing
+    w.prepared("web")
+    w.started("web")
+    w.exit("web", 1)
+    assert w.wait(TimerKind.RETRY, "web") == 10
+
+
+def test_an_image_that_is_missing(world: Make) -> None:
+    w = world("web")
+    w.send(ev.SandboxStarted())
+    w.send(ev.PrepareFailed("web", "ErrImagePull", "busybox: no such image"))
+    assert w.last.state == "TASK_STARTING"
+    waiting = w.shown("web")["state"]["waiting"]
+    assert waiting == {"reason": "ErrImagePull", "message": "busybox: no such image"}
+    w.fire(TimerKind.SHOW_BACKOFF, "web")
+    waiting = w.shown("web")["state"]["waiting"]
+    assert waiting["reason"] == "ImagePullBackOff"
+    assert waiting["message"] == 'Back-off pulling image "busybox": ErrImagePull: busybox: no such image'
+    assert w.events("BackOff") == ['Back-off pulling image "busybox"']
+    waits = []
+    for _ in range(6):
+        waits.append(round(w.timers[ev.Timer(TimerKind.RETRY, "web")] - w.now))
+        w.fire(TimerKind.RETRY, "web")
+        w.send(ev.PrepareFailed("web", "ErrImagePull", "busybox: no such image"))
+    assert waits == [9, 20, 40, 80, 160, 300]
+    w.fire(TimerKind.RETRY, "web")
+    w.run("web")
+    assert w.last.state == "TASK_RUNNING"
+    assert w.shown("web")["restartCount"] == 0
+
+
+def test_a_name_that_is_no_image_is_not_tried_again(world: Make) -> None:
+    w = world("web")
+    w.send(ev.PrepareFailed("web", "InvalidImageName", "could not parse"))
+    assert w.shown("web")["state"]["waiting"]["reason"] == "InvalidImageName"
+    assert {t.kind for t in w.timers} == {TimerKind.SAY_STARTING}
+
+
+def test_one_container_runs_while_the_image_of_another_is_missing(world: Make) -> None:
+    w = world("web", "side")
+    w.send(ev.PrepareFailed("side", "ErrImagePull", "gone"))
+    w.prepared("web")
+    w.send(ev.SandboxStarted())
+    w.started("web")
+    assert w.last.state == "TASK_STARTING"
+    assert w.last.status["phase"] == "Pending"
+    assert "running" in w.shown("web")["state"]
+
+
+@pytest.mark.parametrize(("policy", "again"), [("Always", True), ("OnFailure", True), ("Never", False)])
+def test_a_program_that_does_not_exist(world: Make, policy: str, again: bool) -> None:
+    w = world("web", policy=policy)
+    w.prepared("web")
+    w.send(ev.SandboxStarted())
+    w.send(ev.StartFailed("web", 0, "exec /nope: No such file or directory"))
+    assert ("web" in w.preparing) is again
+    if not again:
+        w.send(ev.SandboxStopped())
+        assert w.last.state == "TASK_FAILED"
+        assert w.last.message == "container web could not start: exec /nope: No such file or directory"
+    ended = w.shown("web")["state"]["terminated"]
+    assert (ended["exitCode"], ended["reason"]) == (128, "StartError")
+    assert "No such file" in ended["message"]
+
+
+def test_init_containers_run_one_after_the_other(world: Make) -> None:
+    w = world("web", init=("one", "two"))
+    assert w.preparing == {"one"}
+    w.run("one")
+    assert w.reports == []
+    w.exit("one", 0)
+    assert w.preparing == {"two"}
+    w.fire(TimerKind.SAY_STARTING)
+    assert w.shown("one")["ready"]
+    assert w.shown("web")["state"] == {"waiting": {"reason": "PodInitializing"}}
+    assert conditions(w.last.status)["Initialized"] == "False"
+    w.run("two")
+    w.exit("two", 0)
+    w.run("web")
+    assert w.last.state == "TASK_RUNNING"
+    assert conditions(w.last.status)["Initialized"] == "True"
+
+
+def test_an_init_container_that_fails_is_tried_again(world: Make) -> None:
+    w = world("web", init=("one",), policy="OnFailure")
+    w.run("one")
+    w.exit("one", 1)
+    assert w.preparing == {"one"}
+    w.run("one")
+    w.exit("one", 1)
+    assert w.shown("one")["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+
+
+def test_an_init_container_that_fails_for_good_fails_the_pod(world: Make) -> None:
+    w = world("web", init=("one", "two"), policy="Never")
+    w.run("one")
+    w.exit("one", 4)
+    w.send(ev.SandboxStopped())
+    assert w.last.state == "TASK_FAILED"
+    assert w.last.message == "init container one ended with exit code 4 (Error)"
+    assert [s.app for s in w.starts] == ["one"]
+    assert w.shown("web")["state"] == {"waiting": {"reason": "PodInitializing"}}
+
+
+def test_a_kill_is_graceful_then_not(world: Make) -> None:
+    w = world("web", "side", grace=30.0)
+    w.run("web", "side")
+    w.send(ev.KillRequested(5.0))
+    assert [(s.app, s.force) for s in w.stops] == [("web", False), ("side", False)]
+    assert w.wait(TimerKind.GRACE) == 5.0
+    assert w.events("Killing") == ["Stopping container web", "Stopping container side"]
+    w.exit("web", None, signal=15)
+    w.fire(TimerKind.GRACE)
+    assert [(s.app, s.force) for s in w.stops[2:]] == [("side", True)]
+    w.exit("side", None, signal=9)
+    assert w.stopping_sandbox
+    w.send(ev.SandboxStopped())
+    assert w.last.state == "TASK_KILLED"
+    assert w.shown("web")["state"]["terminated"]["exitCode"] == 143
+    assert w.shown("side")["state"]["terminated"]["exitCode"] == 137
+
+
+def test_a_kill_without_grace_kills(world: Make) -> None:
+    w = world("web")
+    w.run("web")
+    w.send(ev.KillRequested(0.0))
+    assert [(s.app, s.force) for s in w.stops] == [("web", False), ("web", True)]
+
+
+def test_a_kill_without_a_say_takes_the_pods_own_grace(world: Make) -> None:
+    w = world("web", grace=7.0)
+    w.run("web")
+    w.send(ev.KillRequested())
+    assert w.wait(TimerKind.GRACE) == 7.0
+
+
+def test_a_second_kill_can_only_hurry(world: Make) -> None:
+    w = world("web")
+    w.run("web")
+    w.send(ev.KillRequested(10.0))
+    w.send(ev.KillRequested(60.0))
+    assert w.wait(TimerKind.GRACE) == 10.0
+    w.send(ev.KillRequested(2.0))
+    assert w.wait(TimerKind.GRACE) == 2.0
+    w.send(ev.KillRequested(0.0))
+    assert w.stops[-1].force
+
+
+def test_a_kill_while_the_launcher_works_stops_what_it_started(world: Make) -> None:
+    w = world("web")
+    w.prepared("web")
+    w.send(ev.SandboxStarted())
+    w.send(ev.KillRequested(5.0))
+    assert w.stops == []
+    w.started("web")
+    assert [(s.app, s.force) for s in w.stops] == [("web", False)]
+    w.exit("web", 0)
+    w.send(ev.SandboxStopped())
+    assert w.last.state == "TASK_KILLED"
+
+
+def test_a_kill_before_anything_runs(world: Make) -> None:
+    w = world("web", init=("one",))
+    w.send(ev.KillRequested(5.0))
+    assert not w.stopping_sandbox
+    w.send(ev.SandboxStarted())  # what is being made is waited for, then stopped
+    assert w.stopping_sandbox
+    w.prepared("one")  # too late
+    w.send(ev.SandboxStopped())
+    assert [r.state for r in w.reports][-1] == "TASK_KILLED"
+    assert w.starts == []
+    assert w.state.illegal == 0
+
+
+def test_a_kill_in_crash_loop_back_off(world: Make) -> None:
+    w = world("web")
+    w.run("web")
+    w.exit("web", 1)
+    w.run("web")
+    w.exit("web", 1)
+    w.send(ev.KillRequested(5.0))
+    assert w.stopping_sandbox
+    w.fire(TimerKind.RETRY, "web")
+    assert w.preparing == set()
+
+
+def test_the_deadline_fails_the_pod(world: Make) -> None:
+    w = world("web", deadline=60.0, grace=5.0)
+    assert w.wait(TimerKind.DEADLINE) == 60.0
+    w.run("web")
+    w.fire(TimerKind.DEADLINE)
+    assert [s.app for s in w.stops] == ["web"]
+    w.exit("web", None, signal=15)
+    assert w.preparing == set()
+    w.send(ev.SandboxStopped())
+    assert w.last.state == "TASK_FAILED"
+    assert w.last.status["phase"] == "Failed"
+    assert w.last.status["reason"] == "DeadlineExceeded"
+    assert w.last.status["message"] == "Pod was active on the node longer than the specified deadline"
+
+
+def test_a_sandbox_that_cannot_be_made_is_tried_again(world: Make) -> None:
+    w = world("web")
+    w.prepared("web")
+    w.send(ev.SandboxFailed("FailedMount", 'volume "data": /nope is not a directory'))
+    assert w.last.state == "TASK_STARTING"
+    assert w.events("FailedMount") == ['volume "data": /nope is not a directory']
+    waits = []
+    for _ in range(9):
+        waits.append(w.wait(TimerKind.SANDBOX))
+        w.fire(TimerKind.SANDBOX)
+        assert w.making_sandbox
+        w.send(ev.SandboxFailed("FailedMount", "still not"))
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 120, 120]
+    w.fire(TimerKind.SANDBOX)
+    w.send(ev.SandboxStarted())
+    w.started("web")
+    assert w.last.state == "TASK_RUNNING"
+
+
+def test_a_lost_sandbox_fails_the_pod_whatever_its_policy(world: Make) -> None:
+    w = world("web", policy="Always")
+    w.run("web")
+    w.send(ev.SandboxLost("the launcher died"))
+    w.send(ev.Exited("web", 0, None, signal=9))  # comes too late to count
+    w.send(ev.SandboxStopped())
+    assert w.last.state == "TASK_FAILED"
+    assert w.last.message == "the launcher died"
+    assert w.last.status["reason"] == "SandboxLost"
+    assert w.shown("web")["state"]["terminated"]["exitCode"] == 137
+    assert w.state.illegal == 0
+
+
+def test_a_sandbox_lost_during_a_kill_is_a_kill(world: Make) -> None:
+    w = world("web")
+    w.run("web")
+    w.send(ev.KillRequested(5.0))
+    w.send(ev.SandboxLost("gone"))
+    w.send(ev.SandboxStopped())
+    assert w.last.state == "TASK_KILLED"
+
+
+def test_what_cannot_be_changes_nothing_and_is_counted(world: Make) -> None:
+    w = world("web")
+    w.prepared("web")
+    before = w.state
+    w.send(ev.Exited("web", 0, 0))
+    w.send(ev.Started("web", 0))
+    assert w.state.illegal == 2
+    assert w.state.containers == before.containers
+    assert w.reports == []
+
+
+def test_after_the_end_nothing_happens(world: Make) -> None:
+    w = world("job", policy="Never")
+    w.run("job")
+    w.exit("job", 0)
+    w.send(ev.SandboxStopped())
+    for event in (ev.KillRequested(0.0), ev.SandboxStarted(), ev.SandboxStopped(), ev.SandboxLost("x")):
+        assert w.send(event) == ()
+
+
+def test_the_pod_ends_through_its_sandbox(world: Make) -> None:
+    w = world("job", policy="Never")
+    w.run("job")
+    effects = w.send(ev.Exited("job", 0, 0))
+    assert effects == (StopSandbox(),)
+
+
+def test_transition_times_stay_while_a_condition_stays(world: Make) -> None:
+    w = world("web")
+    w.run("web")
+    w.now += 100
+    w.exit("web", 1)
+    w.now += 100
+    w.prepared("web")
+    w.started("web")
+    times = {c["type"]: c["lastTransitionTime"] for c in w.last.status["conditions"]}
+    assert times["Initialized"] == "1970-01-12T13:46:40Z"
+    assert times["Ready"] == "1970-01-12T13:50:00Z"
