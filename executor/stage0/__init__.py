@@ -1,0 +1,30 @@
+"""stage0, the image side: names, sources, the store of rendered layers. `ImageStore.pull` is the way in."""
+
+from executor.stage0.config import ImageConfig
+from executor.stage0.errors import (
+    ImageBroken,
+    ImageError,
+    ImageNeverPull,
+    ImageNotFound,
+    ImageRefused,
+    InvalidImageName,
+    RegistryUnavailable,
+    StoreError,
+)
+from executor.stage0.store import Image, ImageStore, Policy, Verification
+
+__all__ = [
+    "Image",
+    "ImageBroken",
+    "ImageConfig",
+    "ImageError",
+    "ImageNeverPull",
+    "ImageNotFound",
+    "ImageRefused",
+    "ImageStore",
+    "InvalidImageName",
+    "Policy",
+    "RegistryUnavailable",
+    "StoreError",
+    "Verification",
+]

@@ -1,0 +1,82 @@
+"""Where an image comes from: one `Source` for each kind of reference, all giving the same `Found`.
+
+A source knows how to find; the store knows how to keep. `fingerprint` is what makes a warm pull cheap: as long as it is
+what it was at the import (a stat of the layout's index or of the archive), the source has nothing new to say.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from executor.stage0 import layout, names
+from executor.stage0 import manifest as m
+from executor.stage0.errors import ImageNotFound
+
+Fingerprint = list[int]
+
+
+class Source(Protocol):
+    """Finds one image."""
+
+    def fingerprint(self) -> Fingerprint | None:
+        """Changes when the source's answer may have changed; None: cannot be told, or the source is gone."""
+
+    async def find(self) -> m.Found:
+        """Resolve the reference. ImageNotFound, ImageBroken, RegistryUnavailable."""
+
+    async def digest(self) -> str:
+        """What the reference points to now, as cheaply as can be."""
+
+    async def close(self) -> None: ...
+
+
+class LayoutSource:
+    """An OCI layout directory: `oci:DIR:TAG`, and `localhost/NAME:TAG` below the directory of local images."""
+
+    def __init__(
+        self, path: Path, tag: str, digest: str = "", *, available: Callable[[], str] | None = None
+    ) -> None:
+        self._path, self._tag, self._digest, self._available = path, tag, digest, available
+
+    def fingerprint(self) -> Fingerprint | None:
+        return stat_fingerprint(self._path / "index.json")
+
+    async def find(self) -> m.Found:
+        return await asyncio.to_thread(self._find)
+
+    async def digest(self) -> str:
+        files = layout.Directory(self._path)
+        return layout.pick(files, layout.read_index(files), self._tag, self._digest).digest
+
+    async def close(self) -> None:
+        pass
+
+    def _find(self) -> m.Found:
+        try:
+            return layout.resolve(layout.Directory(self._path), self._tag, self._digest)
+        except ImageNotFound:
+            if self._available is not None and not (self._path / "index.json").exists():
+                raise ImageNotFound(self._available()) from None
+            raise
+
+
+def local(reference: names.Local, local_images: Path | None) -> LayoutSource:
+    """This node's own image. ImageNotFound when the node has no directory of local images."""
+    if local_images is None:
+        raise ImageNotFound("this node has no local images (start the executor with --local-images DIR)")
+
+    def available() -> str:
+        there = ", ".join(layout.list_local(local_images)) or "none"
+        return f"no such image in {local_images} (there are: {there})"
+
+    return LayoutSource(local_images / reference.name, reference.tag, reference.digest, available=available)
+
+
+def stat_fingerprint(path: Path) -> Fingerprint | None:
+    """Inode, size, mtime and ctime of a file; None when it is not there."""
+    try:
+        info = path.stat()
+    except OSError:
+        return None
+    return [info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]
