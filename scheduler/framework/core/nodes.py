@@ -1,0 +1,175 @@
+"""Agents become Nodes: which name an agent has, what the Node says of it, and when it is not ready.
+
+An agent id is not the machine: a machine keeps its Node, found by hostname and port, when its agent comes
+back with a new id. A Node is named after the agent's hostname; of several agents on one host the later ones
+add their port. Written only when something changed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+
+from scheduler.framework.core import reconcile
+from scheduler.framework.core.effects import SaveNode
+from scheduler.framework.core.events import AgentsListed
+from scheduler.framework.core.frame import Frame
+from scheduler.framework.core.state import Agent, AgentInfo, Node, Offer, State
+from scheduler.framework.core.vectors import ZERO
+
+ATTRIBUTE_PREFIX = "gantry.io/attribute-"
+HOSTNAME_LABEL = "kubernetes.io/hostname"
+
+_LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+
+
+def node_name(state: State, info: AgentInfo) -> str:
+    """The Node of an agent: the one it has, the one its machine had, or a new one."""
+    known = state.agents.get(info.id)
+    if known is not None:
+        return known.node
+    address = f"{info.hostname}:{info.port}"
+    for node in state.nodes.values():
+        if node.agent_id == info.id or node.address == address:
+            return node.name
+    name = _dns(info.hostname)
+    if name in state.nodes:
+        name = f"{name}-{info.port}"
+    number = 2
+    while name in state.nodes:
+        name, number = f"{_dns(info.hostname)}-{info.port}-{number}", number + 1
+    return name
+
+
+def _dns(hostname: str) -> str:
+    """A DNS-1123 subdomain, as Node names must be."""
+    return re.sub(r"[^a-z0-9.-]", "-", hostname.lower()).strip("-.")[:240] or "agent"
+
+
+def labels_of(info: AgentInfo) -> dict[str, str]:
+    """Attributes as labels, prefixed and plain. What is no legal label value is made one with underscores."""
+    labels = {HOSTNAME_LABEL: info.hostname, "kubernetes.io/os": "linux"}
+    for key, value in (
+        ("topology.kubernetes.io/region", info.region),
+        ("topology.kubernetes.io/zone", info.zone),
+    ):
+        if value:
+            labels[key] = _legal(value)
+    for name, value in info.attributes:
+        if not _LABEL_NAME.fullmatch(name):
+            name = re.sub(r"[^-A-Za-z0-9_.]", "_", name).strip("-_.")[:40] or "unnamed"
+        labels.setdefault(name, _legal(value))
+        labels[(ATTRIBUTE_PREFIX + name)[:83]] = _legal(value)
+    return labels
+
+
+def _legal(value: str) -> str:
+    if _LABEL_VALUE.fullmatch(value):
+        return value
+    return re.sub(r"[^-A-Za-z0-9_.]", "_", value)[:63].strip("-_.")
+
+
+def seen(frame: Frame, info: AgentInfo) -> Node:
+    """An agent is there, says an offer or the master's list."""
+    state = frame.state
+    name = node_name(state, info)
+    if info.id not in state.agents:
+        state.agents[info.id] = Agent(info.id, name)
+    node = state.nodes.get(name) or Node(name, ready=False)
+    if info.total is None and node.info is not None and node.info.id == info.id:
+        info = replace(info, total=node.info.total, version=node.info.version)
+    labels = tuple(sorted({**dict(node.labels), **labels_of(info)}.items()))
+    new = replace(
+        node,
+        agent_id=info.id,
+        address=f"{info.hostname}:{info.port}",
+        info=info,
+        labels=labels,
+        ready=info.active,
+        missing_since=0.0 if info.active else node.missing_since,
+    )
+    if new != node:
+        state.nodes[name] = new
+        frame.emit(SaveNode(new))
+        frame.demand = frame.demand or (new.ready and not node.ready)
+    return new
+
+
+def from_offer(offer: Offer) -> AgentInfo:
+    return AgentInfo(
+        id=offer.agent_id,
+        hostname=offer.hostname,
+        port=offer.port,
+        attributes=offer.attributes,
+        region=offer.region,
+        zone=offer.zone,
+    )
+
+
+def listed(frame: Frame, event: AgentsListed) -> None:
+    """The master's list: agents missing from it for long enough are not ready. One that is recovering is
+    not missing."""
+    state = frame.state
+    for info in event.agents:
+        if info.active:
+            seen(frame, info)
+    present = {info.id for info in event.agents if info.active} | event.recovering
+    for node in list(state.nodes.values()):
+        if not node.agent_id or node.agent_id in present or not node.ready:
+            continue
+        if not node.missing_since:
+            state.nodes[node.name] = replace(node, missing_since=frame.now)
+        elif frame.now - node.missing_since >= state.policy.nodes_gone:
+            not_ready(frame, node)
+
+
+def not_ready(frame: Frame, node: Node) -> None:
+    new = replace(node, ready=False)
+    if new != node:
+        frame.state.nodes[node.name] = new
+        frame.emit(SaveNode(new))
+
+
+def lost(frame: Frame, agent_id: str) -> None:
+    """FAILURE of an agent is a hint: its node is not ready, its offers are void, its tasks are asked about."""
+    state = frame.state
+    for offer in [one for one in state.offers.values() if one.agent_id == agent_id]:
+        del state.offers[offer.id]
+    agent = state.agents.get(agent_id)
+    if agent is None:
+        return
+    state.agents[agent_id] = replace(agent, free=ZERO, ports=())
+    node = state.nodes.get(agent.node)
+    if node is not None and node.agent_id == agent_id:
+        not_ready(frame, node)
+    reconcile.ask_later(frame, state.by_agent.get(agent_id, ()))
+
+
+def executor_lost(frame: Frame, agent_id: str, executor_id: str) -> None:
+    """The agent's own updates tell of the tasks; should one be lost, reconciliation finds it."""
+    state = frame.state
+    frame.drop_executor(executor_id)
+    ids: Iterable[str] = state.by_agent.get(agent_id, ())
+    reconcile.ask_later(frame, [one for one in ids if state.tasks[one].executor_id == executor_id])
+
+
+def changed(frame: Frame, node: Node) -> None:
+    """A Node object as users left it. What the agent says of itself is not taken from there."""
+    state = frame.state
+    old = state.nodes.get(node.name)
+    if old is None:
+        state.nodes[node.name] = node
+        return
+    new = replace(old, labels=node.labels, taints=node.taints, unschedulable=node.unschedulable)
+    if new != old:
+        state.nodes[node.name] = new
+        frame.demand = frame.demand or bool(state.pending)
+
+
+def gone(frame: Frame, name: str) -> None:
+    """Somebody deleted a Node. If its agent lives, the next list or offer makes it again."""
+    node = frame.state.nodes.pop(name, None)
+    if node is not None:
+        frame.state.agents.pop(node.agent_id, None)

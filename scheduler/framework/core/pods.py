@@ -1,0 +1,133 @@
+"""v1 Pod and Node objects -> what placement needs of them.
+
+Kubernetes quantities become Mesos units rounded up: cpu to thousandths of a core, bytes to thousandths
+of a MB (2**20 bytes). A container's missing request is its limit; init containers run one after another, so
+they count with their largest (`pkg/api/v1/resource/helpers.go`). A pod that asks for nothing is accounted with
+MINIMUM, because Mesos refuses a task without resources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from scheduler.framework.core.state import Needs, Node, Pod, Taint, Toleration
+from scheduler.framework.core.status import FINAL_PHASES
+from scheduler.framework.core.vectors import Vector
+from shared.models.quantities import cpu_millis, quantity_bytes
+
+Json = Mapping[str, Any]
+
+MINIMUM: Final = Vector(cpus=10, mem=32_000)
+"""0.01 cpus and 32 MB."""
+
+MIB: Final = 1 << 20
+DEFAULT_AWAY_SECONDS: Final = 300.0
+"""tolerationSeconds that Kubernetes' DefaultTolerationSeconds admission gives every pod."""
+
+ADDRESS_ANNOTATION: Final = "gantry.io/agent-address"
+AGENT_ANNOTATION: Final = "gantry.io/agent-id"
+
+
+def pod_from_object(obj: Json) -> Pod:
+    """`obj` is a validated v1 Pod."""
+    meta, spec = obj["metadata"], obj["spec"]
+    deletion = None
+    if "deletionTimestamp" in meta:
+        deletion = float(meta.get("deletionGracePeriodSeconds") or 0)
+    return Pod(
+        uid=meta["uid"],
+        namespace=meta["namespace"],
+        name=meta["name"],
+        needs=_needs(spec),
+        node=spec.get("nodeName") or "",
+        restart=spec.get("restartPolicy") or "Always",
+        created=meta.get("creationTimestamp") or "",
+        deletion=deletion,
+        done=(obj.get("status") or {}).get("phase") in FINAL_PHASES,
+    )
+
+
+def _needs(spec: Json) -> Needs:
+    containers = spec.get("containers") or []
+    running = Vector()
+    for one in containers:
+        running = running + _request(one)
+    amounts = _largest([running, *map(_request, spec.get("initContainers") or []), MINIMUM])
+    return Needs(
+        amounts=amounts,
+        ports=_host_ports(containers),
+        selector=tuple(sorted((spec.get("nodeSelector") or {}).items())),
+        tolerations=tuple(_toleration(one) for one in spec.get("tolerations") or []),
+    )
+
+
+def _largest(many: Iterable[Vector]) -> Vector:
+    vectors = list(many)
+    return Vector(
+        max(one.cpus for one in vectors), max(one.mem for one in vectors), max(one.disk for one in vectors)
+    )
+
+
+def _request(container: Json) -> Vector:
+    asked = container.get("resources") or {}
+    both = {**(asked.get("limits") or {}), **(asked.get("requests") or {})}
+    return Vector(
+        cpus=cpu_millis(both.get("cpu", 0)),
+        mem=megabytes(both.get("memory", 0)),
+        disk=megabytes(both.get("ephemeral-storage", 0)),
+    )
+
+
+def megabytes(quantity: str | int | float) -> int:
+    """Bytes -> thousandths of a MB, rounded up."""
+    return -(-quantity_bytes(quantity) * 1000 // MIB)
+
+
+def _host_ports(containers: Iterable[Json]) -> tuple[int, ...]:
+    """A Mesos port has no protocol: the same number for TCP and UDP is one port."""
+    return tuple(
+        sorted(
+            {
+                port["hostPort"]
+                for one in containers
+                for port in one.get("ports") or []
+                if port.get("hostPort")
+            }
+        )
+    )
+
+
+def _toleration(one: Json) -> Toleration:
+    seconds = one.get("tolerationSeconds")
+    return Toleration(
+        key=one.get("key") or "",
+        operator=one.get("operator") or "Equal",
+        value=one.get("value") or "",
+        effect=one.get("effect") or "",
+        seconds=None if seconds is None else float(seconds),
+    )
+
+
+def node_from_object(obj: Json) -> Node:
+    """What the store has of a Node: the user's wishes, and which agent it stands for."""
+    meta, spec = obj["metadata"], obj.get("spec") or {}
+    notes = meta.get("annotations") or {}
+    ready = next((c for c in (obj.get("status") or {}).get("conditions") or [] if c["type"] == "Ready"), None)
+    return Node(
+        name=meta["name"],
+        agent_id=notes.get(AGENT_ANNOTATION, ""),
+        address=notes.get(ADDRESS_ANNOTATION, ""),
+        labels=tuple(sorted((meta.get("labels") or {}).items())),
+        taints=tuple(
+            Taint(one["key"], one.get("value") or "", one["effect"])
+            for one in spec.get("taints") or []
+            if not _ours(one)
+        ),
+        unschedulable=bool(spec.get("unschedulable")),
+        ready=ready is not None and ready["status"] == "True",
+    )
+
+
+def _ours(taint: Json) -> bool:
+    return taint["key"] in {"node.kubernetes.io/unreachable", "node.kubernetes.io/unschedulable"}

@@ -1,0 +1,350 @@
+"""What the engine knows: pods, tasks, executors, agents, nodes, offers. One writer owns one State.
+
+Records are frozen; State holds them in dictionaries and is changed by `step` alone, in place, because a copy of
+50,000 pods for each event would cost more than all decisions. A frame whose save fails ends the process, so a
+state that ran ahead of the store is never used. Everything needed after a crash is in Task, Executor and
+the objects of the store; the rest (offers, timers, strikes) begins empty at each start.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final
+
+from scheduler.framework.core.lifecycle import TERMINAL, TaskState
+from scheduler.framework.core.vectors import ZERO, Ranges, Vector
+
+
+EXECUTOR: Final = Vector(cpus=100, mem=64_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Settings of the core. All times in seconds."""
+
+    executor_version: str = "0"
+    """Hash over all that makes an ExecutorInfo; part of every executor id."""
+    executor: Vector = EXECUTOR
+    """Overhead of one executor instance."""
+    max_pods: int = 110
+    """Pods on one node, as the kubelet's default."""
+    long_filter: float = 3600.0
+    launch_overdue: float = 60.0
+    kill_retry: float = 5.0
+    kill_retry_max: float = 60.0
+    away: float = 300.0
+    """How long a pod without a toleration of its own waits for an unreachable task."""
+    reconcile_first: float = 5.0
+    reconcile_max: float = 300.0
+    implicit_every: float = 600.0
+    revive_first: float = 15.0
+    revive_max: float = 300.0
+    report_after: float = 1.0
+    report_again: float = 60.0
+    nodes_gone: float = 40.0
+    """An agent that the master no longer lists is NotReady after this long (a master that failed over
+    learns of its agents one by one)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Toleration:
+    """v1 Toleration; an empty key with Exists tolerates everything, an empty effect all effects."""
+
+    key: str = ""
+    operator: str = "Equal"
+    value: str = ""
+    effect: str = ""
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    key: str
+    value: str
+    effect: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What decides where a pod can run; pods with equal needs are interchangeable to placement."""
+
+    amounts: Vector = ZERO
+    ports: tuple[int, ...] = ()
+    node: str = ""
+    """The one node the user asked for, "" for any."""
+    selector: tuple[tuple[str, str], ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """What the engine knows of a v1 Pod. `node` is spec.nodeName; `deletion` the grace once it is deleted."""
+
+    uid: str
+    namespace: str
+    name: str
+    needs: Needs = Needs()
+    node: str = ""
+    restart: str = "Always"
+    created: str = ""
+    deletion: float | None = None
+    done: bool = False
+    """Its phase is Succeeded or Failed."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """A kill that is wanted until the task has ended. Seconds since the epoch, seconds of grace."""
+
+    asked_at: float
+    grace: float
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One launch of a pod; its record in the store. `asked_node` is the spec.nodeName that the user gave."""
+
+    id: str
+    uid: str
+    namespace: str
+    name: str
+    attempt: int
+    agent_id: str
+    node: str
+    executor_id: str
+    state: TaskState = TaskState.STAGED
+    asked_node: str = ""
+    server: str = ""
+    launched_at: float = 0.0
+    started_at: float = 0.0
+    """When it first ran, 0 for never."""
+    away_since: float = 0.0
+    ended_at: float = 0.0
+    failures: int = 0
+    """Failures in a row, counted over attempts."""
+    kill: Kill | None = None
+    superseded: bool = False
+    """A newer attempt took its pod over."""
+
+    @property
+    def over(self) -> bool:
+        return self.state in TERMINAL
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """An executor instance that may take more pods."""
+
+    id: str
+    agent_id: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One offer, reduced to what we may use of it (unreserved, or reserved for our role)."""
+
+    id: str
+    agent_id: str
+    hostname: str
+    port: int
+    amounts: Vector
+    ports: Ranges = ()
+    attributes: tuple[tuple[str, str], ...] = ()
+    executors: tuple[str, ...] = ()
+    unavailable_at: float | None = None
+    region: str = ""
+    zone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentInfo:
+    """An agent as the master's GET_AGENTS or an offer describes it. `total` None: an offer does not say."""
+
+    id: str
+    hostname: str
+    port: int
+    attributes: tuple[tuple[str, str], ...] = ()
+    total: Vector | None = None
+    version: str = ""
+    active: bool = True
+    region: str = ""
+    zone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """An agent id we have met. `free` is what its last offers left us, `strikes` its failures in a row."""
+
+    id: str
+    node: str
+    free: Vector = ZERO
+    ports: Ranges = ()
+    strikes: int = 0
+    avoid_until: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A v1 Node: what the user wants of it (labels, taints, cordon) and the agent behind it."""
+
+    name: str
+    agent_id: str = ""
+    address: str = ""
+    """hostname:port of the agent; survives a new agent id."""
+    labels: tuple[tuple[str, str], ...] = ()
+    taints: tuple[Taint, ...] = ()
+    unschedulable: bool = False
+    ready: bool = True
+    info: AgentInfo | None = None
+    missing_since: float = 0.0
+
+
+class Alarm(Enum):
+    """Why a timer was set. A timer that is no longer needed finds nothing to do."""
+
+    OVERDUE = auto()
+    KILL = auto()
+    AWAY = auto()
+    QUEUE = auto()
+    REPORT = auto()
+    RECONCILE = auto()
+    IMPLICIT = auto()
+    REVIVE = auto()
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A pod in the queue: not before when, since when it waits, what was last said about it."""
+
+    not_before: float
+    since: float
+    said: str = ""
+    said_at: float = 0.0
+
+
+@dataclass(slots=True)
+class Question:
+    """Something asked of Mesos until it answers (an explicit reconciliation, a kill): how often, when next."""
+
+    tries: int
+    next_at: float
+
+
+@dataclass(slots=True)
+class State:
+    """See the module. Indexes: `current` is the newest task of a pod, `by_pod` all of them."""
+
+    policy: Policy = field(default_factory=Policy)
+    framework_id: str = ""
+    connected: bool = False
+    suppressed: bool = False
+    returned: bool = False
+    """Resources were given back since the last REVIVE: filters may hide them."""
+    pods: dict[str, Pod] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
+    current: dict[str, str] = field(default_factory=dict)
+    by_pod: dict[str, set[str]] = field(default_factory=dict)
+    by_agent: dict[str, set[str]] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+    pending: dict[str, Waiting] = field(default_factory=dict)
+    offers: dict[str, Offer] = field(default_factory=dict)
+    agents: dict[str, Agent] = field(default_factory=dict)
+    nodes: dict[str, Node] = field(default_factory=dict)
+    executors: dict[str, Executor] = field(default_factory=dict)
+    executors_of: dict[str, set[str]] = field(default_factory=dict)
+    questions: dict[str, Question] = field(default_factory=dict)
+    kills: dict[str, Question] = field(default_factory=dict)
+    """The wanted kills that were sent in this run."""
+    removed: set[str] = field(default_factory=set)
+    """Pods that we removed; what the watch still tells of them is old."""
+    revives: int = 0
+    next_revive: float = 0.0
+    timers: list[tuple[float, int, Alarm, str]] = field(default_factory=list)
+    counters: Counter[str] = field(default_factory=Counter)
+    _sequence: int = 0
+
+    def put_task(self, task: Task) -> None:
+        if task.id not in self.tasks:
+            self.by_pod.setdefault(task.uid, set()).add(task.id)
+            self.by_agent.setdefault(task.agent_id, set()).add(task.id)
+            if task.attempt > self.attempts.get(task.uid, 0):
+                self.attempts[task.uid] = task.attempt
+                self.current[task.uid] = task.id
+        self.tasks[task.id] = task
+
+    def drop_task(self, task_id: str) -> None:
+        task = self.tasks.pop(task_id, None)
+        if task is None:
+            return
+        self.questions.pop(task_id, None)
+        self.kills.pop(task_id, None)
+        _discard(self.by_pod, task.uid, task_id)
+        _discard(self.by_agent, task.agent_id, task_id)
+        if self.current.get(task.uid) == task_id:
+            del self.current[task.uid]
+        if task.uid not in self.by_pod and task.uid not in self.pods:
+            self.attempts.pop(task.uid, None)
+
+    def task_of(self, uid: str) -> Task | None:
+        """The newest task of a pod, whatever its state."""
+        task_id = self.current.get(uid)
+        return self.tasks[task_id] if task_id else None
+
+    def tasks_of(self, uid: str) -> list[Task]:
+        return [self.tasks[task_id] for task_id in sorted(self.by_pod.get(uid, ()))]
+
+    def put_executor(self, executor: Executor) -> None:
+        self.executors[executor.id] = executor
+        self.executors_of.setdefault(executor.agent_id, set()).add(executor.id)
+
+    def drop_executor(self, executor_id: str) -> bool:
+        executor = self.executors.pop(executor_id, None)
+        if executor is None:
+            return False
+        _discard(self.executors_of, executor.agent_id, executor_id)
+        return True
+
+    def executor_on(self, agent_id: str) -> Executor | None:
+        """The instance of our version that takes new pods on an agent."""
+        for executor_id in sorted(self.executors_of.get(agent_id, ())):
+            if self.executors[executor_id].version == self.policy.executor_version:
+                return self.executors[executor_id]
+        return None
+
+    def fresh(self) -> int:
+        """A number not used before in this run."""
+        self._sequence += 1
+        return self._sequence
+
+    def set_timer(self, at: float, alarm: Alarm, subject: str = "") -> None:
+        heapq.heappush(self.timers, (at, self.fresh(), alarm, subject))
+
+    def due(self, now: float) -> list[tuple[Alarm, str]]:
+        """Takes all timers that are due."""
+        found: list[tuple[Alarm, str]] = []
+        while self.timers and self.timers[0][0] <= now:
+            _, _, alarm, subject = heapq.heappop(self.timers)
+            found.append((alarm, subject))
+        return found
+
+    def next_timer(self) -> float | None:
+        return self.timers[0][0] if self.timers else None
+
+
+def _discard(index: dict[str, set[str]], key: str, value: str) -> None:
+    values = index.get(key)
+    if values is not None:
+        values.discard(value)
+        if not values:
+            del index[key]

@@ -1,0 +1,294 @@
+"""What happens to tasks: reports, kills, absence and return, the end and what follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from scheduler.framework.core import backoff
+from scheduler.framework.core.effects import (
+    Acknowledge,
+    Away,
+    Back,
+    Ended,
+    KillTask,
+    Publish,
+    Reported,
+    Requeued,
+)
+from scheduler.framework.core.events import LaunchAborted, TaskReported
+from scheduler.framework.core.frame import Frame
+from scheduler.framework.core.lifecycle import AWAY, LIVE, Action, TaskState, transition
+from scheduler.framework.core.placement import tolerates
+from scheduler.framework.core.state import Alarm, Kill, Pod, Question, Taint, Task
+from scheduler.framework.core.status import FINAL_PHASES
+from scheduler.framework.core.verdict import Fate, Verdict, describe, judge
+
+UNREACHABLE_TAINT = Taint("node.kubernetes.io/unreachable", "", "NoExecute")
+
+PHASE = {
+    TaskState.STAGED: "Pending",
+    TaskState.STARTING: "Pending",
+    TaskState.RUNNING: "Running",
+    TaskState.KILLING: "Running",
+    TaskState.FINISHED: "Succeeded",
+}
+"""The pod's phase by its task, when the executor does not say; Failed for the rest."""
+
+
+def report(frame: Frame, event: TaskReported) -> None:
+    """A status update or a reply to reconciliation. Acknowledged whatever it says, after the saves."""
+    state = frame.state
+    task = state.tasks.get(event.task_id)
+    agent_id = event.agent_id or (task.agent_id if task else "")
+    if event.uuid:
+        frame.emit(Acknowledge(agent_id, event.task_id, event.uuid))
+    state.questions.pop(event.task_id, None)
+    move = transition(task.state if task else TaskState.ABSENT, event.state)
+    if not move.legal:
+        state.counters["illegal task transitions"] += 1
+        return
+    if Action.KILL in move.actions:
+        state.counters["unwanted tasks killed"] += 1
+        frame.emit(KillTask(event.task_id, agent_id, None))
+    if task is None or task.over:
+        return
+    new = _moved(frame, task, event, move.state)
+    if new != task:
+        frame.save_task(new)
+    _tell(frame, new, event, changed=new.state is not task.state)
+    if Action.SETTLE in move.actions:
+        _settle(frame, new, event)
+    elif Action.AWAY in move.actions:
+        _away(frame, new, event)
+    elif new.state in AWAY and new.state is not task.state:
+        watch_away(frame, new)
+    elif Action.RETURN in move.actions:
+        _returned(frame, new)
+    if new.state is TaskState.RUNNING and new.agent_id in state.agents:
+        state.agents[new.agent_id] = replace(state.agents[new.agent_id], strikes=0)
+
+
+def _moved(frame: Frame, task: Task, event: TaskReported, to: TaskState) -> Task:
+    """The record after a report; times are set once."""
+    ran = to in {TaskState.RUNNING, TaskState.KILLING} or _container_ran(event)
+    away = task.away_since if to in AWAY else 0.0
+    if to in AWAY and (not away or (to is TaskState.UNKNOWN and task.state is not to)):
+        away = frame.now
+    return replace(
+        task,
+        state=to,
+        server=event.server or task.server,
+        started_at=task.started_at or (frame.now if ran else 0.0),
+        away_since=away,
+    )
+
+
+def _container_ran(event: TaskReported) -> bool:
+    status = event.pod_status or {}
+    listed = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    return any({"running", "terminated"} & (one.get("state") or {}).keys() for one in listed)
+
+
+def _newest(frame: Frame, task: Task) -> Pod | None:
+    """The pod of a task, if that is the task which speaks for it."""
+    if task.superseded or frame.state.current.get(task.uid) != task.id:
+        return None
+    return frame.state.pods.get(task.uid)
+
+
+def _tell(frame: Frame, task: Task, event: TaskReported, *, changed: bool) -> None:
+    """Events and status of a task that goes on; the end is told by `_settle`."""
+    pod = _newest(frame, task)
+    if pod is None:
+        return
+    for one in event.events:
+        frame.emit(
+            Publish(
+                *(pod.uid, pod.namespace, pod.name, one.type, one.reason, one.message, one.container),
+                component="gantry-executor",
+                host=task.node,
+            )
+        )
+    if task.state not in LIVE:
+        return
+    if event.pod_status is not None:
+        frame.save_pod(pod, Reported(event.pod_status, PHASE[task.state]))
+    elif changed and task.state is TaskState.RUNNING:
+        frame.save_pod(pod, Reported(None, PHASE[task.state]))
+
+
+# ---- kills
+
+
+def want_kill(frame: Frame, task: Task, grace: float) -> None:
+    """Remembers a kill until the task has ended; a shorter grace replaces a longer one."""
+    if task.over or (task.kill is not None and task.kill.grace <= grace):
+        return
+    wanted = replace(task, kill=Kill(frame.now, grace))
+    frame.save_task(wanted)
+    if wanted.state in AWAY:
+        watch_away(frame, wanted)
+    send_kill(frame, wanted)
+
+
+def send_kill(frame: Frame, task: Task) -> None:
+    """Sends a wanted kill, if anybody can hear it now, and again later."""
+    state = frame.state
+    if task.kill is None or task.state not in LIVE or not state.connected:
+        return
+    tries = state.kills[task.id].tries + 1 if task.id in state.kills else 1
+    delay = backoff.grow(state.policy.kill_retry, tries, state.policy.kill_retry_max)
+    state.kills[task.id] = Question(tries, frame.now + delay)
+    frame.timer(delay, Alarm.KILL, task.id)
+    frame.emit(KillTask(task.id, task.agent_id, task.kill.grace))
+
+
+def kill_again(frame: Frame, task_id: str) -> None:
+    task, sent = frame.state.tasks.get(task_id), frame.state.kills.get(task_id)
+    if task is not None and sent is not None and sent.next_at <= frame.now:
+        send_kill(frame, task)
+
+
+# ---- absence
+
+
+def _away(frame: Frame, task: Task, event: TaskReported) -> None:
+    watch_away(frame, task)
+    pod = _newest(frame, task)
+    if pod is not None:
+        frame.save_pod(pod, Away(describe(event)))
+        frame.publish(pod, "Warning", "NodeLost", f"node {task.node} cannot be reached: {describe(event)}")
+
+
+def watch_away(frame: Frame, task: Task) -> None:
+    patience = patience_of(frame, task)
+    if patience is not None:
+        frame.state.set_timer(task.away_since + patience, Alarm.AWAY, task.id)
+
+
+def patience_of(frame: Frame, task: Task) -> float | None:
+    """Seconds a pod waits for its node, None for ever: its tolerations of node.kubernetes.io/unreachable."""
+    pod = _newest(frame, task)
+    if pod is None or task.kill is not None:
+        return frame.state.policy.away
+    found = [one for one in pod.needs.tolerations if tolerates(one, UNREACHABLE_TAINT)]
+    if not found:
+        return frame.state.policy.away
+    limits = [max(one.seconds, 0.0) for one in found if one.seconds is not None]
+    return min(limits) if limits else None
+
+
+def given_up(frame: Frame, task_id: str) -> None:
+    """An absent task's time is over. Its record stays until its end is known, to kill it should it return."""
+    task = frame.state.tasks.get(task_id)
+    if task is None or task.state not in AWAY:
+        return
+    patience = patience_of(frame, task)
+    if patience is None or frame.now < task.away_since + patience:
+        return
+    pod = _newest(frame, task)
+    if task.kill is not None or pod is None:
+        if (
+            task.state is TaskState.UNKNOWN
+        ):  # the master never heard of it, or forgot it: nothing is left to ask
+            report(frame, TaskReported(task.id, TaskState.LOST, message="the master does not know the task"))
+        return
+    frame.publish(pod, "Warning", "NodeLost", f"node {task.node} was away too long: replacing the pod")
+    if pod.restart == "Never" and task.started_at > 0:
+        frame.save_pod(pod, Ended("NodeLost", f"node {task.node} cannot be reached"))
+        frame.state.pods[pod.uid] = replace(pod, done=True)
+        supersede(frame, task)
+    else:
+        frame.enqueue(pod.uid)
+
+
+def supersede(frame: Frame, task: Task) -> None:
+    """Nobody waits for an absent task any more: should it come back, it is killed and the newer wins."""
+    frame.save_task(replace(task, superseded=True, kill=task.kill or Kill(frame.now, 0.0)))
+    frame.timer(frame.state.policy.away, Alarm.AWAY, task.id)
+
+
+def _returned(frame: Frame, task: Task) -> None:
+    if task.kill is not None:
+        send_kill(frame, task)
+        return
+    pod = _newest(frame, task)
+    if pod is not None:
+        frame.state.pending.pop(pod.uid, None)
+        frame.save_pod(pod, Back())
+        frame.publish(pod, "Normal", "NodeBack", f"node {task.node} is back")
+
+
+# ---- the end
+
+
+def _settle(frame: Frame, task: Task, event: TaskReported) -> None:
+    pod = _newest(frame, task)
+    if pod is None:
+        frame.drop_task(task)
+        return
+    if pod.deletion is not None:
+        frame.remove_pod(pod)
+        return
+    verdict = judge(task, event, pod.restart)
+    if verdict.executor_dead:
+        frame.drop_executor(task.executor_id)
+    if verdict.agent_strike:
+        _strike(frame, task)
+    if verdict.fate in {Fate.SUCCEEDED, Fate.FAILED}:
+        _finish(frame, pod, task, event, verdict)
+    else:
+        _relaunch(frame, pod, task, verdict)
+
+
+def _finish(frame: Frame, pod: Pod, task: Task, event: TaskReported, verdict: Verdict) -> None:
+    phase = "Succeeded" if verdict.fate is Fate.SUCCEEDED else "Failed"
+    status = dict(event.pod_status or {})
+    if status.get("phase") not in FINAL_PHASES:
+        status["phase"] = phase
+        if verdict.reason:
+            status.update(reason=verdict.reason, message=verdict.message)
+    if event.pod_status is None and verdict.fate is Fate.FAILED:
+        frame.save_pod(pod, Ended(verdict.reason, verdict.message))
+    else:
+        frame.save_pod(pod, Reported(status if event.pod_status is not None else None, phase))
+    frame.state.pods[pod.uid] = replace(pod, done=True)
+    frame.state.pending.pop(pod.uid, None)
+    frame.drop_task(task)
+
+
+def _relaunch(frame: Frame, pod: Pod, task: Task, verdict: Verdict) -> None:
+    """The record of the attempt that ended stays until the next one is saved: it holds the count of attempts."""
+    stable = task.started_at > 0 and frame.now - task.started_at >= backoff.STABLE_SECONDS
+    failures = 0 if stable else task.failures
+    if verdict.fate is Fate.RETRY:
+        failures += 1
+    ended = replace(task, failures=failures, ended_at=frame.now)
+    frame.save_task(ended)
+    frame.save_pod(pod, Requeued(task.asked_node, verdict.reason, verdict.message))
+    frame.publish(pod, "Warning", verdict.reason, f"{verdict.message}; the pod is launched again")
+    frame.state.pods[pod.uid] = replace(pod, node=task.asked_node)
+    frame.enqueue(pod.uid, not_before(ended) if verdict.fate is Fate.RETRY else 0.0)
+
+
+def not_before(task: Task) -> float:
+    """When the pod of an attempt that is over may be launched again."""
+    return task.ended_at + backoff.relaunch_delay(task.failures) if task.failures else 0.0
+
+
+def _strike(frame: Frame, task: Task) -> None:
+    state = frame.state
+    agent = state.agents.get(task.agent_id)
+    if agent is None:
+        return
+    delay = backoff.agent_delay(agent.strikes + 1)
+    state.agents[agent.id] = replace(agent, strikes=agent.strikes + 1, avoid_until=frame.now + delay)
+    if delay:
+        frame.timer(delay, Alarm.QUEUE)
+
+
+def aborted(frame: Frame, event: LaunchAborted) -> None:
+    """The launch was not saved, because its pod was deleted meanwhile: the watch will tell what is to be done."""
+    task = frame.state.tasks.get(event.task_id)
+    if task is not None:
+        frame.drop_task(task)
