@@ -1,0 +1,210 @@
+"""Where the leading master is: a list of addresses, or ZooKeeper through pymesos' MasterDetector (kazoo).
+
+Not an election of ours: it only reads what Mesos' masters wrote (`json.info_…` below the path).
+
+Sources: Mesos src/master/detector/zookeeper.cpp, docs/high-availability.md.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import orjson
+from kazoo.exceptions import KazooException
+from kazoo.handlers.threading import KazooTimeoutError
+
+from shared.mesos import vocabulary  # noqa: F401  (imports pymesos without its side effects)
+from shared.mesos.http import Endpoint
+
+from pymesos.detector import MasterDetector  # isort: skip
+
+logger = logging.getLogger(__name__)
+
+_RETRY = 2.0  # seconds between attempts to reach ZooKeeper or to find the masters' znode
+
+
+class Masters(Protocol):
+    """What a driver asks. `on_change` is set by the driver and called on its loop when the leader is known to
+    be another one (never by a list of addresses)."""
+
+    on_change: Callable[[], None]
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+    async def endpoint(self) -> Endpoint:
+        """The master to try now; waits until there is one."""
+
+    def redirected(self, endpoint: Endpoint) -> None:
+        """A master said the leader is at `endpoint`."""
+
+    def failed(self) -> None:
+        """The master that `endpoint()` returned last did not answer."""
+
+
+class AddressList:
+    """`host:port`, or several: one after the other until one answers or tells where the leader is."""
+
+    def __init__(self, endpoints: list[Endpoint]) -> None:
+        self.on_change: Callable[[], None] = lambda: None
+        self._endpoints = endpoints
+        self._at = 0
+        self._hint: Endpoint | None = None
+
+    async def start(self) -> None:
+        """Nothing to start."""
+
+    async def stop(self) -> None:
+        """Nothing to stop."""
+
+    async def endpoint(self) -> Endpoint:
+        """The leader a redirect named, or the address whose turn it is."""
+        return self._hint or self._endpoints[self._at]
+
+    def redirected(self, endpoint: Endpoint) -> None:
+        """Go there, until it fails."""
+        self._hint = endpoint
+
+    def failed(self) -> None:
+        """Forget the hint; the next address's turn."""
+        self._hint = None
+        self._at = (self._at + 1) % len(self._endpoints)
+
+
+class _Detector(MasterDetector):
+    """pymesos' detector with credentials in the URL. It gives up when the path is not there yet (the masters
+    have not started): `masters_seen` says whether it is watching."""
+
+    def __init__(self, hosts: str, login: str, agent: Any) -> None:
+        super().__init__(hosts, agent)
+        self.watching = False
+        if login:
+            self.zk.auth_data.add(("digest", login))
+
+    def choose(self, children: list[str]) -> bool:
+        self.watching = True
+        return super().choose([name for name in children if name.startswith("json.info_")])
+
+
+class ZooKeeperMasters:
+    """`zk://[user:password@]host:port,…/path`: the master whose sequence number is the lowest."""
+
+    def __init__(self, url: str) -> None:
+        rest = url[len("zk://") :]
+        login, at, hosts = rest.rpartition("@")
+        servers, slash, path = hosts.partition("/")
+        if not servers or not slash or not path.strip("/"):
+            raise ValueError(f"not a ZooKeeper URL: '{_hide(url)}' (expecting zk://host:port,host:port/path)")
+        if at and ":" not in login:
+            raise ValueError(f"'{_hide(url)}': the login before @ must be user:password")
+        self.on_change: Callable[[], None] = lambda: None
+        self._hosts, self._login = hosts.rstrip("/"), login
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._detector: _Detector | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._leader: Endpoint | None = None
+        self._known = asyncio.Event()
+
+    async def start(self) -> None:
+        """Begin to watch; returns at once."""
+        self._loop = asyncio.get_running_loop()
+        self._watching = asyncio.ensure_future(self._watch())
+
+    async def stop(self) -> None:
+        """Leave ZooKeeper."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait((self._watching,))
+        await self._leave()
+
+    async def endpoint(self) -> Endpoint:
+        """The leader; waits for one."""
+        while self._leader is None:
+            await self._known.wait()
+        return self._leader
+
+    def redirected(self, endpoint: Endpoint) -> None:
+        """ZooKeeper is the authority; a redirect only says that we are early."""
+        logger.info("redirected to %s; waiting for ZooKeeper to say so", endpoint)
+
+    def failed(self) -> None:
+        """The next `endpoint()` is whatever ZooKeeper says then."""
+
+    # ---- pymesos' detector calls these in a thread of kazoo's
+
+    def onNewMasterDetectedMessage(self, data: bytes | None) -> None:  # noqa: N802
+        """The leader's MasterInfo, or None when it went away while it was read."""
+        leader: Endpoint | None = None
+        try:
+            address = orjson.loads(data or b"null")["address"]
+            leader = Endpoint(address.get("ip") or address["hostname"], int(address["port"]))
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            logger.warning("the leading master's znode cannot be read: %r", error)
+        self._tell(leader)
+
+    def onNoMasterDetectedMessage(self) -> None:  # noqa: N802
+        """No master is leading."""
+        self._tell(None)
+
+    def _tell(self, leader: Endpoint | None) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._set_leader, leader)
+        except RuntimeError:  # the loop is closed: nobody wants to know
+            logger.debug("the leader changed after the end")
+
+    def _set_leader(self, leader: Endpoint | None) -> None:
+        if leader == self._leader:
+            return
+        logger.info("the leading master is %s", leader or "unknown")
+        self._leader = leader
+        if leader is None:
+            self._known.clear()
+        else:
+            self._known.set()
+        self.on_change()
+
+    # ---- a detector that gave up is replaced
+
+    async def _watch(self) -> None:
+        while True:
+            detector = self._detector = _Detector(self._hosts, self._login, self)
+            try:
+                await asyncio.to_thread(detector.start)
+            except (KazooException, KazooTimeoutError, OSError) as error:
+                logger.warning("cannot reach ZooKeeper at %s: %s", self._hosts, error)
+            if detector.watching:
+                return
+            await self._leave()
+            await asyncio.sleep(_RETRY)
+
+    async def _leave(self) -> None:
+        detector, self._detector = self._detector, None
+        if detector is not None:
+            await asyncio.to_thread(_stop, detector)
+
+
+def _stop(detector: _Detector) -> None:
+    detector.stop()
+    try:
+        detector.zk.close()
+    except KazooException as error:
+        logger.debug("closing the ZooKeeper client: %s", error)
+
+
+def _hide(url: str) -> str:
+    scheme, slashes, rest = url.partition("//")
+    return scheme + slashes + rest.rpartition("@")[2]
+
+
+def masters_of(master: str) -> Masters:
+    """`host:port`, `host1:port,host2:port` or `zk://…`; ValueError when it is none of them."""
+    if master.startswith("zk://"):
+        return ZooKeeperMasters(master)
+    if "://" in master and not master.startswith("http://"):
+        raise ValueError(f"master '{_hide(master)}': expecting host:port, host1:port,host2:port or zk://…")
+    endpoints = [Endpoint.parse(item) for item in master.split(",") if item.strip()]
+    if not endpoints:
+        raise ValueError("master: expecting host:port, host1:port,host2:port or zk://…")
+    return AddressList(endpoints)

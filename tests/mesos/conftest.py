@@ -1,0 +1,196 @@
+"""A scripted master or agent, and schedulers and executors that write down what they are told."""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from shared.mesos.recordio import encode
+from shared.mesos.vocabulary import Executor, Scheduler
+
+LIMIT = 10.0  # seconds any single wait may take before a test fails
+
+Json = dict[str, Any]
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Stream:
+    """The peer's end of one subscription."""
+
+    def __init__(self, request: web.Request, body: Json, response: web.StreamResponse) -> None:
+        self.request = request
+        self.body = body
+        self._response = response
+        self.over = asyncio.Event()
+
+    async def send(self, *events: Json) -> None:
+        await self.raw(b"".join(encode(json.dumps(event).encode()) for event in events))
+
+    async def drip(self, event: Json) -> None:
+        """One HTTP chunk a byte."""
+        for byte in encode(json.dumps(event).encode()):
+            await self.raw(bytes([byte]))
+
+    async def raw(self, data: bytes) -> None:
+        await self._response.write(data)
+
+    def end(self) -> None:
+        """End the response as HTTP has it."""
+        self.over.set()
+
+    def cut(self) -> None:
+        """Reset the TCP connection."""
+        assert self.request.transport is not None
+        self.request.transport.abort()
+        self.over.set()
+
+
+class Peer:
+    """Answers SUBSCRIBE with the next of `answers` (or a stream), everything else with 202."""
+
+    def __init__(self) -> None:
+        self.answers: deque[Answer] = deque()
+        self.refusals: deque[tuple[str, int, str]] = deque()  # (call type, status, text)
+        self.streams: asyncio.Queue[Stream] = asyncio.Queue()
+        self.calls: asyncio.Queue[Json] = asyncio.Queue()
+        self.call_connections: set[int] = set()
+        self.headers: list[Any] = []
+        self.subscribes: list[Json] = []
+        self.hold: asyncio.Event | None = None  # calls are not answered until it is set
+        self.operator: Answer | None = None
+        self._runner: web.AppRunner | None = None
+        self._open: list[Stream] = []
+        self._call_transports: list[asyncio.Transport] = []
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def listen(self, port: int = 0) -> "Peer":
+        app = web.Application()
+        app.router.add_post("/api/v1/scheduler", self._handle)
+        app.router.add_post("/api/v1/executor", self._handle)
+        app.router.add_post("/api/v1", self._operate)
+        self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        return self
+
+    async def close(self) -> None:
+        for stream in self._open:
+            stream.over.set()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def drop_call_connections(self) -> None:
+        for transport in self._call_transports:
+            transport.abort()
+
+    async def stream(self) -> Stream:
+        async with asyncio.timeout(LIMIT):
+            return await self.streams.get()
+
+    async def call(self) -> Json:
+        async with asyncio.timeout(LIMIT):
+            return await self.calls.get()
+
+    async def _operate(self, request: web.Request) -> web.StreamResponse:
+        assert self.operator is not None
+        return await self.operator(request)
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.headers.append(request.headers)
+        if body["type"] == "SUBSCRIBE":
+            self.subscribes.append(body)
+            if self.answers:
+                return await self.answers.popleft()(request)
+            return await self._subscribe(request, body)
+        assert request.transport is not None
+        self.call_connections.add(id(request.transport))
+        self._call_transports.append(request.transport)
+        self.calls.put_nowait(body)
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.refusals and self.refusals[0][0] == body["type"]:
+            _, status, text = self.refusals.popleft()
+            return web.Response(status=status, text=text)
+        return web.Response(status=202)
+
+    async def _subscribe(self, request: web.Request, body: Json) -> web.StreamResponse:
+        response = web.StreamResponse(
+            headers={"Content-Type": "application/json", "Mesos-Stream-Id": "stream"}
+        )
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        stream = Stream(request, body, response)
+        self._open.append(stream)
+        self.streams.put_nowait(stream)
+        await stream.over.wait()
+        return response
+
+
+class _Book:
+    """Callbacks in the order they came."""
+
+    def __init__(self) -> None:
+        self.seen: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+        self.then: dict[str, Callable[..., None]] = {}  # done inside of the callback of that name
+
+    def _note(self, name: str, driver: Any, *arguments: Any) -> None:
+        self.seen.put_nowait((name, *arguments))
+        if name in self.then:
+            self.then[name](driver, *arguments)
+
+    async def next(self, name: str) -> tuple[Any, ...]:
+        """The arguments of the next callback, which must be that one."""
+        async with asyncio.timeout(LIMIT):
+            got = await self.seen.get()
+        assert got[0] == name, f"expected {name}, got {got}"
+        return got[1:]
+
+    def nothing(self) -> bool:
+        return self.seen.empty()
+
+
+_SCHEDULER = [name for name in vars(Scheduler) if not name.startswith("_") and name != "processHeartBeat"]
+_EXECUTOR = [name for name in vars(Executor) if not name.startswith("_")]
+
+
+def _recorder(base: type, names: list[str]) -> type:
+    def method(name: str) -> Callable[..., None]:
+        return lambda self, driver, *arguments: self._note(name, driver, *arguments)
+
+    return type("Recorder", (_Book, base), {name: method(name) for name in names})
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[Peer]:
+    one = await Peer().listen()
+    yield one
+    await one.close()
+
+
+@pytest.fixture
+async def other_peer() -> AsyncIterator[Peer]:
+    one = await Peer().listen()
+    yield one
+    await one.close()
+
+
+@pytest.fixture
+def scheduler() -> Any:
+    return _recorder(Scheduler, [*_SCHEDULER, "callRefused"])()
+
+
+@pytest.fixture
+def executor() -> Any:
+    return _recorder(Executor, _EXECUTOR)()

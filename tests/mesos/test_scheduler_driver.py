@@ -1,0 +1,450 @@
+"""The scheduler driver against a scripted master, which says what Mesos 1.12 was recorded saying."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from shared.mesos.credentials import BasicCredentials
+from shared.mesos.scheduler_driver import NotConnected, SchedulerDriver
+
+FRAMEWORK = {
+    "user": "root",
+    "name": "gantry",
+    "roles": ["gantry"],
+    "capabilities": [{"type": "MULTI_ROLE"}, {"type": "PARTITION_AWARE"}],
+    "checkpoint": True,
+    "failover_timeout": 604800.0,
+}
+SUBSCRIBED = {
+    "type": "SUBSCRIBED",
+    "subscribed": {
+        "framework_id": {"value": "F-0002"},
+        "heartbeat_interval_seconds": 15.0,
+        "master_info": {"id": "M", "version": "1.12.0-dev", "address": {"ip": "127.0.0.1", "port": 5050}},
+    },
+}
+OFFER = {
+    "id": {"value": "O5"},
+    "agent_id": {"value": "S0"},
+    "framework_id": {"value": "F-0002"},
+    "resources": [],
+}
+OFFERS = {"type": "OFFERS", "offers": {"offers": [OFFER]}}
+STATUS = {
+    "task_id": {"value": "t.1"},
+    "state": "TASK_RUNNING",
+    "agent_id": {"value": "S0"},
+    "uuid": "jZKTaWS6SBe=",
+}
+UPDATE = {"type": "UPDATE", "update": {"status": STATUS}}
+
+Make = Callable[..., SchedulerDriver]
+
+
+@pytest.fixture
+async def make(peer: Any, scheduler: Any) -> AsyncIterator[Make]:
+    drivers: list[SchedulerDriver] = []
+
+    def build(master: str = "", framework: dict[str, Any] = FRAMEWORK, **options: Any) -> SchedulerDriver:
+        options = {"backoff": (0.005, 0.02), **options}
+        drivers.append(SchedulerDriver(scheduler, framework, master or peer.address, **options))
+        return drivers[-1]
+
+    yield build
+    for driver in drivers:
+        await driver.stop(timeout=0.1)
+
+
+@pytest.fixture
+async def driver(make: Make, peer: Any, scheduler: Any) -> SchedulerDriver:
+    """Registered with `peer`, whose stream is `peer.now`."""
+    one = make()
+    await one.start()
+    peer.now = await peer.stream()
+    await peer.now.send(SUBSCRIBED)
+    await scheduler.next("registered")
+    return one
+
+
+async def test_subscribe_says_what_we_mean(driver: SchedulerDriver, peer: Any) -> None:
+    assert peer.subscribes == [{"type": "SUBSCRIBE", "subscribe": {"framework_info": FRAMEWORK}}]
+    assert driver.connected
+    assert driver.master == peer.address
+    assert driver.framework == {**FRAMEWORK, "id": {"value": "F-0002"}}
+
+
+async def test_registered_gets_id_and_master(make: Make, peer: Any, scheduler: Any) -> None:
+    await make().start()
+    stream = await peer.stream()
+    await stream.send(SUBSCRIBED)
+    master_info = SUBSCRIBED["subscribed"]["master_info"]  # type: ignore[index]
+    assert await scheduler.next("registered") == ({"value": "F-0002"}, master_info)
+
+
+async def test_a_framework_with_an_id_is_reregistered(make: Make, peer: Any, scheduler: Any) -> None:
+    await make(framework={**FRAMEWORK, "id": {"value": "F-0002"}}, suppressed_roles=["gantry"]).start()
+    stream = await peer.stream()
+    assert stream.body["framework_id"] == {"value": "F-0002"}
+    assert stream.body["subscribe"]["framework_info"]["id"] == {"value": "F-0002"}
+    assert stream.body["subscribe"]["suppressed_roles"] == ["gantry"]
+    await stream.send(SUBSCRIBED)
+    await scheduler.next("reregistered")
+
+
+async def test_events_split_byte_by_byte_and_joined(
+    driver: SchedulerDriver, peer: Any, scheduler: Any
+) -> None:
+    await peer.now.drip(OFFERS)
+    assert await scheduler.next("resourceOffers") == ([OFFER],)
+    await peer.now.send(UPDATE, {"type": "HEARTBEAT"}, OFFERS)
+    assert await scheduler.next("statusUpdate") == (STATUS,)
+    assert await scheduler.next("resourceOffers") == ([OFFER],)
+
+
+async def test_every_event_has_its_callback(driver: SchedulerDriver, peer: Any, scheduler: Any) -> None:
+    agent, executor = {"value": "S0"}, {"value": "gantry.1"}
+    await peer.now.send(
+        {"type": "RESCIND", "rescind": {"offer_id": {"value": "O5"}}},
+        {"type": "INVERSE_OFFERS", "inverse_offers": {"inverse_offers": [{"id": {"value": "O9"}}]}},
+        {"type": "RESCIND_INVERSE_OFFER", "rescind_inverse_offer": {"inverse_offer_id": {"value": "O9"}}},
+        {"type": "MESSAGE", "message": {"agent_id": agent, "executor_id": executor, "data": "cGluZw=="}},
+        {"type": "FAILURE", "failure": {"agent_id": agent, "executor_id": executor, "status": 1792}},
+        {"type": "FAILURE", "failure": {"agent_id": agent, "executor_id": executor}},
+        {"type": "FAILURE", "failure": {"agent_id": agent}},
+        {"type": "SOMETHING_NEW", "something_new": {}},
+        OFFERS,
+    )
+    assert await scheduler.next("offerRescinded") == ({"value": "O5"},)
+    assert await scheduler.next("inverseOffers") == ([{"id": {"value": "O9"}}],)
+    assert await scheduler.next("inverseOfferRescinded") == ({"value": "O9"},)
+    assert await scheduler.next("frameworkMessage") == (executor, agent, "cGluZw==")
+    assert await scheduler.next("executorLost") == (executor, agent, 1792)
+    assert await scheduler.next("executorLost") == (executor, agent, None)
+    assert await scheduler.next("slaveLost") == (agent,)
+    await scheduler.next("resourceOffers")
+
+
+async def test_calls_keep_their_order_on_one_connection(driver: SchedulerDriver, peer: Any) -> None:
+    launch = {"type": "LAUNCH", "launch": {"task_infos": [{"name": "web-0"}]}}
+    policy = {"grace_period": {"nanoseconds": 5}}
+    driver.acceptOffers(["O5", {"value": "O6"}], [launch], filters={"refuse_seconds": 0})
+    driver.declineOffer("O7", filters={"refuse_seconds": 3600})
+    driver.acceptOffers("O8", [])
+    driver.killTask("t.1", agent_id="S0", kill_policy=policy)
+    driver.acknowledgeStatusUpdate(STATUS)
+    driver.acknowledgeStatusUpdate({k: v for k, v in STATUS.items() if k != "uuid"})  # a reconciliation's
+    driver.reconcileTasks([{"task_id": "t.1", "agent_id": "S0"}, {"task_id": {"value": "t.2"}}])
+    driver.reconcileTasks([])
+    driver.suppressOffers()
+    driver.reviveOffers(["gantry"])
+    driver.sendFrameworkMessage("gantry.1", "S0", "cGluZw==")
+    calls = [await peer.call() for _ in range(10)]
+    assert all(call.pop("framework_id") == {"value": "F-0002"} for call in calls)
+    filters = {"refuse_seconds": 0}
+    acknowledge = {key: STATUS[key] for key in ("agent_id", "task_id", "uuid")}
+    asked = [{"task_id": {"value": "t.1"}, "agent_id": {"value": "S0"}}, {"task_id": {"value": "t.2"}}]
+    message = {"agent_id": {"value": "S0"}, "executor_id": {"value": "gantry.1"}, "data": "cGluZw=="}
+    kill = {"task_id": {"value": "t.1"}, "agent_id": {"value": "S0"}, "kill_policy": policy}
+    offer_ids = [{"value": "O5"}, {"value": "O6"}]
+    assert calls == [
+        {"type": "ACCEPT", "accept": {"offer_ids": offer_ids, "operations": [launch], "filters": filters}},
+        {"type": "DECLINE", "decline": {"offer_ids": [{"value": "O7"}], "filters": {"refuse_seconds": 3600}}},
+        {"type": "DECLINE", "decline": {"offer_ids": [{"value": "O8"}]}},
+        {"type": "KILL", "kill": kill},
+        {"type": "ACKNOWLEDGE", "acknowledge": acknowledge},
+        {"type": "RECONCILE", "reconcile": {"tasks": asked}},
+        {"type": "RECONCILE", "reconcile": {"tasks": []}},
+        {"type": "SUPPRESS"},
+        {"type": "REVIVE", "revive": {"roles": ["gantry"]}},
+        {"type": "MESSAGE", "message": message},
+    ]
+    assert len(peer.call_connections) == 1
+    assert "Mesos-Stream-Id" not in peer.headers[0]
+    assert all(headers["Mesos-Stream-Id"] == "stream" for headers in peer.headers[1:])
+
+
+async def test_calls_do_not_wait_for_answers(driver: SchedulerDriver, peer: Any, scheduler: Any) -> None:
+    """While one call is unanswered, events come in and further calls can be made."""
+    peer.hold = asyncio.Event()
+    scheduler.then["resourceOffers"] = lambda one, offers: one.declineOffer([offer["id"] for offer in offers])
+    driver.reviveOffers()
+    assert (await peer.call())["type"] == "REVIVE"
+    await peer.now.send(OFFERS)
+    await scheduler.next("resourceOffers")
+    driver.reconcileTasks([])
+    peer.hold.set()
+    assert [(await peer.call())["type"] for _ in range(2)] == ["DECLINE", "RECONCILE"]
+
+
+async def test_calls_from_within_registered(make: Make, peer: Any, scheduler: Any) -> None:
+    scheduler.then["registered"] = lambda one, *_: one.reconcileTasks([])
+    await make().start()
+    await (await peer.stream()).send(SUBSCRIBED)
+    assert (await peer.call())["type"] == "RECONCILE"
+
+
+async def test_calls_while_not_connected_fail_loudly(make: Make, peer: Any) -> None:
+    one = make()
+    for call in (
+        lambda: one.acceptOffers("O1", [{"type": "LAUNCH"}]),
+        lambda: one.declineOffer("O1"),
+        lambda: one.launchTasks("O1", [{}]),
+        lambda: one.killTask("t"),
+        lambda: one.reconcileTasks([]),
+        lambda: one.reviveOffers(),
+        lambda: one.suppressOffers(),
+        lambda: one.acknowledgeStatusUpdate(STATUS),
+        lambda: one.sendFrameworkMessage("e", "a", ""),
+    ):
+        with pytest.raises(NotConnected):
+            call()
+    await one.start()
+    stream = await peer.stream()  # SUBSCRIBE was answered with 200: that is not yet registered
+    with pytest.raises(NotConnected):
+        one.reviveOffers()
+    assert not one.connected
+    stream.end()
+    assert peer.calls.empty()
+
+
+async def test_a_role_that_is_not_ours_is_refused_here(driver: SchedulerDriver) -> None:
+    with pytest.raises(ValueError, match="not a role of this framework: spark"):
+        driver.reviveOffers(["gantry", "spark"])
+
+
+async def test_a_redirect_is_followed(make: Make, peer: Any, other_peer: Any, scheduler: Any) -> None:
+    async def redirect(_: web.Request) -> web.Response:
+        location = f"//{other_peer.address}/master/api/v1/scheduler"
+        return web.Response(status=307, headers={"Location": location})
+
+    peer.answers.append(redirect)
+    one = make(credentials=BasicCredentials("gantry", "secret"))
+    await one.start()
+    await (await other_peer.stream()).send(SUBSCRIBED)
+    await scheduler.next("registered")
+    assert one.master == other_peer.address
+    one.reviveOffers()
+    await other_peer.call()
+    # The credentials go to the leader too, with every call.
+    assert {headers["Authorization"] for headers in other_peer.headers} == {"Basic Z2FudHJ5OnNlY3JldA=="}
+    assert peer.calls.empty()
+
+
+async def test_redirects_in_a_circle_back_off_and_end_with_the_election(
+    make: Make, peer: Any, other_peer: Any, scheduler: Any
+) -> None:
+    def to(address: str) -> Any:
+        async def redirect(_: web.Request) -> web.Response:
+            return web.Response(status=307, headers={"Location": f"//{address}"})
+
+        return redirect
+
+    peer.answers.extend([to(other_peer.address)] * 6)
+    other_peer.answers.extend([to(peer.address)] * 6)
+    await make().start()
+    await (await peer.stream()).send(SUBSCRIBED)
+    await scheduler.next("registered")
+    assert len(peer.subscribes) == 7
+
+
+async def test_503_is_tried_again(make: Make, peer: Any, scheduler: Any) -> None:
+    async def unavailable(_: web.Request) -> web.Response:
+        return web.Response(status=503, text="Master has not finished recovery")
+
+    peer.answers.extend([unavailable, unavailable])
+    await make().start()
+    await (await peer.stream()).send(SUBSCRIBED)
+    await scheduler.next("registered")
+    assert len(peer.subscribes) == 3
+    assert scheduler.nothing()
+
+
+async def test_the_next_of_several_masters_is_tried(make: Make, peer: Any, scheduler: Any) -> None:
+    with_nobody = "127.0.0.1:1"
+    await make(master=f"{with_nobody},{peer.address}").start()
+    await (await peer.stream()).send(SUBSCRIBED)
+    await scheduler.next("registered")
+
+
+async def test_error_after_200_is_final(make: Make, peer: Any, scheduler: Any) -> None:
+    one = make()
+    await one.start()
+    stream = await peer.stream()
+    await stream.send({"type": "ERROR", "error": {"message": "Framework has been removed"}})
+    assert await scheduler.next("error") == ("Framework has been removed",)
+    assert await asyncio.wait_for(one.join(), 10) == "Framework has been removed"
+    assert len(peer.subscribes) == 1
+    assert scheduler.nothing()
+
+
+async def test_the_loser_of_a_takeover_does_not_fight(
+    driver: SchedulerDriver, peer: Any, scheduler: Any
+) -> None:
+    await peer.now.send({"type": "ERROR", "error": {"message": "Framework failed over"}}, OFFERS)
+    assert await scheduler.next("error") == ("Framework failed over",)
+    await asyncio.wait_for(driver.join(), 10)
+    with pytest.raises(NotConnected):
+        driver.reviveOffers()
+    assert scheduler.nothing()  # neither the offers behind it, nor a reconnection
+    assert len(peer.subscribes) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "text"), [(401, ""), (400, "Framework's principal is another"), (403, "no")]
+)
+async def test_a_refused_subscription_is_final(
+    make: Make, peer: Any, scheduler: Any, status: int, text: str
+) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=text)
+
+    peer.answers.append(refuse)
+    one = make()
+    await one.start()
+    (message,) = await scheduler.next("error")
+    assert f"HTTP {status}" in message
+    assert text in message
+    assert await asyncio.wait_for(one.join(), 10) == message
+
+
+async def test_missed_heartbeats_are_a_disconnection(make: Make, peer: Any, scheduler: Any) -> None:
+    await make().start()
+    quick = {**SUBSCRIBED["subscribed"], "heartbeat_interval_seconds": 0.01}  # type: ignore[dict-item]
+    await (await peer.stream()).send({"type": "SUBSCRIBED", "subscribed": quick})
+    await scheduler.next("registered")
+    await scheduler.next("disconnected")  # nothing was closed: the connection just fell silent
+    await (await peer.stream()).send(SUBSCRIBED)
+    await scheduler.next("reregistered")
+
+
+@pytest.mark.parametrize("how", ["cut", "end"])
+async def test_a_lost_stream_is_subscribed_again(
+    driver: SchedulerDriver, peer: Any, scheduler: Any, how: str
+) -> None:
+    driver.suppressOffers()
+    await peer.call()
+    getattr(peer.now, how)()
+    await scheduler.next("disconnected")
+    assert not driver.connected
+    stream = await peer.stream()
+    assert stream.body["framework_id"] == {"value": "F-0002"}
+    assert stream.body["subscribe"]["suppressed_roles"] == ["gantry"]  # or the master would offer again
+    await stream.send(SUBSCRIBED)
+    await scheduler.next("reregistered")
+    driver.reviveOffers()
+    await peer.call()
+    stream.cut()
+    assert "suppressed_roles" not in (await peer.stream()).body["subscribe"]
+
+
+async def test_a_stream_that_is_not_recordio_is_left(
+    driver: SchedulerDriver, peer: Any, scheduler: Any
+) -> None:
+    await peer.now.raw(b"<html>a proxy's error page</html>")
+    await scheduler.next("disconnected")
+    await (await peer.stream()).send(SUBSCRIBED)
+    await scheduler.next("reregistered")
+
+
+async def test_unanswered_calls_lost_are_a_disconnection(
+    driver: SchedulerDriver, peer: Any, scheduler: Any
+) -> None:
+    """Nobody knows whether the call arrived: only a registration and a reconciliation can tell."""
+    peer.hold = asyncio.Event()
+    driver.declineOffer("O5")
+    await peer.call()
+    peer.drop_call_connections()
+    await scheduler.next("disconnected")
+    peer.hold.set()
+    await (await peer.stream()).send(SUBSCRIBED)
+    await scheduler.next("reregistered")
+
+
+async def test_an_idle_call_connection_may_be_closed_by_the_peer(
+    driver: SchedulerDriver, peer: Any, scheduler: Any
+) -> None:
+    driver.reviveOffers()
+    await peer.call()
+    assert driver._subscription is not None
+    await driver._subscription.drain()
+    connection = driver._subscription._calls
+    assert connection is not None
+    lost = asyncio.Event()
+    connection.on_lost = lambda _: lost.set()
+    peer.drop_call_connections()
+    await asyncio.wait_for(lost.wait(), 10)
+    driver.declineOffer("O5")
+    driver.reviveOffers()
+    assert [(await peer.call())["type"] for _ in range(2)] == ["DECLINE", "REVIVE"]
+    assert driver.connected
+    assert scheduler.nothing()
+
+
+async def test_a_refused_call_is_told(driver: SchedulerDriver, peer: Any, scheduler: Any) -> None:
+    peer.refusals.append(("KILL", 400, "Failed to validate scheduler::Call: Expecting 'kill.task_id'"))
+    driver.killTask("t.1")
+    call, status, text = await scheduler.next("callRefused")
+    assert (call["type"], status) == ("KILL", 400)
+    assert text.startswith("Failed to validate")
+    assert driver.connected
+    peer.refusals.append(("DECLINE", 403, "Framework is not subscribed"))
+    driver.declineOffer("O5")
+    await scheduler.next("callRefused")
+    await scheduler.next("disconnected")
+
+
+async def test_a_callback_that_raises_ends_the_driver(
+    driver: SchedulerDriver, peer: Any, scheduler: Any
+) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyError("engine")
+
+    scheduler.then["resourceOffers"] = fail
+    await peer.now.send(OFFERS, OFFERS)
+    await scheduler.next("resourceOffers")
+    (message,) = await scheduler.next("error")
+    assert message == "handling an event of type OFFERS failed: KeyError('engine')"
+    assert await asyncio.wait_for(driver.join(), 10) == message
+
+
+async def test_stop_waits_for_calls_and_tears_nothing_down(
+    driver: SchedulerDriver, peer: Any, scheduler: Any
+) -> None:
+    peer.hold = asyncio.Event()
+    driver.declineOffer("O5")
+    stopping = asyncio.create_task(driver.stop(timeout=10))
+    assert (await peer.call())["type"] == "DECLINE"
+    assert not stopping.done()
+    peer.hold.set()
+    await asyncio.wait_for(stopping, 10)
+    assert not driver.connected
+    assert peer.calls.empty()
+    assert scheduler.nothing()
+
+
+async def test_implicit_acknowledgement_when_asked_for(make: Make, peer: Any, scheduler: Any) -> None:
+    await make(implicit_acknowledgements=True).start()
+    await (await peer.stream()).send(SUBSCRIBED, UPDATE)
+    assert (await peer.call())["acknowledge"]["uuid"] == STATUS["uuid"]
+
+
+async def test_an_offers_event_of_many_agents(driver: SchedulerDriver, peer: Any, scheduler: Any) -> None:
+    """Linear: some 6 MB in chunks of 64 KB."""
+    offers = [{**OFFER, "id": {"value": f"O{n}"}, "padding": "x" * 1000} for n in range(5000)]
+    await peer.now.send({"type": "OFFERS", "offers": {"offers": offers}})
+    assert await scheduler.next("resourceOffers") == (offers,)
+
+
+def test_options_that_cannot_work_are_refused(scheduler: Any) -> None:
+    with pytest.raises(ValueError, match="set failover_timeout"):
+        SchedulerDriver(scheduler, {"user": "root", "name": "x"}, "h:1")
+    for master in ("", "https://h:1", "zk://h:1", "zk://h:1/", "zk://user@h:1/mesos", ":5050", "h:port"):
+        with pytest.raises(ValueError, match=r"expecting|not an address|must be user:password"):
+            SchedulerDriver(scheduler, FRAMEWORK, master)
+    with pytest.raises(ValueError) as info:
+        SchedulerDriver(scheduler, FRAMEWORK, "zk://user:hunter2@h:1")
+    assert "hunter2" not in str(info.value)
+    assert "hunter2" not in repr(BasicCredentials("user", "hunter2"))

@@ -1,0 +1,3 @@
+from pymesos import _Process
+
+class Process(_Process): ...
