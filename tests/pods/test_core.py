@@ -201,6 +201,26 @@ def test_an_image_that_is_missing(world: Make) -> None:
     assert w.shown("web")["restartCount"] == 0
 
 
+def test_a_pull_is_told(world: Make) -> None:
+    w = world("web")
+    w.send(ev.SandboxStarted())
+    w.send(ev.Pulling("web"))
+    assert w.reports == []
+    w.fire(TimerKind.SAY_STARTING)
+    assert w.events("Pulling") == ['Pulling image "busybox"']
+    w.send(ev.Prepared("web", "busybox", "busybox@sha256:1", 1.25))
+    w.started("web")
+    assert w.events("Pulled") == ['Successfully pulled image "busybox" in 1.25s']
+
+
+@pytest.mark.parametrize("reason", ["ErrImageNeverPull", "CreateContainerConfigError"])
+def test_other_reasons_to_wait_stay_what_they_are(world: Make, reason: str) -> None:
+    w = world("web")
+    w.send(ev.PrepareFailed("web", reason, "because"))
+    assert w.shown("web")["state"]["waiting"] == {"reason": reason, "message": "because"}
+    assert {t.kind for t in w.timers} == {TimerKind.SAY_STARTING, TimerKind.RETRY}
+
+
 def test_a_name_that_is_no_image_is_not_tried_again(world: Make) -> None:
     w = world("web")
     w.send(ev.PrepareFailed("web", "InvalidImageName", "could not parse"))

@@ -25,6 +25,7 @@ ANY_EVENT = st.one_of(
     st.builds(ev.SandboxFailed, st.just("FailedMount"), st.just("m")),
     st.builds(ev.SandboxLost, st.just("m")),
     st.builds(ev.SandboxStopped),
+    st.builds(ev.Pulling, st.sampled_from(NAMES)),
     st.builds(ev.Prepared, st.sampled_from(NAMES), st.just("i"), st.just("d"), st.none() | st.just(1.5)),
     st.builds(
         ev.PrepareFailed,

@@ -47,6 +47,13 @@ class SandboxStopped:
 
 
 @dataclass(frozen=True, slots=True)
+class Pulling:
+    """The image is not here and is being fetched."""
+
+    app: str
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """The image is there. image: its name in the status; image_id: by digest; took: seconds, None if it was here."""
 

@@ -18,6 +18,8 @@ from executor.pods.core.states import ALIVE, ContainerState, SandboxState
 SAY_STARTING_AFTER: Final = 0.1
 START_ERROR_CODE: Final = 128
 SIGKILL: Final = 9
+PULL_ERRORS: Final = frozenset({"ErrImagePull", "RegistryUnavailable"})
+"""Waiting reasons that turn into ImagePullBackOff until the next try."""
 FOREVER_HELD: Final = frozenset({"InvalidImageName"})
 """Waiting reasons that no further try can cure: the pod object itself is wrong."""
 
@@ -60,10 +62,8 @@ def _handle(frame: Frame, event: events.Event) -> None:
             events.SandboxStarted() | events.SandboxFailed() | events.SandboxLost() | events.SandboxStopped()
         ):
             _handle_sandbox(frame, event)
-        case events.Prepared():
-            _prepared(frame, event)
-        case events.PrepareFailed():
-            _prepare_failed(frame, event)
+        case events.Pulling() | events.Prepared() | events.PrepareFailed():
+            _handle_prepare(frame, event)
         case events.Started():
             _started(frame, event)
         case events.StartFailed():
@@ -155,10 +155,23 @@ def _prepare(frame: Frame, container: Container) -> None:
         frame.do(Prepare(container.app.name))
 
 
-def _prepared(frame: Frame, event: events.Prepared) -> None:
+def _handle_prepare(frame: Frame, event: events.Pulling | events.Prepared | events.PrepareFailed) -> None:
     container = frame.state.container(event.app)
     if container.state is not ContainerState.PREPARING:
         return _late_or_illegal(frame, container)
+    match event:
+        case events.Pulling():
+            frame.tell("Normal", "Pulling", f'Pulling image "{container.app.image}"', event.app)
+        case events.Prepared():
+            _prepared(frame, container, event)
+        case events.PrepareFailed():
+            _prepare_failed(frame, container, event)
+        case _:
+            assert_never(event)
+    return None
+
+
+def _prepared(frame: Frame, container: Container, event: events.Prepared) -> None:
     image = container.app.image
     if event.took is None:
         frame.tell("Normal", "Pulled", f'Container image "{image}" already present on machine', event.app)
@@ -172,24 +185,19 @@ def _prepared(frame: Frame, event: events.Prepared) -> None:
         _start(frame, container)
     else:
         frame.move(container, ContainerState.PREPARED)
-    return None
 
 
-def _prepare_failed(frame: Frame, event: events.PrepareFailed) -> None:
-    container = frame.state.container(event.app)
-    if container.state is not ContainerState.PREPARING:
-        return _late_or_illegal(frame, container)
+def _prepare_failed(frame: Frame, container: Container, event: events.PrepareFailed) -> None:
     failures = container.failures + 1
     frame.tell("Warning", "Failed", event.message, event.app)
     frame.tell("Warning", "Failed", f"Error: {event.reason}", event.app)
     frame.move(container, ContainerState.HELD, reason=event.reason, message=event.message, failures=failures)
     if event.reason in FOREVER_HELD:
-        return None
-    if event.reason == "ErrImagePull":
+        return
+    if event.reason in PULL_ERRORS:
         frame.timer(TimerKind.SHOW_BACKOFF, backoff.PULL_SHOW_AFTER, event.app)
     delay = backoff.doubling(backoff.PULL_INITIAL, backoff.PULL_CAP, failures)
     frame.timer(TimerKind.RETRY, delay, event.app)
-    return None
 
 
 def _start(frame: Frame, container: Container) -> None:
@@ -400,11 +408,11 @@ def _timer_fired(frame: Frame, timer: Timer) -> None:
 
 
 def _show_backoff(frame: Frame, container: Container) -> None:
-    if container.state is not ContainerState.HELD or container.reason != "ErrImagePull":
+    if container.state is not ContainerState.HELD or container.reason not in PULL_ERRORS:
         return
     image = container.app.image
     frame.tell("Normal", "BackOff", f'Back-off pulling image "{image}"', container.app.name)
     frame.tell("Warning", "Failed", "Error: ImagePullBackOff", container.app.name)
-    message = f'Back-off pulling image "{image}": ErrImagePull: {container.message}'
+    message = f'Back-off pulling image "{image}": {container.reason}: {container.message}'
     changed = replace(container, reason="ImagePullBackOff", message=message)
     frame.state = frame.state.with_container(changed)

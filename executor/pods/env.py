@@ -1,0 +1,134 @@
+"""The environment and the command line of a container, as the kubelet makes them. Pure.
+
+Sources: Kubernetes `pkg/kubelet/kubelet_pods.go` (makeEnvironmentVariables), `pkg/fieldpath`, `third_party/forked/
+golang/expansion` for `$(NAME)`; command and args against entrypoint and cmd as in the Kubernetes documentation
+("Define a Command and Arguments for a Container").
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+from typing import Any, Final
+
+from shared.models.quantities import parse_quantity
+
+DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_REFERENCE: Final = re.compile(r"\$\$|\$\(([^)]*)\)")
+_KEYED: Final = re.compile(r"metadata\.(labels|annotations)\['([^']*)'\]")
+
+
+class ConfigError(Exception):
+    """The container cannot be made as asked. reason: a waiting reason of Kubernetes; the message is one line."""
+
+    def __init__(self, message: str, reason: str = "CreateContainerConfigError") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What a pod may learn of the node. cpus and memory (bytes): what it can have at most, for missing limits."""
+
+    name: str
+    ip: str
+    cpus: Fraction
+    memory: int
+    ephemeral_storage: int = 0
+
+
+def expand(text: str, values: Mapping[str, str]) -> str:
+    """Replace `$(NAME)`; an unknown name stays as it is written, `$$` is one `$`."""
+
+    def replacement(match: re.Match[str]) -> str:
+        name = match.group(1)
+        return "$" if name is None else values.get(name, match.group(0))
+
+    return _REFERENCE.sub(replacement, text)
+
+
+def command_line(
+    container: Mapping[str, Any], env: Mapping[str, str], entrypoint: Sequence[str], cmd: Sequence[str]
+) -> list[str]:
+    """What to execute. Raises ConfigError when nobody says."""
+    command, args = container.get("command") or [], container.get("args") or []
+    if command:
+        words = [expand(word, env) for word in [*command, *args]]
+    elif args:
+        words = [*entrypoint, *(expand(word, env) for word in args)]
+    else:
+        words = [*entrypoint, *cmd]
+    if not words:
+        message = (
+            f"no command: neither container {container['name']} nor image {container['image']} names one"
+        )
+        raise ConfigError(message, "CreateContainerError")
+    return words
+
+
+def environment(
+    container: Mapping[str, Any], pod: Mapping[str, Any], node: Node, pod_ip: str
+) -> dict[str, str]:
+    """The variables of `env`, in their order, references resolved. Raises ConfigError for what cannot be had."""
+    made: dict[str, str] = {}
+    for item in container.get("env") or ():
+        source = item.get("valueFrom")
+        if source is None:
+            made[item["name"]] = expand(item.get("value") or "", made)
+        elif "fieldRef" in source:
+            made[item["name"]] = field(source["fieldRef"].get("fieldPath", ""), pod, node, pod_ip)
+        elif "resourceFieldRef" in source:
+            made[item["name"]] = resource_field(source["resourceFieldRef"], container, pod, node)
+        else:
+            kind = next(iter(source), "nothing")
+            raise ConfigError(f"env {item['name']}: valueFrom.{kind} is not supported")
+    return made
+
+
+def field(path: str, pod: Mapping[str, Any], node: Node, pod_ip: str) -> str:
+    """The value of a downward API field. A label or annotation that is not there is ""."""
+    meta, spec = pod["metadata"], pod["spec"]
+    if match := _KEYED.fullmatch(path):
+        return str((meta.get(match.group(1)) or {}).get(match.group(2), ""))
+    fields = {
+        "metadata.name": meta["name"],
+        "metadata.namespace": meta.get("namespace", "default"),
+        "metadata.uid": meta["uid"],
+        "spec.nodeName": node.name,
+        "spec.serviceAccountName": spec.get("serviceAccountName") or "default",
+        "status.hostIP": node.ip,
+        "status.hostIPs": node.ip,
+        "status.podIP": pod_ip,
+        "status.podIPs": pod_ip,
+    }
+    if path not in fields:
+        raise ConfigError(f"fieldRef {path!r} is not supported")
+    return str(fields[path])
+
+
+def resource_field(
+    ref: Mapping[str, Any], container: Mapping[str, Any], pod: Mapping[str, Any], node: Node
+) -> str:
+    """A request or limit as a whole number of divisors, rounded up; a missing limit is what the node has."""
+    name = ref.get("containerName") or container["name"]
+    everyone = [*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ())]
+    owner = next((c for c in everyone if c["name"] == name), None)
+    if owner is None:
+        raise ConfigError(f"resourceFieldRef: no container {name!r} in the pod")
+    kind, _, resource = str(ref.get("resource", "")).partition(".")
+    most = {
+        "cpu": node.cpus,
+        "memory": Fraction(node.memory),
+        "ephemeral-storage": Fraction(node.ephemeral_storage),
+    }
+    if kind not in {"limits", "requests"} or resource not in most:
+        raise ConfigError(f"resourceFieldRef: resource {ref.get('resource')!r} is not supported")
+    given = (owner.get("resources") or {}).get(kind) or {}
+    if resource in given:
+        value = parse_quantity(given[resource])
+    else:
+        value = most[resource] if kind == "limits" else Fraction(0)
+    divisor = parse_quantity(ref.get("divisor") or "1") or Fraction(1)
+    return str(ceil(value / divisor))

@@ -1,0 +1,176 @@
+"""A v1 Pod as an appc PodManifest: what stage1 is told. Pure.
+
+One entry in `apps` for each container, init containers included: stage1 is told which to start, and when. The manifest
+is reified: images by id, every mount satisfied, users as numbers, quantities exact (milli-cores, bytes). Sources:
+appc spec `pods.md` and `ace.md`; the `gantry.io/…` names are those of docs/stage1-interface.md.
+"""
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from executor.pods.env import DEFAULT_PATH, ConfigError, Node, command_line, environment
+from executor.pods.isolators import isolators, qos_class
+from executor.pods.users import Identity
+from executor.stage0.config import ImageConfig
+from shared.models.quantities import quantity_bytes
+
+AC_VERSION: Final = "0.8.11"
+HOSTNAME_MAX: Final = 63
+DEFAULT_TERMINATION_PATH: Final = "/dev/termination-log"
+HOST_PATH_TYPES: Final = frozenset(
+    {"", "DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PodLevel:
+    """What the containers of a pod share, read once. termination_dir: absolute, holds a file for each app."""
+
+    pod: Mapping[str, Any]
+    node: Node
+    flavor: str
+    pod_ip: str
+    qos_class: str
+    termination_dir: str
+
+    @property
+    def hostname(self) -> str:
+        """As kubelet's GeneratePodHostNameAndDomain: the pod's name unless it says otherwise, cut to 63."""
+        spec = self.pod["spec"]
+        return str(spec.get("hostname") or self.pod["metadata"]["name"])[:HOSTNAME_MAX].rstrip("-.")
+
+    @property
+    def host_network(self) -> bool:
+        return bool(self.pod["spec"].get("hostNetwork"))
+
+
+def pod_level(pod: Mapping[str, Any], node: Node, default_flavor: str, termination_dir: str) -> PodLevel:
+    """Read the pod's own part. The network of a pod is its own and has only loopback, unless it is the host's."""
+    spec = pod["spec"]
+    pod_ip = node.ip if spec.get("hostNetwork") else ""
+    flavor = spec.get("runtimeClassName") or default_flavor
+    return PodLevel(pod, node, flavor, pod_ip, qos_class(spec), termination_dir)
+
+
+def pod_manifest(level: PodLevel, apps: list[dict[str, Any]]) -> dict[str, Any]:
+    """The whole PodManifest with those apps that are ready to be in it."""
+    notes = {"gantry.io/flavor": level.flavor, "gantry.io/hostname": level.hostname}
+    if level.host_network:
+        notes["gantry.io/host-network"] = "true"
+        del notes["gantry.io/hostname"]  # such a pod has the host's name, as in Kubernetes
+    return {
+        "acVersion": AC_VERSION,
+        "acKind": "PodManifest",
+        "apps": apps,
+        "volumes": [*map(_volume, level.pod["spec"].get("volumes") or ()), *_termination_volumes(level)],
+        "isolators": [],
+        "annotations": [{"name": name, "value": value} for name, value in notes.items()],
+        "ports": [],
+    }
+
+
+def app_entry(
+    level: PodLevel, container: Mapping[str, Any], image_id: str, config: ImageConfig, identity: Identity
+) -> dict[str, Any]:
+    """The entry of one container in `apps`. Raises ConfigError for what cannot be made as asked."""
+    context = container.get("securityContext") or {}
+    asked = environment(container, level.pod, level.node, level.pod_ip)
+    env = {"PATH": DEFAULT_PATH, "HOME": identity.home, "AC_APP_NAME": container["name"]}
+    if not level.host_network:
+        env["HOSTNAME"] = level.hostname
+    env |= {**config.env, **asked}
+    directory = container.get("workingDir") or config.working_dir or "/"
+    app: dict[str, Any] = {
+        "exec": command_line(container, asked, config.entrypoint, config.cmd),
+        "user": str(identity.uid),
+        "group": str(identity.gid),
+        "supplementaryGIDs": list(identity.groups),
+        "workingDirectory": directory,
+        "environment": [{"name": name, "value": value} for name, value in env.items()],
+        "isolators": isolators(container, level.qos_class, level.node.memory),
+        "ports": [],
+    }
+    notes = {"gantry.io/stop-signal": str(int(stop_signal(config.stop_signal)))}
+    if context.get("privileged"):
+        notes["gantry.io/privileged"] = "true"
+    return {
+        "name": container["name"],
+        "image": {"id": image_id},
+        "app": app,
+        "readOnlyRootFS": bool(context.get("readOnlyRootFilesystem")),
+        "mounts": _mounts(level, container),
+        "annotations": [{"name": name, "value": value} for name, value in notes.items()],
+    }
+
+
+def stop_signal(text: str) -> int:
+    """The number of an image's StopSignal: "SIGTERM", "TERM", "15", "SIGRTMIN+3"; "" is SIGTERM."""
+    name = text.strip().upper()
+    if not name:
+        return signal.SIGTERM
+    if name.isdecimal():
+        number = int(name)
+    else:
+        name = name if name.startswith("SIG") else f"SIG{name}"
+        base, _, offset = name.partition("+")
+        if base not in signal.Signals.__members__ or (offset and not offset.isdecimal()):
+            raise ConfigError(f"image: unknown StopSignal {text!r}")
+        number = signal.Signals[base] + int(offset or 0)
+    if not 1 <= number <= signal.SIGRTMAX:
+        raise ConfigError(f"image: StopSignal {text!r} is out of range")
+    return number
+
+
+def termination_path(container: Mapping[str, Any]) -> str:
+    """Where in the container its termination message is."""
+    return str(container.get("terminationMessagePath") or DEFAULT_TERMINATION_PATH)
+
+
+def _volume(volume: Mapping[str, Any]) -> dict[str, Any]:
+    """An appc volume. Raises ConfigError for a source that is not done."""
+    name = volume["name"]
+    if "hostPath" in volume:
+        return {"name": name, "kind": "host", "source": volume["hostPath"]["path"]}
+    if "emptyDir" not in volume:
+        source = next((key for key in volume if key != "name"), "nothing")
+        raise ConfigError(f'volume "{name}": {source} is not supported')
+    empty = volume["emptyDir"] or {}
+    made = {"name": name, "kind": "empty", "mode": "0777"}  # as the kubelet makes them
+    if empty.get("medium") == "Memory":
+        made["gantry.io/medium"] = "Memory"
+        if empty.get("sizeLimit"):
+            made["gantry.io/size-limit"] = str(quantity_bytes(empty["sizeLimit"]))
+    elif empty.get("medium"):
+        raise ConfigError(f'volume "{name}": medium {empty["medium"]!r} is not supported')
+    return made
+
+
+def _termination_volumes(level: PodLevel) -> list[dict[str, Any]]:
+    spec = level.pod["spec"]
+    return [
+        {
+            "name": f"termination-{container['name']}",
+            "kind": "host",
+            "source": f"{level.termination_dir}/{container['name']}",
+        }
+        for container in (*(spec.get("initContainers") or ()), *spec["containers"])
+    ]
+
+
+def _mounts(level: PodLevel, container: Mapping[str, Any]) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+    for mount in container.get("volumeMounts") or ():
+        entry = {"volume": mount["name"], "path": _absolute(mount["mountPath"])}
+        if mount.get("readOnly"):
+            entry["readOnly"] = True
+        if mount.get("subPath"):
+            entry["gantry.io/sub-path"] = mount["subPath"]
+        made.append(entry)
+    made.append({"volume": f"termination-{container['name']}", "path": termination_path(container)})
+    return made
+
+
+def _absolute(path: str) -> str:
+    return path if path.startswith("/") else f"/{path}"

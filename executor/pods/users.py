@@ -1,0 +1,132 @@
+"""Who an app runs as: pod and image say it in names or numbers, the app gets numbers.
+
+Names are looked up in the image's own /etc/passwd and /etc/group, in its layers, before anything is mounted. Rules:
+Kubernetes `pkg/kubelet/kuberuntime/security_context.go`, moby `user.GetExecUser` (the primary group and the further
+groups of a user come from the image unless the pod says otherwise). Nothing of the image is executed or followed: a
+symbolic link in place of one of the two files counts as no file.
+"""
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from executor.pods.env import ConfigError
+
+MAX_FILE: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What setresuid, setresgid and setgroups get, and the user's home directory."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+    home: str = "/"
+
+
+def resolve(
+    container: Mapping[str, Any],
+    pod: Mapping[str, Any],
+    image_user: str,
+    image_groups: Sequence[int],
+    layers: Sequence[Path],
+) -> Identity:
+    """The identity of a container. Raises ConfigError for a name the image does not have, or a broken runAsNonRoot.
+
+    image_user: `user[:group]` as the image has it. layers: rendered trees of the image, uppermost first.
+    """
+    context = {**(pod["spec"].get("securityContext") or {}), **(container.get("securityContext") or {})}
+    user_text, _, group_text = image_user.partition(":")
+    as_user, as_group = context.get("runAsUser"), context.get("runAsGroup")
+    if as_user is not None:
+        user_text, group_text = str(as_user), ""  # an image's group belongs to the image's user
+    if as_group is not None:
+        group_text = str(as_group)
+    user_text = user_text or "0"
+    if context.get("runAsNonRoot"):
+        _check_non_root(user_text, as_user)
+    passwd, group = _read(layers, "etc/passwd"), _read(layers, "etc/group")
+    user = _user(user_text, passwd)
+    gid = user.gid if not group_text else _group(group_text, group)
+    extra = [int(g) for g in context.get("supplementalGroups") or ()] + [int(g) for g in image_groups]
+    groups = dict.fromkeys([*extra, *_memberships(user.name, group)])
+    return Identity(user.uid, gid, tuple(g for g in groups if g != gid), user.home)
+
+
+def _check_non_root(user: str, as_user: int | None) -> None:
+    if as_user == 0:
+        raise ConfigError("container's runAsUser breaks non-root policy")
+    if not user.isdecimal():
+        raise ConfigError(
+            f"container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root"
+        )
+    if int(user) == 0:
+        raise ConfigError("container has runAsNonRoot and image will run as root")
+
+
+@dataclass(frozen=True, slots=True)
+class _User:
+    name: str
+    uid: int
+    gid: int
+    home: str
+
+
+def _user(text: str, passwd: list[list[str]]) -> _User:
+    for entry in passwd:
+        uid, gid = _numbers(entry)
+        if (
+            uid is not None
+            and gid is not None
+            and (entry[0] == text or (text.isdecimal() and uid == int(text)))
+        ):
+            return _User(entry[0], uid, gid, _home(entry))
+    if text.isdecimal():
+        return _User("", int(text), 0, "/")
+    raise ConfigError(f"user {text!r}: the image's /etc/passwd does not have it")
+
+
+def _numbers(entry: list[str]) -> tuple[int | None, int | None]:
+    if len(entry) < 4 or not entry[2].isdecimal() or not entry[3].isdecimal():
+        return None, None
+    return int(entry[2]), int(entry[3])
+
+
+def _home(entry: list[str]) -> str:
+    return entry[5] if len(entry) > 5 and entry[5].startswith("/") else "/"
+
+
+def _group(text: str, group: list[list[str]]) -> int:
+    for entry in group:
+        if len(entry) >= 3 and entry[0] == text and entry[2].isdecimal():
+            return int(entry[2])
+    if text.isdecimal():
+        return int(text)
+    raise ConfigError(f"group {text!r}: the image's /etc/group does not have it")
+
+
+def _memberships(name: str, group: list[list[str]]) -> list[int]:
+    return [
+        int(entry[2])
+        for entry in group
+        if name and len(entry) >= 4 and entry[2].isdecimal() and name in entry[3].split(",")
+    ]
+
+
+def _read(layers: Sequence[Path], name: str) -> list[list[str]]:
+    """The file of the uppermost layer that has it, as fields; [] when there is none or it is no plain file."""
+    for layer in layers:
+        path = os.path.join(layer, name)
+        try:
+            info = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if not stat.S_ISREG(info.st_mode) or os.path.islink(os.path.dirname(path)) or info.st_size > MAX_FILE:
+            return []  # also a whiteout: a character device that hides the file below
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return [line.rstrip("\n").split(":") for line in file]
+    return []

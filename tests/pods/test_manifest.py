@@ -1,0 +1,297 @@
+"""A v1 Pod as an appc PodManifest."""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from executor.pods.env import ConfigError, Node
+from executor.pods.isolators import (
+    ALL_CAPABILITIES,
+    DEFAULT_CAPABILITIES,
+    capabilities,
+    oom_score_adj,
+    qos_class,
+    resource_isolators,
+)
+from executor.pods.manifest import app_entry, pod_level, pod_manifest, stop_signal
+from executor.pods.users import Identity, resolve
+from executor.stage0.config import ImageConfig
+
+NODE = Node("node-1", "10.0.0.1", Fraction(4), 8 << 30)
+
+
+def pod(*containers: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    made = [
+        {"name": f"c{n}", "image": "busybox", "command": ["/bin/true"], **c}
+        for n, c in enumerate(containers or ({},))
+    ]
+    return {
+        "metadata": {"name": "web", "namespace": "default", "uid": "u-1"},
+        "spec": {"containers": made, **spec},
+    }
+
+
+def entry(container: dict[str, Any], config: ImageConfig | None = None, **spec: Any) -> dict[str, Any]:
+    obj = pod(container, **spec)
+    level = pod_level(obj, NODE, "linux", "/pods/run/u-1.1/termination")
+    return app_entry(level, obj["spec"]["containers"][0], "sha256:1", config or ImageConfig(), Identity(0, 0))
+
+
+def notes(made: dict[str, Any]) -> dict[str, str]:
+    return {note["name"]: note["value"] for note in made["annotations"]}
+
+
+def isolator(made: dict[str, Any], name: str) -> Any:
+    return {i["name"]: i["value"] for i in made["app"]["isolators"]}.get(name)
+
+
+def test_the_pod_level() -> None:
+    level = pod_level(pod(runtimeClassName="fly"), NODE, "linux", "/t")
+    made = pod_manifest(level, [])
+    assert (made["acKind"], made["apps"]) == ("PodManifest", [])
+    assert notes(made) == {"gantry.io/flavor": "fly", "gantry.io/hostname": "web"}
+    host = pod_level(pod(hostNetwork=True), NODE, "linux", "/t")
+    assert notes(pod_manifest(host, [])) == {"gantry.io/flavor": "linux", "gantry.io/host-network": "true"}
+    assert (host.pod_ip, level.pod_ip) == ("10.0.0.1", "")
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "hostname"),
+    [({}, "web", "web"), ({"hostname": "h"}, "web", "h"), ({}, "a" * 62 + "-b", "a" * 62)],
+)
+def test_hostname(spec: dict[str, Any], name: str, hostname: str) -> None:
+    obj = pod(**spec)
+    obj["metadata"]["name"] = name
+    assert pod_level(obj, NODE, "linux", "/t").hostname == hostname
+
+
+def test_volumes_and_mounts() -> None:
+    mounts = [
+        {"name": "scratch", "mountPath": "/scratch"},
+        {"name": "ram", "mountPath": "ram", "readOnly": True, "subPath": "a/b"},
+        {"name": "host", "mountPath": "/host"},
+    ]
+    volumes = [
+        {"name": "scratch", "emptyDir": {}},
+        {"name": "ram", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+        {"name": "host", "hostPath": {"path": "/srv"}},
+    ]
+    obj = pod({"volumeMounts": mounts}, volumes=volumes)
+    level = pod_level(obj, NODE, "linux", "/t")
+    assert pod_manifest(level, [])["volumes"] == [
+        {"name": "scratch", "kind": "empty", "mode": "0777"},
+        {
+            "name": "ram",
+            "kind": "empty",
+            "mode": "0777",
+            "gantry.io/medium": "Memory",
+            "gantry.io/size-limit": "1048576",
+        },
+        {"name": "host", "kind": "host", "source": "/srv"},
+        {"name": "termination-c0", "kind": "host", "source": "/t/c0"},
+    ]
+    made = entry({"volumeMounts": mounts}, volumes=volumes)
+    assert made["mounts"] == [
+        {"volume": "scratch", "path": "/scratch"},
+        {"volume": "ram", "path": "/ram", "readOnly": True, "gantry.io/sub-path": "a/b"},
+        {"volume": "host", "path": "/host"},
+        {"volume": "termination-c0", "path": "/dev/termination-log"},
+    ]
+
+
+@pytest.mark.parametrize("volume", [{"configMap": {"name": "x"}}, {"emptyDir": {"medium": "HugePages"}}, {}])
+def test_a_volume_that_is_not_done_is_refused(volume: dict[str, Any]) -> None:
+    level = pod_level(pod(volumes=[{"name": "v", **volume}]), NODE, "linux", "/t")
+    with pytest.raises(ConfigError, match='volume "v"'):
+        pod_manifest(level, [])
+
+
+def test_an_app() -> None:
+    config = ImageConfig(env={"PATH": "/bin", "A": "image"}, working_dir="/w", stop_signal="SIGQUIT")
+    made = entry({"env": [{"name": "A", "value": "pod"}]}, config)
+    env = {item["name"]: item["value"] for item in made["app"]["environment"]}
+    assert env == {"PATH": "/bin", "HOME": "/", "AC_APP_NAME": "c0", "HOSTNAME": "web", "A": "pod"}
+    assert made["app"]["exec"] == ["/bin/true"]
+    assert made["app"]["workingDirectory"] == "/w"
+    assert made["image"] == {"id": "sha256:1"}
+    assert made["readOnlyRootFS"] is False
+    assert notes(made) == {"gantry.io/stop-signal": "3"}
+    assert isolator(made, "os/linux/capabilities-retain-set") == {"set": sorted(DEFAULT_CAPABILITIES)}
+    assert isolator(made, "os/linux/no-new-privileges") is None
+
+
+def test_an_app_that_wants_more_and_one_that_wants_less() -> None:
+    more = entry({"securityContext": {"privileged": True}})
+    assert notes(more)["gantry.io/privileged"] == "true"
+    assert isolator(more, "os/linux/capabilities-retain-set") == {"set": list(ALL_CAPABILITIES)}
+    less = entry({"securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True}})
+    assert isolator(less, "os/linux/no-new-privileges") is True
+    assert less["readOnlyRootFS"] is True
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("", 15), ("SIGTERM", 15), ("term", 15), ("9", 9), ("SIGRTMIN+3", 37), ("SIGUSR1", 10)],
+)
+def test_stop_signals(text: str, number: int) -> None:
+    assert stop_signal(text) == number
+
+
+@pytest.mark.parametrize("text", ["SIGNOPE", "0", "65", "SIGRTMIN+x", "-1"])
+def test_a_stop_signal_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="StopSignal"):
+        stop_signal(text)
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ({}, set(DEFAULT_CAPABILITIES)),
+        ({"add": ["NET_ADMIN", "cap_sys_time"]}, {*DEFAULT_CAPABILITIES, "CAP_NET_ADMIN", "CAP_SYS_TIME"}),
+        ({"drop": ["KILL"]}, set(DEFAULT_CAPABILITIES) - {"CAP_KILL"}),
+        ({"drop": ["ALL"]}, set()),
+        ({"drop": ["ALL"], "add": ["CHOWN"]}, {"CAP_CHOWN"}),
+        ({"add": ["ALL"]}, set(ALL_CAPABILITIES)),
+        ({"add": ["ALL"], "drop": ["SYS_ADMIN"]}, set(ALL_CAPABILITIES) - {"CAP_SYS_ADMIN"}),
+    ],
+)
+def test_capabilities(asked: dict[str, list[str]], kept: set[str]) -> None:
+    assert set(capabilities({"capabilities": asked})) == kept
+
+
+def test_an_unknown_capability_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown capability 'FLY'"):
+        capabilities({"capabilities": {"add": ["FLY"]}})
+
+
+@pytest.mark.parametrize(
+    ("resources", "made"),
+    [
+        ({}, {}),
+        (
+            {"limits": {"cpu": "0.5", "memory": "64Mi"}},
+            {
+                "cpu": {"request": "500m", "limit": "500m"},
+                "memory": {"request": "67108864", "limit": "67108864"},
+            },
+        ),
+        ({"requests": {"cpu": "100m"}}, {"cpu": {"request": "100m"}}),
+        (
+            {"requests": {"cpu": 1, "memory": "1.5G"}, "limits": {"cpu": "2"}},
+            {"cpu": {"request": "1000m", "limit": "2000m"}, "memory": {"request": "1500000000"}},
+        ),
+        (
+            {"limits": {"cpu": "0.0001", "memory": "0.1"}},
+            {"cpu": {"request": "1m", "limit": "1m"}, "memory": {"request": "1", "limit": "1"}},
+        ),
+        ({"requests": {"ephemeral-storage": "1Gi"}}, {}),
+    ],
+)
+def test_resources_become_isolators_exactly(resources: dict[str, Any], made: dict[str, Any]) -> None:
+    assert {i["name"].removeprefix("resource/"): i["value"] for i in resource_isolators(resources)} == made
+
+
+@given(st.integers(1, 10**15))
+def test_no_byte_is_lost(size: int) -> None:
+    [isolator] = resource_isolators({"limits": {"memory": str(size)}})
+    assert isolator["value"] == {"request": str(size), "limit": str(size)}
+
+
+LIMITED = {"resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "qos"),
+    [
+        (pod({})["spec"], "BestEffort"),
+        (pod({"resources": {"limits": {"cpu": "0"}}})["spec"], "BestEffort"),
+        (pod(LIMITED)["spec"], "Guaranteed"),
+        (pod({"resources": {**LIMITED["resources"], "requests": {"cpu": "1000m"}}})["spec"], "Guaranteed"),
+        (pod({"resources": {**LIMITED["resources"], "requests": {"cpu": "500m"}}})["spec"], "Burstable"),
+        (pod({"resources": {"requests": {"cpu": "1"}}})["spec"], "Burstable"),
+        (pod(LIMITED, {})["spec"], "Burstable"),
+        (pod(LIMITED, initContainers=[{"name": "i", "image": "b"}])["spec"], "Burstable"),
+    ],
+)
+def test_qos(spec: dict[str, Any], qos: str) -> None:
+    assert qos_class(spec) == qos
+
+
+@pytest.mark.parametrize(
+    ("qos", "request_", "score"),
+    [
+        ("Guaranteed", "4Gi", -997),
+        ("BestEffort", None, 1000),
+        ("Burstable", "4Gi", 500),
+        ("Burstable", "8Gi", 3),
+        ("Burstable", None, 999),
+    ],
+)
+def test_oom_score(qos: str, request_: str | None, score: int) -> None:
+    resources = {"requests": {"memory": request_}} if request_ else {}
+    assert oom_score_adj({"resources": resources}, qos, 8 << 30) == score
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> list[Path]:
+    for name in ("upper", "lower"):
+        (tmp_path / name / "etc").mkdir(parents=True)
+    (tmp_path / "upper/etc/passwd").write_text(
+        "root:x:0:0:root:/root:/bin/sh\nweb:x:101:102::/srv/web:/bin/sh\nbad\n"
+    )
+    (tmp_path / "lower/etc/passwd").write_text("old:x:5:5::/:/bin/sh\n")
+    (tmp_path / "lower/etc/group").write_text("web:x:102:\nlog:x:7:web,root\nmail:x:8:web\n")
+    return [tmp_path / "upper", tmp_path / "lower"]
+
+
+@pytest.mark.parametrize(
+    ("image", "context", "identity"),
+    [
+        ("", {}, Identity(0, 0, (7,), "/root")),
+        ("web", {}, Identity(101, 102, (7, 8), "/srv/web")),
+        ("web:log", {}, Identity(101, 7, (8,), "/srv/web")),
+        ("101:0", {}, Identity(101, 0, (7, 8), "/srv/web")),
+        ("4711", {}, Identity(4711, 0, (), "/")),
+        ("web:log", {"runAsUser": 4711}, Identity(4711, 0, (), "/")),
+        ("web", {"runAsGroup": 9}, Identity(101, 9, (7, 8), "/srv/web")),
+        ("web", {"supplementalGroups": [50, 7]}, Identity(101, 102, (50, 7, 8), "/srv/web")),
+        ("4711", {"runAsNonRoot": True}, Identity(4711, 0, (), "/")),
+    ],
+)
+def test_users(layers: list[Path], image: str, context: dict[str, Any], identity: Identity) -> None:
+    assert resolve({"name": "c"}, pod(securityContext=context), image, (), layers) == identity
+
+
+def test_the_containers_word_counts_more_than_the_pods(layers: list[Path]) -> None:
+    obj = pod(securityContext={"runAsUser": 1, "runAsGroup": 1})
+    made = resolve({"securityContext": {"runAsUser": 2}}, obj, "", (), layers)
+    assert (made.uid, made.gid) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("image", "context", "says"),
+    [
+        ("", {"runAsNonRoot": True}, "image will run as root"),
+        ("0", {"runAsNonRoot": True}, "image will run as root"),
+        ("web", {"runAsNonRoot": True}, "non-numeric user"),
+        ("7", {"runAsNonRoot": True, "runAsUser": 0}, "breaks non-root policy"),
+        ("nobody", {}, "does not have it"),
+        ("old", {}, "does not have it"),
+        ("web:nope", {}, "does not have it"),
+    ],
+)
+def test_users_that_cannot_be(layers: list[Path], image: str, context: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as error:
+        resolve({"name": "c"}, pod(securityContext=context), image, (), layers)
+    assert error.value.reason == "CreateContainerConfigError"
+
+
+def test_a_link_in_place_of_passwd_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").symlink_to("/etc/passwd")
+    with pytest.raises(ConfigError):
+        resolve({"name": "c"}, pod(), "root", (), [tmp_path])
