@@ -1,1 +1,20 @@
 """The resources we serve: models, defaults, validation, printing. One file a resource; no HTTP, no store."""
+
+from __future__ import annotations
+
+from scheduler.registry.events import EVENTS
+from scheduler.registry.namespaces import NAMESPACES
+from scheduler.registry.nodes import NODES
+from scheduler.registry.pods import PODS
+from scheduler.registry.resource import Resource
+
+__all__ = ["EVENTS", "NAMESPACES", "NODES", "PODS", "RESOURCES", "find"]
+
+RESOURCES: tuple[Resource, ...] = (EVENTS, NAMESPACES, NODES, PODS)
+
+_BY_NAME = {(one.group, one.version, one.plural): one for one in RESOURCES}
+
+
+def find(group: str, version: str, plural: str) -> Resource | None:
+    """The resource of that name; None for one we do not serve."""
+    return _BY_NAME.get((group, version, plural))

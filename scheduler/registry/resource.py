@@ -7,7 +7,7 @@ through this class; nothing here knows HTTP or the store.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -47,7 +47,7 @@ class PrepareUpdate(Protocol):
     def __call__(self, new: Object, old: Object, *, status: bool) -> Object: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Resource:
     """A served resource.
 
@@ -61,7 +61,6 @@ class Resource:
       with `status=True` everything but the status. Keeps uid, creationTimestamp, deletion fields of `old`.
     - `row(obj, now)`: the cells of `columns`, as kube-apiserver prints them.
     - `fields`: the field selectors this resource offers, each a function from an object to the field's text.
-    - `user_verbs_denied`: verbs that are in Kubernetes' set but refused here, with the reason (405 or 403).
     """
 
     group: str
@@ -91,7 +90,6 @@ class Resource:
         "watch",
     )
     subresources: tuple[str, ...] = ()
-    user_verbs_denied: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def api_version(self) -> str:

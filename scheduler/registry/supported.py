@@ -1,0 +1,131 @@
+"""Which known pod fields Gantry does. The one list: a feature lands by adding its fields here.
+
+A field that is in the models and not here is refused with its path, unless its value asks for nothing
+(absent, empty, false, or what `HARMLESS` names as just what happens anyway). Fields below a listed one are
+listed too where only some of them are done; a type without an entry is done as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from scheduler.registry.errors import FieldError
+from scheduler.registry.resource import Object
+
+SUPPORTED: Mapping[str, frozenset[str]] = {
+    name: frozenset(fields.split())
+    for name, fields in {
+        "PodSpec": """
+            activeDeadlineSeconds automountServiceAccountToken containers dnsPolicy enableServiceLinks hostNetwork
+            hostname initContainers nodeName nodeSelector preemptionPolicy priority restartPolicy runtimeClassName
+            schedulerName securityContext serviceAccount serviceAccountName terminationGracePeriodSeconds
+            tolerations volumes
+        """,
+        "Container": """
+            args command env image imagePullPolicy name ports resources securityContext terminationMessagePath
+            terminationMessagePolicy volumeMounts workingDir
+        """,
+        "EnvVarSource": "fieldRef resourceFieldRef",
+        "ResourceRequirements": "limits requests",
+        "limits": "cpu memory",
+        "requests": "cpu memory ephemeral-storage",
+        "VolumeMount": "mountPath name readOnly subPath",
+        "SecurityContext": """
+            allowPrivilegeEscalation capabilities privileged readOnlyRootFilesystem runAsGroup runAsNonRoot
+            runAsUser
+        """,
+        "PodSecurityContext": "runAsGroup runAsNonRoot runAsUser supplementalGroups",
+        "Volume": "name emptyDir hostPath",
+        "EmptyDirVolumeSource": "medium sizeLimit",
+        "HostPathVolumeSource": "path type",
+    }.items()
+}
+
+HARMLESS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
+    "PodSpec": {"hostUsers": (True,), "os": ({"name": "linux"},)},
+    "Container": {},
+    "VolumeMount": {"mountPropagation": ("None",), "recursiveReadOnly": ("Disabled",)},
+    "SecurityContext": {
+        "procMount": ("Default",),
+        "seccompProfile": ({"type": "Unconfined"},),
+        "appArmorProfile": ({"type": "Unconfined"},),
+    },
+    "PodSecurityContext": {
+        "seccompProfile": ({"type": "Unconfined"},),
+        "appArmorProfile": ({"type": "Unconfined"},),
+        "supplementalGroupsPolicy": ("Merge",),
+    },
+}
+"""Values of fields that are not done, which ask for what happens anyway."""
+
+VALUES: Mapping[str, Mapping[str, frozenset[Any]]] = {
+    "PodSpec": {
+        "dnsPolicy": frozenset({"Default", "ClusterFirst"}),
+        "priority": frozenset({0}),
+        "runtimeClassName": frozenset({"linux", "fly"}),
+        "schedulerName": frozenset({"default-scheduler"}),
+    },
+    "EmptyDirVolumeSource": {"medium": frozenset({"", "Memory"})},
+}
+"""Of these fields only some values are done. (Values Kubernetes itself refuses are the validation's.)"""
+
+_NOT_YET = "not supported by Gantry yet"
+
+
+def unsupported(spec: Object) -> list[FieldError]:
+    """What a pod spec asks for that we know and do not do; call after the defaults are set."""
+    return list(_spec(spec))
+
+
+def _spec(spec: Object) -> Iterator[FieldError]:
+    yield from _fields("PodSpec", spec, "spec")
+    yield from _fields("PodSecurityContext", spec.get("securityContext"), "spec.securityContext")
+    host_network = spec.get("hostNetwork") is True
+    for key in ("initContainers", "containers"):
+        for index, container in enumerate(spec.get(key) or ()):
+            yield from _container(container, f"spec.{key}[{index}]", host_network=host_network)
+    for index, volume in enumerate(spec.get("volumes") or ()):
+        path = f"spec.volumes[{index}]"
+        yield from _fields("Volume", volume, path)
+        yield from _fields("EmptyDirVolumeSource", volume.get("emptyDir"), f"{path}.emptyDir")
+        yield from _fields("HostPathVolumeSource", volume.get("hostPath"), f"{path}.hostPath")
+
+
+def _container(container: Object, path: str, *, host_network: bool) -> Iterator[FieldError]:
+    yield from _fields("Container", container, path)
+    yield from _fields("SecurityContext", container.get("securityContext"), f"{path}.securityContext")
+    resources = container.get("resources") or {}
+    yield from _fields("ResourceRequirements", resources, f"{path}.resources")
+    limits = resources.get("limits") or {}
+    for name in limits:
+        if name not in SUPPORTED["limits"]:
+            yield FieldError.forbidden(f"{path}.resources.limits[{name}]", _NOT_YET)
+    for name in resources.get("requests") or ():
+        # A limit is defaulted into the requests; it was refused above.
+        if name not in SUPPORTED["requests"] and name not in limits:
+            yield FieldError.forbidden(f"{path}.resources.requests[{name}]", _NOT_YET)
+    for index, variable in enumerate(container.get("env") or ()):
+        yield from _fields("EnvVarSource", variable.get("valueFrom"), f"{path}.env[{index}].valueFrom")
+    for index, mount in enumerate(container.get("volumeMounts") or ()):
+        yield from _fields("VolumeMount", mount, f"{path}.volumeMounts[{index}]")
+    if not host_network:
+        for index, port in enumerate(container.get("ports") or ()):
+            if port.get("hostPort"):
+                # Pods have no network of their own to map from yet.
+                yield FieldError.forbidden(
+                    f"{path}.ports[{index}].hostPort", f"{_NOT_YET} without spec.hostNetwork: true"
+                )
+
+
+def _fields(kind: str, value: Object | None, path: str) -> Iterator[FieldError]:
+    if not value:
+        return
+    supported, harmless, values = SUPPORTED[kind], HARMLESS.get(kind, {}), VALUES.get(kind, {})
+    for name, held in value.items():
+        if name in supported:
+            if name in values and held not in values[name]:
+                yield FieldError.not_supported(f"{path}.{name}", held, map(str, values[name]))
+        elif kind == "Volume" or (held and held not in harmless.get(name, ())):
+            # A volume source asks for something even when it is empty.
+            yield FieldError.forbidden(f"{path}.{name}", _NOT_YET)
