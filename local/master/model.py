@@ -1,0 +1,204 @@
+"""What the master knows: frameworks, agents, tasks and offers, as plain state.
+
+Nothing here decides or sends anything. All ids are strings; infos are messages as `local.wire.proto` parses them.
+"""
+
+from asyncio import TimerHandle
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from local.master.validation.frameworks import capabilities, roles
+from local.wire.proto import Json
+from local.wire.stream import EventStream
+from shared.mesos.resources import Resources
+
+TERMINAL = frozenset(
+    (
+        "TASK_FINISHED",
+        "TASK_FAILED",
+        "TASK_KILLED",
+        "TASK_ERROR",
+        "TASK_LOST",
+        "TASK_DROPPED",
+        "TASK_GONE",
+        "TASK_GONE_BY_OPERATOR",
+    )
+)
+MAX_COMPLETED_TASKS = 1000  # a framework, src/master/constants.hpp
+MAX_UNREACHABLE_TASKS = 1000
+_SHOWN = ("labels", "discovery", "container", "health_check", "kill_policy", "limits")
+
+
+class Link(Protocol):
+    """The way to an agent."""
+
+    def send(self, message: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(eq=False)
+class Task:
+    """One task. `state` is the latest state known, `status_update_state` the one last sent to the scheduler."""
+
+    task_id: str
+    framework_id: str
+    agent_id: str
+    executor_id: str | None
+    name: str
+    resources: Resources
+    state: str = "TASK_STAGING"
+    status_update_state: str | None = None
+    status_update_uuid: str | None = None
+    statuses: list[Json] = field(default_factory=list)
+    shown: Json = field(default_factory=dict)  # fields of TaskInfo that GET_TASKS shows
+
+    @classmethod
+    def launched(cls, task: Json, framework_id: str, resources: Resources) -> "Task":
+        """From the TaskInfo of a launch."""
+        executor = task.get("executor")
+        return cls(
+            task_id=task["task_id"]["value"],
+            framework_id=framework_id,
+            agent_id=task["agent_id"]["value"],
+            executor_id=executor["executor_id"]["value"] if executor else None,
+            name=task["name"],
+            resources=resources,
+            shown={k: task[k] for k in _SHOWN if k in task},
+        )
+
+    @classmethod
+    def from_json(cls, obj: Json) -> "Task":
+        """From a `Task` message of an agent that re-registers."""
+        return cls(
+            task_id=obj["task_id"]["value"],
+            framework_id=obj["framework_id"]["value"],
+            agent_id=obj["agent_id"]["value"],
+            executor_id=obj.get("executor_id", {}).get("value"),
+            name=obj["name"],
+            resources=Resources.from_json(obj.get("resources", [])),
+            state=obj["state"],
+            status_update_state=obj.get("status_update_state"),
+            status_update_uuid=obj.get("status_update_uuid"),
+            statuses=list(obj.get("statuses", [])),
+            shown={k: obj[k] for k in _SHOWN if k in obj},
+        )
+
+    def to_json(self) -> Json:
+        """The `Task` message, as GET_TASKS shows it."""
+        obj: Json = {
+            "name": self.name,
+            "task_id": {"value": self.task_id},
+            "framework_id": {"value": self.framework_id},
+            "agent_id": {"value": self.agent_id},
+            "state": self.state,
+            "resources": self.resources.to_json(),
+            "statuses": self.statuses,
+            **self.shown,
+        }
+        if self.executor_id is not None:
+            obj["executor_id"] = {"value": self.executor_id}
+        if self.status_update_state is not None:
+            obj["status_update_state"] = self.status_update_state
+            obj["status_update_uuid"] = self.status_update_uuid
+        return obj
+
+    @property
+    def terminal(self) -> bool:
+        return self.state in TERMINAL
+
+
+@dataclass(eq=False)
+class Offer:
+    offer_id: str
+    framework_id: str
+    agent_id: str
+    role: str
+    resources: Resources
+
+
+@dataclass(eq=False)
+class Framework:
+    """`recovered`: known from agents only, it has not subscribed with this master yet."""
+
+    framework_id: str
+    info: Json
+    recovered: bool = False
+    active: bool = False
+    stream: EventStream | None = None
+    tasks: dict[str, Task] = field(default_factory=dict)
+    unreachable: dict[str, Task] = field(default_factory=dict)
+    completed: deque[Task] = field(default_factory=lambda: deque(maxlen=MAX_COMPLETED_TASKS))
+    offers: dict[str, Offer] = field(default_factory=dict)
+    executors: dict[str, dict[str, Json]] = field(default_factory=dict)  # by agent, then executor id
+    registered: float = 0.0
+    reregistered: float = 0.0
+    unregistered: float = 0.0
+    heartbeat: TimerHandle | None = None
+    failover: TimerHandle | None = None
+
+    @property
+    def connected(self) -> bool:
+        return self.stream is not None
+
+    @property
+    def roles(self) -> set[str]:
+        return set(roles(self.info))
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return capabilities(self.info)
+
+    @property
+    def partition_aware(self) -> bool:
+        return "PARTITION_AWARE" in self.capabilities
+
+    def state_or_lost(self, state: str) -> str:
+        """`state`, or TASK_LOST for a framework that does not know partitions."""
+        return state if self.partition_aware else "TASK_LOST"
+
+    def send(self, kind: str, body: Json | None = None) -> None:
+        """One event, when the framework is connected."""
+        if self.stream is not None:
+            self.stream.send({"type": kind} if body is None else {"type": kind, kind.lower(): body})
+
+    def add_unreachable(self, task: Task) -> None:
+        self.unreachable[task.task_id] = task
+        while len(self.unreachable) > MAX_UNREACHABLE_TASKS:
+            del self.unreachable[next(iter(self.unreachable))]
+
+
+@dataclass(eq=False)
+class Agent:
+    """A registered agent; disconnected (`link` None) until it comes back or its pings time out."""
+
+    agent_id: str
+    info: Json  # hostname, port, resources, attributes, id, checkpoint
+    ip: str
+    version: str
+    total: Resources
+    link: Link | None
+    tasks: dict[tuple[str, str], Task] = field(default_factory=dict)  # by framework and task id
+    executors: dict[str, dict[str, Json]] = field(default_factory=dict)  # by framework, then executor id
+    offers: dict[str, Offer] = field(default_factory=dict)
+    killed: set[tuple[str, str]] = field(default_factory=set)  # tasks to kill when the agent is back
+    registered: float = 0.0
+    reregistered: float = 0.0
+    missed_pings: int = 0
+    ping_timer: TimerHandle | None = None
+
+    @property
+    def connected(self) -> bool:
+        return self.link is not None
+
+    @property
+    def pid(self) -> str:
+        return f"slave(1)@{self.ip}:{self.info['port']}"
+
+    def send(self, message: Json) -> None:
+        if self.link is not None:
+            self.link.send(message)
+
+    def tasks_of(self, framework_id: str) -> list[Task]:
+        return [task for (fid, _), task in self.tasks.items() if fid == framework_id]

@@ -1,0 +1,69 @@
+"""The agents a master has ever admitted, on disk: what a restarted master must remember.
+
+Frameworks and tasks are not in it, as in Mesos: agents bring them back. One small JSON file, replaced atomically
+whenever an agent is admitted, marked unreachable or gone; not fsync'ed, a power cut may cost the last change.
+
+Source: Mesos src/master/registrar.cpp, src/master/registry.proto.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+
+class RegistryError(Exception):
+    """The registry cannot be read or written; one line."""
+
+
+@dataclass
+class Registry:
+    """Agents by fate: AgentInfo of the admitted, times of the unreachable and the gone."""
+
+    path: Path
+    admitted: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unreachable: dict[str, float] = field(default_factory=dict)
+    gone: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, work_dir: Path) -> "Registry":
+        """Read `work_dir`/registry.json; a missing one is empty. Raises RegistryError."""
+        path = work_dir / "registry.json"
+        try:
+            work_dir.mkdir(parents=True, exist_ok=True)
+            content = orjson.loads(path.read_bytes()) if path.exists() else {}
+        except (OSError, ValueError) as error:
+            raise RegistryError(f"{path}: {error}; remove it to start with no agents") from error
+        return cls(path, **{key: content.get(key, {}) for key in ("admitted", "unreachable", "gone")})
+
+    def _save(self) -> None:
+        content = {"admitted": self.admitted, "unreachable": self.unreachable, "gone": self.gone}
+        temporary = self.path.with_suffix(".tmp")
+        try:
+            temporary.write_bytes(orjson.dumps(content))
+            os.replace(temporary, self.path)
+        except OSError as error:
+            raise RegistryError(f"{self.path}: {error}") from error
+
+    def admit(self, agent_id: str, info: dict[str, Any]) -> None:
+        self.admitted[agent_id] = info
+        self.unreachable.pop(agent_id, None)
+        self._save()
+
+    def mark_unreachable(self, agent_id: str, when: float) -> None:
+        self.admitted.pop(agent_id, None)
+        self.unreachable[agent_id] = when
+        self._save()
+
+    def mark_gone(self, agent_id: str, when: float) -> None:
+        self.admitted.pop(agent_id, None)
+        self.unreachable.pop(agent_id, None)
+        self.gone[agent_id] = when
+        self._save()
+
+    def remove(self, agent_id: str) -> None:
+        """An agent that unregistered by itself."""
+        self.admitted.pop(agent_id, None)
+        self._save()
