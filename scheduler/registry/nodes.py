@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from scheduler.registry import names
-from scheduler.registry.cells import AGE, NAME, age, or_none
+from scheduler.registry.cells import AGE, NAME, age
 from scheduler.registry.errors import FieldError
 from scheduler.registry.metadata import (
     keep_all_but_status,
@@ -85,9 +85,8 @@ def _validate_taints(taints: list[Object] | None) -> Iterator[FieldError]:
 
 def _status(node: Object) -> str:
     ready = find_condition((node.get("status") or {}).get("conditions"), "Ready")
-    if ready is None:
-        word = "Unknown"
-    else:
+    word = "Unknown"
+    if ready is not None:
         word = "Ready" if ready.get("status") == "True" else "NotReady"
     return word + (",SchedulingDisabled" if (node.get("spec") or {}).get("unschedulable") else "")
 
@@ -121,7 +120,7 @@ def _row(node: Object, now: datetime) -> list[Any]:
         _address(node, "ExternalIP"),
         info.get("osImage") or "<unknown>",
         info.get("kernelVersion") or "<unknown>",
-        or_none(info.get("containerRuntimeVersion")).replace("<none>", "<unknown>"),
+        info.get("containerRuntimeVersion") or "<unknown>",
     ]
 
 
