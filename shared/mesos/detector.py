@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import orjson
+from kazoo.client import KazooState
 from kazoo.exceptions import KazooException
-from kazoo.handlers.threading import KazooTimeoutError
+from kazoo.recipe.watchers import ChildrenWatch
 
 from shared.mesos import vocabulary  # noqa: F401  (imports pymesos without its side effects)
 from shared.mesos.http import Endpoint
@@ -21,7 +22,7 @@ from pymesos.detector import MasterDetector  # isort: skip
 
 logger = logging.getLogger(__name__)
 
-_RETRY = 2.0  # seconds between attempts to reach ZooKeeper or to find the masters' znode
+_PATIENCE = 15.0  # seconds between complaints that ZooKeeper does not answer
 
 
 class Masters(Protocol):
@@ -73,14 +74,19 @@ class AddressList:
 
 
 class _Detector(MasterDetector):
-    """pymesos' detector with credentials in the URL. It gives up when the path is not there yet (the masters
-    have not started): `masters_seen` says whether it is watching."""
+    """pymesos' detector, with credentials in the URL, and without its two ways to give up for ever: a
+    ZooKeeper that is not up yet, and a path that is not there yet because no master has started."""
 
     def __init__(self, hosts: str, login: str, agent: Any) -> None:
         super().__init__(hosts, agent)
         self.watching = False
         if login:
             self.zk.auth_data.add(("digest", login))
+
+    def watch(self) -> bool:
+        """Watch the masters' znodes; whether that worked. Blocks while ZooKeeper is away."""
+        ChildrenWatch(self.zk, "", self.choose)  # silently stops when there is no such path
+        return self.watching
 
     def choose(self, children: list[str]) -> bool:
         self.watching = True
@@ -90,7 +96,8 @@ class _Detector(MasterDetector):
 class ZooKeeperMasters:
     """`zk://[user:password@]host:port,…/path`: the master whose sequence number is the lowest."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, retry: float = 2.0) -> None:
+        """`retry`: seconds between looks for a path that is not there yet."""
         rest = url[len("zk://") :]
         login, at, hosts = rest.rpartition("@")
         servers, slash, path = hosts.partition("/")
@@ -100,6 +107,7 @@ class ZooKeeperMasters:
             raise ValueError(f"'{_hide(url)}': the login before @ must be user:password")
         self.on_change: Callable[[], None] = lambda: None
         self._hosts, self._login = hosts.rstrip("/"), login
+        self._retry = retry
         self._loop: asyncio.AbstractEventLoop | None = None
         self._detector: _Detector | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -109,14 +117,15 @@ class ZooKeeperMasters:
     async def start(self) -> None:
         """Begin to watch; returns at once."""
         self._loop = asyncio.get_running_loop()
-        self._watching = asyncio.ensure_future(self._watch())
+        self._detector = _Detector(self._hosts, self._login, self)
+        self._watching = asyncio.create_task(self._watch(self._detector), name="mesos master detector")
 
     async def stop(self) -> None:
         """Leave ZooKeeper."""
-        if self._watching is not None:
+        if self._watching is not None and self._detector is not None:
             self._watching.cancel()
+            await asyncio.to_thread(_stop, self._detector)
             await asyncio.wait((self._watching,))
-        await self._leave()
 
     async def endpoint(self) -> Endpoint:
         """The leader; waits for one."""
@@ -165,29 +174,32 @@ class ZooKeeperMasters:
             self._known.set()
         self.on_change()
 
-    # ---- a detector that gave up is replaced
+    # ---- watching
 
-    async def _watch(self) -> None:
-        while True:
-            detector = self._detector = _Detector(self._hosts, self._login, self)
+    async def _watch(self, detector: _Detector) -> None:
+        loop = asyncio.get_running_loop()
+        connected = asyncio.Event()
+
+        def listen(state: str) -> None:
+            if state == KazooState.CONNECTED and not loop.is_closed():
+                loop.call_soon_threadsafe(connected.set)
+
+        detector.zk.add_listener(listen)
+        detector.zk.start_async()
+        while not connected.is_set():
             try:
-                await asyncio.to_thread(detector.start)
-            except (KazooException, KazooTimeoutError, OSError) as error:
-                logger.warning("cannot reach ZooKeeper at %s: %s", self._hosts, error)
-            if detector.watching:
-                return
-            await self._leave()
-            await asyncio.sleep(_RETRY)
-
-    async def _leave(self) -> None:
-        detector, self._detector = self._detector, None
-        if detector is not None:
-            await asyncio.to_thread(_stop, detector)
+                async with asyncio.timeout(_PATIENCE):
+                    await connected.wait()
+            except TimeoutError:
+                logger.warning("ZooKeeper at %s does not answer", self._hosts)
+        while not await asyncio.to_thread(detector.watch):
+            logger.warning("no Mesos master has registered at zk://%s yet", self._hosts)
+            await asyncio.sleep(self._retry)
 
 
 def _stop(detector: _Detector) -> None:
-    detector.stop()
     try:
+        detector.zk.stop()
         detector.zk.close()
     except KazooException as error:
         logger.debug("closing the ZooKeeper client: %s", error)
