@@ -1,0 +1,173 @@
+"""Pod directories: where a pod is in its life, as directory and lock, moved on by rename.
+
+    pods/embryo ─▶ prepare ─▶ prepared ─▶ run ─▶ exited-garbage (logs stay readable) ─▶ garbage ─▶ nothing
+
+As rkt's (Documentation/devel/pod-lifecycle.md): whoever works on a pod holds an exclusive flock on its directory; the
+kernel drops it when the holder dies, so what is unlocked at the next start is a leftover, whatever its phase. Nothing
+is synced: a pod does not survive the machine. What is inside is laid out for stage1 (docs/stage1-interface.md).
+"""
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class Phase(StrEnum):
+    """The phases of a pod directory; the values are the names of the directories that hold them."""
+
+    EMBRYO = "embryo"
+    PREPARE = "prepare"
+    PREPARED = "prepared"
+    RUN = "run"
+    EXITED = "exited-garbage"
+    GARBAGE = "garbage"
+
+
+class PodDir:
+    """One pod's directory, locked by us."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self._root = root
+        self.name = name
+        self.phase = Phase.EMBRYO
+        self.path.mkdir(mode=0o750)
+        self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    @property
+    def path(self) -> Path:
+        return self._root / self.phase / self.name
+
+    def move(self, phase: Phase) -> None:
+        """Go on to another phase. Whoever holds paths into the directory has to ask for them again."""
+        before = self.path
+        self.phase = phase
+        before.rename(self.path)
+
+    def prepare(self, apps: Sequence[str]) -> None:
+        """Make the tree that stage1 expects, and ours for logs and termination messages."""
+        self.move(Phase.PREPARE)
+        path = self.path
+        for name in ("appsinfo", "logs", "termination", "sharedVolumes", "overlay", "etc"):
+            os.mkdir(path / name, 0o755)
+        os.makedirs(path / "stage1/rootfs/rkt/status")
+        for app in apps:
+            os.mkdir(path / "appsinfo" / app)
+            os.mkdir(path / "logs" / app)
+            os.makedirs(path / "stage1/rootfs/opt/stage2" / app / "rootfs")
+            os.makedirs(path / "overlay" / app / "upper")
+            os.mkdir(path / "overlay" / app / "work")
+            self.empty_termination_log(app)
+
+    def write_app(self, app: str, image_manifest: Mapping[str, Any], layers: Sequence[Path]) -> None:
+        """What stage1 needs to know of an app's image: its manifest, and its trees, uppermost first."""
+        info = self.path / "appsinfo" / app
+        (info / "manifest").write_text(json.dumps(image_manifest))
+        (info / "lower").write_text("".join(f"{layer}\n" for layer in layers))
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """The PodManifest; replaced at once, since stage1 may be reading it."""
+        fresh = self.path / "pod.new"
+        fresh.write_text(json.dumps(manifest))
+        fresh.rename(self.path / "pod")
+
+    def log(self, app: str, attempt: int) -> Path:
+        """The newest log file of an instance."""
+        return self.path / "logs" / app / f"{attempt}.log"
+
+    def drop_logs(self, app: str, attempt: int) -> None:
+        """Forget the logs of an instance and of those before it."""
+        if attempt < 0:
+            return
+        for file in (self.path / "logs" / app).iterdir():
+            if int(file.name.partition(".")[0]) <= attempt:
+                file.unlink()
+
+    def empty_termination_log(self, app: str) -> None:
+        """A fresh file for the app to leave its last message in; any user of the pod may."""
+        path = self.path / "termination" / app
+        path.write_bytes(b"")
+        path.chmod(0o666)
+
+    def termination_message(self, app: str, limit: int) -> str:
+        """At most so many bytes of what the app left. The file is the app's: nothing of it is believed."""
+        try:
+            fd = os.open(
+                self.path / "termination" / app, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            )
+        except OSError:
+            return ""
+        try:
+            return os.read(fd, limit).decode("utf-8", "replace")
+        except OSError:
+            return ""
+        finally:
+            os.close(fd)
+
+    def strip(self) -> None:
+        """Remove all but the logs. Slow: for a thread."""
+        for entry in self.path.iterdir():
+            if entry.name != "logs":
+                _remove(entry)
+
+    def remove(self) -> None:
+        """Remove what is left, and unlock. Slow: for a thread."""
+        if self.phase is not Phase.GARBAGE:
+            self.move(Phase.GARBAGE)
+        _remove(self.path)
+        os.close(self._lock)
+
+
+class PodDirs:
+    """All pod directories of this executor, below one root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def open(self) -> None:
+        """Make the phases' directories. Raises OSError."""
+        for phase in Phase:
+            (self.root / phase).mkdir(parents=True, exist_ok=True, mode=0o750)
+
+    def create(self, name: str) -> PodDir:
+        """A new pod directory, locked. Raises FileExistsError when there is one of that name already."""
+        return PodDir(self.root, name)
+
+    def collect(self) -> list[str]:
+        """Remove what an executor left that is gone; returns the names. Safe beside other executors' pods."""
+        removed = []
+        for phase in Phase:
+            for path in (self.root / phase).iterdir():
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue  # somebody is at work on it
+                else:
+                    target = self.root / Phase.GARBAGE / path.name
+                    if path != target:
+                        path.rename(target)
+                    _remove(target)
+                    removed.append(path.name)
+                finally:
+                    os.close(fd)
+        return removed
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or tree. What cannot be removed is told and left: the next start tries again."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("cannot remove %s: %s", path, error)
