@@ -4,6 +4,10 @@ Stricter than appc's own code where that is known to be lax (`rootfs-x/…`, a s
 full sha512 of the plain tar. Source: appc spec 0.8.11 `aci.md`, `spec/aci/layout.go`.
 """
 
+import os
+import stat
+from collections.abc import Iterable
+
 from executor.stage0.errors import ImageBroken
 from executor.stage0.extract import Extractor, Summary, clean_name
 from executor.stage0.streams import Hashing, Limits, Reader, decompress
@@ -52,6 +56,23 @@ class _Contents:
 
     def finish(self) -> Summary:
         return self._extractor.finish()
+
+
+def keep_only(root: int, whitelist: Iterable[str]) -> None:
+    """Remove everything but the files and directories of a pathWhitelist (and the directories above them)."""
+    kept = {os.path.normpath(path).strip("/") for path in whitelist}
+    for directory, names, files, fd in os.fwalk(".", topdown=False, follow_symlinks=False, dir_fd=root):
+        info = os.fstat(fd)
+        for name in files + names:
+            path = os.path.normpath(os.path.join(directory, name))
+            is_directory = stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
+            if path in kept:
+                continue
+            if not is_directory:
+                os.unlink(name, dir_fd=fd)
+            elif not any(k.startswith(f"{path}/") for k in kept):
+                os.rmdir(name, dir_fd=fd)
+        os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
 def unpack(source: Reader, root: int, limits: Limits) -> tuple[str, Summary, bytes]:

@@ -20,7 +20,7 @@ class Files(Protocol):
     def read(self, name: str, limit: int) -> bytes:
         """The whole file. FileNotFoundError; ImageBroken when it is longer than `limit`."""
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> m.Blob:
         """The file as a stream, for one reading."""
 
     def __str__(self) -> str: ...
@@ -114,7 +114,7 @@ def _document(files: Files, entry: m.Descriptor, limit: int, what: str) -> bytes
     return data
 
 
-def _open(files: Files, layer: m.Descriptor) -> BinaryIO:
+def _open(files: Files, layer: m.Descriptor) -> m.Blob:
     try:
         return files.open(blob_name(layer.digest))
     except FileNotFoundError:

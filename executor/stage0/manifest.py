@@ -4,6 +4,7 @@ Pure: bytes in, dataclasses out; who reads the bytes (a directory, an archive, a
 Sources: OCI image-spec `manifest.md`, `image-index.md`, `descriptor.md`; Docker image manifest v2 schema 2.
 """
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,6 +101,11 @@ def host_platform() -> tuple[str, str]:
     """(os, architecture) of this machine in Go's words, as indexes have them."""
     machine = os.uname().machine
     return "linux", _ARCHITECTURES.get(machine, machine)
+
+
+def digest_of(data: bytes) -> str:
+    """sha256 of a document."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def parse_json(data: bytes, what: str) -> dict[str, Any]:

@@ -5,9 +5,9 @@ what it was at the import (a stat of the layout's index or of the archive), the 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from executor.stage0 import layout, names
 from executor.stage0 import manifest as m
@@ -25,8 +25,8 @@ class Source(Protocol):
     async def find(self) -> m.Found:
         """Resolve the reference. ImageNotFound, ImageBroken, RegistryUnavailable."""
 
-    async def digest(self) -> str:
-        """What the reference points to now, as cheaply as can be."""
+    async def current(self, stored: Mapping[str, Any]) -> bool:
+        """Whether the reference still leads to what a name record says, as cheaply as can be."""
 
     async def close(self) -> None: ...
 
@@ -45,9 +45,13 @@ class LayoutSource:
     async def find(self) -> m.Found:
         return await asyncio.to_thread(self._find)
 
-    async def digest(self) -> str:
+    async def current(self, stored: Mapping[str, Any]) -> bool:
         files = layout.Directory(self._path)
-        return layout.pick(files, layout.read_index(files), self._tag, self._digest).digest
+        try:
+            found = layout.pick(files, layout.read_index(files), self._tag, self._digest)
+        except ImageNotFound:
+            return False  # find says it better
+        return found.digest == str(stored["digest"])
 
     async def close(self) -> None:
         pass

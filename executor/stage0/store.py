@@ -16,9 +16,11 @@ from typing import Any, Literal
 
 from executor.stage0 import cas, names, sources
 from executor.stage0 import manifest as m
+from executor.stage0.archive import ArchiveSource
 from executor.stage0.cas import Cas
 from executor.stage0.config import ImageConfig
 from executor.stage0.errors import ImageBroken, ImageError, ImageNeverPull, ImageNotFound, StoreError
+from executor.stage0.registry import Credentials, RegistrySource, anonymous
 from executor.stage0.sources import Source
 from executor.stage0.streams import Limits
 
@@ -57,15 +59,16 @@ class Image:
 class ImageStore:
     """All images of a node, below `state_dir`/store. Usable from several processes at a time.
 
-    local_images: directory of OCI layouts for `localhost/NAME:TAG`. Nothing is touched before the first call.
+    local_images: directory of OCI layouts for `localhost/NAME:TAG`; credentials: registry logins by host. Nothing is
+    touched before the first call.
     """
 
     def __init__(
         self, state_dir: Path, *, local_images: Path | None = None, limits: Limits | None = None,
+        credentials: Credentials = anonymous,
     ) -> None:  # fmt: skip
-        self._limits = limits or Limits()
-        self._cas = Cas(state_dir / "store", self._limits)
-        self._local_images = local_images
+        self._cas = Cas(state_dir.absolute() / "store", limits or Limits())
+        self._local_images, self._credentials = local_images, credentials
         self._warm: dict[str, tuple[list[int], sources.Fingerprint | None, Image]] = {}
         self._running: dict[tuple[str, str], asyncio.Task[Image]] = {}
 
@@ -142,12 +145,11 @@ class ImageStore:
 
     async def _current(self, source: Source, stored: dict[str, Any], policy: Policy) -> bool:
         """Whether the store's image is what the policy wants, without a new import."""
-        if policy == "Always":
-            return await source.digest() == str(stored["digest"])
-        there = source.fingerprint()
-        if there is None or there == stored["fingerprint"]:
-            return True
-        return await source.digest() == str(stored["digest"])
+        if policy == "IfNotPresent":
+            there = source.fingerprint()
+            if there is None or there == stored["fingerprint"]:
+                return True
+        return await source.current(stored)
 
     async def _fetch(self, ref: str, reference: names.Reference, source: Source, progress: Progress) -> Image:
         lock = self._cas.lock("store", shared=True)
@@ -205,6 +207,9 @@ class ImageStore:
             "documents": [digest for digest, _ in found.blobs],
             "verification": verification,
         }
+        known = self._cas.load_image(found.id)
+        if known is not None and known["digest"] == found.digest and known["verification"]["how"] == "digest":
+            record["verification"] = known["verification"]  # a later pull by tag takes nothing away from it
         self._cas.save(self._cas.image_path(found.id), record)
         stored = {
             "name": name,
@@ -255,7 +260,11 @@ class ImageStore:
                 return sources.local(reference, self._local_images)
             case names.Layout():
                 return sources.LayoutSource(Path(reference.path), reference.tag)
-        raise ImageNotFound(f"{ref}: this kind of image is not supported yet")
+            case names.Archive():
+                return ArchiveSource(reference, self._cas)
+            case names.Registry():
+                return RegistrySource(reference, self._credentials)
+        raise AssertionError(f"{ref}: stored images have no source")
 
 
 async def gather_all(work: list[Awaitable[None]]) -> None:

@@ -10,6 +10,7 @@ import bz2
 import hashlib
 import hmac
 import lzma
+import os
 import zlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -43,6 +44,28 @@ class Limits:
     path_bytes: int = 4095  # PATH_MAX without its NUL
     lzma_memory: int = 256 * MiB
     zstd_window: int = 128 * MiB
+
+
+class Slice:
+    """A range of an open file, read by offset: any number of them may read one file at a time, in any threads."""
+
+    def __init__(self, fd: int, start: int = 0, end: int | None = None) -> None:
+        self._fd, self._at = fd, start
+        self._end = os.fstat(fd).st_size if end is None else end
+
+    def read(self, n: int, /) -> bytes:
+        data = os.pread(self._fd, min(n, self._end - self._at), self._at) if self._at < self._end else b""
+        self._at += len(data)
+        return data
+
+    def skip(self, n: int) -> int:
+        """Go on n bytes later; how many of them there were."""
+        there = min(n, max(self._end - self._at, 0))
+        self._at += there
+        return there
+
+    def close(self) -> None:
+        """The file belongs to somebody else."""
 
 
 class Hashing:
@@ -234,6 +257,17 @@ def _check_growth(packed: int, unpacked: int, limits: Limits) -> None:
         raise ImageBroken(f"unpacks to more than {limits.ratio} times its size: a decompression bomb")
 
 
+def compression(head: bytes) -> str:
+    """gzip, zstd, bzip2, xz or none, by a stream's first six bytes."""
+    if head[:2] == b"\x1f\x8b":
+        return "gzip"
+    if head[:4] == b"\x28\xb5\x2f\xfd" or (head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F):
+        return "zstd"
+    if head[:3] == b"BZh":
+        return "bzip2"
+    return "xz" if head == b"\xfd7zXZ\0" else "none"
+
+
 def decompress(source: Reader, limits: Limits, allowed: Collection[str]) -> Reader:
     """The plain bytes of a stream, compression found by its magic number.
 
@@ -241,15 +275,8 @@ def decompress(source: Reader, limits: Limits, allowed: Collection[str]) -> Read
     appc `spec/aci/file.go` (magic numbers).
     """
     head = read_up_to(source, 6)
-    if head[:2] == b"\x1f\x8b":
-        name = "gzip"
-    elif head[:4] == b"\x28\xb5\x2f\xfd" or (head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F):
-        name = "zstd"
-    elif head[:3] == b"BZh":
-        name = "bzip2"
-    elif head == b"\xfd7zXZ\0":
-        name = "xz"
-    else:
+    name = compression(head)
+    if name == "none":
         return _Plain(source, head, limits)
     if name not in allowed:
         raise ImageBroken(f"is compressed with {name}; allowed here: {', '.join(sorted(allowed))}, none")

@@ -6,12 +6,11 @@ Not supported and refused: sparse files, multi-volume and unknown types. Sources
 ("Basic Tar Format"), Go's archive/tar for what real image tools write.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from executor.stage0.errors import ImageBroken
-from executor.stage0.streams import CHUNK, Limits, Reader
+from executor.stage0.streams import CHUNK, Limits, Reader, Slice
 
 BLOCK = 512
 _ZERO = bytes(BLOCK)
@@ -192,6 +191,12 @@ class TarReader:
         return data
 
     def _skip(self, n: int) -> None:
+        if n > CHUNK and isinstance(self._source, Slice):
+            buffered = min(len(self._buffer) - self._at, n)
+            self._at += buffered
+            jumped = self._source.skip(n - buffered)
+            self.offset += buffered + jumped
+            n -= buffered + jumped
         while n:
             data = self._some(min(n, CHUNK))
             if not data:
@@ -273,10 +278,3 @@ def _pax_records(data: bytes) -> dict[str, bytes]:
         records[_text(key)] = value
         at = end
     return records
-
-
-def index(source: Reader, limits: Limits, visit: Callable[[Entry], None]) -> None:
-    """Call `visit` for every entry of an archive, contents skipped; entry.offset is where the content starts."""
-    reader = TarReader(source, limits)
-    while (entry := reader.next()) is not None:
-        visit(entry)
