@@ -88,7 +88,9 @@ async def test_a_schedulers_day(peer: Any, scheduler: Any, name: str) -> None:
         assert said == [{**call, "framework_id": framework["id"]} for call in calls]
         await stream.send(*events[1:])
         for event in events[1:]:
-            if event["type"] != "HEARTBEAT":
+            if event["type"] == "FAILURE" and "executor_id" not in event["failure"]:
+                await scheduler.next("slaveLost")
+            elif event["type"] != "HEARTBEAT":
                 await scheduler.next(CALLBACKS[event["type"]])
     finally:
         await driver.stop()
