@@ -1,0 +1,255 @@
+"""The executor's side of stage1: asyncio calls to the launcher process (docs/stage1-interface.md).
+
+Knows nothing of pods but their directories. Everything that runs dies with the launcher, and the launcher
+with this process.
+"""
+
+import asyncio
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from executor.stage1 import channel
+
+log = logging.getLogger(__name__)
+
+_CODE = "import sys; sys.path.insert(0, {!r}); from executor.stage1.__main__ import main; sys.exit(main(sys.argv[1:]))"
+_START_SECONDS = 20.0
+_CLOSE_SECONDS = 15.0
+
+
+class LaunchError(Exception):
+    """A pod or an app could not be started or handled; the message names the operation that failed."""
+
+
+@dataclass(frozen=True)
+class AppExit:
+    """How an app ended: an exit code or a signal; `finished_at` in seconds since the epoch."""
+
+    app: str
+    exit_code: int | None
+    signal: int | None
+    oom_killed: bool
+    finished_at: float
+
+
+class Launcher:
+    """The launcher process. Use it from one event loop, in the thread that outlives it (PR_SET_PDEATHSIG)."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", control: socket.socket) -> None:
+        self._process = process
+        self._control = control
+        self._loop = asyncio.get_running_loop()
+        self._sequence = 0
+        self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._sandboxes: dict[str, Sandbox] = {}
+        self.pid = process.pid
+        self.died: asyncio.Future[int] = self._loop.create_future()
+        """Done, with the exit status as `subprocess` gives it, when the launcher has ended: all pods are dead."""
+
+    @classmethod
+    async def start(cls, *, spares: int = 1) -> "Launcher":
+        """Start the launcher; raises LaunchError with what is missing (not root, no overlay, …).
+
+        `spares` sandboxes and starters are forked ahead of need; 0 saves their memory (a few MiB).
+        """
+        ours, theirs = channel.pair()
+        root = str(Path(__file__).resolve().parents[2])
+        command = [sys.executable, "-I", "-S", "-c", _CODE.format(root)]
+        command += ["--fd", str(theirs.fileno()), "--parent", str(os.getpid()), "--spares", str(spares)]
+        with theirs:
+            process = subprocess.Popen(  # noqa: ASYNC220 - a vfork; asyncio's own would add a watcher thread
+                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True, env={}
+            )
+        self = cls(process, ours)
+        ours.setblocking(False)
+        greeting = self._loop.create_future()
+        self._pending[0] = greeting
+        self._loop.add_reader(ours.fileno(), self._on_readable)
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await greeting
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, TimeoutError):
+                raise LaunchError(f"the launcher was not ready after {_START_SECONDS:.0f} s") from None
+            raise
+        return self
+
+    async def run_pod(
+        self, pod_dir: Path, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]
+    ) -> "Sandbox":
+        """Start the sandbox of a prepared pod directory: namespaces, cgroups, init; no app yet.
+
+        `on_exit` is called for every app that ends; `on_gone(reason)` once if the sandbox ends without stop().
+        """
+        key = str(pod_dir)
+        if key in self._sandboxes:
+            raise LaunchError(f"run {key}: this pod runs already")
+        sandbox = self._sandboxes[key] = Sandbox(self, pod_dir, on_exit, on_gone)
+        try:
+            reply = await self.call("run", key)
+        except BaseException:
+            self._sandboxes.pop(key, None)
+            raise
+        sandbox.pid = reply["pid"]
+        return sandbox
+
+    async def close(self) -> None:
+        """Kill every pod, remove their cgroups, end the launcher."""
+        if self._control.fileno() >= 0:
+            self._control.shutdown(socket.SHUT_WR)
+            try:
+                await asyncio.wait_for(asyncio.shield(self.died), _CLOSE_SECONDS)
+            except TimeoutError:
+                log.warning("launcher %d does not end, killing it", self.pid)
+                self._process.kill()
+                await self.died
+
+    async def call(self, do: str, pod: str, fds: tuple[int, ...] = (), **more: Any) -> dict[str, Any]:
+        """One request to the launcher; raises LaunchError."""
+        if self.died.done() or self._control.fileno() < 0:
+            raise LaunchError(f"{do}: the launcher has ended")
+        self._sequence += 1
+        number = self._sequence
+        future = self._pending[number] = self._loop.create_future()
+        try:
+            channel.send_json(self._control, {"id": number, "do": do, "pod": pod, **more}, fds)
+            return await future
+        except OSError as error:
+            raise LaunchError(f"{do}: the launcher does not answer: {error.strerror}") from None
+        finally:
+            self._pending.pop(number, None)
+
+    def _on_readable(self) -> None:
+        while True:
+            try:
+                message, _ = channel.receive_json(self._control)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = None
+            if message is None:
+                self._on_end()
+                return
+            self._on_message(message)
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        if "event" in message:
+            sandbox = self._sandboxes.get(message["pod"])
+            if sandbox is not None:
+                sandbox.on_event(message)
+            if message["event"] == "gone":
+                self._sandboxes.pop(message["pod"], None)
+            return
+        future = self._pending.pop(message.get("id", 0), None)
+        if future is None or future.done():
+            return
+        if "error" in message:
+            future.set_exception(LaunchError(message["error"]))
+        else:
+            future.set_result(message)
+
+    def _on_end(self) -> None:
+        self._loop.remove_reader(self._control.fileno())
+        self._control.close()
+        pending, self._pending = self._pending, {}
+        for future in pending.values():
+            if not future.done():
+                future.set_exception(LaunchError("the launcher has ended"))
+        sandboxes, self._sandboxes = self._sandboxes, {}
+        for sandbox in sandboxes.values():
+            sandbox.on_event({"event": "gone", "reason": "the launcher has ended"})
+        self._reap()
+
+    def _reap(self) -> None:
+        """Its socket closed, so the process is about to end; asked again until it has."""
+        status = self._process.poll()
+        if status is None:
+            self._loop.call_later(0.005, self._reap)
+        elif not self.died.done():
+            self.died.set_result(status)
+
+    def runs(self, key: str) -> bool:
+        """Whether the launcher has not said yet that this pod is gone."""
+        return key in self._sandboxes
+
+    def forget(self, key: str) -> None:
+        """A sandbox was stopped."""
+        self._sandboxes.pop(key, None)
+
+
+class Sandbox:
+    """A running pod: shared pid, ipc, uts and network namespaces (flavor linux), apps that come and go."""
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        pod_dir: Path,
+        on_exit: Callable[[AppExit], None],
+        on_gone: Callable[[str], None],
+    ) -> None:
+        self._launcher = launcher
+        self._pod_dir = pod_dir
+        self._key = str(pod_dir)
+        self._on_exit = on_exit
+        self._on_gone = on_gone
+        self._stopping = False
+        self._removals = 0
+        self.pid = -1
+        """Of the pod's init, on the host."""
+
+    async def start_app(self, app: str, *, stdin: int | None, stdout: int, stderr: int) -> int:
+        """Start an app; returns the host pid of its main process once its program has been executed.
+
+        Raises LaunchError when that fails ("exec /bin/nope: No such file or directory"). The descriptors stay
+        the caller's; without `stdin` it is /dev/null.
+        """
+        fds = (stdout, stderr) if stdin is None else (stdin, stdout, stderr)
+        reply = await self._launcher.call("start", self._key, fds, app=app)
+        return int(reply["pid"])
+
+    async def signal_app(self, app: str, signum: int) -> None:
+        """Signal the app's main process; with SIGKILL all of its processes. LaunchError if it does not run."""
+        await self._launcher.call("signal", self._key, app=app, signum=int(signum))
+
+    async def remove_app(self, app: str) -> None:
+        """Forget a dead app's cgroup and everything it wrote to its root: the next start is a fresh one."""
+        await self._launcher.call("remove", self._key, app=app)
+        overlay = self._pod_dir / "overlay" / app
+        self._removals += 1
+        trash = overlay.with_name(f".{app}.{self._removals}")
+        if overlay.exists():
+            overlay.rename(trash)
+        for name in ("upper", "work"):
+            (overlay / name).mkdir(parents=True)
+        await asyncio.to_thread(shutil.rmtree, trash, ignore_errors=False)
+
+    async def stop(self) -> None:
+        """Kill everything in the pod; returns when no process, mount or cgroup of it is left. Idempotent."""
+        if self._stopping:
+            return
+        self._stopping = True
+        try:
+            await self._launcher.call("stop", self._key)
+        except LaunchError:
+            if not self._launcher.died.done() and self._launcher.runs(self._key):
+                self._stopping = False
+                raise
+        self._launcher.forget(self._key)
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """From the launcher: {"event": "exit" | "gone", …}."""
+        if event["event"] == "exit":
+            self._on_exit(
+                AppExit(event["app"], event["code"], event["signal"], bool(event["oom"]), float(event["at"]))
+            )
+        elif not self._stopping:
+            self._on_gone(event["reason"])

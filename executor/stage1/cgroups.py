@@ -1,0 +1,293 @@
+"""Where a pod's cgroups are, what is written into them, and how they are emptied and removed (v1 and v2).
+
+Everything works on a `Layout` (a map from controller to directory), so the logic runs on any directory tree.
+v1: `<executor's own cgroup>/gantry.<pod>/<app>` in each hierarchy, so the agent's limits hold for the pod too.
+v2: `<mount>/gantry/gantry.<pod>/<app>`, beside the agent's tree and never below it: the agent would take what
+it does not know for nested containers and destroy it. Processes are only in leaves there (`.init` is init's).
+"""
+
+import errno
+import fcntl
+import os
+import signal
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from executor.stage1.manifest import Limits
+
+# The first one present also marks a pod as alive: its init is a member of the pod's directory there.
+CONTROLLERS: Final = ("memory", "freezer", "cpu", "cpuacct", "pids")
+PREFIX: Final = "gantry."
+INIT_LEAF: Final = ".init"
+_V2_CONTROLLERS: Final = ("cpu", "memory", "pids")
+_PERIOD_US: Final = 100_000
+
+
+class CgroupError(Exception):
+    """No usable cgroups, or a limit that cannot be enforced; the message says what to do."""
+
+
+class Layout(NamedTuple):
+    """`base`: controller → directory below which pods' cgroups go. In v2 all controllers share one."""
+
+    version: int
+    base: dict[str, str]
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The distinct directories, in the order of CONTROLLERS."""
+        return tuple(dict.fromkeys(self.base.values()))
+
+
+def detect(own: str, mountinfo: str) -> Layout:
+    """Find the hierarchies from the texts of /proc/self/cgroup and /proc/self/mountinfo; raises CgroupError."""
+    paths: dict[str, str] = {}
+    for line in own.splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            paths[controller] = path
+    base: dict[str, str] = {}
+    unified = ""
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        root, point = left.split()[3:5]
+        fstype, _, options = right.split()[:3]
+        if fstype == "cgroup2":
+            unified = unified or point
+        elif fstype == "cgroup":
+            for controller in options.split(","):
+                if controller in CONTROLLERS and controller in paths and controller not in base:
+                    base[controller] = _below(point, root, paths[controller])
+    if base:
+        return Layout(1, {name: base[name] for name in CONTROLLERS if name in base})
+    if unified:
+        return Layout(2, {"": os.path.join(unified, "gantry")})
+    raise CgroupError(
+        "no cgroup hierarchy is mounted: mount cgroup2 on /sys/fs/cgroup, or the v1 controllers"
+    )
+
+
+def _below(point: str, root: str, path: str) -> str:
+    """Directory of cgroup `path` when the hierarchy's `root` is what is mounted on `point`."""
+    if root != "/":
+        path = path[len(root) :] if path == root or path.startswith(root + "/") else ""
+    return os.path.normpath(point + "/" + path)
+
+
+def limit_writes(version: int, limits: Limits) -> list[tuple[str, str, str]]:
+    """(controller, file, value) of an app's limits.
+
+    cpu: Kubernetes' conversion of requests to shares (2…262144) and limits to a quota with microsecond
+    precision; v2 weight from shares as in the OCI runtimes (runc libcontainer ConvertCPUSharesToCgroupV2Value).
+    """
+    writes: list[tuple[str, str, str]] = []
+    if limits.cpu_request_milli is not None:
+        shares = min(max(limits.cpu_request_milli * 1024 // 1000, 2), 262_144)
+        weight = 1 + (shares - 2) * 9999 // 262_142
+        writes.append(
+            ("cpu", "cpu.shares", str(shares)) if version == 1 else ("cpu", "cpu.weight", str(weight))
+        )
+    if limits.cpu_limit_milli is not None:
+        quota = max(limits.cpu_limit_milli * _PERIOD_US // 1000, 1000)
+        if version == 1:
+            writes.append(("cpu", "cpu.cfs_quota_us", str(quota)))
+        else:
+            writes.append(("cpu", "cpu.max", f"{quota} {_PERIOD_US}"))
+    if limits.memory_limit is not None:
+        file = "memory.limit_in_bytes" if version == 1 else "memory.max"
+        writes.append(("memory", file, str(limits.memory_limit)))
+    return writes
+
+
+class PodCgroup:
+    """The cgroups of one pod."""
+
+    def __init__(self, layout: Layout, pod: str) -> None:
+        self.layout = layout
+        self.name = PREFIX + pod
+        self.directories = tuple(os.path.join(root, self.name) for root in layout.roots)
+        self._members = "tasks" if layout.version == 1 else "cgroup.procs"
+
+    def create(self) -> None:
+        """Make the pod's directories (and on v2 pass the controllers down)."""
+        if self.layout.version == 2:
+            os.makedirs(self.directories[0], exist_ok=True)
+            for directory in (self.layout.roots[0], self.directories[0]):
+                _delegate(directory)
+            _mkdir(os.path.join(self.directories[0], INIT_LEAF))
+            return
+        for directory in self.directories:
+            _mkdir(directory)
+
+    def create_app(self, app: str, limits: Limits) -> None:
+        """Make the app's directories and set its limits; raises CgroupError when one cannot be enforced."""
+        for directory in self.directories:
+            _mkdir(os.path.join(directory, app))
+        for controller, file, value in limit_writes(self.layout.version, limits):
+            root = self.layout.base.get(controller if self.layout.version == 1 else "")
+            path = os.path.join(root or "", self.name, app, file)
+            if root is None or not os.path.exists(path):
+                raise CgroupError(
+                    f"limit {file}={value}: the cgroup controller {controller} is not available here"
+                )
+            try:
+                write(path, value)
+            except OSError as error:
+                raise CgroupError(f"write {value} to {path}: {os.strerror(error.errno or 0)}") from None
+
+    def init_members(self) -> str:
+        """The file into which init writes itself; that it is there is what tells a live pod from a leftover."""
+        leaf = INIT_LEAF if self.layout.version == 2 else ""
+        return os.path.join(self.directories[0], leaf, self._members)
+
+    def app_members(self, app: str) -> tuple[str, ...]:
+        """The files into which the app's first process writes "0" to join.
+
+        v1: `tasks`, not `cgroup.procs`: a thread that moves itself does not wait for the system-wide
+        cgroup_threadgroup_rwsem (kernel/cgroup/cgroup.c, cgroup_procs_write_start).
+        """
+        return tuple(os.path.join(directory, app, self._members) for directory in self.directories)
+
+    def oom_kills(self, app: str) -> int:
+        """How many of the app's processes the kernel has killed for memory so far."""
+        root = self.layout.base.get("memory" if self.layout.version == 1 else "")
+        if root is None:
+            return 0
+        file = "memory.oom_control" if self.layout.version == 1 else "memory.events"
+        return _counter(os.path.join(root, self.name, app, file), "oom_kill")
+
+    def kill(self, app: str = "") -> bool:
+        """SIGKILL every process of the app (of the pod without `app`); True when there was none left."""
+        return kill_tree(os.path.join(self.kill_directory(), app), self.layout.version)
+
+    def kill_directory(self) -> str:
+        """The pod's directory in the hierarchy that killing works on (the freezer's, if there is one)."""
+        root = self.layout.base.get("freezer")
+        return os.path.join(root, self.name) if root else self.directories[0]
+
+    def remove(self, app: str = "") -> bool:
+        """Remove the directories of the app (of the pod); False when one is still in use: try again soon."""
+        return all([remove_tree(os.path.join(directory, app)) for directory in self.directories])
+
+
+def kill_tree(directory: str, version: int) -> bool:
+    """SIGKILL every process in the cgroup `directory` and below; True when there was none."""
+    if version == 2:
+        if not any(_pids(directory)):
+            return True
+        try:
+            write(os.path.join(directory, "cgroup.kill"), "1")
+            return False
+        except FileNotFoundError:
+            pass  # Linux < 5.14: one by one
+    if not any(_pids(directory)):
+        return True
+    # A frozen fork bomb cannot fork away from its killer; the signals act when it is thawed.
+    state = os.path.join(directory, "freezer.state")
+    frozen = version == 1 and os.path.exists(state)
+    if frozen:
+        write(state, "FROZEN")
+    try:
+        for pid in _pids(directory):
+            if pid > 0:  # 0: a process of a pid namespace that is not ours to see
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass  # it was faster
+    finally:
+        if frozen:
+            write(state, "THAWED")
+    return False
+
+
+def remove_tree(directory: str) -> bool:
+    """rmdir a cgroup and the ones below; True when it is gone, False when the kernel still holds one."""
+    try:
+        names = [entry.path for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return True
+    gone = all([remove_tree(path) for path in names])
+    try:
+        os.rmdir(directory)
+    except FileNotFoundError:
+        return gone
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+            raise
+        return False
+    return gone
+
+
+def lock(layout: Layout, *, exclusive: bool, wait: bool = True) -> int:
+    """Hold off `collect` (shared) or creators of pods (exclusive); returns the descriptor that is the lock."""
+    fd = os.open(layout.roots[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+    try:
+        fcntl.flock(fd, kind | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def leftovers(layout: Layout) -> list[str]:
+    """Names of pods' cgroups that no init lives in any more: their launcher died (call under the lock)."""
+    names: dict[str, None] = {}
+    for root in layout.roots:
+        try:
+            names.update((entry.name, None) for entry in os.scandir(root) if entry.name.startswith(PREFIX))
+        except FileNotFoundError:
+            continue
+    return [name for name in names if not _alive(PodCgroup(layout, name[len(PREFIX) :]))]
+
+
+def _alive(pod: PodCgroup) -> bool:
+    try:
+        with open(pod.init_members(), encoding="ascii") as file:
+            return bool(file.read().strip())
+    except FileNotFoundError:
+        return False
+
+
+def write(path: str, value: str) -> None:
+    """One write(2), as cgroup files want it; never creates the file."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def _delegate(directory: str) -> None:
+    with open(os.path.join(directory, "cgroup.controllers"), encoding="ascii") as file:
+        present = file.read().split()
+    wanted = " ".join(f"+{name}" for name in _V2_CONTROLLERS if name in present)
+    if wanted:
+        write(os.path.join(directory, "cgroup.subtree_control"), wanted)
+
+
+def _mkdir(path: str) -> None:
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        pass  # made with the pod, or kept since the app's last run
+
+
+def _counter(path: str, key: str) -> int:
+    try:
+        with open(path, encoding="ascii") as file:
+            for line in file:
+                name, _, value = line.partition(" ")
+                if name == key:
+                    return int(value)
+    except FileNotFoundError:
+        pass  # the cgroup is gone: nothing to tell any more
+    return 0
+
+
+def _pids(directory: str) -> Iterator[int]:
+    """Process ids in a cgroup and all below."""
+    for path, _, files in os.walk(directory):
+        if "cgroup.procs" in files:
+            with open(os.path.join(path, "cgroup.procs"), encoding="ascii") as file:
+                yield from map(int, file.read().split())

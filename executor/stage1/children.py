@@ -1,0 +1,135 @@
+"""What the launcher forks: a pod's init, and the process that prepares an app and starts it.
+
+Both are told what to do after the fork, so that they can wait, forked, for their pod (see launcher, spares).
+The launcher's death ends them: by signal, and because the socket to it closes.
+"""
+
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from executor.stage1 import cgroups, channel, ops, plan, syscalls
+from executor.stage1.process import Process, spawn
+
+_KILL_ROUNDS: Final = 500
+
+
+def fork(
+    entry: Callable[[socket.socket], None], *, new_pid_namespace: int | None
+) -> tuple[int, socket.socket]:
+    """Fork a child that runs `entry` on its end of a socket pair; returns its pid and our end.
+
+    `new_pid_namespace` is a descriptor of our own pid namespace: the child becomes pid 1 of a new one.
+    """
+    ours, theirs = channel.pair()
+    sys.stderr.flush()
+    if new_pid_namespace is not None:
+        syscalls.unshare(syscalls.CLONE_NEWPID)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _child(entry, theirs)
+    finally:
+        if new_pid_namespace is not None:
+            syscalls.setns(new_pid_namespace, syscalls.CLONE_NEWPID)
+    theirs.close()
+    return pid, ours
+
+
+def _child(entry: Callable[[socket.socket], None], sock: socket.socket) -> None:
+    code = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        entry(sock)
+        code = 0
+    except BaseException:  # noqa: BLE001 - nothing may reach the launcher's frames below us
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def close_all_but(keep: Iterable[int]) -> None:
+    """Close every descriptor except 0, 1, 2 and `keep`."""
+    first = 3
+    for fd in sorted(keep):
+        if fd > first:
+            syscalls.close_range(first, fd - 1)
+        first = fd + 1
+    syscalls.close_range(first)
+
+
+def init(sock: socket.socket, *, flavor: str, host_network: bool) -> None:
+    """A pod's init: makes its namespaces and shared mounts, then holds them until it is killed.
+
+    In flavor linux it is pid 1 of the pod's pid namespace: children it inherits are reaped by the kernel
+    (SIGCHLD ignored), its death is the death of everything in there. In flavor fly there is no such
+    namespace: when the launcher goes, this kills the pod's cgroup.
+    """
+    if flavor == "linux":
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    close_all_but([sock.fileno()])
+    syscalls.set_process_name("gantry-init")
+    context = ops.Context({})
+    try:
+        ops.execute(plan.sandbox_plan(flavor, host_network=host_network), context)
+        job, fds = channel.receive(sock)
+        if job is None:
+            return
+        members, cgroup = fds
+        os.write(members, b"0")
+        ops.execute(ops.unpack(job), context)
+        channel.send(sock, "")
+    except (ops.StageError, OSError) as error:
+        channel.send(sock, str(error))
+        return
+    context.fds.clear()
+    os.fchdir(cgroup)
+    close_all_but([sock.fileno()])
+    sock.recv(1)  # never answered: returns when the launcher is gone
+    if flavor == "fly":
+        _kill_own_cgroup()
+
+
+def _kill_own_cgroup() -> None:
+    """Kill what the working directory, the pod's cgroup, holds (but not this process: it has left)."""
+    version = 1 if os.path.exists("tasks") else 2
+    for _ in range(_KILL_ROUNDS):
+        apps = [entry.name for entry in os.scandir(".") if entry.is_dir() and entry.name != cgroups.INIT_LEAF]
+        if all([cgroups.kill_tree(name, version) for name in apps]):
+            return
+        time.sleep(0.01)
+
+
+def starter(sock: socket.socket, *, host: int, last_cap: int) -> None:
+    """Wait for one app, prepare it, start it, say its pid (or what went wrong), and end.
+
+    It stays in the host's pid namespace, where no app can see it; only the app itself is spawned into the pod's.
+    """
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    close_all_but([sock.fileno(), host])
+    syscalls.set_process_name("gantry-start")
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.join_session_keyring()
+    home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    job, fds = channel.receive(sock)
+    if job is None:
+        return
+    packed, process = job
+    for number, fd in enumerate(fds[:3]):
+        os.dup2(fd, number, inheritable=True)
+    context = ops.Context({"home": home, "host": host, "init": fds[3]})
+    try:
+        ops.execute(ops.unpack(packed), context)
+        pid = spawn(Process(*process), last_cap=last_cap, keep=sock.fileno())
+        channel.send(sock, pid)
+    except ops.StageError as error:
+        channel.send(sock, str(error))

@@ -1,0 +1,281 @@
+"""The launcher: a single-threaded fork server that runs pods for one executor.
+
+Started once, forks everything else, and is the parent of all: apps are spawned by a short-lived starter and
+inherited by the launcher (it is their subreaper), so it sees every exit status itself. It ends when the
+executor does (the control socket closes, or SIGTERM by PR_SET_PDEATHSIG), killing all pods; when it is killed
+itself, the pods' inits follow (children.py). It never blocks on a child and keeps no state on disk but the
+pod directories' status files.
+"""
+
+import gc
+import heapq
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from executor.stage1 import caps, cgroups, channel, children
+from executor.stage1.ops import StageError
+from executor.stage1.sandbox import Sandbox
+
+_REFILL_SECONDS: Final = 0.002
+
+
+class Launcher:
+    """Event loop over the control socket, the children's sockets and SIGCHLD."""
+
+    def __init__(self, control: socket.socket, layout: cgroups.Layout, host: int, spares: int) -> None:
+        self.layout = layout
+        self._control = control
+        self._host = host
+        self._own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._last_cap = caps.last_cap()
+        self._spares = spares
+        self._spare_inits: list[tuple[int, socket.socket]] = []
+        self._spare_starters: list[tuple[int, socket.socket]] = []
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._children: dict[int, Callable[[int], None]] = {}
+        self._early: dict[int, int] = {}
+        self._starting = 0
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._sequence = 0
+        self._epoll = select.epoll()
+        self._readers: dict[int, Callable[[], None]] = {}
+        self._closing = False
+        self._refill_planned = False
+
+    # -- what sandboxes use -------------------------------------------------------------------------------
+
+    def watch(self, fd: int, reader: Callable[[], None]) -> None:
+        """Call `reader` whenever `fd` is readable or its other end has gone."""
+        self._readers[fd] = reader
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget `fd` (before it is closed)."""
+        if self._readers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Call `action` once, after `seconds`."""
+        self._sequence += 1
+        heapq.heappush(self._timers, (time.monotonic() + seconds, self._sequence, action))
+
+    def expect(self, pid: int, on_exit: Callable[[int], None]) -> None:
+        """Call `on_exit(wait status)` when the child ends (at once when it has ended already)."""
+        if pid in self._early:
+            on_exit(self._early.pop(pid))
+        else:
+            self._children[pid] = on_exit
+
+    def take_init(self, flavor: str, *, host_network: bool) -> tuple[int, socket.socket]:
+        """An init that has made, or is making, its namespaces."""
+        if flavor == "linux" and not host_network and self._spare_inits:
+            return self._spare_inits.pop()
+        return self._fork_init(flavor, host_network=host_network)
+
+    def take_starter(self) -> tuple[int, socket.socket]:
+        """A process that waits for an app to start; call `starter_done` when it has answered."""
+        self._starting += 1
+        return self._spare_starters.pop() if self._spare_starters else self._fork_starter()
+
+    def starter_done(self) -> None:
+        """One start has ended: unclaimed exit statuses are of interest only while one goes on."""
+        self._starting -= 1
+        if not self._starting:
+            self._early.clear()
+        self._plan_refill()
+
+    def send_event(self, event: dict[str, Any]) -> None:
+        """Tell the executor; if it is gone the loop notices by itself."""
+        try:
+            channel.send_json(self._control, event)
+        except OSError:
+            self._closing = True
+
+    def forget_sandbox(self, key: str) -> None:
+        """The pod is gone, all of it."""
+        self._sandboxes.pop(key, None)
+
+    # -- the loop -----------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until the executor goes; then kill all pods and return."""
+        wake = self._catch_signals()
+        self.watch(wake.fileno(), lambda: self._on_wake(wake))
+        self.watch(self._control.fileno(), self._on_request)
+        # Objects that exist by now are never collected: their pages stay shared with all children.
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        self._refill()
+        channel.send_json(self._control, {"ready": True})
+        while not self._closing:
+            self._turn()
+        self._kill_everything()
+
+    def _turn(self) -> None:
+        timeout = -1.0
+        if self._timers:
+            timeout = max(0.0, self._timers[0][0] - time.monotonic())
+        for fd, _ in self._epoll.poll(timeout):
+            reader = self._readers.get(fd)
+            if reader is not None:
+                reader()
+        while self._timers and self._timers[0][0] <= time.monotonic():
+            heapq.heappop(self._timers)[2]()
+
+    def _catch_signals(self) -> socket.socket:
+        wake, write_end = socket.socketpair()
+        wake.setblocking(False)
+        write_end.setblocking(False)
+        self._write_end = write_end
+        signal.set_wakeup_fd(write_end.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._on_terminate)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return wake
+
+    def _on_terminate(self, *_: object) -> None:
+        self._closing = True
+
+    def _on_wake(self, wake: socket.socket) -> None:
+        try:
+            wake.recv(4096)
+        except BlockingIOError:
+            pass
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            on_exit = self._children.pop(pid, None)
+            if on_exit is not None:
+                on_exit(status)
+            elif self._starting:
+                self._early[pid] = status
+
+    def _on_request(self) -> None:
+        try:
+            message, fds = channel.receive_json(self._control)
+        except OSError:
+            message, fds = None, []
+        if message is None:
+            self._closing = True
+            return
+        number = message["id"]
+
+        def answer(reply: dict[str, Any]) -> None:
+            self.send_event({"id": number, **reply})
+
+        try:
+            self._perform(message, fds, answer)
+        except StageError as error:
+            answer({"error": str(error)})
+        except Exception as error:  # noqa: BLE001 - a request that fails must not end the other pods
+            sys.excepthook(*sys.exc_info())
+            answer({"error": f"{message.get('do')}: {type(error).__name__}: {error}"})
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _perform(
+        self, message: dict[str, Any], fds: list[int], answer: Callable[[dict[str, Any]], None]
+    ) -> None:
+        do, key = message["do"], message["pod"]
+        if do == "run":
+            if key in self._sandboxes:
+                raise StageError(f"run {key}: this pod runs already")
+            sandbox = Sandbox(self, key)
+            sandbox.run(answer)
+            self._sandboxes[key] = sandbox
+            return
+        found = self._sandboxes.get(key)
+        if found is None:
+            raise StageError(f"{do} {key}: this pod does not run")
+        if do == "start":
+            found.start(message["app"], fds, answer)
+        elif do == "signal":
+            found.signal(message["app"], message["signum"], answer)
+        elif do == "remove":
+            found.remove(message["app"], answer)
+        elif do == "stop":
+            found.stop(answer)
+        else:
+            raise StageError(f"{do}: no such request")
+
+    # -- children -----------------------------------------------------------------------------------------
+
+    def _fork_init(self, flavor: str, *, host_network: bool) -> tuple[int, socket.socket]:
+        def entry(sock: socket.socket) -> None:
+            children.init(sock, flavor=flavor, host_network=host_network)
+
+        return children.fork(entry, new_pid_namespace=self._own_pid_ns if flavor == "linux" else None)
+
+    def _fork_starter(self) -> tuple[int, socket.socket]:
+        def entry(sock: socket.socket) -> None:
+            children.starter(sock, host=self._host, last_cap=self._last_cap)
+
+        return children.fork(entry, new_pid_namespace=None)
+
+    def _plan_refill(self) -> None:
+        if not self._refill_planned and self._spares:
+            self._refill_planned = True
+            self.later(_REFILL_SECONDS, self._refill)
+
+    def _refill(self) -> None:
+        """Fork ahead of need, one at a time, when nothing else is going on."""
+        self._refill_planned = False
+        if self._closing or self._starting:
+            return  # the end of that start plans the next
+        if len(self._spare_starters) < self._spares:
+            self._spare_starters.append(self._fork_starter())
+        elif len(self._spare_inits) < self._spares:
+            self._spare_inits.append(self._fork_init("linux", host_network=False))
+        else:
+            return
+        self._plan_refill()
+
+    def _kill_everything(self) -> None:
+        for pid, sock in self._spare_inits + self._spare_starters:
+            self._children[pid] = lambda _: None
+            sock.close()
+        for sandbox in list(self._sandboxes.values()):
+            try:
+                sandbox.stop(lambda _: None)
+            except StageError:
+                pass  # it is being stopped already
+        deadline = time.monotonic() + 10
+        while (self._sandboxes or self._children) and time.monotonic() < deadline:
+            self._turn()
+
+
+def collect(layout: cgroups.Layout, seconds: float = 2.0) -> list[str]:
+    """Kill and remove what pods of launchers that were killed have left; returns the names of those pods.
+
+    Live pods of other launchers in the same cgroup are told by their init, which lives in the pod's cgroup.
+    """
+    for root in layout.roots:
+        if layout.version == 2:
+            os.makedirs(root, exist_ok=True)
+    lock = cgroups.lock(layout, exclusive=True)
+    try:
+        names = cgroups.leftovers(layout)
+        pods = [cgroups.PodCgroup(layout, name[len(cgroups.PREFIX) :]) for name in names]
+        deadline = time.monotonic() + seconds
+        while pods:
+            pods = [pod for pod in pods if not (pod.kill() and pod.remove())]
+            if pods and time.monotonic() > deadline:
+                sys.stderr.write(f"stage1: cgroups still in use: {', '.join(pod.name for pod in pods)}\n")
+                break
+            if pods:
+                time.sleep(0.005)
+        return names
+    finally:
+        os.close(lock)

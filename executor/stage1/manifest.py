@@ -1,0 +1,254 @@
+"""A light reader of a pod directory's `pod` file: the appc PodManifest, as stage0 writes it (reified).
+
+Reads what stage1 enforces into plain tuples and refuses what it would have to ignore; the full schema is
+stage0's business. Source of the fields: appc spec 0.8.11, pods.md and ace.md; `gantry.io/…` are ours.
+"""
+
+import json
+from typing import Any, Final, NamedTuple
+
+from executor.stage1 import caps
+
+FLAVORS: Final = ("linux", "fly")
+_SUFFIXES: Final = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_BINARY: Final = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
+
+
+class ManifestError(ValueError):
+    """The manifest asks for something malformed or not supported; the message names the field."""
+
+
+class Limits(NamedTuple):
+    """Cgroup limits: thousandths of a cpu and bytes; None is no limit."""
+
+    cpu_request_milli: int | None = None
+    cpu_limit_milli: int | None = None
+    memory_limit: int | None = None
+
+
+class Volume(NamedTuple):
+    """One volume of the pod. `size` (bytes) only with medium "Memory"; mode, uid, gid only with kind "empty"."""
+
+    name: str
+    kind: str
+    source: str
+    read_only: bool
+    recursive: bool
+    memory: bool
+    size: int | None
+    mode: int
+    uid: int
+    gid: int
+
+
+class Mount(NamedTuple):
+    """A volume (or a path below it) on an absolute path of the app."""
+
+    volume: str
+    path: str
+    sub_path: str
+    read_only: bool
+
+
+class App(NamedTuple):
+    """What stage1 needs to know about one app."""
+
+    name: str
+    exec: tuple[str, ...]
+    user: str
+    group: str
+    supplementary_gids: tuple[int, ...]
+    working_directory: str
+    environment: tuple[tuple[str, str], ...]
+    mounts: tuple[Mount, ...]
+    capabilities: frozenset[str] | None  # None: the flavor's default
+    no_new_privileges: bool
+    oom_score_adj: int | None
+    limits: Limits
+    read_only_root: bool
+    privileged: bool
+
+
+class Pod(NamedTuple):
+    """What stage1 needs to know about a pod."""
+
+    flavor: str
+    hostname: str
+    host_network: bool
+    volumes: dict[str, Volume]
+    apps: dict[str, App]
+
+
+def read(text: str | bytes) -> Pod:
+    """Parse a PodManifest; raises ManifestError."""
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise ManifestError(f"pod manifest: not JSON: {error}") from None
+    if not isinstance(raw, dict) or raw.get("acKind") != "PodManifest":
+        raise ManifestError("pod manifest: acKind is not PodManifest")
+    try:
+        return _pod(raw)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ManifestError(f"pod manifest: malformed: {type(error).__name__}: {error}") from None
+
+
+def _pod(raw: dict[str, Any]) -> Pod:
+    notes = _annotations(raw)
+    flavor = notes.get("gantry.io/flavor", "linux")
+    if flavor not in FLAVORS:
+        raise ManifestError(f"annotation gantry.io/flavor: {flavor!r} is not one of {', '.join(FLAVORS)}")
+    for isolator in raw.get("isolators") or ():
+        raise ManifestError(f"pod isolator {isolator['name']}: not supported on a pod, only on its apps")
+    volumes = {volume.name: volume for volume in map(_volume, raw.get("volumes") or ())}
+    apps: dict[str, App] = {}
+    for entry in raw["apps"]:
+        app = _app(entry, volumes)
+        if app.name in apps:
+            raise ManifestError(f"app {app.name}: there are two of that name")
+        apps[app.name] = app
+    return Pod(
+        flavor=flavor,
+        hostname=notes.get("gantry.io/hostname", ""),
+        host_network=notes.get("gantry.io/host-network") == "true",
+        volumes=volumes,
+        apps=apps,
+    )
+
+
+def _annotations(raw: dict[str, Any]) -> dict[str, str]:
+    return {entry["name"]: str(entry["value"]) for entry in raw.get("annotations") or ()}
+
+
+def _volume(raw: dict[str, Any]) -> Volume:
+    name, kind, source = str(raw["name"]), raw["kind"], str(raw.get("source") or "")
+    if kind not in ("empty", "host"):
+        raise ManifestError(f"volume {name}: kind {kind!r} is not empty or host")
+    if kind == "host" and not source.startswith("/"):
+        raise ManifestError(f"volume {name}: source {source!r} is not an absolute path")
+    if "/" in name or name in ("", ".", ".."):
+        raise ManifestError(f"volume {name!r}: not a valid name")
+    medium, size = raw.get("gantry.io/medium", ""), raw.get("gantry.io/size-limit")
+    if medium not in ("", "Memory"):
+        raise ManifestError(f"volume {name}: gantry.io/medium {medium!r} is not Memory")
+    return Volume(
+        name=name,
+        kind=kind,
+        source=source,
+        read_only=bool(raw.get("readOnly", False)),
+        recursive=bool(raw.get("recursive", True)),
+        memory=medium == "Memory",
+        size=None if size is None else quantity(size),
+        mode=int(str(raw.get("mode") or "0755"), 8),
+        uid=int(raw.get("uid") or 0),
+        gid=int(raw.get("gid") or 0),
+    )
+
+
+def _app(raw: dict[str, Any], volumes: dict[str, Volume]) -> App:
+    name, body, notes = str(raw["name"]), raw["app"], _annotations(raw)
+    if "/" in name or name in ("", ".", "..") or name.startswith("."):
+        raise ManifestError(f"app {name!r}: not a valid name")
+    if not body.get("exec"):
+        raise ManifestError(f"app {name}: exec is empty, there is nothing to run")
+    directory = body.get("workingDirectory") or "/"
+    if not directory.startswith("/"):
+        raise ManifestError(f"app {name}: workingDirectory {directory!r} is not absolute")
+    isolated = _isolators(name, body.get("isolators") or ())
+    return App(
+        name=name,
+        exec=tuple(map(str, body["exec"])),
+        user=str(body.get("user") or "0"),
+        group=str(body.get("group") or "0"),
+        supplementary_gids=tuple(map(int, body.get("supplementaryGIDs") or ())),
+        working_directory=directory,
+        environment=tuple((str(e["name"]), str(e["value"])) for e in body.get("environment") or ()),
+        mounts=_mounts(name, raw, volumes),
+        capabilities=isolated["capabilities"],
+        no_new_privileges=isolated["no_new_privileges"],
+        oom_score_adj=isolated["oom_score_adj"],
+        limits=Limits(isolated["cpu_request"], isolated["cpu_limit"], isolated["memory_limit"]),
+        read_only_root=bool(raw.get("readOnlyRootFS", False)),
+        privileged=notes.get("gantry.io/privileged") == "true",
+    )
+
+
+def _mounts(app: str, raw: dict[str, Any], volumes: dict[str, Volume]) -> tuple[Mount, ...]:
+    """`mounts` of the app; a mountPoint without one takes the volume of its own name (appc pods.md)."""
+    points = {str(point["path"]): point for point in raw["app"].get("mountPoints") or ()}
+    entries = list(raw.get("mounts") or ())
+    given = {str(entry["path"]) for entry in entries}
+    entries += [{"volume": p["name"], "path": path} for path, p in points.items() if path not in given]
+    result = []
+    for entry in entries:
+        volume, path = str(entry["volume"]), str(entry["path"])
+        if volume not in volumes:
+            raise ManifestError(f"app {app}: mount {path}: the pod has no volume {volume!r}")
+        if not path.startswith("/"):
+            raise ManifestError(f"app {app}: mount {path!r}: not an absolute path")
+        read_only = (
+            volumes[volume].read_only
+            or bool(entry.get("readOnly", False))
+            or bool(points.get(path, {}).get("readOnly", False))
+        )
+        result.append(Mount(volume, path, str(entry.get("gantry.io/sub-path") or ""), read_only))
+    # Parents first, so that /a/b lands inside what is mounted on /a.
+    return tuple(sorted(result, key=lambda mount: mount.path.rstrip("/").split("/")))
+
+
+def _isolators(app: str, entries: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "capabilities": None,
+        "no_new_privileges": False,
+        "oom_score_adj": None,
+        "cpu_request": None,
+        "cpu_limit": None,
+        "memory_limit": None,
+    }
+    for entry in entries:
+        name, value = str(entry["name"]), entry["value"]
+        if name == "resource/cpu":
+            limit, request = value.get("limit"), value.get("request", value.get("limit"))
+            found["cpu_limit"] = None if limit is None else quantity(limit, scale=3)
+            found["cpu_request"] = None if request is None else quantity(request, scale=3)
+        elif name == "resource/memory":
+            found["memory_limit"] = None if value.get("limit") is None else quantity(value["limit"])
+        elif name == "os/linux/capabilities-retain-set":
+            found["capabilities"] = _capability_names(app, value["set"])
+        elif name == "os/linux/capabilities-remove-set":
+            found["capabilities"] = caps.DEFAULT - _capability_names(app, value["set"])
+        elif name == "os/linux/no-new-privileges":
+            found["no_new_privileges"] = bool(value)
+        elif name == "os/linux/oom-score-adj":
+            found["oom_score_adj"] = int(value)
+        else:
+            raise ManifestError(f"app {app}: isolator {name}: not supported")
+    return found
+
+
+def _capability_names(app: str, names: list[str]) -> frozenset[str]:
+    unknown = [name for name in names if name not in caps.NUMBERS]
+    if unknown:
+        raise ManifestError(f"app {app}: Linux has no capability {', '.join(unknown)}")
+    return frozenset(names)
+
+
+def quantity(text: Any, scale: int = 0) -> int:
+    """A quantity ("1500m", "64Mi", "1.5G", 2) times 10**scale, rounded up to an integer.
+
+    >>> quantity("250m", scale=3), quantity("64Mi"), quantity("1.5G")
+    (250, 67108864, 1500000000)
+    """
+    string = str(text)
+    number = string.rstrip("numkMGTPEi")
+    suffix = string[len(number) :]
+    whole, _, fraction = number.partition(".")
+    digits = whole + fraction
+    if not digits.isascii() or not digits.isdigit() or (suffix not in _SUFFIXES and suffix not in _BINARY):
+        raise ManifestError(f"quantity {string!r}: not a number with a suffix")
+    value, power = int(digits), scale - len(fraction)
+    if suffix in _BINARY:
+        value <<= _BINARY[suffix]
+    else:
+        power += _SUFFIXES[suffix]
+    return value * 10**power if power >= 0 else -(-value // 10**-power)

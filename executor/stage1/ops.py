@@ -1,0 +1,471 @@
+"""Mounts, namespaces and cgroup writes of a pod as data: what can be printed before it is executed.
+
+An operation is a tuple with `describe()` (one line, for people) and `execute(context)` (the system calls).
+They refer to what earlier ones opened by name in the context. Order and choice are `plan`'s business.
+Paths inside an app's root file system are never given to the kernel as they are: they are resolved by
+openat2(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS), and the mount goes on the descriptor that comes out.
+"""
+
+import os
+import stat
+from typing import Any, Final, NamedTuple, Protocol
+
+from executor.stage1 import cgroups, syscalls
+from executor.stage1.syscalls import (
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_RDONLY,
+    MS_REC,
+    MS_REMOUNT,
+    RESOLVE_BENEATH,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+)
+
+IN_ROOT: Final = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
+_LINKS: Final = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "ptmx": "pts/ptmx",
+}
+_O_DIR: Final = os.O_PATH | os.O_DIRECTORY
+
+
+class StageError(Exception):
+    """An operation failed; the message is "<what was being done>: <why>"."""
+
+
+class Context:
+    """What operations of one execution share: named descriptors."""
+
+    def __init__(self, fds: dict[str, int]) -> None:
+        self.fds = fds
+
+
+class Op(Protocol):
+    """One step of a plan."""
+
+    def describe(self) -> str: ...
+
+    def execute(self, context: Context) -> None: ...
+
+
+def execute(ops: "list[Op]", context: Context) -> None:
+    """Run a plan; raises StageError that names the operation that failed."""
+    for op in ops:
+        try:
+            op.execute(context)
+        except OSError as error:
+            raise StageError(f"{op.describe()}: {os.strerror(error.errno or 0)}") from None
+        except cgroups.CgroupError as error:
+            raise StageError(f"{op.describe()}: {error}") from None
+
+
+class MakePrivate(NamedTuple):
+    """No mount of ours reaches the host, and none of the host's reaches us any more."""
+
+    def describe(self) -> str:
+        return "make every mount private"
+
+    def execute(self, context: Context) -> None:
+        syscalls.mount("none", "/", None, MS_REC | MS_PRIVATE)
+
+
+class Unshare(NamedTuple):
+    """New namespaces for this process."""
+
+    flags: int
+    names: str
+
+    def describe(self) -> str:
+        return f"unshare {self.names}"
+
+    def execute(self, context: Context) -> None:
+        syscalls.unshare(self.flags)
+
+
+class Enter(NamedTuple):
+    """Join namespaces of another process, through a namespace's descriptor or a pidfd."""
+
+    fd: str
+    flags: int
+
+    def describe(self) -> str:
+        return f"enter the namespaces of {self.fd}"
+
+    def execute(self, context: Context) -> None:
+        syscalls.setns(context.fds[self.fd], self.flags)
+
+
+class TakeTree(NamedTuple):
+    """Copy the mount(s) at a path of ours into a detached tree."""
+
+    name: str
+    path: str
+    recursive: bool = True
+
+    def describe(self) -> str:
+        return f"take {self.path} as {self.name}"
+
+    def execute(self, context: Context) -> None:
+        flags = syscalls.OPEN_TREE_CLONE | (syscalls.AT_RECURSIVE if self.recursive else 0)
+        context.fds[self.name] = syscalls.open_tree(self.path, flags)
+
+
+class TakeVolume(NamedTuple):
+    """Copy a volume, or a path that must lie below it, into a detached tree.
+
+    A missing sub path is made as a directory, as the kubelet does; one that leads out of the volume fails
+    (EXDEV), whatever symbolic links the pod itself has put there (CVE-2017-1002101).
+    """
+
+    name: str
+    source: str
+    sub_path: str
+    recursive: bool
+
+    def describe(self) -> str:
+        below = f", path {self.sub_path} in it" if self.sub_path else ""
+        return f"take volume {self.source}{below}"
+
+    def execute(self, context: Context) -> None:
+        flags = syscalls.OPEN_TREE_CLONE | (syscalls.AT_RECURSIVE if self.recursive else 0)
+        if not self.sub_path:
+            context.fds[self.name] = syscalls.open_tree(self.source, flags)
+            return
+        volume = os.open(self.source, _O_DIR | os.O_CLOEXEC)
+        try:
+            resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
+            place = open_or_make(volume, self.sub_path, resolve, directory=True)
+        finally:
+            os.close(volume)
+        try:
+            context.fds[self.name] = syscalls.open_tree("", flags | syscalls.AT_EMPTY_PATH, place)
+        finally:
+            os.close(place)
+
+
+class MountOverlay(NamedTuple):
+    """The app's root: its own writable layer over the image's rendered layers (uppermost first)."""
+
+    target: str
+    lowers: tuple[str, ...]
+    upper: str
+    work: str
+    device_files: bool
+
+    def describe(self) -> str:
+        return f"mount overlay on {self.target}"
+
+    def execute(self, context: Context) -> None:
+        # Descriptors instead of paths: no limit on their length, and no character needs escaping.
+        fds = [os.open(path, _O_DIR | os.O_CLOEXEC) for path in (*self.lowers, self.upper, self.work)]
+        paths = [f"/proc/self/fd/{fd}" for fd in fds]
+        data = f"lowerdir={':'.join(paths[:-2])},upperdir={paths[-2]},workdir={paths[-1]}"
+        try:
+            syscalls.mount("overlay", self.target, "overlay", 0 if self.device_files else MS_NODEV, data)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        context.fds["root"] = os.open(self.target, _O_DIR | os.O_CLOEXEC)
+
+
+class Attach(NamedTuple):
+    """Put a detached tree on a path of the app's root, made when missing (root:root 0755)."""
+
+    name: str
+    target: str
+    attributes: int = 0
+    recursive: bool = False
+    no_links: bool = False
+
+    def describe(self) -> str:
+        return f"mount {self.name} on {self.target}"
+
+    def execute(self, context: Context) -> None:
+        tree = context.fds.pop(self.name)
+        resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS if self.no_links else IN_ROOT
+        directory = stat.S_ISDIR(os.fstat(tree).st_mode)
+        target = open_or_make(context.fds["root"], self.target, resolve, directory=directory)
+        try:
+            syscalls.mount_setattr(
+                tree, self.attributes, recursive=self.recursive, propagation=syscalls.MS_PRIVATE
+            )
+            syscalls.move_mount(tree, target)
+        finally:
+            os.close(target)
+            os.close(tree)
+
+
+class MountDev(NamedTuple):
+    """A small /dev: a tmpfs that honours no device files, with the six harmless ones bound onto it.
+
+    So an app with CAP_MKNOD (it is in the default set) can make device files anywhere and open none.
+    With `every` (privileged) the host's device files are made in it instead.
+    """
+
+    every: bool = False
+
+    def describe(self) -> str:
+        return "mount /dev"
+
+    def execute(self, context: Context) -> None:
+        resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
+        target = open_or_make(context.fds["root"], "dev", resolve, directory=True)
+        flags = MS_NOSUID | MS_NOEXEC | (0 if self.every else MS_NODEV)
+        syscalls.mount("tmpfs", f"/proc/self/fd/{target}", "tmpfs", flags, "mode=755,size=64k")
+        os.close(target)
+        dev = syscalls.openat2(context.fds["root"], "dev", _O_DIR, resolve)
+        if self.every:
+            _copy_devices("/dev", dev)
+        else:
+            for name in DEVICES:
+                os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=dev))
+                syscalls.mount(f"/dev/{name}", f"/proc/self/fd/{dev}/{name}", None, MS_BIND)
+        for name in ("pts", "shm", "mqueue"):
+            os.mkdir(name, 0o755, dir_fd=dev)
+        for name, to in _LINKS.items():
+            os.symlink(to, name, dir_fd=dev)
+        options = "newinstance,ptmxmode=0666,mode=0620,gid=5"
+        syscalls.mount("devpts", f"/proc/self/fd/{dev}/pts", "devpts", MS_NOSUID | MS_NOEXEC, options)
+        os.close(dev)
+
+
+def _copy_devices(source: str, dev: int) -> None:
+    """Make every device file directly in `source` in the directory `dev` too."""
+    for entry in os.scandir(source):
+        info = entry.stat(follow_symlinks=False)
+        if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):
+            if entry.name in _LINKS:
+                continue
+            os.mknod(entry.name, info.st_mode, info.st_rdev, dir_fd=dev)
+            os.chmod(entry.name, stat.S_IMODE(info.st_mode), dir_fd=dev)
+
+
+class ReadOnlyRoot(NamedTuple):
+    """The app cannot write to its root (volumes and /dev stay as they are)."""
+
+    def describe(self) -> str:
+        return "make the root read-only"
+
+    def execute(self, context: Context) -> None:
+        syscalls.mount_setattr(context.fds["root"], syscalls.MOUNT_ATTR_RDONLY, recursive=False)
+
+
+class JoinCgroup(NamedTuple):
+    """Move this process: first into every hierarchy, then under a cgroup namespace if asked."""
+
+    members: tuple[str, ...]
+    namespace: bool
+
+    def describe(self) -> str:
+        return f"join the cgroup {os.path.dirname(self.members[0])}"
+
+    def execute(self, context: Context) -> None:
+        for path in self.members:
+            cgroups.write(path, "0")
+        if self.namespace:
+            syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+
+
+class OomScore(NamedTuple):
+    """oom_score_adj of the app (proc(5))."""
+
+    value: int
+
+    def describe(self) -> str:
+        return f"set oom_score_adj to {self.value}"
+
+    def execute(self, context: Context) -> None:
+        cgroups.write("/proc/self/oom_score_adj", str(self.value))
+
+
+class PivotRoot(NamedTuple):
+    """Make `root` the root and let go of every other mount."""
+
+    def describe(self) -> str:
+        return "pivot_root"
+
+    def execute(self, context: Context) -> None:
+        os.fchdir(context.fds["root"])
+        syscalls.pivot_root(".", ".")
+        syscalls.umount(".")
+        os.chdir("/")
+
+
+class SetHostname(NamedTuple):
+    """Hostname of the pod's uts namespace."""
+
+    name: str
+
+    def describe(self) -> str:
+        return f"set the hostname {self.name}"
+
+    def execute(self, context: Context) -> None:
+        import socket  # loaded long before the fork; here for whoever only prints plans
+
+        socket.sethostname(self.name)
+
+
+class Loopback(NamedTuple):
+    """Set `lo` up in the pod's network namespace (netdevice(7), SIOCSIFFLAGS)."""
+
+    def describe(self) -> str:
+        return "set the interface lo up"
+
+    def execute(self, context: Context) -> None:
+        import fcntl
+        import socket
+
+        up_and_running = (0x1 | 0x40).to_bytes(2, "little")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            fcntl.ioctl(sock, 0x8914, b"lo".ljust(16, b"\0") + up_and_running.ljust(24, b"\0"))
+
+
+class NewRoot(NamedTuple):
+    """A tmpfs over `path` becomes the root to be: it will hold the pod's shared mounts and nothing of the host."""
+
+    path: str
+
+    def describe(self) -> str:
+        return f"mount an empty root on {self.path}"
+
+    def execute(self, context: Context) -> None:
+        syscalls.mount("tmpfs", self.path, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=64k")
+        root = context.fds["root"] = os.open(self.path, _O_DIR | os.O_CLOEXEC)
+        os.fchdir(root)
+        os.mkdir("empty", 0o555)
+        os.close(os.open("null", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+        syscalls.mount("/dev/null", "null", None, MS_BIND)
+
+
+class MountNew(NamedTuple):
+    """A fresh file system on a new directory of the pod's own root."""
+
+    fstype: str
+    name: str
+    flags: int
+    data: str = ""
+
+    def describe(self) -> str:
+        return f"mount {self.fstype} as the pod's {self.name}"
+
+    def execute(self, context: Context) -> None:
+        os.fchdir(context.fds["root"])
+        os.mkdir(self.name, 0o755)
+        syscalls.mount(self.fstype, self.name, self.fstype, self.flags, self.data or None)
+
+
+class Hide(NamedTuple):
+    """Cover files with /dev/null and directories with an empty one, where they exist in the pod's own root."""
+
+    paths: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"hide {', '.join(self.paths)}"
+
+    def execute(self, context: Context) -> None:
+        os.fchdir(context.fds["root"])
+        for path in self.paths:
+            try:
+                mode = os.stat(path).st_mode
+            except FileNotFoundError:
+                continue
+            syscalls.mount("empty" if stat.S_ISDIR(mode) else "null", path, None, MS_BIND)
+
+
+class MakeReadOnly(NamedTuple):
+    """Bind paths of the pod's own root onto themselves, read-only, where they exist."""
+
+    paths: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"make {', '.join(self.paths)} read-only"
+
+    def execute(self, context: Context) -> None:
+        os.fchdir(context.fds["root"])
+        flags = MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
+        for path in self.paths:
+            if os.path.exists(path):
+                syscalls.mount(path, path, None, MS_BIND)
+                syscalls.mount("none", path, None, flags)
+
+
+class SealRoot(NamedTuple):
+    """Nobody writes to the pod's own root any more."""
+
+    def describe(self) -> str:
+        return "make the pod's own root read-only"
+
+    def execute(self, context: Context) -> None:
+        syscalls.mount("none", "/", None, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
+
+
+def open_or_make(root: int, path: str, resolve: int, *, directory: bool, links: int = 8) -> int:
+    """An O_PATH descriptor of `path` under `root`, made (parents too) when it is missing.
+
+    `resolve` are openat2's RESOLVE flags, so that no link on the way leads out of `root`. What a dangling
+    symbolic link at the end points to is made instead, `links` times at most.
+    """
+    wanted = os.O_PATH | (os.O_DIRECTORY if directory else 0)
+    try:
+        return syscalls.openat2(root, path, wanted, resolve)
+    except FileNotFoundError:
+        pass
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    parent = "/".join(parts[:-1]) or "."
+    place = open_or_make(root, parent, resolve, directory=True) if len(parts) > 1 else os.dup(root)
+    try:
+        try:
+            _make(place, parts[-1], directory=directory)
+        except FileExistsError:
+            target = _link(place, parts[-1])
+            if target is None or not links:
+                raise
+            path = target if target.startswith("/") else f"{parent}/{target}"
+            return open_or_make(root, path, resolve, directory=directory, links=links - 1)
+        return syscalls.openat2(root, "/".join(parts), wanted, resolve)
+    finally:
+        os.close(place)
+
+
+def _make(place: int, name: str, *, directory: bool) -> None:
+    if directory:
+        os.mkdir(name, 0o755, dir_fd=place)
+    else:
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(name, flags, 0o644, dir_fd=place))
+
+
+def _link(place: int, name: str) -> str | None:
+    """Target of a symbolic link; None when it is something else (made by somebody else meanwhile)."""
+    try:
+        return os.readlink(name, dir_fd=place)
+    except OSError:
+        return None
+
+
+_KINDS: Final = {
+    kind.__name__: kind
+    for kind in (
+        MakePrivate, Unshare, Enter, TakeTree, TakeVolume, MountOverlay, Attach, MountDev, ReadOnlyRoot,
+        JoinCgroup, OomScore, PivotRoot, SetHostname, Loopback, NewRoot, MountNew, Hide, MakeReadOnly, SealRoot,
+    )
+}  # fmt: skip
+
+
+def pack(ops: "list[Op]") -> list[Any]:
+    """A plan as plain tuples, for `marshal`."""
+    return [(type(op).__name__, *op) for op in ops]  # type: ignore[misc]  # every kind is a NamedTuple
+
+
+def unpack(data: list[Any]) -> "list[Op]":
+    """The plan that `pack` packed."""
+    return [_KINDS[name](*fields) for name, *fields in data]

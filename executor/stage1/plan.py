@@ -1,0 +1,222 @@
+"""Pure: a manifest and some paths in, operations out. Nothing here touches the system.
+
+A pod's plan is executed by its init: it builds the namespaces and, in a mount namespace with a root of its
+own, what the apps share (proc, sys, shm, mqueue, memory volumes). An app's plan is executed by the process
+that will start the app: it builds the app's root from the image, copies of the shared mounts, and volumes.
+"""
+
+from typing import Final, NamedTuple
+
+from executor.stage1 import caps, ops, syscalls
+from executor.stage1.manifest import App, Mount, Pod, Volume
+from executor.stage1.ops import Op
+from executor.stage1.process import Process
+from executor.stage1.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
+
+# Covered by the pod's own root while that is built: every Linux has it, and init's namespace has no other use for it.
+STAGE: Final = "/sys"
+
+# rkt's and the OCI runtimes' lists (rkt-1.30 stage1/init/common/app.go; runc libcontainer/specconv/example.go).
+HIDDEN: Final = (
+    "proc/acpi proc/asound proc/config.gz proc/interrupts proc/kallsyms proc/kcore proc/keys proc/kmem "
+    "proc/latency_stats proc/mem proc/sched_debug proc/scsi proc/timer_list proc/timer_stats "
+    "sys/firmware sys/fs sys/hypervisor sys/module sys/power sys/devices/virtual/powercap"
+).split()
+READ_ONLY: Final = "proc/bus proc/fs proc/irq proc/sys proc/sysrq-trigger".split()
+
+_SHM: Final = "mode=1777,size=64m"
+_PROC_FLAGS: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
+_ETC: Final = ("hosts", "hostname", "resolv.conf")
+
+
+class Paths(NamedTuple):
+    """A pod directory, in rkt's layout (docs/stage1-interface.md)."""
+
+    pod: str
+
+    def root(self, app: str) -> str:
+        return f"{self.pod}/stage1/rootfs/opt/stage2/{app}/rootfs"
+
+    def upper(self, app: str) -> str:
+        return f"{self.pod}/overlay/{app}/upper"
+
+    def work(self, app: str) -> str:
+        return f"{self.pod}/overlay/{app}/work"
+
+    def volume(self, name: str) -> str:
+        return f"{self.pod}/sharedVolumes/{name}"
+
+    def etc(self, name: str) -> str:
+        return f"{self.pod}/etc/{name}"
+
+    def lowers(self, app: str) -> str:
+        return f"{self.pod}/appsinfo/{app}/lower"
+
+    def status(self, name: str) -> str:
+        return f"{self.pod}/stage1/rootfs/rkt/status/{name}"
+
+
+def namespaces(flavor: str, *, host_network: bool) -> int:
+    """The CLONE_NEW… flags init unshares (its pid namespace is made by whoever forks it)."""
+    if flavor == "fly":
+        return syscalls.CLONE_NEWNS
+    flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
+    return flags if host_network else flags | syscalls.CLONE_NEWNET
+
+
+def sandbox_plan(flavor: str, *, host_network: bool) -> list[Op]:
+    """What init does before it knows which pod it is for (so that it can be done in advance)."""
+    names = "mount" if flavor == "fly" else "mount, ipc, uts" + ("" if host_network else ", net")
+    plan: list[Op] = [
+        ops.Unshare(namespaces(flavor, host_network=host_network), f"the {names} namespaces"),
+        ops.MakePrivate(),
+    ]
+    if flavor == "linux" and not host_network:
+        plan.append(ops.Loopback())
+    plan.append(ops.NewRoot(STAGE))
+    if flavor == "linux":
+        plan += [
+            ops.MountNew("proc", "proc", _PROC_FLAGS),
+            ops.MountNew("sysfs", "sys", _PROC_FLAGS | MS_RDONLY),
+            ops.MountNew("mqueue", "mqueue", _PROC_FLAGS),
+            ops.MountNew("tmpfs", "shm", _PROC_FLAGS, _SHM),
+            ops.Hide(tuple(HIDDEN)),
+            ops.MakeReadOnly(tuple(READ_ONLY)),
+        ]
+    plan.append(ops.PivotRoot())
+    return plan
+
+
+def pod_plan(pod: Pod) -> list[Op]:
+    """What init does once it knows its pod."""
+    plan: list[Op] = []
+    if pod.flavor == "linux":
+        if pod.hostname:
+            plan.append(ops.SetHostname(pod.hostname))
+        if any(app.privileged for app in pod.apps.values()):
+            plan.append(ops.MountNew("proc", "proc.privileged", _PROC_FLAGS))
+            plan.append(ops.MountNew("sysfs", "sys.privileged", _PROC_FLAGS))
+    for volume in pod.volumes.values():
+        if volume.memory:
+            size = "" if volume.size is None else f",size={volume.size}"
+            data = f"mode={volume.mode:o},uid={volume.uid},gid={volume.gid}{size}"
+            plan.append(ops.MountNew("tmpfs", f"volume.{volume.name}", MS_NOSUID | MS_NODEV, data))
+    plan.append(ops.SealRoot())
+    return plan
+
+
+def app_plan(pod: Pod, app: App, paths: Paths, lowers: tuple[str, ...], members: tuple[str, ...]) -> list[Op]:
+    """From the image's layers to a process that stands in the app's root, cgroup and namespaces."""
+    linux = pod.flavor == "linux"
+    plan: list[Op] = [ops.MakePrivate()]
+    if app.oom_score_adj is not None:
+        plan.append(ops.OomScore(app.oom_score_adj))
+    plan += _shared(pod, app)
+    plan += _volumes(pod, app, paths)
+    target = paths.root(app.name)
+    device_files = app.privileged or not linux
+    plan.append(ops.MountOverlay(target, lowers, paths.upper(app.name), paths.work(app.name), device_files))
+    plan += _system(app) if linux else _host_system()
+    plan += [ops.Attach(f"etc/{name}", f"etc/{name}") for name in _etc(app)]
+    plan += [_attach(mount, pod.volumes[mount.volume], device_files) for mount in app.mounts]
+    if app.read_only_root:
+        plan.append(ops.ReadOnlyRoot())
+    # As late as possible: what is charged to the app's memory limit should be the app's.
+    plan.append(ops.JoinCgroup(members, namespace=linux))
+    plan.append(ops.PivotRoot())
+    return plan
+
+
+def app_process(pod: Pod, app: App) -> Process:
+    """The app's main process."""
+    environment = {"AC_APP_NAME": app.name, "container": "gantry"}
+    if pod.flavor == "linux" and pod.hostname:
+        environment["HOSTNAME"] = pod.hostname
+    environment.update(app.environment)
+    capabilities = app.capabilities
+    if app.privileged:
+        capabilities = None
+    elif capabilities is None and pod.flavor == "linux":
+        capabilities = caps.DEFAULT
+    return Process(
+        argv=app.exec,
+        environment=tuple(environment.items()),
+        user=app.user,
+        group=app.group,
+        supplementary_gids=app.supplementary_gids,
+        directory=app.working_directory,
+        capabilities=None if capabilities is None else caps.mask(capabilities),
+        no_new_privileges=app.no_new_privileges,
+    )
+
+
+def _shared(pod: Pod, app: App) -> list[Op]:
+    """Join the pod's namespaces, take copies of its own mounts, and come home to our mount namespace."""
+    memory = sorted({mount.volume for mount in app.mounts if pod.volumes[mount.volume].memory})
+    flags = syscalls.CLONE_NEWNS
+    plan: list[Op] = []
+    if pod.flavor == "linux":
+        flags |= syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWPID
+        flags |= 0 if pod.host_network else syscalls.CLONE_NEWNET
+        suffix = ".privileged" if app.privileged else ""
+        plan = [
+            ops.TakeTree("proc", f"/proc{suffix}"),
+            ops.TakeTree("sys", f"/sys{suffix}"),
+            ops.TakeTree("mqueue", "/mqueue"),
+            ops.TakeTree("shm", "/shm"),
+        ]
+    elif not memory:
+        return []
+    for mount in app.mounts:
+        if mount.volume in memory:
+            plan.append(_take(mount, f"/volume.{mount.volume}", recursive=False))
+    return [ops.Enter("init", flags), *plan, ops.Enter("home", syscalls.CLONE_NEWNS)]
+
+
+def _volumes(pod: Pod, app: App, paths: Paths) -> list[Op]:
+    """Copies of the other volumes. The host's are taken in the host's mount namespace: all of it is there."""
+    host: list[Op] = []
+    own: list[Op] = []
+    if pod.flavor == "fly":
+        host += [ops.TakeTree(name, f"/{name}") for name in ("proc", "sys", "dev")]
+    for mount in app.mounts:
+        volume = pod.volumes[mount.volume]
+        if volume.kind == "host":
+            host.append(_take(mount, volume.source, recursive=volume.recursive))
+        elif not volume.memory:
+            own.append(_take(mount, paths.volume(volume.name), recursive=False))
+    own += [ops.TakeTree(f"etc/{name}", paths.etc(name), recursive=False) for name in _etc(app)]
+    if host:
+        host = [ops.Enter("host", syscalls.CLONE_NEWNS), *host, ops.Enter("home", syscalls.CLONE_NEWNS)]
+    return host + own
+
+
+def _etc(app: App) -> list[str]:
+    """The files of /etc that are ours to give: those no volume is mounted on."""
+    taken = {mount.path.rstrip("/") for mount in app.mounts}
+    return [name for name in _ETC if f"/etc/{name}" not in taken]
+
+
+def _take(mount: Mount, source: str, *, recursive: bool) -> Op:
+    return ops.TakeVolume(f"volume:{mount.path}", source, mount.sub_path, recursive)
+
+
+def _attach(mount: Mount, volume: Volume, device_files: bool) -> Op:
+    attributes = syscalls.MOUNT_ATTR_RDONLY if mount.read_only else 0
+    if not device_files:
+        attributes |= syscalls.MOUNT_ATTR_NODEV
+    return ops.Attach(f"volume:{mount.path}", mount.path, attributes, recursive=volume.recursive)
+
+
+def _system(app: App) -> list[Op]:
+    return [
+        ops.Attach("proc", "proc", no_links=True),
+        ops.Attach("sys", "sys", no_links=True),
+        ops.MountDev(app.privileged),
+        ops.Attach("shm", "dev/shm", no_links=True),
+        ops.Attach("mqueue", "dev/mqueue", no_links=True),
+    ]
+
+
+def _host_system() -> list[Op]:
+    return [ops.Attach(name, name, no_links=True) for name in ("proc", "sys", "dev")]

@@ -1,0 +1,136 @@
+"""Builds the app's process: who it is, what it may do, where it stands, what it runs. The only place that does.
+
+Whatever starts a process in a pod (the app itself; exec into it later) ends here, so that both get the same
+user, capabilities, environment and working directory: what rkt's `enter` did not (CVE-2019-10144, -10145).
+
+The caller has already put itself into the app's root, namespaces and cgroup. It gives up its privileges here
+and only then spawns the app (vfork + exec), so no process with the launcher's powers or descriptors is ever
+visible in the pod's pid namespace, not even to an app with CAP_SYS_PTRACE (CVE-2016-9962).
+"""
+
+import os
+import signal
+import stat
+from typing import Any, Final, NamedTuple
+
+from executor.stage1 import caps, syscalls, users
+from executor.stage1.ops import IN_ROOT, StageError, open_or_make
+
+PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SIGNALS: Final = tuple(set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIGSTOP, 32, 33})
+
+
+class Process(NamedTuple):
+    """One process, as asked for. `capabilities` is a bit mask, None leaves them as they are (flavor fly)."""
+
+    argv: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    user: str
+    group: str
+    supplementary_gids: tuple[int, ...]
+    directory: str
+    capabilities: int | None
+    no_new_privileges: bool
+
+    def describe(self) -> str:
+        """One line, for people."""
+        return f"run {' '.join(self.argv)} as {self.user}:{self.group} in {self.directory}"
+
+    def pack(self) -> tuple[Any, ...]:
+        """As plain values, for `marshal`."""
+        return tuple(self)
+
+
+def spawn(process: Process, *, last_cap: int, keep: int) -> int:
+    """Become who `process` says and start it; returns its pid. Raises StageError.
+
+    The calling process is of no use afterwards: it has the app's user and capabilities.
+    `keep` is a descriptor that stays open here (it is close-on-exec); 0, 1 and 2 become the app's.
+    """
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    identity = users.resolve(root, process.user, process.group, process.supplementary_gids)
+    environment = dict(process.environment)
+    environment.setdefault("PATH", PATH)
+    environment.setdefault("HOME", identity.home)
+    _step(f"chdir {process.directory}", lambda: _chdir(root, process.directory))
+    program = find_program(root, process.argv[0], environment["PATH"])
+    _step("give the app its streams", lambda: _own_streams(identity.uid))
+    _step("drop privileges", lambda: _become(identity, process, last_cap))
+    syscalls.close_range(3, keep - 1)
+    syscalls.close_range(keep + 1)
+    try:
+        return os.posix_spawn(
+            program, process.argv, environment, setsid=True, setsigmask=(), setsigdef=_SIGNALS
+        )
+    except (OSError, ValueError) as error:
+        raise StageError(f"exec {process.argv[0]}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
+
+
+def _step(name: str, action: Any) -> None:
+    try:
+        action()
+    except OSError as error:
+        raise StageError(f"{name}: {_reason(error)}") from None
+
+
+def _chdir(root: int, directory: str) -> None:
+    """Through a descriptor without magic links (CVE-2024-21626); made when missing, as runc does."""
+    fd = open_or_make(root, directory, IN_ROOT, directory=True)
+    os.fchdir(fd)
+    os.close(fd)
+
+
+def find_program(root: int, name: str, search: str) -> str:
+    """Path of the program in the root: `name` itself if it has a slash, else the first hit in `search`.
+
+    /proc/self/exe and other magic links are refused: they would name a file of the host (CVE-2019-5736).
+    """
+    if "/" in name:
+        try:
+            os.close(syscalls.openat2(_base(root, name), name, os.O_PATH, IN_ROOT))
+        except OSError as error:
+            raise StageError(f"exec {name}: {os.strerror(error.errno or 0)}") from None
+        return name
+    for directory in search.split(":"):
+        path = f"{directory or '.'}/{name}"
+        try:
+            fd = syscalls.openat2(_base(root, path), path, os.O_PATH, IN_ROOT)
+        except OSError:
+            continue
+        mode = os.fstat(fd).st_mode
+        os.close(fd)
+        if stat.S_ISREG(mode) and mode & 0o111:
+            return path
+    raise StageError(f"exec {name}: executable file not found in $PATH")
+
+
+def _base(root: int, path: str) -> int:
+    """Where a path starts: at the root, or where we stand (which the root contains)."""
+    return root if path.startswith("/") else os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _own_streams(uid: int) -> None:
+    """Let an unprivileged app open /dev/stdout and /dev/stderr again: its pipes belong to it."""
+    if uid:
+        for fd in (0, 1, 2):
+            if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                os.fchown(fd, uid, -1)
+
+
+def _become(identity: users.Identity, process: Process, last_cap: int) -> None:
+    os.umask(0o022)
+    if process.capabilities is not None:
+        caps.limit_bounding_set(process.capabilities, last_cap)
+    os.setgroups(identity.groups)
+    os.setresgid(identity.gid, identity.gid, identity.gid)
+    os.setresuid(identity.uid, identity.uid, identity.uid)
+    # A change of user makes a process dumpable as the system says; until exec it must not be.
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    if process.capabilities is not None and identity.uid == 0:
+        caps.limit_own_sets(process.capabilities)
+    if process.no_new_privileges:
+        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)

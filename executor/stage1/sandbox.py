@@ -1,0 +1,372 @@
+"""One running pod, as the launcher sees it: its init, its apps, its cgroups, and how all of it ends."""
+
+import os
+import signal
+import socket
+import stat
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from executor.stage1 import cgroups, channel, manifest, ops, plan
+from executor.stage1.ops import StageError
+
+if TYPE_CHECKING:
+    from executor.stage1.launcher import Launcher
+
+Answer = Callable[[dict[str, Any]], None]
+_PATIENCE_SECONDS: Final = 10.0
+
+
+class Instance(NamedTuple):
+    """A running app."""
+
+    pid: int
+    pidfd: int
+    oom_kills_before: int
+
+
+class Sandbox:
+    """State: starting (init works) → running → ending (init dead or stop asked) → gone (forgotten)."""
+
+    def __init__(self, launcher: "Launcher", directory: str) -> None:
+        self._launcher = launcher
+        self._key = directory
+        self._paths = plan.Paths(directory.rstrip("/"))
+        self._pod = _read_manifest(directory)
+        self._cgroup = cgroups.PodCgroup(launcher.layout, os.path.basename(self._paths.pod))
+        self._apps: dict[str, Instance] = {}
+        self._starters: dict[str, int] = {}
+        self._init = -1
+        self._init_fd = -1
+        self._init_socket: socket.socket | None = None
+        self._lock = -1
+        self._on_running: Answer | None = None
+        self._on_stopped: list[Answer] = []
+        self._ending = False
+        self._reason = ""
+
+    # -- run ----------------------------------------------------------------------------------------------
+
+    def run(self, answer: Answer) -> None:
+        """Make the pod's init and cgroups; answers {"pid"} or {"error"}."""
+        launcher, pod = self._launcher, self._pod
+        self._lock = cgroups.lock(launcher.layout, exclusive=False)
+        self._init, self._init_socket = launcher.take_init(pod.flavor, host_network=pod.host_network)
+        self._init_fd = os.pidfd_open(self._init)
+        launcher.expect(self._init, self._on_init_exit)
+        launcher.watch(self._init_socket.fileno(), self._on_init_message)
+        self._on_running = answer
+        try:
+            self._cgroup.create()
+            self._send_pod()
+            # While init works:
+            _prepare(self._paths, pod)
+            for name in pod.apps:
+                self._cgroup.create_app(name, manifest.Limits())
+        except (OSError, cgroups.CgroupError) as error:
+            self._fail(f"prepare {self._key}: {_text(error)}")
+
+    def _send_pod(self) -> None:
+        assert self._init_socket is not None
+        members = os.open(self._cgroup.init_members(), os.O_WRONLY | os.O_CLOEXEC)
+        directory = os.open(self._cgroup.kill_directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            channel.send(self._init_socket, ops.pack(plan.pod_plan(self._pod)), [members, directory])
+        except OSError:
+            pass  # it has failed and says why: see _on_init_message
+        finally:
+            os.close(members)
+            os.close(directory)
+
+    def _on_init_message(self) -> None:
+        assert self._init_socket is not None
+        try:
+            message, _ = channel.receive(self._init_socket)
+        except OSError as error:
+            message = str(error)
+        self._launcher.unwatch(self._init_socket.fileno())
+        if self._ending:
+            return
+        if message != "":
+            self._fail(message or "the pod's init died")
+            return
+        self._unlock()
+        _write(f"{self._paths.pod}/pid", f"{self._init}\n")
+        _link(f"{self._paths.pod}/flavor", self._pod.flavor)
+        answer, self._on_running = self._on_running, None
+        if answer is not None:
+            answer({"pid": self._init})
+
+    def _fail(self, reason: str) -> None:
+        answer, self._on_running = self._on_running, None
+        if answer is not None:
+            self._on_stopped.append(lambda _: answer({"error": reason}))
+        self._end(reason)
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    # -- apps ---------------------------------------------------------------------------------------------
+
+    def start(self, name: str, fds: list[int], answer: Answer) -> None:
+        """Start an app with `fds` = [stdin,] stdout, stderr; answers {"pid"} or {"error"}. Raises StageError."""
+        app = self._pod.apps.get(name)
+        if app is None:
+            raise StageError(f"start {name}: the pod has no such app")
+        if self._ending or self._on_running is not None:
+            raise StageError(f"start {name}: the pod does not run")
+        if name in self._apps or name in self._starters:
+            raise StageError(f"start {name}: it runs already")
+        pid, sock = self._launcher.take_starter()
+        self._starters[name] = pid
+        self._launcher.expect(pid, lambda _: None)
+        self._launcher.watch(sock.fileno(), lambda: self._on_started(name, sock, answer))
+        try:
+            self._cgroup.create_app(name, app.limits)
+            lowers = _read_lowers(self._paths, name)
+            members = self._cgroup.app_members(name)
+            todo = ops.pack(plan.app_plan(self._pod, app, self._paths, lowers, members))
+            streams = fds if len(fds) == 3 else [_null(), *fds]
+            try:
+                channel.send(sock, (todo, tuple(plan.app_process(self._pod, app))), [*streams, self._init_fd])
+            finally:
+                if len(fds) != 3:
+                    os.close(streams[0])
+        except (OSError, cgroups.CgroupError) as error:
+            self._end_start(name, sock)
+            raise StageError(f"start {name}: {_text(error)}") from None
+        except StageError:
+            self._end_start(name, sock)
+            raise
+
+    def _end_start(self, name: str, sock: socket.socket) -> None:
+        self._launcher.unwatch(sock.fileno())
+        sock.close()
+        del self._starters[name]
+        self._launcher.starter_done()
+
+    def _on_started(self, name: str, sock: socket.socket, answer: Answer) -> None:
+        try:
+            message, _ = channel.receive(sock)
+        except OSError as error:
+            message = str(error)
+        if not isinstance(message, int):
+            self._end_start(name, sock)
+            self._cgroup.kill(name)
+            answer({"error": message or f"start {name}: the process that prepares it died"})
+            self._advance()
+            return
+        instance = Instance(message, os.pidfd_open(message), self._cgroup.oom_kills(name))
+        self._apps[name] = instance
+        answer({"pid": message})
+        self._launcher.expect(message, lambda status: self._on_exit(name, status))
+        self._end_start(name, sock)
+        if self._ending:
+            self._cgroup.kill(name)
+        elif name in self._apps:
+            _write(self._paths.status(f"{name}-started"), f"{time.time():.6f}\n")
+
+    def _on_exit(self, name: str, status: int) -> None:
+        """The app's main process has ended: so has the app, whatever it has left behind."""
+        instance = self._apps.pop(name)
+        os.close(instance.pidfd)
+        code = os.waitstatus_to_exitcode(status)
+        oom = code != 0 and self._cgroup.oom_kills(name) > instance.oom_kills_before
+        _write(self._paths.status(name), f"{code if code >= 0 else 128 - code}\n")
+        self._kill_until_empty(name, time.monotonic() + _PATIENCE_SECONDS)
+        self._launcher.send_event(
+            {
+                "event": "exit",
+                "pod": self._key,
+                "app": name,
+                "code": code if code >= 0 else None,
+                "signal": -code if code < 0 else None,
+                "oom": oom,
+                "at": time.time(),
+            }
+        )
+        self._advance()
+
+    def _kill_until_empty(self, name: str, deadline: float) -> None:
+        if not self._cgroup.kill(name) and time.monotonic() < deadline:
+            self._launcher.later(0.005, lambda: self._kill_until_empty(name, deadline))
+
+    def signal(self, name: str, number: int, answer: Answer) -> None:
+        """Signal the app's main process; SIGKILL: all of its processes. Raises StageError."""
+        instance = self._apps.get(name)
+        if instance is None:
+            raise StageError(f"signal {name}: it does not run")
+        if number == signal.SIGKILL:
+            self._kill_until_empty(name, time.monotonic() + _PATIENCE_SECONDS)
+        try:
+            signal.pidfd_send_signal(instance.pidfd, number)
+        except ProcessLookupError:
+            pass  # its exit is on the way to us
+        except OSError as error:
+            raise StageError(f"signal {name} with {number}: {_text(error)}") from None
+        answer({})
+
+    def remove(self, name: str, answer: Answer) -> None:
+        """Forget a dead app: its cgroups go (its files are the caller's to remove). Raises StageError."""
+        if name not in self._pod.apps:
+            raise StageError(f"remove {name}: the pod has no such app")
+        if name in self._apps or name in self._starters:
+            raise StageError(f"remove {name}: it still runs")
+        self._remove_until_gone(name, answer, time.monotonic() + _PATIENCE_SECONDS, 0.001)
+
+    def _remove_until_gone(self, name: str, answer: Answer, deadline: float, pause: float) -> None:
+        if self._cgroup.kill(name) and self._cgroup.remove(name):
+            answer({})
+        elif time.monotonic() > deadline:
+            answer({"error": f"remove {name}: its cgroup is still in use after {_PATIENCE_SECONDS:.0f} s"})
+        else:
+            following = min(pause * 2, 0.1)
+            self._launcher.later(pause, lambda: self._remove_until_gone(name, answer, deadline, following))
+
+    # -- the end ------------------------------------------------------------------------------------------
+
+    def stop(self, answer: Answer) -> None:
+        """Kill everything in the pod and remove its cgroups; answers {} when nothing is left."""
+        self._on_stopped.append(answer)
+        self._end("")
+
+    def _on_init_exit(self, _status: int) -> None:
+        os.close(self._init_fd)
+        self._init_fd = -1
+        self._end("the pod's init died" if not self._ending else self._reason)
+        self._advance()
+
+    def _end(self, reason: str) -> None:
+        if self._ending:
+            return
+        self._ending, self._reason = True, reason
+        if self._init_fd >= 0:
+            signal.pidfd_send_signal(self._init_fd, signal.SIGKILL)
+        for pid in self._starters.values():
+            os.kill(pid, signal.SIGKILL)  # ours and not reaped yet, so the pid is not another's
+        self._clean_until_gone(time.monotonic() + _PATIENCE_SECONDS, 0.001)
+
+    def _advance(self) -> None:
+        """Something of an ending pod has ended: look at once whether that was all."""
+        if self._ending:
+            self._finish()
+
+    def _clean_until_gone(self, deadline: float, pause: float) -> None:
+        if self._finish():
+            return
+        if time.monotonic() > deadline:
+            self._report(f"stop {self._key}: its cgroup is still in use after {_PATIENCE_SECONDS:.0f} s")
+            return
+        following = min(pause * 2, 0.1)
+        self._launcher.later(pause, lambda: self._clean_until_gone(deadline, following))
+
+    def _finish(self) -> bool:
+        """Kill and remove what is left; True when there is nothing (and says so, once)."""
+        empty = self._cgroup.kill()
+        if self._init_fd >= 0 or self._apps or self._starters or not empty or not self._cgroup.remove():
+            return False
+        self._report("")
+        return True
+
+    def _report(self, error: str) -> None:
+        if self._init_socket is None:
+            return
+        self._launcher.unwatch(self._init_socket.fileno())
+        self._init_socket.close()
+        self._init_socket = None
+        self._unlock()
+        self._launcher.forget_sandbox(self._key)
+        for answer in self._on_stopped:
+            answer({"error": error} if error else {})
+        if not self._on_stopped:
+            self._launcher.send_event({"event": "gone", "pod": self._key, "reason": error or self._reason})
+
+
+def _read_manifest(directory: str) -> manifest.Pod:
+    path = f"{directory}/pod"
+    try:
+        with open(path, "rb") as file:
+            return manifest.read(file.read())
+    except OSError as error:
+        raise StageError(f"read {path}: {_text(error)}") from None
+    except manifest.ManifestError as error:
+        raise StageError(f"{path}: {error}") from None
+
+
+def _read_lowers(paths: plan.Paths, app: str) -> tuple[str, ...]:
+    with open(paths.lowers(app), encoding="utf-8", errors="surrogateescape") as file:
+        lowers = tuple(line for line in file.read().splitlines() if line)
+    if not lowers:
+        raise StageError(f"start {app}: {paths.lowers(app)} names no layer")
+    return lowers
+
+
+def _prepare(paths: plan.Paths, pod: manifest.Pod) -> None:
+    """Directories and files of the pod directory that stage0 need not have made."""
+    os.makedirs(os.path.dirname(paths.status("")), exist_ok=True)
+    for name in pod.apps:
+        for directory in (paths.root(name), paths.upper(name), paths.work(name)):
+            os.makedirs(directory, exist_ok=True)
+    for volume in pod.volumes.values():
+        if volume.kind == "empty" and not volume.memory:
+            _make_volume(paths.volume(volume.name), volume)
+    os.makedirs(paths.etc(""), exist_ok=True)
+    name = pod.hostname or os.uname().nodename
+    hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    if pod.host_network or pod.flavor == "fly":
+        hosts = _read_host("/etc/hosts") or hosts
+    elif pod.hostname:
+        hosts += f"127.0.0.1\t{pod.hostname}\n"
+    for file, text in (
+        ("hosts", hosts),
+        ("hostname", name + "\n"),
+        ("resolv.conf", _read_host("/etc/resolv.conf")),
+    ):
+        if not os.path.exists(paths.etc(file)):
+            _write(paths.etc(file), text)
+
+
+def _make_volume(path: str, volume: manifest.Volume) -> None:
+    if os.path.isdir(path):
+        return
+    os.makedirs(path)
+    os.chown(path, volume.uid, volume.gid)
+    os.chmod(path, volume.mode)
+
+
+def _read_host(path: str) -> str:
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return ""
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def _write(path: str, text: str) -> None:
+    """Write a small file so that a reader sees all of it or the one before."""
+    with open(f"{path}.new", "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+    os.replace(f"{path}.new", path)
+
+
+def _link(path: str, target: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    os.symlink(target, path)
+
+
+def _null() -> int:
+    return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+    return str(error)

@@ -1,0 +1,156 @@
+"""The system calls that Python's `os` lacks, as thin wrappers: they take bytes-like paths and raise OSError.
+
+The one door to ctypes. No policy here: what is called, with which flags and in which order is in `ops`.
+Needs Linux >= 5.12 (mount_setattr, the newest call used) on x86_64 or aarch64.
+"""
+
+import ctypes
+import os
+from typing import Final
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_syscall: Final = _libc.syscall
+_syscall.restype = ctypes.c_long
+
+# Numbers above 423 are the same on every architecture (include/uapi/asm-generic/unistd.h).
+_PER_MACHINE: Final = {"x86_64": (155, 250), "aarch64": (41, 219)}
+SUPPORTED_MACHINE: Final = os.uname().machine in _PER_MACHINE
+_PIVOT_ROOT, _KEYCTL = _PER_MACHINE.get(os.uname().machine, (-1, -1))
+_OPEN_TREE, _MOVE_MOUNT, _PIDFD_OPEN, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 428, 429, 434, 436, 437, 442
+
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWCGROUP: Final = 0x02000000
+CLONE_NEWUTS: Final = 0x04000000
+CLONE_NEWIPC: Final = 0x08000000
+CLONE_NEWPID: Final = 0x20000000
+CLONE_NEWNET: Final = 0x40000000
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 4096, 16384, 1 << 18, 1 << 19
+MNT_DETACH: Final = 2
+
+AT_FDCWD: Final = -100
+AT_EMPTY_PATH: Final = 0x1000
+AT_RECURSIVE: Final = 0x8000
+OPEN_TREE_CLONE: Final = 1
+MOVE_MOUNT_F_EMPTY_PATH: Final = 0x04
+MOVE_MOUNT_T_EMPTY_PATH: Final = 0x40
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
+
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x02, 0x04, 0x08, 0x10
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
+PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 36, 38, 47, 4
+KEYCTL_JOIN_SESSION_KEYRING: Final = 1
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+class _CapHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno))
+    return result
+
+
+def _encode(path: str | None) -> bytes | None:
+    return None if path is None else os.fsencode(path)
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)."""
+    _check(_libc.unshare(flags))
+
+
+def setns(fd: int, flags: int) -> None:
+    """setns(2); `fd` is a namespace or a pidfd (then `flags` may name several namespaces)."""
+    _check(_libc.setns(fd, flags))
+
+
+def mount(source: str, target: str, fstype: str | None, flags: int, data: str | None = None) -> None:
+    """mount(2)."""
+    _check(
+        _libc.mount(
+            os.fsencode(source), os.fsencode(target), _encode(fstype), ctypes.c_ulong(flags), _encode(data)
+        )
+    )
+
+
+def umount(target: str, flags: int = MNT_DETACH) -> None:
+    """umount2(2); lazily unless told otherwise."""
+    _check(_libc.umount2(os.fsencode(target), flags))
+
+
+def pivot_root(new: str, old: str) -> None:
+    """pivot_root(2)."""
+    _check(_syscall(_PIVOT_ROOT, os.fsencode(new), os.fsencode(old)))
+
+
+def open_tree(path: str, flags: int, directory: int = AT_FDCWD) -> int:
+    """open_tree(2), close-on-exec: with OPEN_TREE_CLONE a detached copy of the mount(s) at `path`."""
+    return _check(_syscall(_OPEN_TREE, directory, os.fsencode(path), flags | os.O_CLOEXEC))
+
+
+def move_mount(tree: int, target: int) -> None:
+    """Attach the detached mount `tree` on the place that the descriptor `target` names (move_mount(2))."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    _check(_syscall(_MOVE_MOUNT, tree, b"", target, b"", flags))
+
+
+def mount_setattr(fd: int, attributes: int, *, recursive: bool, propagation: int = 0) -> None:
+    """Set mount attributes and propagation on the mount that `fd` names (mount_setattr(2))."""
+    attr = _MountAttr(attributes, 0, propagation, 0)
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    _check(_syscall(_MOUNT_SETATTR, fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr)))
+
+
+def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
+    """openat2(2), always close-on-exec."""
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    return _check(_syscall(_OPENAT2, directory, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how)))
+
+
+def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
+    """close_range(2): close every descriptor in [first, last]."""
+    _check(_syscall(_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), 0))
+
+
+def prctl(option: int, argument: int, second: int = 0) -> int:
+    """prctl(2) for options with integer arguments."""
+    zero = ctypes.c_ulong(0)
+    return _check(_libc.prctl(option, ctypes.c_ulong(argument), ctypes.c_ulong(second), zero, zero))
+
+
+def set_process_name(name: str) -> None:
+    """What `ps -o comm` shows; the kernel keeps 15 bytes."""
+    _check(_libc.prctl(PR_SET_NAME, os.fsencode(name)[:15], 0, 0, 0))
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """capset(2) version 3 of this thread; the sets are bit masks of capability numbers."""
+    header = _CapHeader(0x20080522, 0)
+    low, high = 0xFFFFFFFF, 32
+    words = (effective, permitted, inheritable)
+    data = (ctypes.c_uint32 * 6)(*(w & low for w in words), *(w >> high for w in words))
+    _check(_libc.capset(ctypes.byref(header), ctypes.byref(data)))
+
+
+def join_session_keyring() -> None:
+    """Leave the caller's session keyring for a new, anonymous one (keyctl(2))."""
+    _check(_syscall(_KEYCTL, KEYCTL_JOIN_SESSION_KEYRING, None))

@@ -1,0 +1,88 @@
+"""Users and groups as the image knows them: looked up in the app's root, never on the host."""
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from executor.stage1 import syscalls
+from executor.stage1.ops import IN_ROOT, StageError
+
+_LIMIT: Final = 1 << 20
+
+
+class Identity(NamedTuple):
+    """Numeric ids of a process, and the home directory its user has in the image ("/" when it has none)."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+
+
+def resolve(root: int, user: str, group: str, extra: tuple[int, ...]) -> Identity:
+    """Ids of `user` and `group` (numbers, names, or the path of a file whose owner is meant: appc aci.md).
+
+    An image without /etc/passwd is fine as long as only numbers are used. Raises StageError.
+    """
+    passwd = list(_records(root, "etc/passwd", 6))
+    record = next((r for r in passwd if user in (r[0], r[2])), None)
+    if user.startswith("/"):
+        uid = _owner(root, user).st_uid
+    elif user.isdigit():
+        uid = int(user)
+    elif record is not None and record[2].isdigit():
+        uid = int(record[2])
+    else:
+        raise StageError(f"user {user}: the image's /etc/passwd has no such user")
+    groups = set(extra)
+    if group.startswith("/"):
+        gid = _owner(root, group).st_gid
+    elif group.isdigit():
+        gid = int(group)
+    else:
+        gid = _group(root, group)
+    if record is not None and not record[0].isdigit():
+        groups.update(_memberships(root, record[0]))
+    home = record[5] if record is not None and record[5].startswith("/") else ("/root" if uid == 0 else "/")
+    return Identity(uid, gid, tuple(sorted(groups - {gid})), home)
+
+
+def _group(root: int, name: str) -> int:
+    for record in _records(root, "etc/group", 3):
+        if record[0] == name and record[2].isdigit():
+            return int(record[2])
+    raise StageError(f"group {name}: the image's /etc/group has no such group")
+
+
+def _memberships(root: int, user: str) -> Iterator[int]:
+    for record in _records(root, "etc/group", 4):
+        if user in record[3].split(",") and record[2].isdigit():
+            yield int(record[2])
+
+
+def _owner(root: int, path: str) -> os.stat_result:
+    try:
+        fd = syscalls.openat2(root, path, os.O_PATH, IN_ROOT)
+    except OSError as error:
+        raise StageError(f"user of {path}: {os.strerror(error.errno or 0)}") from None
+    try:
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+def _records(root: int, path: str, fields: int) -> Iterator[list[str]]:
+    """Records with at least `fields` fields; nothing for a file that is missing or not a regular one."""
+    try:
+        fd = syscalls.openat2(root, path, os.O_RDONLY | os.O_NONBLOCK, IN_ROOT)
+    except OSError:
+        return
+    with open(fd, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return
+        text = (file.read(_LIMIT) or b"").decode("utf-8", "surrogateescape")
+    for line in text.splitlines():
+        record = line.split(":")
+        if len(record) >= fields:
+            yield record
