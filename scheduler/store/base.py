@@ -101,6 +101,10 @@ class Watch(Protocol):
         """Waits for a change, returns all there are; [] when closed. Raises SlowReader. Safe to cancel."""
         ...
 
+    def take(self) -> list[WatchEvent]:
+        """All changes there are, without waiting. Raises SlowReader."""
+        ...
+
     def close(self) -> None: ...
 
 

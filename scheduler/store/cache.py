@@ -55,6 +55,10 @@ class CachedWatch:
 
     async def batch(self) -> list[WatchEvent]:
         await self._wait()
+        return self.take()
+
+    def take(self) -> list[WatchEvent]:
+        self._check()
         events = list(self._events)
         self._events.clear()
         return events
@@ -63,6 +67,9 @@ class CachedWatch:
         while not self._events and not self._closed:
             self._ready.clear()
             await self._ready.wait()
+        self._check()
+
+    def _check(self) -> None:
         if self._overflowed:
             raise SlowReader(f"the reader of {self.resource} was more than {self._limit} changes behind")
 

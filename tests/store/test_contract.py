@@ -190,6 +190,14 @@ async def test_watch_is_cut_to_resource_and_namespace(store, put):
     assert [event.entry.key for event in await watch.batch()] == [Key("pods", "a", "y")]
 
 
+async def test_take_does_not_wait(store, put):
+    watch = store.watch("pods")
+    assert watch.take() == []
+    await put(store, "a")
+    assert [event.entry.key.name for event in watch.take()] == ["a"]
+    assert watch.take() == []
+
+
 async def test_watch_resumes_without_gap_or_double(store, put):
     versions = [await put(store, f"p{i}") for i in range(5)]
     watch = store.watch("pods", since=versions[1])

@@ -1,0 +1,1 @@
+"""The Kubernetes API over HTTP: verbs, watches, patches, tables, discovery. Knows resources only as `Resource`s."""

@@ -1,0 +1,66 @@
+"""Listening: where it is allowed to, and errors that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from aiohttp import web
+
+from scheduler.api.auth import is_loopback
+from scheduler.api.context import API
+
+KEEPALIVE = 180.0
+"""Seconds an idle connection stays open: longer than client-go keeps one (90), so that it closes first."""
+
+SHUTDOWN = 5.0
+"""Seconds that requests have to end at shutdown."""
+
+
+class ConfigError(Exception):
+    """The server cannot listen as asked; one line that says why and what to do."""
+
+
+def check_listen(host: str, port: int, token: str | None) -> None:
+    """Raises ConfigError for an address that others can reach when there is no token."""
+    if token is None and not is_loopback(f"[{host}]" if ":" in host else host):
+        raise ConfigError(
+            f"--listen {address(host, port)}: others could reach this address; "
+            "give --token-file, or listen on 127.0.0.1"
+        )
+
+
+def address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def start_server(app: web.Application, host: str, port: int) -> tuple[web.AppRunner, int]:
+    """Starts to serve; port 0 takes a free one. Returns the runner and the port.
+
+    Stop it with `await runner.cleanup()`, which ends watches and followed logs. Raises ConfigError.
+    """
+    check_listen(host, port, app[API].token)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handler_cancellation=True,  # a client that goes away ends its watch
+        keepalive_timeout=KEEPALIVE,
+        shutdown_timeout=SHUTDOWN,
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise ConfigError(f"--listen {address(host, port)}: {_why(error)}") from error
+    return runner, int(runner.addresses[0][1])
+
+
+def _why(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "the port is in use; stop the program that listens there, or choose another port"
+    if error.errno == errno.EACCES:
+        return "not permitted; ports below 1024 need root, choose another port"
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return "this machine does not have that address; choose one of its own, or 127.0.0.1"
+    return f"cannot listen: {error.strerror or error}"
