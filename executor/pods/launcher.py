@@ -119,7 +119,8 @@ class Launcher:
             raise LaunchError(f"{do}: the launcher has ended")
         self._sequence += 1
         number = self._sequence
-        future = self._pending[number] = self._loop.create_future()
+        future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        self._pending[number] = future
         try:
             channel.send_json(self._control, {"id": number, "do": do, "pod": pod, **more}, fds)
             return await future

@@ -15,9 +15,9 @@ from executor.stage1 import caps, cgroups, channel, syscalls
 from executor.stage1.launcher import Launcher, collect
 from executor.stage1.ops import StageError
 
-_DISPENSABLE: Final = frozenset(
+_DISPENSABLE: Final = (
     "autofs binfmt_misc bpf configfs debugfs efivarfs fusectl hugetlbfs mqueue nsfs pstore rpc_pipefs "
-    "securityfs tracefs".split()
+    "securityfs tracefs"
 )
 
 
@@ -100,9 +100,10 @@ def _lean_namespace() -> None:
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         lines = file.read().splitlines()
+    dispensable = _DISPENSABLE.split()
     for line in reversed(lines):
         left, _, right = line.partition(" - ")
-        if right.split()[0] in _DISPENSABLE:
+        if right.split()[0] in dispensable:
             try:
                 syscalls.umount(_unescape(left.split()[4]))
             except OSError:

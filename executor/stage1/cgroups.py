@@ -167,7 +167,8 @@ class PodCgroup:
 
     def remove(self, app: str = "") -> bool:
         """Remove the directories of the app (of the pod); False when one is still in use: try again soon."""
-        return all([remove_tree(os.path.join(directory, app)) for directory in self.directories])
+        gone = [remove_tree(os.path.join(directory, app)) for directory in self.directories]
+        return all(gone)
 
 
 def kill_tree(directory: str, version: int) -> bool:
@@ -206,16 +207,16 @@ def remove_tree(directory: str) -> bool:
         names = [entry.path for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return True
-    gone = all([remove_tree(path) for path in names])
+    below = [remove_tree(path) for path in names]
     try:
         os.rmdir(directory)
     except FileNotFoundError:
-        return gone
+        return True
     except OSError as error:
         if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
             raise
         return False
-    return gone
+    return all(below)
 
 
 def lock(layout: Layout, *, exclusive: bool, wait: bool = True) -> int:

@@ -103,7 +103,8 @@ def _kill_own_cgroup() -> None:
     version = 1 if os.path.exists("tasks") else 2
     for _ in range(_KILL_ROUNDS):
         apps = [entry.name for entry in os.scandir(".") if entry.is_dir() and entry.name != cgroups.INIT_LEAF]
-        if all([cgroups.kill_tree(name, version) for name in apps]):
+        empty = [cgroups.kill_tree(name, version) for name in apps]
+        if all(empty):
             return
         time.sleep(0.01)
 

@@ -251,4 +251,5 @@ def quantity(text: Any, scale: int = 0) -> int:
         value <<= _BINARY[suffix]
     else:
         power += _SUFFIXES[suffix]
-    return value * 10**power if power >= 0 else -(-value // 10**-power)
+    scaled: int = value * 10**power if power >= 0 else -(-value // 10**-power)
+    return scaled

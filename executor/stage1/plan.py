@@ -17,12 +17,13 @@ from executor.stage1.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
 STAGE: Final = "/sys"
 
 # rkt's and the OCI runtimes' lists (rkt-1.30 stage1/init/common/app.go; runc libcontainer/specconv/example.go).
-HIDDEN: Final = (
+_HIDDEN: Final = (
     "proc/acpi proc/asound proc/config.gz proc/interrupts proc/kallsyms proc/kcore proc/keys proc/kmem "
     "proc/latency_stats proc/mem proc/sched_debug proc/scsi proc/timer_list proc/timer_stats "
     "sys/firmware sys/fs sys/hypervisor sys/module sys/power sys/devices/virtual/powercap"
-).split()
-READ_ONLY: Final = "proc/bus proc/fs proc/irq proc/sys proc/sysrq-trigger".split()
+)
+HIDDEN: Final = tuple(_HIDDEN.split())
+READ_ONLY: Final = ("proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger")
 
 _SHM: Final = "mode=1777,size=64m"
 _PROC_FLAGS: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
@@ -80,8 +81,8 @@ def sandbox_plan(flavor: str, *, host_network: bool) -> list[Op]:
             ops.MountNew("sysfs", "sys", _PROC_FLAGS | MS_RDONLY),
             ops.MountNew("mqueue", "mqueue", _PROC_FLAGS),
             ops.MountNew("tmpfs", "shm", _PROC_FLAGS, _SHM),
-            ops.Hide(tuple(HIDDEN)),
-            ops.MakeReadOnly(tuple(READ_ONLY)),
+            ops.Hide(HIDDEN),
+            ops.MakeReadOnly(READ_ONLY),
         ]
     plan.append(ops.PivotRoot())
     return plan
