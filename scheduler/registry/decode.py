@@ -27,7 +27,7 @@ FIELD_VALIDATIONS = ("Ignore", "Warn", "Strict")
 def decode(
     resource: Resource, obj: Any, field_validation: str = "Warn", duplicates: Sequence[str] = ()
 ) -> tuple[Object, list[str]]:
-    """Check the types of `obj`, drop unknown fields and nulls, fill in apiVersion and kind.
+    """Check the types of `obj`, drop unknown fields and empty values, fill in apiVersion and kind.
 
     `obj` is parsed JSON and may be changed; `duplicates` are paths of keys that appeared twice
     (`duplicate_fields`). Returns the object and the warnings for the client. Raises BadRequest.
@@ -53,7 +53,7 @@ def decode(
     if obj.get("metadata"):
         # Field ownership is not tracked; what clients send back of it must not be stored as if it were.
         obj["metadata"].pop("managedFields", None)
-    drop_nulls(obj)
+    tidy(obj, resource.model)
     return obj, (problems if field_validation == "Warn" else [])
 
 
@@ -210,16 +210,33 @@ def _remove(obj: Any, location: Sequence[str | int]) -> None:
     del obj[location[-1]]
 
 
-def drop_nulls(value: Any) -> None:
-    """Remove every `key: null`, in place: to Kubernetes null is the same as not set."""
-    if isinstance(value, dict):
-        nulls = [key for key, inner in value.items() if inner is None]
-        for key in nulls:
-            del value[key]
-        for inner in value.values():
-            if isinstance(inner, dict | list):
-                drop_nulls(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            if isinstance(inner, dict | list):
-                drop_nulls(inner)
+def tidy(obj: Object, model: type[KubeModel]) -> None:
+    """Remove what says nothing, in place: nulls, empty lists, maps and strings, and false where it is the default.
+
+    Go's `omitempty` does the same to an object on its way through kube-apiserver; without it a field that is left
+    out of a manifest would differ from the same field written as empty.
+    """
+    shapes = patch_schema(model)
+    for key in list(obj):
+        value, shape = obj[key], shapes[key]
+        if value is None or (value is False and key in _FALSE_BY_DEFAULT):
+            del obj[key]
+        elif isinstance(value, dict):
+            if shape.container and not value:
+                del obj[key]
+            elif shape.model is not None and not shape.container:
+                tidy(value, shape.model)
+        elif isinstance(value, list):
+            if not value:
+                del obj[key]
+            elif shape.model is not None:
+                for item in value:
+                    tidy(item, shape.model)
+        elif value == "" and key not in _EMPTY_MEANS_SOMETHING:
+            del obj[key]
+
+
+_FALSE_BY_DEFAULT = frozenset(
+    {"hostIPC", "hostNetwork", "hostPID", "readOnly", "stdin", "stdinOnce", "tty", "unschedulable"}
+)
+_EMPTY_MEANS_SOMETHING = frozenset({"storageClassName"})
