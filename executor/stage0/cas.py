@@ -152,7 +152,10 @@ class Cas:
             return diff_id
 
     def _layer_lock(self, diff_id: str) -> AbstractContextManager[None]:
-        return self.lock(f"layer-{diff_id.replace(':', '-')}")
+        return self.lock(self.layer_lock_path(diff_id).name)
+
+    def layer_lock_path(self, diff_id: str) -> Path:
+        return self.root / "locks" / f"layer-{diff_id.replace(':', '-')}"
 
     @contextmanager
     def _fresh_tree(self) -> Iterator[tuple[Path, int]]:

@@ -4,6 +4,7 @@ Removal takes the store's lock exclusively, so no pull is under way, and refuses
 trees in its mount table: overlayfs does not survive losing a lower directory.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,9 @@ def _remove(store: Cas, ref: str) -> list[str]:
     for layer in layers:
         if store.has_layer(layer):
             store.remove_tree(store.layer_dir(layer))
+            store.layer_lock_path(layer).unlink(
+                missing_ok=True
+            )  # nobody waits for it: pulls hold the store's lock
     for digest in set(record.get("documents", [])) - kept_blobs:
         store.blob_path(digest).unlink(missing_ok=True)
     return [*removed, image_id, *layers]
@@ -95,11 +99,8 @@ def _target(store: Cas, ref: str) -> tuple[str, str]:
         record = store.load_name(str(reference))
         if record is not None:
             return record["name"], record["id"]
-    ids = [
-        r["id"]
-        for r in store.images()
-        if r["id"].startswith(ref) or r["id"].partition(":")[2].startswith(ref)
-    ]
+    hexdigits = re.fullmatch(r"(?:sha256:|sha512-)?([0-9a-f]{2,})", ref)
+    ids = [r["id"] for r in store.images() if hexdigits and r["id"][7:].startswith(hexdigits[1])]
     if len(ids) == 1:
         return "", ids[0]
     if ids:

@@ -1,0 +1,245 @@
+"""Images made by the tools people use (umoci, skopeo, docker-registry), tars made by hand, and places to put them."""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+BUSYBOX = shutil.which("busybox")
+# The bcrypt hash of "secret" (cost 5).
+HTPASSWD = "user:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`root` tests here chown, mknod and set trusted attributes."""
+    skip = pytest.mark.skip(reason="needs root: owners, whiteouts and overlay attributes")
+    for item in items:
+        if item.get_closest_marker("root") and "stage0" in item.nodeid and os.geteuid() != 0:
+            item.add_marker(skip)
+
+
+def _need(*tools: str) -> None:
+    for tool in tools:
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+
+
+def _run(*argv: str | Path) -> str:
+    done = subprocess.run([str(a) for a in argv], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, f"{argv}: {done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture
+def run() -> Callable[..., str]:
+    """Run a tool; its stdout. The test is skipped when the tool is not installed."""
+
+    def call(*argv: str | Path) -> str:
+        _need(str(argv[0]))
+        return _run(*argv)
+
+    return call
+
+
+class Tar:
+    """A tar made entry by entry, with whatever is wrong with it."""
+
+    def __init__(self) -> None:
+        self._buffer = io.BytesIO()
+        self._tar = tarfile.open(fileobj=self._buffer, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+
+    def add(self, name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, **more: object) -> "Tar":
+        info = tarfile.TarInfo(name)
+        info.type, info.size, info.mode = kind, len(content), 0o755 if kind == tarfile.DIRTYPE else 0o644
+        for key, value in more.items():
+            setattr(info, key, value)
+        self._tar.addfile(info, io.BytesIO(content))
+        return self
+
+    def dir(self, name: str, **more: object) -> "Tar":
+        return self.add(name, kind=tarfile.DIRTYPE, **more)
+
+    def link(self, name: str, target: str) -> "Tar":
+        return self.add(name, kind=tarfile.SYMTYPE, linkname=target)
+
+    def hard(self, name: str, target: str) -> "Tar":
+        return self.add(name, kind=tarfile.LNKTYPE, linkname=target)
+
+    def bytes(self) -> bytes:
+        self._tar.close()
+        return self._buffer.getvalue()
+
+
+@pytest.fixture
+def tar() -> type[Tar]:
+    return Tar
+
+
+def sha(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+class Layout:
+    """An OCI layout written by hand, so that any part of it can be wrong."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        (path / "blobs/sha256").mkdir(parents=True)
+        (path / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+        self.manifests: list[dict[str, object]] = []
+        self.index()
+
+    def blob(self, data: bytes, media_type: str) -> dict[str, object]:
+        (self.path / "blobs/sha256" / hashlib.sha256(data).hexdigest()).write_bytes(data)
+        return {"mediaType": media_type, "digest": sha(data), "size": len(data)}
+
+    def layer(self, plain: bytes) -> tuple[dict[str, object], str]:
+        blob = self.blob(gzip.compress(plain, 1, mtime=0), "application/vnd.oci.image.layer.v1.tar+gzip")
+        return blob, sha(plain)
+
+    def image(
+        self, tag: str, *tars: bytes, config: dict[str, object] | None = None,
+        layers: list[tuple[dict[str, object], str]] | None = None,
+        edit: Callable[[dict[str, object]], object] | None = None,
+    ) -> dict[str, object]:  # fmt: skip
+        parts = layers if layers is not None else [self.layer(t) for t in tars]
+        document = {
+            "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(
+                os.uname().machine, os.uname().machine
+            ),
+            "os": "linux",
+            "config": {"Cmd": ["/bin/sh"]},
+            "rootfs": {"type": "layers", "diff_ids": [diff for _, diff in parts]},
+            **(config or {}),
+        }
+        manifest: dict[str, object] = {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": self.blob(json.dumps(document).encode(), "application/vnd.oci.image.config.v1+json"),
+            "layers": [blob for blob, _ in parts],
+        }
+        if edit is not None:
+            edit(manifest)
+        entry = self.blob(json.dumps(manifest).encode(), "application/vnd.oci.image.manifest.v1+json")
+        self.tag(tag, entry)
+        return entry
+
+    def tag(self, tag: str, entry: dict[str, object]) -> None:
+        self.manifests.append({**entry, "annotations": {"org.opencontainers.image.ref.name": tag}})
+        self.index()
+
+    def index(self) -> None:
+        text = json.dumps({"schemaVersion": 2, "manifests": self.manifests})
+        (self.path / "index.json").write_text(text)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """The OCI layout of `localhost/app`."""
+    return Layout(tmp_path / "local" / "app")
+
+
+@pytest.fixture
+def make_layout() -> type[Layout]:
+    return Layout
+
+
+@pytest.fixture
+def rootfs(tmp_path: Path) -> Path:
+    """A small root file system with links, modes and a program in it."""
+    root = tmp_path / "rootfs"
+    for name in ("bin", "etc", "tmp", "usr/lib", "var/empty"):
+        (root / name).mkdir(parents=True)
+    if BUSYBOX:
+        shutil.copy(BUSYBOX, root / "bin/busybox")
+    else:
+        (root / "bin/busybox").write_bytes(b"#!/bin/true\n")
+    (root / "bin/busybox").chmod(0o4755)
+    (root / "bin/sh").symlink_to("busybox")
+    (root / "lib").symlink_to("/usr/lib")
+    os.link(root / "bin/busybox", root / "bin/ls")
+    (root / "tmp").chmod(0o1777)
+    (root / "etc/hostname").write_text("image\n")
+    (root / ("n" * 120)).write_text("long name\n")
+    (root / "etc/größe").write_text("utf-8\n")
+    return root
+
+
+@pytest.fixture
+def umoci_layout(tmp_path: Path, rootfs: Path, run: Callable[..., str]) -> Path:
+    """`localhost/real:v1`: umoci's image of two layers; the second removes, replaces and adds."""
+    path = tmp_path / "local" / "real"
+    path.parent.mkdir(exist_ok=True)
+    bundle = tmp_path / "bundle"
+    run("umoci", "init", "--layout", path)
+    run("umoci", "new", "--image", f"{path}:v1")
+    run("umoci", "unpack", "--image", f"{path}:v1", bundle)
+    shutil.copytree(rootfs, bundle / "rootfs", symlinks=True, dirs_exist_ok=True)
+    (bundle / "rootfs/gone").mkdir()
+    (bundle / "rootfs/gone/file").write_text("x")
+    (bundle / "rootfs/replaced").mkdir()
+    (bundle / "rootfs/replaced/old").write_text("old")
+    run("umoci", "repack", "--refresh-bundle", "--image", f"{path}:v1", bundle)
+    shutil.rmtree(bundle / "rootfs/gone")
+    (bundle / "rootfs/etc/hostname").unlink()
+    (bundle / "rootfs/replaced/old").unlink()
+    (bundle / "rootfs/replaced/new").write_text("new")
+    (bundle / "rootfs/added").write_text("added\n")
+    run("umoci", "repack", "--image", f"{path}:v1", bundle)
+    run("umoci", "config", "--image", f"{path}:v1", "--config.entrypoint", "/bin/sh", "--config.cmd", "-c",
+        "--config.env", "A=1", "--config.user", "7:8", "--config.workingdir", "/tmp", "--config.stopsignal", "SIGINT",
+        "--config.exposedports", "80/tcp", "--config.volume", "/data", "--config.label", "k=v")  # fmt: skip
+    shutil.rmtree(bundle)
+    return path
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Callable[..., SimpleNamespace]]:
+    """start(auth=False) → a real registry on a free loopback port: `.host`, `.stop()`, `.start()`, `.data`."""
+    _need("docker-registry")
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*, auth: bool = False) -> SimpleNamespace:
+        data = tmp_path / "registry"
+        data.mkdir(exist_ok=True)
+        settings = {
+            "version": 0.1,
+            "log": {"level": "info"},
+            "storage": {"filesystem": {"rootdirectory": str(data / "store")}},
+            "http": {"addr": "127.0.0.1:0", "secret": "test"},
+        }
+        if auth:
+            (data / "htpasswd").write_text(HTPASSWD)
+            settings["auth"] = {"htpasswd": {"realm": "test", "path": str(data / "htpasswd")}}
+        (data / "config.yml").write_text(json.dumps(settings))
+        process = subprocess.Popen(
+            ["docker-registry", "serve", data / "config.yml"],
+            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        running.append(process)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if found := re.search(r"listening on (127\.0\.0\.1:\d+)", line):
+                break
+        else:
+            raise AssertionError("the registry did not start")
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        return SimpleNamespace(host=found.group(1), data=data / "store", process=process)
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
