@@ -14,8 +14,6 @@ from typing import Any, Final
 
 from shared.models.quantities import parse_quantity
 
-DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 _REFERENCE: Final = re.compile(r"\$\$|\$\(([^)]*)\)")
 _KEYED: Final = re.compile(r"metadata\.(labels|annotations)\['([^']*)'\]")
 

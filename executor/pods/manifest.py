@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from executor.pods.env import DEFAULT_PATH, ConfigError, Node, command_line, environment
+from executor.pods.env import ConfigError, Node, command_line, environment
 from executor.pods.isolators import isolators, qos_class
 from executor.pods.users import Identity
 from executor.stage0.config import ImageConfig
@@ -77,10 +77,7 @@ def app_entry(
     """The entry of one container in `apps`. Raises ConfigError for what cannot be made as asked."""
     context = container.get("securityContext") or {}
     asked = environment(container, level.pod, level.node, level.pod_ip)
-    env = {"PATH": DEFAULT_PATH, "HOME": identity.home, "AC_APP_NAME": container["name"]}
-    if not level.host_network:
-        env["HOSTNAME"] = level.hostname
-    env |= {**config.env, **asked}
+    env = {**config.env, **asked}  # PATH, HOME, HOSTNAME and AC_APP_NAME are stage1's to fill in
     directory = container.get("workingDir") or config.working_dir or "/"
     app: dict[str, Any] = {
         "exec": command_line(container, asked, config.entrypoint, config.cmd),

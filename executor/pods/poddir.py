@@ -53,18 +53,14 @@ class PodDir:
         before.rename(self.path)
 
     def prepare(self, apps: Sequence[str]) -> None:
-        """Make the tree that stage1 expects, and ours for logs and termination messages."""
+        """Make what stage1 does not make itself: places for the apps' images, logs and termination messages."""
         self.move(Phase.PREPARE)
-        path = self.path
-        for name in ("appsinfo", "logs", "termination", "sharedVolumes", "overlay", "etc"):
-            os.mkdir(path / name, 0o755)
-        os.makedirs(path / "stage1/rootfs/rkt/status")
+        path = str(self.path)
+        for name in ("appsinfo", "logs", "termination"):
+            os.mkdir(f"{path}/{name}", 0o755)
         for app in apps:
-            os.mkdir(path / "appsinfo" / app)
-            os.mkdir(path / "logs" / app)
-            os.makedirs(path / "stage1/rootfs/opt/stage2" / app / "rootfs")
-            os.makedirs(path / "overlay" / app / "upper")
-            os.mkdir(path / "overlay" / app / "work")
+            os.mkdir(f"{path}/appsinfo/{app}")
+            os.mkdir(f"{path}/logs/{app}")
             self.empty_termination_log(app)
 
     def write_app(self, app: str, image_manifest: Mapping[str, Any], layers: Sequence[Path]) -> None:

@@ -20,12 +20,11 @@ MAX_FILE: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What setresuid, setresgid and setgroups get, and the user's home directory."""
+    """What setresuid, setresgid and setgroups get."""
 
     uid: int
     gid: int
     groups: tuple[int, ...] = ()
-    home: str = "/"
 
 
 def resolve(
@@ -54,7 +53,7 @@ def resolve(
     gid = user.gid if not group_text else _group(group_text, group)
     extra = [int(g) for g in context.get("supplementalGroups") or ()] + [int(g) for g in image_groups]
     groups = dict.fromkeys([*extra, *_memberships(user.name, group)])
-    return Identity(user.uid, gid, tuple(g for g in groups if g != gid), user.home)
+    return Identity(user.uid, gid, tuple(g for g in groups if g != gid))
 
 
 def _check_non_root(user: str, as_user: int | None) -> None:
@@ -73,7 +72,6 @@ class _User:
     name: str
     uid: int
     gid: int
-    home: str
 
 
 def _user(text: str, passwd: list[list[str]]) -> _User:
@@ -84,9 +82,9 @@ def _user(text: str, passwd: list[list[str]]) -> _User:
             and gid is not None
             and (entry[0] == text or (text.isdecimal() and uid == int(text)))
         ):
-            return _User(entry[0], uid, gid, _home(entry))
+            return _User(entry[0], uid, gid)
     if text.isdecimal():
-        return _User("", int(text), 0, "/")
+        return _User("", int(text), 0)
     raise ConfigError(f"user {text!r}: the image's /etc/passwd does not have it")
 
 
@@ -94,10 +92,6 @@ def _numbers(entry: list[str]) -> tuple[int | None, int | None]:
     if len(entry) < 4 or not entry[2].isdecimal() or not entry[3].isdecimal():
         return None, None
     return int(entry[2]), int(entry[3])
-
-
-def _home(entry: list[str]) -> str:
-    return entry[5] if len(entry) > 5 and entry[5].startswith("/") else "/"
 
 
 def _group(text: str, group: list[list[str]]) -> int:

@@ -114,7 +114,7 @@ def test_an_app() -> None:
     config = ImageConfig(env={"PATH": "/bin", "A": "image"}, working_dir="/w", stop_signal="SIGQUIT")
     made = entry({"env": [{"name": "A", "value": "pod"}]}, config)
     env = {item["name"]: item["value"] for item in made["app"]["environment"]}
-    assert env == {"PATH": "/bin", "HOME": "/", "AC_APP_NAME": "c0", "HOSTNAME": "web", "A": "pod"}
+    assert env == {"PATH": "/bin", "A": "pod"}
     assert made["app"]["exec"] == ["/bin/true"]
     assert made["app"]["workingDirectory"] == "/w"
     assert made["image"] == {"id": "sha256:1"}
@@ -251,15 +251,15 @@ def layers(tmp_path: Path) -> list[Path]:
 @pytest.mark.parametrize(
     ("image", "context", "identity"),
     [
-        ("", {}, Identity(0, 0, (7,), "/root")),
-        ("web", {}, Identity(101, 102, (7, 8), "/srv/web")),
-        ("web:log", {}, Identity(101, 7, (8,), "/srv/web")),
-        ("101:0", {}, Identity(101, 0, (7, 8), "/srv/web")),
-        ("4711", {}, Identity(4711, 0, (), "/")),
-        ("web:log", {"runAsUser": 4711}, Identity(4711, 0, (), "/")),
-        ("web", {"runAsGroup": 9}, Identity(101, 9, (7, 8), "/srv/web")),
-        ("web", {"supplementalGroups": [50, 7]}, Identity(101, 102, (50, 7, 8), "/srv/web")),
-        ("4711", {"runAsNonRoot": True}, Identity(4711, 0, (), "/")),
+        ("", {}, Identity(0, 0, (7,))),
+        ("web", {}, Identity(101, 102, (7, 8))),
+        ("web:log", {}, Identity(101, 7, (8,))),
+        ("101:0", {}, Identity(101, 0, (7, 8))),
+        ("4711", {}, Identity(4711, 0, ())),
+        ("web:log", {"runAsUser": 4711}, Identity(4711, 0, ())),
+        ("web", {"runAsGroup": 9}, Identity(101, 9, (7, 8))),
+        ("web", {"supplementalGroups": [50, 7]}, Identity(101, 102, (50, 7, 8))),
+        ("4711", {"runAsNonRoot": True}, Identity(4711, 0, ())),
     ],
 )
 def test_users(layers: list[Path], image: str, context: dict[str, Any], identity: Identity) -> None:
