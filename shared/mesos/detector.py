@@ -94,7 +94,10 @@ class _Detector(MasterDetector):
 
 
 class ZooKeeperMasters:
-    """`zk://[user:password@]host:port,…/path`: the master whose sequence number is the lowest."""
+    """`zk://[user:password@]host:port,…/path`: the master whose sequence number is the lowest.
+
+    While ZooKeeper itself is away the last leader stays: its own stream tells when it is gone.
+    """
 
     def __init__(self, url: str, retry: float = 2.0) -> None:
         """`retry`: seconds between looks for a path that is not there yet."""

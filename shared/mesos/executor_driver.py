@@ -209,6 +209,7 @@ class ExecutorDriver(MesosExecutorDriver):
         assert self._subscription is not None
         agent_info = info.get("agent_info") or {}
         self.agent_id = agent_info.get("id") or self.agent_id
+        self._subscription.established(None)  # an agent's heartbeats are half an hour apart
         self._registered = True
         self._backoff.reset()
         logger.info("subscribed to the agent at %s", self._agent)

@@ -286,8 +286,7 @@ class SchedulerDriver(MesosSchedulerDriver):
         master_info = info.get("master_info") or {}
         self.version = master_info.get("version")
         assert self._subscription is not None
-        if info.get("heartbeat_interval_seconds"):
-            self._subscription.expect_heartbeats(float(info["heartbeat_interval_seconds"]))
+        self._subscription.established(info.get("heartbeat_interval_seconds"))
         self._registered = True
         self._backoff.reset()
         self._redirects = 0
@@ -325,7 +324,7 @@ class SchedulerDriver(MesosSchedulerDriver):
         callback = getattr(self.sched, "callRefused", None)
         if callback is not None:
             callback(self, call, status, text)
-        if status >= 401:  # 307, 401, 403, 503…: it is not our master, or we are not its framework, any more
+        if status != 400:  # 307, 401, 403, 503…: it is not our master, or we are not its framework, any more
             self._close(f"{call.get('type')} was refused with HTTP {status}")
 
     def _fail(self, message: str) -> None:

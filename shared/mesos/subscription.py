@@ -118,9 +118,12 @@ class Subscription:
         self._tls = tls
         self._headers = f"Authorization: {authorization}\r\n" if authorization else ""
         self._stream: HttpConnection | None = None
+        self._timeout = 0.0
         self._answer: asyncio.Future[tuple[Head, bytes]] = asyncio.get_running_loop().create_future()
         self._calls: HttpConnection | None = None
-        self._waiting: deque[dict[str, Any]] = deque()  # calls while their connection is being opened
+        self._waiting: deque[tuple[dict[str, Any], bytes]] = (
+            deque()
+        )  # calls while their connection is being opened
         self._reopening: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -130,8 +133,10 @@ class Subscription:
     async def open(self, subscribe: dict[str, Any], timeout: float) -> None:
         """SUBSCRIBE, and return when the stream is open (events may have been delivered by then).
 
+        `timeout` (seconds) is for the answer, and once more for SUBSCRIBED: say so with `established()`.
         Raises Redirected, Unavailable, Refused, or OSError when there is no connection or no answer in time.
         """
+        self._timeout = timeout
         async with asyncio.timeout(timeout):
             self._stream = await HttpConnection.open(self.endpoint, tls=self._tls, timeout=timeout)
             self._stream.post(self._path, self._headers, orjson.dumps(subscribe), _EventStream(self))
@@ -153,36 +158,42 @@ class Subscription:
         raise Unavailable(f"HTTP {head.status}: {text}" if text else f"HTTP {head.status}")
 
     def send(self, call: dict[str, Any]) -> None:
-        """Send a call, after all earlier ones, without waiting for their answers."""
+        """Send a call, after all earlier ones, without waiting for their answers. TypeError for what is not
+        JSON."""
         if self.closed or not self._answer.done():
             raise NotConnected(f"{call.get('type')} was not sent: not subscribed")
+        data = orjson.dumps(call)
         self._idle.clear()
         if self._calls is None or self._calls.closed:
-            self._waiting.append(call)
+            self._waiting.append((call, data))
             if self._reopening is None:
                 self._reopening = asyncio.ensure_future(self._open_calls())
         else:
-            self._post(self._calls, call)
+            self._post(self._calls, call, data)
 
     async def drain(self) -> None:
         """Wait until every call was answered or the subscription ended."""
         await self._idle.wait()
 
-    def expect_heartbeats(self, interval: float) -> None:
-        """From now on, close when nothing was heard for five intervals (seconds)."""
+    def established(self, heartbeats: float | None) -> None:
+        """SUBSCRIBED came. With `heartbeats`, their interval in seconds: close when nothing was heard for five."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        if heartbeats:
+            self._watch(MISSED_HEARTBEATS * heartbeats, f"{MISSED_HEARTBEATS} heartbeats")
+
+    def _watch(self, limit: float, what: str) -> None:
         loop = asyncio.get_running_loop()
-        limit = MISSED_HEARTBEATS * interval
         self._heard = loop.time()
 
         def check() -> None:
             left = self._heard + limit - loop.time()
             if left <= 0:
-                self.close(f"nothing heard for {limit:g} s, {MISSED_HEARTBEATS} heartbeats")
+                self.close(f"nothing heard for {limit:g} s ({what})")
             else:
                 self._watchdog = loop.call_later(left, check)
 
-        if self._watchdog is not None:
-            self._watchdog.cancel()
         self._watchdog = loop.call_later(limit, check)
 
     def close(self, reason: str) -> None:
@@ -204,6 +215,8 @@ class Subscription:
     # ---- the event stream
 
     def _opened(self, head: Head, body: bytes) -> None:
+        if head.status == 200:
+            self._watch(self._timeout, "SUBSCRIBED")
         if not self._answer.done():
             self._answer.set_result((head, body))
         stream_id = head.headers.get("mesos-stream-id")
@@ -217,7 +230,7 @@ class Subscription:
 
     # ---- the call connection
 
-    def _post(self, connection: HttpConnection, call: dict[str, Any]) -> None:
+    def _post(self, connection: HttpConnection, call: dict[str, Any], data: bytes) -> None:
         def done(head: Head, body: bytes) -> None:
             if not 200 <= head.status < 300:
                 self._on_refused(call, head.status, body.decode("utf-8", "replace").strip())
@@ -227,7 +240,7 @@ class Subscription:
         def lost(error: Exception) -> None:
             self.close(f"{call.get('type')} may not have arrived: {error}")
 
-        connection.post(self._path, self._headers, orjson.dumps(call), Reply(done, lost))
+        connection.post(self._path, self._headers, data, Reply(done, lost))
 
     def _calls_lost(self, error: Exception) -> None:
         # Unanswered calls have closed the subscription by now (`lost` above).
@@ -240,7 +253,7 @@ class Subscription:
             connection.on_lost = self._calls_lost
             self._calls = connection
             while self._waiting:
-                self._post(connection, self._waiting.popleft())
+                self._post(connection, *self._waiting.popleft())
         except OSError as error:
             self.close(f"cannot open a connection for calls: {describe(error)}")
         finally:

@@ -320,6 +320,47 @@ async def test_missed_heartbeats_are_a_disconnection(make: Make, peer: Any, sche
     await scheduler.next("reregistered")
 
 
+async def test_a_master_that_never_says_subscribed_is_left(make: Make, peer: Any, scheduler: Any) -> None:
+    await make(subscribe_timeout=0.05).start()
+    await peer.stream()
+    await (await peer.stream()).send(SUBSCRIBED)
+    await scheduler.next("registered")
+
+
+async def test_a_master_that_never_answers_is_left(make: Make, peer: Any, scheduler: Any) -> None:
+    async def silence(_: web.Request) -> web.Response:
+        await peer.silence.wait()
+        return web.Response()
+
+    peer.silence = asyncio.Event()
+    peer.answers.append(silence)
+    await make(subscribe_timeout=0.05).start()
+    await (await peer.stream()).send(SUBSCRIBED)
+    await scheduler.next("registered")
+    peer.silence.set()
+
+
+async def test_credentials_are_renewed_after_401(make: Make, peer: Any, scheduler: Any) -> None:
+    class Renewed:
+        token = "old"
+
+        async def authorization(self) -> str:
+            return f"token={self.token}"
+
+        async def renew(self) -> bool:
+            self.token = "new"
+            return True
+
+    async def refuse(_: web.Request) -> web.Response:
+        return web.Response(status=401)
+
+    peer.answers.append(refuse)
+    await make(credentials=Renewed()).start()
+    await (await peer.stream()).send(SUBSCRIBED)
+    await scheduler.next("registered")
+    assert [headers["Authorization"] for headers in peer.headers] == ["token=old", "token=new"]
+
+
 @pytest.mark.parametrize("how", ["cut", "end"])
 async def test_a_lost_stream_is_subscribed_again(
     driver: SchedulerDriver, peer: Any, scheduler: Any, how: str
@@ -390,6 +431,8 @@ async def test_a_refused_call_is_told(driver: SchedulerDriver, peer: Any, schedu
     assert (call["type"], status) == ("KILL", 400)
     assert text.startswith("Failed to validate")
     assert driver.connected
+    with pytest.raises(TypeError):
+        driver.sendFrameworkMessage("e", "a", b"not JSON")  # type: ignore[arg-type]
     peer.refusals.append(("DECLINE", 403, "Framework is not subscribed"))
     driver.declineOffer("O5")
     await scheduler.next("callRefused")
