@@ -1,4 +1,4 @@
-"""Request bodies: JSON or YAML to plain data, and errors that name the line.
+"""Request bodies: JSON, YAML or (a little) protobuf to plain data, and errors that name the line.
 
 A key that stands twice is reported (the last one wins, as in Kubernetes). YAML is what Kubernetes' Go parser
 reads: no timestamps, no base-60 numbers, keys become strings.
@@ -14,6 +14,7 @@ import orjson
 import yaml
 from aiohttp import web
 
+from scheduler.api.protobuf import parse_protobuf
 from scheduler.registry.decode import duplicate_fields
 from scheduler.registry.errors import BadRequest, UnsupportedMediaType
 
@@ -25,15 +26,15 @@ DEPTH = 200
 """Values a body may have, once YAML aliases are expanded, and how deep they may lie."""
 
 JSON_TYPES = ("", "application/json")
+PROTOBUF = "application/vnd.kubernetes.protobuf"
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
+TYPES = (*JSON_TYPES, *YAML_TYPES, PROTOBUF)
 
 
-async def read_data(
-    request: web.Request, *, kinds: tuple[str, ...] = JSON_TYPES + YAML_TYPES
-) -> tuple[Any, list[str]]:
+async def read_data(request: web.Request, *, kinds: tuple[str, ...] = TYPES) -> tuple[Any, list[str]]:
     """The body as data, and the paths of keys that stand twice in it. Raises BadRequest, UnsupportedMediaType.
 
-    An empty body is None. `kinds` are the media types taken; any that is not YAML is read as JSON.
+    An empty body is None. `kinds` are the media types taken; any not named above is read as JSON.
     """
     kind = media_type(request)
     if kind not in kinds:
@@ -41,7 +42,9 @@ async def read_data(
     text = await request.read()
     if not text.strip():
         return None, []
-    return parse_yaml(text) if kind in YAML_TYPES or kind.endswith("+yaml") else parse_json(text)
+    if kind == PROTOBUF:
+        return parse_protobuf(text), []
+    return parse_yaml(text) if kind in YAML_TYPES else parse_json(text)
 
 
 def media_type(request: web.Request) -> str:

@@ -24,12 +24,12 @@ from scheduler.api.respond import answer_entry
 from scheduler.registry.decode import decode
 from scheduler.registry.errors import (
     AlreadyExists,
+    ApiError,
     BadRequest,
     Conflict,
     Forbidden,
     Invalid,
     NotFound,
-    UnsupportedMediaType,
 )
 from scheduler.registry.resource import Resource
 from scheduler.store import UNCHANGED, Change, Entry, Key, Unchanged
@@ -142,11 +142,8 @@ async def patch(request: web.Request, resource: Resource, *, status: bool = Fals
     api, options = request.app[API], WriteOptions.read(request.query)
     kind = media_type(request)
     if kind in APPLY_PATCHES:
-        error = UnsupportedMediaType(TYPES)
-        error.message = (
-            f"server-side apply is not available yet; use kubectl without --server-side ({error.message})"
-        )
-        raise error
+        why = "server-side apply is not available yet; apply without --server-side"
+        raise ApiError(415, "UnsupportedMediaType", why)
     data, twice = await read_data(request, kinds=TYPES)
     if data is None:
         raise BadRequest("the body of the patch is empty")
