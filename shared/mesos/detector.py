@@ -195,8 +195,12 @@ class ZooKeeperMasters:
                     await connected.wait()
             except TimeoutError:
                 logger.warning("ZooKeeper at %s does not answer", self._hosts)
-        while not await asyncio.to_thread(detector.watch):
-            logger.warning("no Mesos master has registered at zk://%s yet", self._hosts)
+        while not detector.watching:
+            try:
+                if not await asyncio.to_thread(detector.watch):
+                    logger.warning("no Mesos master has registered at zk://%s yet", self._hosts)
+            except KazooException as error:
+                logger.error("cannot watch the masters at zk://%s: %r", self._hosts, error)
             await asyncio.sleep(self._retry)
 
 

@@ -14,6 +14,7 @@ import pytest
 from kazoo.client import KazooClient, KazooState
 from kazoo.exceptions import KazooException
 from kazoo.handlers.threading import KazooTimeoutError
+from kazoo.security import OPEN_ACL_UNSAFE, make_digest_acl
 
 from shared.mesos.detector import AddressList, ZooKeeperMasters, masters_of
 from shared.mesos.http import Endpoint
@@ -239,8 +240,6 @@ async def test_the_driver_follows_the_leader(
 
 @needs_zookeeper
 async def test_credentials_are_shown_to_zookeeper(zookeeper: str, znodes: Znodes) -> None:
-    from kazoo.security import make_digest_acl
-
     znodes.master("127.0.0.1", 6050)
     (child,) = znodes.client.get_children(znodes.path)
     znodes.client.set_acls(f"{znodes.path}/{child}", [make_digest_acl("mesos", "secret", read=True)])
@@ -252,6 +251,19 @@ async def test_credentials_are_shown_to_zookeeper(zookeeper: str, znodes: Znodes
         assert await leader(masters) == "127.0.0.1:6050"
     finally:
         await masters.stop()
+
+
+@needs_zookeeper
+async def test_a_path_that_may_not_be_read_is_tried_again(znodes: Znodes, masters: ZooKeeperMasters) -> None:
+    znodes.master("127.0.0.1", 6050)
+    znodes.client.add_auth("digest", "mesos:secret")
+    znodes.client.set_acls(znodes.path, [make_digest_acl("mesos", "secret", all=True)])
+    await masters.start()
+    asked = asyncio.create_task(masters.endpoint())
+    await asyncio.wait((asked,), timeout=0.3)
+    assert not asked.done()
+    await asyncio.to_thread(znodes.client.set_acls, znodes.path, OPEN_ACL_UNSAFE)
+    assert str(await asyncio.wait_for(asked, 20)) == "127.0.0.1:6050"
 
 
 async def test_stopping_while_zookeeper_is_away() -> None:
