@@ -1,7 +1,7 @@
 """Which known pod fields Gantry does. The one list: a feature lands by adding its fields here.
 
 A field that is in the models and not here is refused with its path, unless its value asks for nothing
-(absent, empty, false, or what `HARMLESS` names as just what happens anyway). Fields below a listed one are
+(absent, empty, false; or what `HARMLESS` names as just what happens anyway). Fields below a listed one are
 listed too where only some of them are done; a type without an entry is done as a whole.
 """
 
@@ -57,7 +57,7 @@ HARMLESS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
         "supplementalGroupsPolicy": ("Merge",),
     },
 }
-"""Values of fields that are not done, which ask for what happens anyway."""
+"""Values of fields that are not done, which ask for what happens anyway; then false is no such value."""
 
 VALUES: Mapping[str, Mapping[str, frozenset[Any]]] = {
     "PodSpec": {
@@ -126,6 +126,6 @@ def _fields(kind: str, value: Object | None, path: str) -> Iterator[FieldError]:
         if name in supported:
             if name in values and held not in values[name]:
                 yield FieldError.not_supported(f"{path}.{name}", held, map(str, values[name]))
-        elif kind == "Volume" or (held and held not in harmless.get(name, ())):
+        elif kind == "Volume" or held not in (*harmless.get(name, (False, 0)), "", [], {}):
             # A volume source asks for something even when it is empty.
             yield FieldError.forbidden(f"{path}.{name}", _NOT_YET)
