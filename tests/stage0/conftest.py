@@ -205,6 +205,24 @@ def umoci_layout(tmp_path: Path, rootfs: Path, run: Callable[..., str]) -> Path:
 
 
 @pytest.fixture
+def mount() -> Iterator[Callable[..., None]]:
+    """mount(target, TYPE, OPTIONS): skips where that cannot be mounted; unmounted at the end."""
+    mounted: list[Path] = []
+
+    def call(target: Path, kind: str, options: str) -> None:
+        target.mkdir(exist_ok=True)
+        argv = ["mount", "-t", kind, "-o", options, kind, str(target)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"{kind} cannot be mounted: {done.stderr.strip()}")
+        mounted.append(target)
+
+    yield call
+    for target in mounted:
+        subprocess.run(["umount", target], check=True)
+
+
+@pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Callable[..., SimpleNamespace]]:
     """start(auth=False) → a real registry on a free loopback port: `.host`, `.stop()`, `.start()`, `.data`."""
     _need("docker-registry")

@@ -23,7 +23,7 @@ from executor.stage0.tarwrite import header, trailer
 pytestmark = pytest.mark.root
 
 END = trailer()
-XATTR = XATTR + ""
+XATTR = "SCHILY.xattr."
 LIMITS = Limits(unpacked_bytes=1 << 20, entries=200, header_bytes=64 * 1024)
 
 
