@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from executor.stage1 import cgroups, channel, ops, plan, syscalls
+from executor.stage1 import caps, cgroups, channel, ops, pause, plan, syscalls
 from executor.stage1.process import Process, spawn
 
 _KILL_ROUNDS: Final = 500
@@ -65,11 +65,11 @@ def close_all_but(keep: Iterable[int]) -> None:
     syscalls.close_range(first)
 
 
-def init(sock: socket.socket, *, flavor: str, host_network: bool) -> None:
+def init(sock: socket.socket, *, flavor: str, host_network: bool, last_cap: int) -> None:
     """A pod's init: makes its namespaces and shared mounts, then holds them until it is killed.
 
     In flavor linux it is pid 1 of the pod's pid namespace: children it inherits are reaped by the kernel
-    (SIGCHLD ignored), its death is the death of everything in there. In flavor fly there is no such
+    (SIGCHLD ignored), it has no capabilities left that an app with CAP_SYS_PTRACE could take over, its death is the death of everything in there. In flavor fly there is no such
     namespace: when the launcher goes, this kills the pod's cgroup.
     """
     if flavor == "linux":
@@ -80,17 +80,27 @@ def init(sock: socket.socket, *, flavor: str, host_network: bool) -> None:
     context = ops.Context({})
     try:
         ops.execute(plan.sandbox_plan(flavor, host_network=host_network), context)
+        if flavor == "linux":
+            caps.limit_bounding_set(0, last_cap)
+            null = os.open("/null", os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(null, stream)
         job, fds = channel.receive(sock)
         if job is None:
             return
         members, cgroup = fds
         os.write(members, b"0")
         ops.execute(ops.unpack(job), context)
+        if flavor == "linux":
+            caps.limit_own_sets(0)
         channel.send(sock, "")
     except (ops.StageError, OSError) as error:
         channel.send(sock, str(error))
         return
-    context.fds.clear()
+    if flavor == "linux":
+        program = pause.image()
+        if program is not None:
+            pause.become(program)
     os.fchdir(cgroup)
     close_all_but([sock.fileno()])
     sock.recv(1)  # never answered: returns when the launcher is gone
@@ -109,7 +119,7 @@ def _kill_own_cgroup() -> None:
         time.sleep(0.01)
 
 
-def starter(sock: socket.socket, *, host: int, last_cap: int) -> None:
+def starter(sock: socket.socket, *, host: int, last_cap: int, spare: bool) -> None:
     """Wait for one app, prepare it, start it, say its pid (or what went wrong), and end.
 
     It stays in the host's pid namespace, where no app can see it; only the app itself is spawned into the pod's.
@@ -121,6 +131,8 @@ def starter(sock: socket.socket, *, host: int, last_cap: int) -> None:
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.join_session_keyring()
     home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    if spare:
+        syscalls.prefault()
     job, fds = channel.receive(sock)
     if job is None:
         return

@@ -35,7 +35,8 @@ class Launcher:
         self._own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._last_cap = caps.last_cap()
         self._spares = spares
-        self._spare_inits: list[tuple[int, socket.socket]] = []
+        # By flavor and host network; refilled for the kinds that were asked for, and the usual one.
+        self._spare_inits: dict[tuple[str, bool], list[tuple[int, socket.socket]]] = {("linux", False): []}
         self._spare_starters: list[tuple[int, socket.socket]] = []
         self._sandboxes: dict[str, Sandbox] = {}
         self._children: dict[int, Callable[[int], None]] = {}
@@ -74,14 +75,13 @@ class Launcher:
 
     def take_init(self, flavor: str, *, host_network: bool) -> tuple[int, socket.socket]:
         """An init that has made, or is making, its namespaces."""
-        if flavor == "linux" and not host_network and self._spare_inits:
-            return self._spare_inits.pop()
-        return self._fork_init(flavor, host_network=host_network)
+        spares = self._spare_inits.setdefault((flavor, host_network), [])
+        return spares.pop() if spares else self._fork_init(flavor, host_network=host_network)
 
     def take_starter(self) -> tuple[int, socket.socket]:
         """A process that waits for an app to start; call `starter_done` when it has answered."""
         self._starting += 1
-        return self._spare_starters.pop() if self._spare_starters else self._fork_starter()
+        return self._spare_starters.pop() if self._spare_starters else self._fork_starter(spare=False)
 
     def starter_done(self) -> None:
         """One start has ended: unclaimed exit statuses are of interest only while one goes on."""
@@ -214,13 +214,13 @@ class Launcher:
 
     def _fork_init(self, flavor: str, *, host_network: bool) -> tuple[int, socket.socket]:
         def entry(sock: socket.socket) -> None:
-            children.init(sock, flavor=flavor, host_network=host_network)
+            children.init(sock, flavor=flavor, host_network=host_network, last_cap=self._last_cap)
 
         return children.fork(entry, new_pid_namespace=self._own_pid_ns if flavor == "linux" else None)
 
-    def _fork_starter(self) -> tuple[int, socket.socket]:
+    def _fork_starter(self, *, spare: bool) -> tuple[int, socket.socket]:
         def entry(sock: socket.socket) -> None:
-            children.starter(sock, host=self._host, last_cap=self._last_cap)
+            children.starter(sock, host=self._host, last_cap=self._last_cap, spare=spare)
 
         return children.fork(entry, new_pid_namespace=None)
 
@@ -235,15 +235,21 @@ class Launcher:
         if self._closing or self._starting:
             return  # the end of that start plans the next
         if len(self._spare_starters) < self._spares:
-            self._spare_starters.append(self._fork_starter())
-        elif len(self._spare_inits) < self._spares:
-            self._spare_inits.append(self._fork_init("linux", host_network=False))
-        else:
+            self._spare_starters.append(self._fork_starter(spare=True))
+            self._plan_refill()
             return
-        self._plan_refill()
+        for (flavor, host_network), spares in self._spare_inits.items():
+            if len(spares) < self._spares:
+                spares.append(self._fork_init(flavor, host_network=host_network))
+                self._plan_refill()
+                return
 
     def _kill_everything(self) -> None:
-        for pid, sock in self._spare_inits + self._spare_starters:
+        spares = [
+            *self._spare_starters,
+            *(spare for spares in self._spare_inits.values() for spare in spares),
+        ]
+        for pid, sock in spares:
             self._children[pid] = lambda _: None
             sock.close()
         for sandbox in list(self._sandboxes.values()):

@@ -57,41 +57,43 @@ class Paths(NamedTuple):
         return f"{self.pod}/stage1/rootfs/rkt/status/{name}"
 
 
-def namespaces(flavor: str, *, host_network: bool) -> int:
-    """The CLONE_NEW… flags init unshares (its pid namespace is made by whoever forks it)."""
-    if flavor == "fly":
-        return syscalls.CLONE_NEWNS
-    flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
-    return flags if host_network else flags | syscalls.CLONE_NEWNET
-
-
 def sandbox_plan(flavor: str, *, host_network: bool) -> list[Op]:
     """What init does before it knows which pod it is for (so that it can be done in advance)."""
-    names = "mount" if flavor == "fly" else "mount, ipc, uts" + ("" if host_network else ", net")
-    plan: list[Op] = [
-        ops.Unshare(namespaces(flavor, host_network=host_network), f"the {names} namespaces"),
+    if flavor == "fly":
+        return []
+    flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
+    names = "mount, ipc, uts"
+    if not host_network:
+        flags, names = flags | syscalls.CLONE_NEWNET, names + ", net"
+    return [
+        ops.Unshare(flags, f"the {names} namespaces"),
         ops.MakePrivate(),
+        *([] if host_network else [ops.Loopback()]),
+        ops.NewRoot(STAGE),
+        ops.MountNew("proc", "proc", _PROC_FLAGS),
+        ops.MountNew("sysfs", "sys", _PROC_FLAGS | MS_RDONLY),
+        ops.MountNew("mqueue", "mqueue", _PROC_FLAGS),
+        ops.MountNew("tmpfs", "shm", _PROC_FLAGS, _SHM),
+        ops.Hide(HIDDEN),
+        ops.MakeReadOnly(READ_ONLY),
+        ops.PivotRoot(),
     ]
-    if flavor == "linux" and not host_network:
-        plan.append(ops.Loopback())
-    plan.append(ops.NewRoot(STAGE))
-    if flavor == "linux":
-        plan += [
-            ops.MountNew("proc", "proc", _PROC_FLAGS),
-            ops.MountNew("sysfs", "sys", _PROC_FLAGS | MS_RDONLY),
-            ops.MountNew("mqueue", "mqueue", _PROC_FLAGS),
-            ops.MountNew("tmpfs", "shm", _PROC_FLAGS, _SHM),
-            ops.Hide(HIDDEN),
-            ops.MakeReadOnly(READ_ONLY),
-        ]
-    plan.append(ops.PivotRoot())
-    return plan
 
 
 def pod_plan(pod: Pod) -> list[Op]:
     """What init does once it knows its pod."""
     plan: list[Op] = []
-    if pod.flavor == "linux":
+    if pod.flavor == "fly":
+        if not any(volume.memory for volume in pod.volumes.values()):
+            return []  # nothing to share, so no mount namespace to share it in
+        flags = syscalls.CLONE_NEWNS
+        plan = [
+            ops.Unshare(flags, "the mount namespace"),
+            ops.MakePrivate(),
+            ops.NewRoot(STAGE),
+            ops.PivotRoot(),
+        ]
+    else:
         if pod.hostname:
             plan.append(ops.SetHostname(pod.hostname))
         if any(app.privileged for app in pod.apps.values()):

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import stat
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -43,6 +44,7 @@ class Sandbox:
         self._lock = -1
         self._on_running: Answer | None = None
         self._on_stopped: list[Answer] = []
+        self._prepared = False
         self._ending = False
         self._reason = ""
 
@@ -60,10 +62,6 @@ class Sandbox:
         try:
             self._cgroup.create()
             self._send_pod()
-            # While init works:
-            _prepare(self._paths, pod)
-            for name in pod.apps:
-                self._cgroup.create_app(name, manifest.Limits())
         except (OSError, cgroups.CgroupError) as error:
             self._fail(f"prepare {self._key}: {_text(error)}")
 
@@ -92,11 +90,24 @@ class Sandbox:
             self._fail(message or "the pod's init died")
             return
         self._unlock()
-        _write(f"{self._paths.pod}/pid", f"{self._init}\n")
-        _link(f"{self._paths.pod}/flavor", self._pod.flavor)
         answer, self._on_running = self._on_running, None
         if answer is not None:
             answer({"pid": self._init})
+        # While the executor makes up its mind:
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Files and directories the apps will need, in advance; what fails here fails again, loudly, at `start`."""
+        try:
+            _write(f"{self._paths.pod}/pid", f"{self._init}\n")
+            _link(f"{self._paths.pod}/flavor", self._pod.flavor)
+            _prepare(self._paths, self._pod)
+            for name in self._pod.apps:
+                self._cgroup.create_app(name, manifest.Limits())
+            self._prepared = True
+        except (OSError, cgroups.CgroupError) as error:
+            self._prepared = False
+            sys.stderr.write(f"stage1: prepare {self._key}: {_text(error)}\n")
 
     def _fail(self, reason: str) -> None:
         answer, self._on_running = self._on_running, None
@@ -125,6 +136,8 @@ class Sandbox:
         self._launcher.expect(pid, lambda _: None)
         self._launcher.watch(sock.fileno(), lambda: self._on_started(name, sock, answer))
         try:
+            if not self._prepared:
+                _prepare(self._paths, self._pod)
             self._cgroup.create_app(name, app.limits)
             lowers = _read_lowers(self._paths, name)
             members = self._cgroup.app_members(name)
@@ -306,14 +319,14 @@ def _read_lowers(paths: plan.Paths, app: str) -> tuple[str, ...]:
 
 def _prepare(paths: plan.Paths, pod: manifest.Pod) -> None:
     """Directories and files of the pod directory that stage0 need not have made."""
-    os.makedirs(os.path.dirname(paths.status("")), exist_ok=True)
+    _make_directory(os.path.dirname(paths.status("")))
     for name in pod.apps:
         for directory in (paths.root(name), paths.upper(name), paths.work(name)):
-            os.makedirs(directory, exist_ok=True)
+            _make_directory(directory)
     for volume in pod.volumes.values():
         if volume.kind == "empty" and not volume.memory:
             _make_volume(paths.volume(volume.name), volume)
-    os.makedirs(paths.etc(""), exist_ok=True)
+    _make_directory(os.path.dirname(paths.etc("")))
     name = pod.hostname or os.uname().nodename
     hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
     if pod.host_network or pod.flavor == "fly":
@@ -326,7 +339,17 @@ def _prepare(paths: plan.Paths, pod: manifest.Pod) -> None:
         ("resolv.conf", _read_host("/etc/resolv.conf")),
     ):
         if not os.path.exists(paths.etc(file)):
-            _write(paths.etc(file), text)
+            with open(paths.etc(file), "w", encoding="utf-8", errors="surrogateescape") as new:
+                new.write(text)
+
+
+def _make_directory(path: str) -> None:
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        pass  # stage0 has made it
+    except FileNotFoundError:
+        os.makedirs(path, exist_ok=True)
 
 
 def _make_volume(path: str, volume: manifest.Volume) -> None:

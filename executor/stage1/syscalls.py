@@ -39,6 +39,7 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2
 
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x02, 0x04, 0x08, 0x10
 
+_MADV_POPULATE_WRITE: Final = 23
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 36, 38, 47, 4
@@ -129,6 +130,20 @@ def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) 
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
     """close_range(2): close every descriptor in [first, last]."""
     _check(_syscall(_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), 0))
+
+
+def prefault() -> None:
+    """Make this process's copy-on-write memory its own now instead of page by page when it is in a hurry.
+
+    madvise(2) MADV_POPULATE_WRITE, Linux >= 5.14; without it the pages come later, as ever.
+    """
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
+        lines = file.read().splitlines()
+    for line in lines:
+        span, permissions = line.split(None, 2)[:2]
+        if permissions == "rw-p":
+            start, end = (int(part, 16) for part in span.split("-"))
+            _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_POPULATE_WRITE)
 
 
 def prctl(option: int, argument: int, second: int = 0) -> int:
