@@ -23,6 +23,7 @@ from scheduler.framework.core.effects import (
     Unschedulable,
 )
 from scheduler.framework.core.frame import Frame
+from scheduler.framework.core.lifecycle import LIVE
 from scheduler.framework.core.placement import Candidate
 from scheduler.framework.core.state import Alarm, Executor, Needs, Node, Offer, Task
 from scheduler.framework.core.vectors import ZERO, Ranges, Vector, join
@@ -39,7 +40,7 @@ def match(frame: Frame) -> None:
     state = frame.state
     if not state.connected:
         return
-    waiting = [uid for uid, entry in state.pending.items() if entry.not_before <= frame.now]
+    waiting = _due(frame)
     if state.offers:
         _answer(frame, waiting)
         waiting = [uid for uid in waiting if uid in state.pending]
@@ -50,6 +51,19 @@ def match(frame: Frame) -> None:
     elif not state.suppressed:
         state.suppressed = True
         frame.emit(Suppress())
+
+
+def _due(frame: Frame) -> list[str]:
+    """Pods that may be launched now: not those whose former task runs, or may run for all we have heard."""
+    state = frame.state
+    return [
+        uid
+        for uid, entry in state.pending.items()
+        if entry.not_before <= frame.now
+        and not any(
+            state.tasks[one].state in LIVE or one in state.questions for one in state.by_pod.get(uid, ())
+        )
+    ]
 
 
 def _revive(frame: Frame) -> None:
@@ -71,7 +85,7 @@ def revive_again(frame: Frame) -> None:
     state = frame.state
     if not state.connected or frame.now < state.next_revive:
         return
-    if any(entry.not_before <= frame.now for entry in state.pending.values()):
+    if _due(frame):
         _revive(frame)
 
 

@@ -17,7 +17,6 @@ from typing import Final
 from scheduler.framework.core.lifecycle import TERMINAL, TaskState
 from scheduler.framework.core.vectors import ZERO, Ranges, Vector
 
-
 EXECUTOR: Final = Vector(cpus=100, mem=64_000)
 
 

@@ -42,7 +42,8 @@ def report(frame: Frame, event: TaskReported) -> None:
     agent_id = event.agent_id or (task.agent_id if task else "")
     if event.uuid:
         frame.emit(Acknowledge(agent_id, event.task_id, event.uuid))
-    state.questions.pop(event.task_id, None)
+    if state.questions.pop(event.task_id, None) and task and task.uid in state.pending:
+        frame.demand = True
     move = transition(task.state if task else TaskState.ABSENT, event.state)
     if not move.legal:
         state.counters["illegal task transitions"] += 1
@@ -60,7 +61,7 @@ def report(frame: Frame, event: TaskReported) -> None:
         _settle(frame, new, event)
     elif Action.AWAY in move.actions:
         _away(frame, new, event)
-    elif new.state in AWAY and new.state is not task.state:
+    elif new.state in AWAY:
         watch_away(frame, new)
     elif Action.RETURN in move.actions:
         _returned(frame, new)
@@ -179,9 +180,17 @@ def patience_of(frame: Frame, task: Task) -> float | None:
 
 
 def given_up(frame: Frame, task_id: str) -> None:
-    """An absent task's time is over. Its record stays until its end is known, to kill it should it return."""
+    """An absent task's time is over. Its record stays until its end is known, to kill it should it return.
+
+    Not while we have no answer about it on this connection: it may have come back and we were not there to hear it.
+    """
     task = frame.state.tasks.get(task_id)
-    if task is None or task.state not in AWAY:
+    if (
+        task is None
+        or task.state not in AWAY
+        or not frame.state.connected
+        or task_id in frame.state.questions
+    ):
         return
     patience = patience_of(frame, task)
     if patience is None or frame.now < task.away_since + patience:
@@ -192,6 +201,8 @@ def given_up(frame: Frame, task_id: str) -> None:
             task.state is TaskState.UNKNOWN
         ):  # the master never heard of it, or forgot it: nothing is left to ask
             report(frame, TaskReported(task.id, TaskState.LOST, message="the master does not know the task"))
+        return
+    if pod.uid in frame.state.pending:
         return
     frame.publish(pod, "Warning", "NodeLost", f"node {task.node} was away too long: replacing the pod")
     if pod.restart == "Never" and task.started_at > 0:
@@ -226,6 +237,7 @@ def _settle(frame: Frame, task: Task, event: TaskReported) -> None:
     pod = _newest(frame, task)
     if pod is None:
         frame.drop_task(task)
+        frame.demand = frame.demand or task.uid in frame.state.pending
         return
     if pod.deletion is not None:
         frame.remove_pod(pod)

@@ -1,0 +1,459 @@
+"""A store and a Mesos cluster in memory, for tests of the core: what they do is the rule, not the wish.
+
+`Desk` is the store and the shell: it performs a frame's effects in order and can crash between any two of them.
+`Cluster` is the master and its agents, with the rules of a real one about offers, launches, updates and acknowledgements;
+it asserts what must never happen.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from scheduler.framework.core import effects as fx
+from scheduler.framework.core import events as ev
+from scheduler.framework.core import status
+from scheduler.framework.core.lifecycle import LIVE, TERMINAL, TaskState
+from scheduler.framework.core.pods import pod_from_object
+from scheduler.framework.core.state import AgentInfo, Executor, Node, Offer, Policy, State, Task
+from scheduler.framework.core.step import step
+from scheduler.framework.core.vectors import ZERO, Vector
+
+START = 1_800_000_000.0
+
+
+class Crash(Exception):
+    """The scheduler dies here."""
+
+
+def pod_object(uid: str, name: str = "", **spec: Any) -> dict[str, Any]:
+    body = {"containers": [{"name": "main", "image": "x", "resources": {"requests": {"cpu": "100m"}}}]}
+    meta = {"uid": uid, "namespace": "default", "name": name or uid, "creationTimestamp": f"2026-01-01T{uid}"}
+    return {"metadata": meta, "spec": {**body, **spec}, "status": {"phase": "Pending"}}
+
+
+@dataclass
+class Desk:
+    """The store's objects, the engine's state, and everything that was said to Mesos."""
+
+    policy: Policy = field(default_factory=Policy)
+    now: float = START
+    pods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
+    executors: dict[str, Executor] = field(default_factory=dict)
+    nodes: dict[str, Node] = field(default_factory=dict)
+    framework_id: str = ""
+    echoes: deque[ev.Event] = field(default_factory=deque)
+    said: list[fx.Effect] = field(default_factory=list)
+    hear: Callable[[fx.Effect], None] = lambda effect: None
+    runs: int = 0
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> list[fx.Effect]:
+        """The process starts: nothing but the store's objects is left."""
+        self.runs += 1
+        self.echoes.clear()
+        self.state = State(self.policy, framework_id=self.framework_id)
+        self.state.pods = {uid: pod_from_object(obj) for uid, obj in self.pods.items()}
+        self.state.nodes = dict(self.nodes)
+        for task in self.tasks.values():
+            self.state.put_task(task)
+        for executor in self.executors.values():
+            self.state.put_executor(executor)
+        return self.frame(ev.Loaded())
+
+    def frame(self, *events: ev.Event, crash_after: int | None = None) -> list[fx.Effect]:
+        """One frame, performed; Crash after so many effects."""
+        todo = step(self.state, events, self.now, f"r{self.runs}x")
+        saves = [one for one in todo if isinstance(one, fx.SAVES)]
+        if crash_after is not None and crash_after == 0 and saves:
+            raise Crash  # before the commit: nothing of it happened
+        refused = self._commit(saves)
+        spoken = [one for one in todo if not isinstance(one, fx.SAVES)]
+        for index, effect in enumerate(spoken):
+            if crash_after is not None and index >= crash_after - 1:
+                raise Crash
+            if isinstance(effect, fx.Accept) and refused:
+                kept = tuple(one for one in effect.launches if one.task.id not in refused)
+                effect = replace(effect, launches=kept)
+            self.said.append(effect)
+            self.hear(effect)
+        for task_id in refused:
+            todo += self.frame(ev.LaunchAborted(task_id))
+        return todo
+
+    def _commit(self, saves: Iterable[fx.Effect]) -> set[str]:
+        refused: set[str] = set()
+        for effect in saves:
+            match effect:
+                case fx.SaveFramework(framework_id):
+                    self.framework_id = framework_id
+                case fx.SaveExecutor(executor):
+                    self.executors[executor.id] = executor
+                case fx.DropExecutor(executor_id):
+                    self.executors.pop(executor_id, None)
+                case fx.SaveNode(node):
+                    self.nodes[node.name] = replace(node, info=None)
+                case fx.SavePod(pod, change):
+                    self._save_pod(pod.uid, change, refused)
+                case fx.SaveTask(task):
+                    if task.id not in refused:
+                        self.tasks[task.id] = task
+                case fx.DropTask(task_id):
+                    self.tasks.pop(task_id, None)
+                case fx.RemovePod(pod):
+                    if self.pods.pop(pod.uid, None):
+                        self.echoes.append(ev.PodGone(pod.uid))
+        return refused
+
+    def _save_pod(self, uid: str, change: fx.PodChange, refused: set[str]) -> None:
+        obj = self.pods.get(uid)
+        if isinstance(change, fx.Bound) and not status.can_bind(obj, uid):
+            refused.add(change.task_id)
+            return
+        if obj is not None:
+            self.put(status.apply(obj, change, self.now))
+
+    # ---- what users do
+
+    def put(self, obj: dict[str, Any]) -> None:
+        self.pods[obj["metadata"]["uid"]] = obj
+        self.echoes.append(ev.PodChanged(pod_from_object(obj)))
+
+    def create(self, uid: str, **spec: Any) -> None:
+        self.put(pod_object(uid, **spec))
+
+    def delete(self, uid: str, grace: int = 30) -> None:
+        """As the API does it: at once when nothing can run, else by deletionTimestamp."""
+        obj = self.pods[uid]
+        over = obj["status"]["phase"] in status.FINAL_PHASES
+        if over or grace == 0 or not obj["spec"].get("nodeName"):
+            del self.pods[uid]
+            self.echoes.append(ev.PodGone(uid))
+        else:
+            marks = {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": grace}
+            self.put({**obj, "metadata": {**obj["metadata"], **marks}})
+
+    def watch(self) -> list[fx.Effect]:
+        """Delivers what the watch has to tell."""
+        events = list(self.echoes)
+        self.echoes.clear()
+        return self.frame(*events)
+
+    def later(self, seconds: float) -> list[fx.Effect]:
+        self.now += seconds
+        return self.frame(ev.Tick())
+
+    # ---- shorthands for tests of single rules
+
+    def subscribe(self) -> list[fx.Effect]:
+        return self.frame(ev.Subscribed("F1"))
+
+    def offer(self, *offers: Offer) -> list[fx.Effect]:
+        return self.frame(ev.OffersReceived(offers))
+
+    def tell(self, task_id: str, state: str, **more: Any) -> list[fx.Effect]:
+        """A status update from the executor, unless `more` says otherwise."""
+        task = self.tasks.get(task_id)
+        facts = {"agent_id": task.agent_id if task else "A1", "uuid": "u", "source": "EXECUTOR", **more}
+        return self.frame(ev.TaskReported(task_id, TaskState[state], **facts))
+
+    def phase(self, uid: str) -> str:
+        return str(self.pods[uid]["status"]["phase"])
+
+
+def make_offer(
+    offer_id: str, agent_id: str = "A1", cpus: int = 4000, mem: int = 8_192_000, **more: Any
+) -> Offer:
+    facts = {"ports": ((31000, 32000),), "hostname": f"host-{agent_id.lower()}", "port": 5051, **more}
+    return Offer(id=offer_id, agent_id=agent_id, amounts=Vector(cpus, mem, 20_000_000), **facts)
+
+
+@dataclass
+class MesosTask:
+    task: Task
+    amounts: Vector
+    state: TaskState = TaskState.STAGED
+    updates: deque[ev.TaskReported] = field(default_factory=deque)
+    """Not acknowledged yet; only the first is in flight."""
+
+
+@dataclass
+class MesosAgent:
+    info: AgentInfo
+    total: Vector
+    reachable: bool = True
+    deaf: bool = False
+    """Kills do not reach it, and nobody is told."""
+    executors: dict[str, Vector] = field(default_factory=dict)
+    dead: set[str] = field(default_factory=set)
+    tasks: dict[str, MesosTask] = field(default_factory=dict)
+
+    def free(self) -> Vector:
+        left = self.total
+        for one in [*self.executors.values(), *(t.amounts for t in self.tasks.values() if t.state in LIVE)]:
+            left = left - one
+        return left
+
+
+class Cluster:
+    """The master, its agents, and the one stream of events to the scheduler."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        desk.hear = self.hear
+        self.agents: dict[str, MesosAgent] = {}
+        self.offers: dict[str, Offer] = {}
+        self.used: set[str] = set()
+        self.delivered: set[str] = set()
+        self.stream: deque[ev.Event] = deque()
+        self.launched: set[str] = set()
+        self.acked: dict[str, int] = defaultdict(int)
+        self.sent: dict[str, int] = defaultdict(int)
+        self.connected = False
+        self.heard = False
+        """The scheduler has read SUBSCRIBED: from then on its calls count."""
+        self.number = 0
+
+    def next_id(self, letter: str) -> str:
+        self.number += 1
+        return f"{letter}{self.number}"
+
+    def add_agent(self, cpus: int = 4000) -> None:
+        name = self.next_id("S")
+        info = AgentInfo(name, f"host-{name.lower()}", 5051)
+        self.agents[name] = MesosAgent(info, Vector(cpus, 4_096_000, 1_000_000))
+
+    # ---- the stream
+
+    def subscribe(self) -> None:
+        """A new stream: old offers are gone without a word, updates come again."""
+        self.disconnect()
+        self.connected = True
+        self.stream.append(ev.Subscribed("F1"))
+        for agent in self.agents.values():
+            for one in agent.tasks.values():
+                if one.updates and agent.reachable:
+                    self._send(one.updates[0])
+
+    def disconnect(self) -> None:
+        self.stream.clear()
+        self.offers.clear()
+        self.connected = self.heard = False
+
+    def _send(self, event: ev.Event) -> None:
+        if not self.connected:
+            return
+        if isinstance(event, ev.TaskReported) and event.uuid:
+            self.sent[event.uuid] += 1
+        self.stream.append(event)
+
+    def deliver(self, count: int, crash_after: int | None = None) -> None:
+        events = [self.stream.popleft() for _ in range(min(count, len(self.stream)))]
+        offers: dict[str, None] = {}
+        for one in events:
+            if isinstance(one, ev.OffersReceived):
+                offers |= dict.fromkeys(offer.id for offer in one.offers)
+            elif isinstance(one, ev.OfferRescinded):
+                offers.pop(one.offer_id, None)
+            elif isinstance(one, ev.Subscribed):
+                offers.clear()
+                self.heard = True
+        self.desk.frame(*events, crash_after=crash_after)
+        if self.desk.state.connected and self.heard:
+            unanswered = [one for one in offers if one not in self.used]
+            assert not unanswered, f"offers neither accepted nor declined: {unanswered}"
+        assert not self.desk.state.offers
+
+    # ---- what agents and master do
+
+    def allocate(self) -> None:
+        if not self.connected:
+            return
+        for name, agent in self.agents.items():
+            if not agent.reachable:
+                continue
+            out = [one.amounts for one in self.offers.values() if one.agent_id == name]
+            left = agent.free()
+            for amounts in out:
+                left = left - amounts
+            if left.cpus > 0 and left.mem > 0:
+                offer = Offer(
+                    self.next_id("O"), name, agent.info.hostname, 5051, left, executors=tuple(agent.executors)
+                )
+                self.offers[offer.id] = offer
+                self._send(ev.OffersReceived((offer,)))
+
+    def rescind(self, offer_id: str) -> None:
+        del self.offers[offer_id]
+        self._send(ev.OfferRescinded(offer_id))
+
+    def update(
+        self, agent: MesosAgent, one: MesosTask, to: TaskState, source: str = "EXECUTOR", reason: str = ""
+    ) -> None:
+        one.state = to
+        report = ev.TaskReported(
+            one.task.id, to, agent.info.id, one.task.executor_id, self.next_id("u"), source, reason
+        )
+        one.updates.append(report)
+        if len(one.updates) == 1 and agent.reachable:
+            self._send(report)
+
+    def kill_executor(self, agent: MesosAgent, executor_id: str) -> None:
+        del agent.executors[executor_id]
+        agent.dead.add(executor_id)
+        self._send(ev.ExecutorLost(agent.info.id, executor_id))
+        for one in agent.tasks.values():
+            if one.task.executor_id == executor_id and one.state in LIVE:
+                self.update(agent, one, TaskState.FAILED, "AGENT", "EXECUTOR_TERMINATED")
+
+    def partition(self, agent: MesosAgent) -> None:
+        agent.reachable = False
+        for offer in [one for one in self.offers.values() if one.agent_id == agent.info.id]:
+            self.rescind(offer.id)
+        self._send(ev.AgentLost(agent.info.id))
+        for one in agent.tasks.values():
+            if one.state in LIVE:
+                self._answer(agent, one.task.id, TaskState.UNREACHABLE, "AGENT_REMOVED")
+
+    def heal(self, agent: MesosAgent) -> None:
+        agent.reachable = True
+        for one in agent.tasks.values():
+            if one.state in LIVE:
+                self._answer(agent, one.task.id, one.state, "AGENT_REREGISTERED")
+            if one.updates:
+                self._send(one.updates[0])
+
+    def _answer(self, agent: MesosAgent | None, task_id: str, state: TaskState, reason: str) -> None:
+        name = agent.info.id if agent else ""
+        self._send(ev.TaskReported(task_id, state, name, source="MASTER", reason=reason))
+
+    # ---- calls
+
+    def hear(self, effect: fx.Effect) -> None:
+        if not self.heard:
+            if isinstance(effect, fx.Accept):
+                for launch in effect.launches:
+                    self._assert_saved(launch)
+            return  # said into a connection that is gone
+        match effect:
+            case fx.Accept():
+                self._accept(effect)
+            case fx.Decline(ids):
+                for offer_id in ids:
+                    self._use(offer_id)
+            case fx.KillTask(task_id, agent_id):
+                self._kill(task_id, agent_id)
+            case fx.Acknowledge(agent_id, task_id, uuid):
+                self._acknowledged(agent_id, task_id, uuid)
+            case fx.Reconcile(tasks):
+                self._reconcile(tasks)
+
+    def _use(self, offer_id: str) -> Offer | None:
+        assert offer_id not in self.used, f"{offer_id} was answered twice"
+        self.used.add(offer_id)
+        return self.offers.pop(offer_id, None)
+
+    def _accept(self, call: fx.Accept) -> None:
+        offers = [self._use(one) for one in call.offer_ids]
+        agent = self.agents[call.agent_id]
+        offered = ZERO
+        for offer in offers:
+            if offer is not None:
+                assert offer.agent_id == call.agent_id
+                offered = offered + offer.amounts
+        for launch in call.launches:
+            self._assert_saved(launch)
+            if None in offers or not self.connected:
+                self._answer(agent, launch.task.id, TaskState.DROPPED, "INVALID_OFFERS")
+                continue
+            if launch.executor.id in agent.dead:
+                self._answer(agent, launch.task.id, TaskState.DROPPED, "EXECUTOR_TERMINATED")
+                continue
+            if launch.executor.id not in agent.executors:
+                agent.executors[launch.executor.id] = self.desk.policy.executor
+                offered = offered - self.desk.policy.executor
+            offered = offered - launch.amounts
+            assert offered.covers(ZERO), "more was launched than was offered"
+            assert launch.executor.agent_id == call.agent_id
+            agent.tasks[launch.task.id] = MesosTask(launch.task, launch.amounts)
+
+    def _assert_saved(self, launch: fx.Launch) -> None:
+        task = launch.task
+        saved = self.desk.tasks[task.id]
+        assert saved.state is TaskState.STAGED, "accepted before it was saved"
+        assert self.desk.pods[task.uid]["spec"]["nodeName"] == task.node
+        assert launch.executor.id in self.desk.executors
+        assert task.id not in self.launched, f"{task.id} was used twice"
+        self.launched.add(task.id)
+        alive = [one.task.id for one in self.alive(task.uid)]
+        assert not alive, f"{task.id} is launched while {alive} may run"
+
+    def alive(self, uid: str) -> list[MesosTask]:
+        """Tasks of a pod that run where Mesos can see them."""
+        return [
+            one
+            for agent in self.agents.values()
+            if agent.reachable
+            for one in agent.tasks.values()
+            if one.task.uid == uid and one.state in LIVE
+        ]
+
+    def _kill(self, task_id: str, agent_id: str) -> None:
+        agent = self.agents.get(agent_id)
+        one = agent.tasks.get(task_id) if agent else None
+        if agent is None or one is None or not agent.reachable:
+            self._reconcile(((task_id, agent_id),))
+        elif one.state in LIVE and not agent.deaf:
+            self.update(agent, one, TaskState.KILLED)
+
+    def _acknowledged(self, agent_id: str, task_id: str, uuid: str) -> None:
+        self.acked[uuid] += 1
+        assert self.acked[uuid] <= self.sent[uuid], "an update was acknowledged more often than it came"
+        agent = self.agents[agent_id]
+        one = agent.tasks[task_id]
+        record = self.desk.tasks.get(task_id)
+        if one.updates and one.updates[0].uuid == uuid:
+            if one.updates[0].state in TERMINAL:
+                assert record is None or record.state in TERMINAL, "an end was acknowledged and not saved"
+            one.updates.popleft()
+            if one.updates and agent.reachable:
+                self._send(one.updates[0])
+
+    def _reconcile(self, tasks: tuple[tuple[str, str], ...]) -> None:
+        if not tasks:
+            for agent in self.agents.values():
+                for one in agent.tasks.values():
+                    if one.state in LIVE and agent.reachable:
+                        self._answer(agent, one.task.id, one.state, "RECONCILIATION")
+        for task_id, agent_id in tasks:
+            agent = self.agents.get(agent_id)
+            if agent is None:
+                self._answer(None, task_id, TaskState.UNKNOWN, "RECONCILIATION")
+            elif not agent.reachable:
+                self._answer(agent, task_id, TaskState.UNREACHABLE, "RECONCILIATION")
+            elif task_id not in agent.tasks:
+                self._answer(agent, task_id, TaskState.GONE, "RECONCILIATION")
+            elif agent.tasks[task_id].state in LIVE:
+                self._answer(agent, task_id, agent.tasks[task_id].state, "RECONCILIATION")
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+def offer() -> Callable[..., Offer]:
+    return make_offer
+
+
+@pytest.fixture
+def new_cluster() -> Callable[[], Cluster]:
+    return lambda: Cluster(Desk())
