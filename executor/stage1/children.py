@@ -69,8 +69,9 @@ def init(sock: socket.socket, *, flavor: str, host_network: bool, last_cap: int)
     """A pod's init: makes its namespaces and shared mounts, then holds them until it is killed.
 
     In flavor linux it is pid 1 of the pod's pid namespace: children it inherits are reaped by the kernel
-    (SIGCHLD ignored), it has no capabilities left that an app with CAP_SYS_PTRACE could take over, its death is the death of everything in there. In flavor fly there is no such
-    namespace: when the launcher goes, this kills the pod's cgroup.
+    (SIGCHLD ignored), its death is the death of everything in there, and it has no capabilities left that an
+    app with CAP_SYS_PTRACE could take over. In flavor fly there is no such namespace: when the launcher goes,
+    this kills the pod's cgroup.
     """
     if flavor == "linux":
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
