@@ -11,8 +11,9 @@ from typing import Any
 
 from local.master import statuses
 from local.master.cluster import Cluster
-from local.master.model import Agent, Framework, Link, Task
+from local.master.model import Agent, Framework, Link
 from local.master.validation.resources import bag
+from local.tasks import Task
 from local.wire.proto import Json
 from shared.mesos.resources import Resources
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from local.master import reconcile, statuses
 from local.master.cluster import Cluster
 from local.master.launches import Launches
-from local.master.model import TERMINAL, Framework
+from local.master.model import Framework
 from local.master.subscriptions import Subscriptions
+from local.tasks import TERMINAL
 from local.wire.proto import Json
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable
 
 from local.master.allocator import Allocation, Allocator
 from local.master.flags import Flags
-from local.master.model import Agent, Framework, Offer, Task
+from local.master.model import Agent, Framework, Offer
 from local.master.registry import Registry
 from local.master.validation.resources import bag
+from local.tasks import Task
 from local.wire.proto import Json
 
 log = logging.getLogger(__name__)
@@ -170,11 +171,7 @@ class Cluster:
         was_terminal = task.terminal
         if not was_terminal:
             task.state = latest_state or status["state"]
-        kept = {key: value for key, value in status.items() if key != "data"}  # may be large
-        if task.statuses and task.statuses[-1]["state"] == status["state"]:
-            task.statuses[-1] = kept
-        else:
-            task.statuses.append(kept)
+        task.take(status)
         if task.terminal and not was_terminal:
             self.allocator.recover(task.framework_id, task.agent_id, task.resources)
             self.counters[f"master/{task.state.lower().replace('task_', 'tasks_')}"] += 1

@@ -6,8 +6,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from local.flags import ip_address, port, positive
 from local.master.validation.ids import role_error
-from shared.mesos.durations import parse_duration
 
 
 @dataclass(frozen=True)
@@ -28,33 +28,6 @@ class Flags:
     roles: frozenset[str] | None = None
     leader: str | None = None
     log_level: str = "info"
-
-
-def duration(text: str) -> float:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def positive(text: str) -> float:
-    seconds = duration(text)
-    if seconds <= 0:
-        raise argparse.ArgumentTypeError(f"{text}: must be more than zero")
-    return seconds
-
-
-def ip_address(text: str) -> str:
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text}: not an IP address") from error
-
-
-def port(text: str) -> int:
-    if not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text}: not a port (0 to 65535)")
-    return int(text)
 
 
 def role_list(text: str) -> frozenset[str]:

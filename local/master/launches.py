@@ -8,10 +8,11 @@ from typing import Any
 
 from local.master import statuses
 from local.master.cluster import Cluster
-from local.master.model import Agent, Framework, Offer, Task
+from local.master.model import Agent, Framework, Offer
 from local.master.validation import resources as resource_rules
 from local.master.validation.resources import bag
 from local.master.validation.tasks import Context, group_error, task_error
+from local.tasks import Task
 from local.wire.proto import Json
 from shared.mesos.resources import Resources
 

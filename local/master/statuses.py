@@ -1,6 +1,7 @@
 """TaskStatus messages the master itself makes. Source: Mesos src/common/protobuf_utils.cpp (`createStatusUpdate`)."""
 
-from local.master.model import Framework, Task
+from local.master.model import Framework
+from local.tasks import Task
 from local.wire.proto import Json
 
 

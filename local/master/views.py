@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from local.master.cluster import VERSION, Cluster
-from local.master.model import Agent, Framework, Task
+from local.master.model import Agent, Framework
+from local.tasks import Task
 from local.wire.proto import Json
 from shared.mesos.resources import Resources
 

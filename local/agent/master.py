@@ -1,0 +1,137 @@
+"""The agent's side of the link: find the master, register, follow its orders, start again.
+
+Source: Mesos src/slave/slave.cpp (`detected`, `doReliableRegistration`, `registered`, `reregistered`).
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from local.agent import checkpoint
+from local.agent.core import VERSION, Core
+from local.agent.executors import Executors
+from local.agent.launches import Launches
+from local.link import PATH, SocketLink
+from local.wire.proto import Json
+
+log = logging.getLogger(__name__)
+
+_FIRST_WAIT = 0.05  # seconds
+
+
+class MasterConnection:
+    """Keeps a link for as long as the agent runs."""
+
+    def __init__(self, core: Core, executors: Executors) -> None:
+        self._core = core
+        self._executors = executors
+        launches = Launches(core, executors)
+        self._launches = launches
+        self._handlers: dict[str, Callable[[Json], None]] = {
+            "REGISTERED": self._registered,
+            "REREGISTERED": self._reregistered,
+            "PING": lambda _: core.send({"type": "PONG"}),
+            "RUN": launches.run,
+            "KILL": launches.kill,
+            "ACKNOWLEDGE": lambda m: core.acknowledged(m["framework_id"], m["task_id"], m["uuid"]),
+            "SHUTDOWN_EXECUTOR": launches.shutdown_executor,
+            "SHUTDOWN_FRAMEWORK": lambda m: executors.shutdown_framework(m["framework_id"]),
+            "UPDATE_FRAMEWORK": launches.update_framework,
+            "MESSAGE": launches.message,
+            "SHUTDOWN": lambda m: self.shutdown(m["message"]),
+        }
+
+    async def run(self) -> None:
+        """Link after link; ends with the agent."""
+        address = self._core.flags.master
+        wait = _FIRST_WAIT
+        async with aiohttp.ClientSession() as session:
+            while not self._core.stopped.is_set():
+                try:
+                    await self._link(session, address)
+                    wait = _FIRST_WAIT
+                except aiohttp.WSServerHandshakeError as error:
+                    address = self._redirected(error) or self._core.flags.master
+                    log.info("no link to the master: %s", error.message)
+                except (aiohttp.ClientError, OSError) as error:
+                    address = self._core.flags.master
+                    log.info("no link to the master: %s", error)
+                await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+                wait = min(wait * 2, self._core.flags.registration_backoff_factor)
+
+    @staticmethod
+    def _redirected(error: aiohttp.WSServerHandshakeError) -> tuple[str, int] | None:
+        location = error.headers.get("Location") if error.headers else None
+        if not location:
+            return None
+        parts = urlsplit(location, scheme="http")
+        return (parts.hostname, parts.port) if parts.hostname and parts.port else None
+
+    async def _link(self, session: aiohttp.ClientSession, address: tuple[str, int]) -> None:
+        host, port = address
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
+        core = self._core
+        async with session.ws_connect(url, max_msg_size=0, compress=0) as socket:
+            link = SocketLink(socket)
+            link.send(self._hello())
+            try:
+                async for message in link.messages():
+                    if core.link is None and message["type"] in ("REGISTERED", "REREGISTERED"):
+                        core.link = link
+                    self._handlers[message["type"]](message)
+            finally:
+                log.info("the link to the master at %s:%d ended", host, port)
+                core.link = None
+                core.updates.pause()
+                await link.aclose()
+
+    def _hello(self) -> Json:
+        core = self._core
+        info = {**core.info(), "ip": core.flags.ip, "checkpoint": True}
+        if core.agent_id is None:
+            return {"type": "REGISTER", "version": VERSION, "info": info}
+        executors = [e for f in core.frameworks.values() for e in f.executors.values()]
+        live = [e for e in executors if e.state.value != "terminated"]
+        return {
+            "type": "REREGISTER",
+            "version": VERSION,
+            "info": info,
+            "frameworks": [framework.info for framework in core.frameworks.values()],
+            "executors": [executor.info for executor in live],
+            "tasks": [task.to_json() for executor in executors for task in executor.tasks()],
+        }
+
+    def _registered(self, message: Json) -> None:
+        core = self._core
+        core.agent_id = message["agent_id"]
+        checkpoint.save_agent(core.flags.work_dir, message["agent_id"], core.info())
+        log.info("registered as agent %s", core.agent_id)
+        core.updates.resume()
+
+    def _reregistered(self, message: Json) -> None:
+        log.info("re-registered as agent %s", self._core.agent_id)
+        self._core.updates.resume()
+        for item in message["reconciliations"]:
+            self._launches.reconcile(item["framework"], item["task_ids"])
+
+    def unregister(self) -> None:
+        """SIGUSR1: say good-bye, then shut down."""
+        self._core.send({"type": "UNREGISTER"})
+        self.shutdown("asked to by a signal")
+
+    def shutdown(self, why: str) -> None:
+        """End all executors, then the agent; the next one in this work directory is a new one."""
+        core = self._core
+        if core.terminating:
+            return
+        log.warning("shutting down: %s", why)
+        core.terminating = True
+        checkpoint.forget_agent(core.flags.work_dir)
+        for framework_id in list(core.frameworks):
+            self._executors.shutdown_framework(framework_id)
+        if not core.frameworks:
+            core.stop()
