@@ -1,9 +1,15 @@
-"""A scripted master or agent, and schedulers and executors that write down what they are told."""
+"""A scripted master or agent; schedulers and executors that write down what they are told; an embedded Mesos."""
 
 import asyncio
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -194,3 +200,92 @@ def scheduler() -> Any:
 @pytest.fixture
 def executor() -> Any:
     return _recorder(Executor, _EXECUTOR)()
+
+
+class EmbeddedMesos:
+    """`gantry master` and `gantry agent` as real processes, with everything below `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._processes: list[tuple[subprocess.Popen[str], signal.Signals]] = []
+
+    def spawn(
+        self, name: str, *command: str, pipe: bool = False, end: signal.Signals = signal.SIGTERM
+    ) -> Any:
+        """A Python process whose output goes to `<name>.log`; `end` is the signal that ends it."""
+        with (self.directory / f"{name}.log").open("a") as log:
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                stdout=subprocess.PIPE if pipe else log,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+        self._processes.append((process, end))
+        return process
+
+    def master(self, port: str = "0") -> tuple[Any, str]:
+        """The process and its address."""
+        work = self.directory / "master"
+        flags = [
+            "--ip",
+            "127.0.0.1",
+            "--port",
+            port,
+            "--work_dir",
+            str(work),
+            "--allocation_interval",
+            "100ms",
+        ]
+        process = self.spawn("master", "-m", "gantry", "master", *flags)
+        return process, self._endpoint(work, process)
+
+    def agent(self, master: str, port: str = "0") -> tuple[Any, str]:
+        """The process and its address."""
+        work = self.directory / "agent"
+        flags = ["--master", master, "--ip", "127.0.0.1", "--port", port, "--work_dir", str(work)]
+        flags += ["--resources", "cpus:1;mem:256;disk:1024", "--launcher", "posix"]
+        # SIGTERM would leave the executors running.
+        process = self.spawn("agent", "-m", "gantry", "agent", *flags, end=signal.SIGUSR1)
+        return process, self._endpoint(work, process)
+
+    def kill(self, process: Any) -> None:
+        """SIGKILL, as a machine that fails would do it."""
+        process.kill()
+        process.wait()
+        for endpoint in self.directory.glob("*/endpoint"):
+            endpoint.unlink()
+
+    def logs(self) -> str:
+        return "\n".join(f"--- {log.name}\n{log.read_text()[-4000:]}" for log in self.directory.glob("*.log"))
+
+    def close(self) -> None:
+        for process, end in reversed(self._processes):
+            process.send_signal(end)
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+    def _endpoint(self, work_dir: Path, process: Any) -> str:
+        """What `--port 0` came to, once it is written."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                text = (work_dir / "endpoint").read_text().strip()
+            except FileNotFoundError:
+                text = ""
+            if text:
+                return text
+            time.sleep(0.02)
+        raise AssertionError(f"no endpoint in {work_dir}\n{self.logs()}")
+
+
+@pytest.fixture
+def mesos(tmp_path: Path) -> Iterator[EmbeddedMesos]:
+    one = EmbeddedMesos(tmp_path)
+    yield one
+    one.close()
