@@ -110,9 +110,12 @@ def _files(path: Path) -> list[Path]:
 
 
 def _successor(path: Path, file: IO[bytes]) -> IO[bytes] | None:
-    """The file that was begun after this one, None for the newest."""
+    """The file that was begun after this one, None for the newest, or when the log was moved or removed."""
     mine = os.fstat(file.fileno())
-    files = _files(path)
+    try:
+        files = _files(path)
+    except FileNotFoundError:
+        return None
     for number, candidate in enumerate(files):
         there = candidate.stat()
         if (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino):

@@ -17,6 +17,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from executor.pods.manifest import AC_VERSION
+
 log = logging.getLogger(__name__)
 
 
@@ -63,9 +65,19 @@ class PodDir:
             os.mkdir(f"{path}/logs/{app}")
             self.empty_termination_log(app)
 
-    def write_app(self, app: str, image_manifest: Mapping[str, Any], layers: Sequence[Path]) -> None:
-        """What stage1 needs to know of an app's image: its manifest, and its trees, uppermost first."""
+    def write_app(self, app: str, image: str, image_id: str, layers: Sequence[Path]) -> None:
+        """What is to be known of an app's image: which it is, and its trees, uppermost first."""
         info = self.path / "appsinfo" / app
+        annotations = [
+            {"name": "gantry.io/image", "value": image},
+            {"name": "gantry.io/image-id", "value": image_id},
+        ]
+        image_manifest = {
+            "acKind": "ImageManifest",
+            "acVersion": AC_VERSION,
+            "name": app,
+            "annotations": annotations,
+        }
         (info / "manifest").write_text(json.dumps(image_manifest))
         (info / "lower").write_text("".join(f"{layer}\n" for layer in layers))
 

@@ -49,8 +49,8 @@ def resolve(
     if context.get("runAsNonRoot"):
         _check_non_root(user_text, as_user)
     passwd, group = _read(layers, "etc/passwd"), _read(layers, "etc/group")
-    user = _user(user_text, passwd)
-    gid = user.gid if not group_text else _group(group_text, group)
+    user = _user(user_text, passwd, layers)
+    gid = user.gid if not group_text else _group(group_text, group, layers)
     extra = [int(g) for g in context.get("supplementalGroups") or ()] + [int(g) for g in image_groups]
     groups = dict.fromkeys([*extra, *_memberships(user.name, group)])
     return Identity(user.uid, gid, tuple(g for g in groups if g != gid))
@@ -74,7 +74,9 @@ class _User:
     gid: int
 
 
-def _user(text: str, passwd: list[list[str]]) -> _User:
+def _user(text: str, passwd: list[list[str]], layers: Sequence[Path]) -> _User:
+    if text.startswith("/"):
+        text = str(_owner(text, layers).st_uid)
     for entry in passwd:
         uid, gid = _numbers(entry)
         if (
@@ -94,13 +96,25 @@ def _numbers(entry: list[str]) -> tuple[int | None, int | None]:
     return int(entry[2]), int(entry[3])
 
 
-def _group(text: str, group: list[list[str]]) -> int:
+def _group(text: str, group: list[list[str]], layers: Sequence[Path]) -> int:
+    if text.startswith("/"):
+        return _owner(text, layers).st_gid
     for entry in group:
         if len(entry) >= 3 and entry[0] == text and entry[2].isdecimal():
             return int(entry[2])
     if text.isdecimal():
         return int(text)
     raise ConfigError(f"group {text!r}: the image's /etc/group does not have it")
+
+
+def _owner(path: str, layers: Sequence[Path]) -> os.stat_result:
+    """The file whose owner is meant (appc `spec/aci.md`: user and group may be a path)."""
+    for layer in layers:
+        try:
+            return os.lstat(os.path.join(layer, os.path.normpath(path).lstrip("/")))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    raise ConfigError(f"user of {path}: the image has no such file")
 
 
 def _memberships(name: str, group: list[list[str]]) -> list[int]:

@@ -1,7 +1,9 @@
 """Shared by the tests of pods: pods in a few words, and a world that performs the core's effects at will."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from executor.pods.core.effects import (
 from executor.pods.core.events import Timer, TimerKind
 from executor.pods.core.spec import App, Pod, RestartPolicy
 from executor.pods.core.step import launch, step
+from executor.stage0.build import Options, build_oci
 
 
 @dataclass
@@ -99,11 +102,15 @@ class World:
     def started(self, app: str) -> None:
         self.send(ev.Started(app, self.starting[app]))
 
-    def run(self, *apps: str) -> None:
-        for app in apps:
+    def ready(self) -> None:
+        """All images are there, the sandbox is up."""
+        for app in sorted(self.preparing):
             self.prepared(app)
         if self.making_sandbox:
             self.send(ev.SandboxStarted())
+
+    def run(self, *apps: str) -> None:
+        self.ready()
         for app in apps:
             self.started(app)
 
@@ -146,3 +153,49 @@ def make_world(
 def world() -> Callable[..., World]:
     """`world("web", "side", init=("setup",), policy="Never", grace=5.0)`: a pod that was just launched."""
     return make_world
+
+
+APPLETS = "cat cut dd df echo env false grep head hostname id ls nc pwd readlink seq sh sleep tail touch true"
+
+
+@pytest.fixture(scope="session")
+def local_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of OCI layouts with localhost/busybox:1, and :usr1 whose stop signal is SIGUSR1."""
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        pytest.skip("busybox is not installed")
+    rootfs = tmp_path_factory.mktemp("rootfs")
+    for name in ("bin", "tmp", "etc", "disk"):
+        (rootfs / name).mkdir()
+    shutil.copy(busybox, rootfs / "bin/busybox")
+    for applet in APPLETS.split():
+        (rootfs / "bin" / applet).symlink_to("busybox")
+    images = tmp_path_factory.mktemp("images")
+    build_oci(rootfs, images / "busybox", "1", Options(env=("PATH=/bin",), compression="none"))
+    build_oci(
+        rootfs,
+        images / "busybox",
+        "usr1",
+        Options(env=("PATH=/bin",), stop_signal="SIGUSR1", compression="none"),
+    )
+    return images
+
+
+@pytest.fixture
+def build_image(local_images: Path) -> Iterator[Callable[[str], None]]:
+    """`build_image("late")` makes localhost/late:1, the same as busybox:1; gone after the test."""
+    made = []
+
+    def build(name: str) -> None:
+        shutil.copytree(local_images / "busybox", local_images / name)
+        made.append(local_images / name)
+
+    yield build
+    for path in made:
+        shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def image_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state directory of the image store: shared, so that images are unpacked once."""
+    return tmp_path_factory.mktemp("state")

@@ -179,8 +179,8 @@ def test_ten_quiet_minutes_forgive_the_crashes(world: Make) -> None:
 
 def test_an_image_that_is_missing(world: Make) -> None:
     w = world("web")
-    w.send(ev.SandboxStarted())
     w.send(ev.PrepareFailed("web", "ErrImagePull", "busybox: no such image"))
+    assert not w.making_sandbox
     assert w.last.state == "TASK_STARTING"
     waiting = w.shown("web")["state"]["waiting"]
     assert waiting == {"reason": "ErrImagePull", "message": "busybox: no such image"}
@@ -203,13 +203,12 @@ def test_an_image_that_is_missing(world: Make) -> None:
 
 def test_a_pull_is_told(world: Make) -> None:
     w = world("web")
-    w.send(ev.SandboxStarted())
     w.send(ev.Pulling("web"))
     assert w.reports == []
     w.fire(TimerKind.SAY_STARTING)
     assert w.events("Pulling") == ['Pulling image "busybox"']
     w.send(ev.Prepared("web", "busybox", "busybox@sha256:1", 1.25))
-    w.started("web")
+    w.run("web")
     assert w.events("Pulled") == ['Successfully pulled image "busybox" in 1.25s']
 
 
@@ -228,15 +227,17 @@ def test_a_name_that_is_no_image_is_not_tried_again(world: Make) -> None:
     assert {t.kind for t in w.timers} == {TimerKind.SAY_STARTING}
 
 
-def test_one_container_runs_while_the_image_of_another_is_missing(world: Make) -> None:
-    w = world("web", "side")
+def test_all_wait_while_the_image_of_one_is_missing(world: Make) -> None:
+    w = world("web", "side", init=("setup",))
+    assert w.preparing == {"web", "side", "setup"}
     w.send(ev.PrepareFailed("side", "ErrImagePull", "gone"))
     w.prepared("web")
-    w.send(ev.SandboxStarted())
-    w.started("web")
-    assert w.last.state == "TASK_STARTING"
+    w.prepared("setup")
+    assert not w.making_sandbox
     assert w.last.status["phase"] == "Pending"
-    assert "running" in w.shown("web")["state"]
+    w.fire(TimerKind.RETRY, "side")
+    w.prepared("side")
+    assert w.making_sandbox
 
 
 @pytest.mark.parametrize(("policy", "again"), [("Always", True), ("OnFailure", True), ("Never", False)])
@@ -257,18 +258,18 @@ def test_a_program_that_does_not_exist(world: Make, policy: str, again: bool) ->
 
 def test_init_containers_run_one_after_the_other(world: Make) -> None:
     w = world("web", init=("one", "two"))
-    assert w.preparing == {"one"}
     w.run("one")
     assert w.reports == []
+    assert w.starting == {}
     w.exit("one", 0)
-    assert w.preparing == {"two"}
+    assert w.starting == {"two": 0}
     w.fire(TimerKind.SAY_STARTING)
     assert w.shown("one")["ready"]
     assert w.shown("web")["state"] == {"waiting": {"reason": "PodInitializing"}}
     assert conditions(w.last.status)["Initialized"] == "False"
-    w.run("two")
+    w.started("two")
     w.exit("two", 0)
-    w.run("web")
+    w.started("web")
     assert w.last.state == "TASK_RUNNING"
     assert conditions(w.last.status)["Initialized"] == "True"
 
@@ -354,14 +355,22 @@ def test_a_kill_while_the_launcher_works_stops_what_it_started(world: Make) -> N
 def test_a_kill_before_anything_runs(world: Make) -> None:
     w = world("web", init=("one",))
     w.send(ev.KillRequested(5.0))
-    assert not w.stopping_sandbox
-    w.send(ev.SandboxStarted())  # what is being made is waited for, then stopped
     assert w.stopping_sandbox
     w.prepared("one")  # too late
     w.send(ev.SandboxStopped())
     assert [r.state for r in w.reports][-1] == "TASK_KILLED"
     assert w.starts == []
     assert w.state.illegal == 0
+
+
+def test_a_kill_while_the_sandbox_is_made_waits_for_it(world: Make) -> None:
+    w = world("web")
+    w.prepared("web")
+    w.send(ev.KillRequested(5.0))
+    assert not w.stopping_sandbox
+    w.send(ev.SandboxStarted())
+    assert w.stopping_sandbox
+    assert w.starts == []
 
 
 def test_a_kill_in_crash_loop_back_off(world: Make) -> None:

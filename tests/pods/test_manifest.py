@@ -1,5 +1,6 @@
 """A v1 Pod as an appc PodManifest."""
 
+import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,12 @@ def test_users(layers: list[Path], image: str, context: dict[str, Any], identity
     assert resolve({"name": "c"}, pod(securityContext=context), image, (), layers) == identity
 
 
+def test_the_owner_of_a_file_can_be_meant(layers: list[Path]) -> None:
+    os.chown(layers[0] / "etc/passwd", os.getuid(), os.getgid())
+    made = resolve({"name": "c"}, pod(), "/etc/passwd:/etc/../etc/passwd", (), layers)
+    assert (made.uid, made.gid) == (os.getuid(), os.getgid())
+
+
 def test_the_containers_word_counts_more_than_the_pods(layers: list[Path]) -> None:
     obj = pod(securityContext={"runAsUser": 1, "runAsGroup": 1})
     made = resolve({"securityContext": {"runAsUser": 2}}, obj, "", (), layers)
@@ -280,6 +287,7 @@ def test_the_containers_word_counts_more_than_the_pods(layers: list[Path]) -> No
         ("web", {"runAsNonRoot": True}, "non-numeric user"),
         ("7", {"runAsNonRoot": True, "runAsUser": 0}, "breaks non-root policy"),
         ("nobody", {}, "does not have it"),
+        ("/no/such/file", {}, "the image has no such file"),
         ("old", {}, "does not have it"),
         ("web:nope", {}, "does not have it"),
     ],

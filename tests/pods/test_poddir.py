@@ -28,7 +28,7 @@ def test_a_pod_goes_through_its_phases(dirs: PodDirs) -> None:
     pod = dirs.create("u-1.1")
     assert pod.path == dirs.root / "embryo" / "u-1.1"
     pod.prepare(["web"])
-    pod.write_app("web", {"name": "busybox"}, [Path("/l/2"), Path("/l/1")])
+    pod.write_app("web", "busybox", "sha256:1", [Path("/l/2"), Path("/l/1")])
     pod.write_manifest({"acKind": "PodManifest"})
     pod.move(Phase.PREPARED)
     pod.move(Phase.RUN)

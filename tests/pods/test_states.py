@@ -10,8 +10,7 @@ from executor.pods.core.state import Container, State
 from executor.pods.core.states import CONTAINER_MOVES, SANDBOX_MOVES, ContainerState, SandboxState
 
 LEGAL = {
-    "waiting": "preparing ended",
-    "preparing": "prepared held starting ended",
+    "preparing": "prepared held ended",
     "prepared": "starting ended",
     "held": "preparing ended",
     "starting": "running stopping preparing backoff ended",
@@ -21,8 +20,9 @@ LEGAL = {
     "ended": "",
 }
 SANDBOX_LEGAL = {
-    "absent": "up held",
-    "held": "absent stopping",
+    "absent": "making stopping",
+    "making": "up held",
+    "held": "making stopping",
     "up": "stopping",
     "stopping": "gone",
     "gone": "",
@@ -30,7 +30,7 @@ SANDBOX_LEGAL = {
 
 
 def frame(
-    container: ContainerState = ContainerState.WAITING, sandbox: SandboxState = SandboxState.ABSENT
+    container: ContainerState = ContainerState.PREPARING, sandbox: SandboxState = SandboxState.ABSENT
 ) -> Frame:
     app = App("a", "busybox")
     pod = Pod("u", "default", "p", RestartPolicy.ALWAYS, (app,))
@@ -57,7 +57,7 @@ def test_sandbox(old: SandboxState, new: SandboxState) -> None:
 
 def test_every_state_can_be_reached_and_left() -> None:
     for moves, first, last in (
-        (CONTAINER_MOVES, ContainerState.WAITING, ContainerState.ENDED),
+        (CONTAINER_MOVES, ContainerState.PREPARING, ContainerState.ENDED),
         (SANDBOX_MOVES, SandboxState.ABSENT, SandboxState.GONE),
     ):
         states = type(first)

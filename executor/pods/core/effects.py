@@ -20,7 +20,7 @@ class StopSandbox:
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """Have the image of the app → Prepared or PrepareFailed."""
+    """Have the image of the app (for an app that ran before: the same one) → Prepared or PrepareFailed."""
 
     app: str
 

@@ -115,4 +115,14 @@ class TimerFired:
 
 SandboxEvent = SandboxStarted | SandboxFailed | SandboxLost | SandboxStopped
 
-Event = SandboxEvent | Prepared | PrepareFailed | Started | StartFailed | Exited | KillRequested | TimerFired
+Event = (
+    SandboxEvent
+    | Pulling
+    | Prepared
+    | PrepareFailed
+    | Started
+    | StartFailed
+    | Exited
+    | KillRequested
+    | TimerFired
+)

@@ -71,7 +71,7 @@ class Frame:
         if ending is None:
             raise AssertionError("a pod without an outcome cannot have ended")
         self.state = status.with_conditions(self.state, self.now)
-        self._send(ending.outcome, ending.message, status.pod_status(self.state))
+        self._send(ending.outcome.value, ending.message, status.pod_status(self.state))
 
     def _send(self, state: str, message: str, made: dict[str, Any]) -> None:
         self.do(Report(state, message, made, self.state.unsaid))

@@ -34,7 +34,7 @@ class Container:
     """
 
     app: App
-    state: ContainerState = ContainerState.WAITING
+    state: ContainerState = ContainerState.PREPARING
     attempt: int = -1
     image: str = ""
     image_id: str = ""

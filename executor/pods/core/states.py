@@ -2,14 +2,19 @@
 
 Of a container (one app of the pod, over all its instances):
 
-                    ┌─────────────── again, after a back-off ──────────────┐
-                    ▼                                                      │
-    WAITING ──▶ PREPARING ──▶ PREPARED ──▶ STARTING ──▶ RUNNING ──▶ BACKOFF
-                 │    ▲                        │            │
-                 ▼    │                        └──────▶ STOPPING ──▶ ENDED (also from any other state)
-                  HELD
+       ┌──────────── again, after a back-off ─────────────┐
+       ▼                                                  │
+    PREPARING ──▶ PREPARED ──▶ STARTING ──▶ RUNNING ──▶ BACKOFF
+     │    ▲                        │            │
+     ▼    │                        └──────▶ STOPPING ──▶ ENDED (also from any other state)
+      HELD
 
-Of the sandbox (the namespaces that the containers share): ABSENT until it is up, HELD between two attempts.
+Of the sandbox (the namespaces that the containers share):
+
+    ABSENT ──▶ MAKING ──▶ UP ──▶ STOPPING ──▶ GONE        HELD: between two attempts to make it
+               │    ▲
+               ▼    │
+                HELD
 A move that the tables do not name is illegal: it changes nothing and is counted.
 """
 
@@ -20,9 +25,8 @@ from typing import Final
 class ContainerState(StrEnum):
     """Where a container is. `status` maps these to the waiting, running and terminated of Kubernetes."""
 
-    WAITING = "waiting"  # not its turn yet: an init container before it has not ended
     PREPARING = "preparing"  # the image is looked for, pulled if need be
-    PREPARED = "prepared"  # the image is there, the sandbox is not
+    PREPARED = "prepared"  # the image is there; the sandbox is not, or it is not the container's turn
     HELD = "held"  # cannot be prepared for a reason outside of it; tried again
     STARTING = "starting"  # the launcher was asked
     RUNNING = "running"
@@ -34,7 +38,8 @@ class ContainerState(StrEnum):
 class SandboxState(StrEnum):
     """Where the pod's sandbox is."""
 
-    ABSENT = "absent"  # asked for, not there
+    ABSENT = "absent"  # waits for the images: stage1 reads what the apps are when it makes the sandbox
+    MAKING = "making"
     HELD = "held"  # could not be made; tried again
     UP = "up"
     STOPPING = "stopping"
@@ -46,10 +51,8 @@ _S = SandboxState
 
 CONTAINER_MOVES: Final[frozenset[tuple[ContainerState, ContainerState]]] = frozenset(
     {
-        (_C.WAITING, _C.PREPARING),
         (_C.PREPARING, _C.PREPARED),
         (_C.PREPARING, _C.HELD),
-        (_C.PREPARING, _C.STARTING),
         (_C.PREPARED, _C.STARTING),
         (_C.HELD, _C.PREPARING),
         (_C.STARTING, _C.RUNNING),
@@ -66,9 +69,11 @@ CONTAINER_MOVES: Final[frozenset[tuple[ContainerState, ContainerState]]] = froze
 
 SANDBOX_MOVES: Final[frozenset[tuple[SandboxState, SandboxState]]] = frozenset(
     {
-        (_S.ABSENT, _S.UP),
-        (_S.ABSENT, _S.HELD),
-        (_S.HELD, _S.ABSENT),
+        (_S.ABSENT, _S.MAKING),
+        (_S.ABSENT, _S.STOPPING),
+        (_S.MAKING, _S.UP),
+        (_S.MAKING, _S.HELD),
+        (_S.HELD, _S.MAKING),
         (_S.HELD, _S.STOPPING),
         (_S.UP, _S.STOPPING),
         (_S.STOPPING, _S.GONE),

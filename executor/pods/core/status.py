@@ -11,9 +11,6 @@ from typing import Any
 from executor.pods.core.state import Condition, Container, Outcome, State, Termination
 from executor.pods.core.states import ContainerState, SandboxState
 
-SHOWN_AS_ENDED = frozenset({ContainerState.PREPARING, ContainerState.PREPARED, ContainerState.STARTING})
-"""Between two instances a container shows its end until the next one runs."""
-
 
 def timestamp(seconds: float) -> str:
     """Unix time as v1 Time: RFC 3339 in UTC, whole seconds."""
@@ -138,11 +135,10 @@ def _shown(state: State, container: Container) -> tuple[dict[str, Any], Terminat
         case ContainerState.HELD:
             return _waiting(container.reason, container.message), container.last
         case _:
+            # Between two instances a container shows the end of the last one, until the next one runs.
             if container.last is not None:
                 return {"terminated": _terminated(state, container, container.last)}, container.previous
-            if container.state in SHOWN_AS_ENDED or not state.inits:
-                return _waiting("ContainerCreating"), None
-            return _waiting("PodInitializing"), None
+            return _waiting("ContainerCreating" if state.initialized else "PodInitializing"), None
 
 
 def _waiting(reason: str, message: str = "") -> dict[str, Any]:

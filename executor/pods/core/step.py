@@ -35,8 +35,8 @@ class Step:
 def launch(pod: Pod, now: float) -> Step:
     """A pod begins. now: Unix time."""
     frame = Frame(State(pod, now, tuple(Container(app) for app in pod.apps)), now)
-    frame.do(StartSandbox())
-    _begin_whose_turn_it_is(frame)
+    for app in pod.apps:  # all images at once; whose turn it is to run comes later
+        frame.do(Prepare(app.name))
     frame.timer(TimerKind.SAY_STARTING, SAY_STARTING_AFTER)
     if pod.deadline is not None:
         frame.timer(TimerKind.DEADLINE, pod.deadline)
@@ -97,13 +97,19 @@ def _handle_sandbox(frame: Frame, event: events.SandboxEvent) -> None:
             assert_never(event)
 
 
+def _make_sandbox(frame: Frame) -> None:
+    """Once every image is there."""
+    if frame.state.sandbox is SandboxState.ABSENT and all(
+        c.state is ContainerState.PREPARED for c in frame.state.containers
+    ):
+        frame.move_sandbox(SandboxState.MAKING)
+        frame.do(StartSandbox())
+
+
 def _sandbox_started(frame: Frame) -> None:
-    if not frame.move_sandbox(SandboxState.UP, sandbox_failures=0):
-        return
-    for container in frame.state.containers:
-        if container.state is ContainerState.PREPARED:
-            _start(frame, container)
-    _settle(frame)
+    if frame.move_sandbox(SandboxState.UP, sandbox_failures=0):
+        _start_whose_turn_it_is(frame)
+        _settle(frame)
 
 
 def _sandbox_failed(frame: Frame, event: events.SandboxFailed) -> None:
@@ -136,18 +142,18 @@ def _sandbox_lost(frame: Frame, event: events.SandboxLost) -> None:
 # --- a container comes up ------------------------------------------------------------------------------------------
 
 
-def _begin_whose_turn_it_is(frame: Frame) -> None:
+def _start_whose_turn_it_is(frame: Frame) -> None:
     """Init containers one after the other, then all others together."""
-    if frame.state.ending is not None:
+    if frame.state.ending is not None or frame.state.sandbox is not SandboxState.UP:
         return
     for container in frame.state.inits:
-        if container.state is ContainerState.WAITING:
-            _prepare(frame, container)
-        if not frame.state.container(container.app.name).succeeded:
+        if container.state is ContainerState.PREPARED:
+            _start(frame, container)
+        if not container.succeeded:
             return
     for container in frame.state.mains:
-        if container.state is ContainerState.WAITING:
-            _prepare(frame, container)
+        if container.state is ContainerState.PREPARED:
+            _start(frame, container)
 
 
 def _prepare(frame: Frame, container: Container) -> None:
@@ -178,13 +184,17 @@ def _prepared(frame: Frame, container: Container, event: events.Prepared) -> Non
     else:
         took = f"{event.took:.3f}".rstrip("0").rstrip(".")
         frame.tell("Normal", "Pulled", f'Successfully pulled image "{image}" in {took}s', event.app)
-    container = replace(
-        container, image=event.image, image_id=event.image_id, failures=0, reason="", message=""
+    frame.move(
+        container,
+        ContainerState.PREPARED,
+        image=event.image,
+        image_id=event.image_id,
+        failures=0,
+        reason="",
+        message="",
     )
-    if frame.state.sandbox is SandboxState.UP:
-        _start(frame, container)
-    else:
-        frame.move(container, ContainerState.PREPARED)
+    _make_sandbox(frame)
+    _start_whose_turn_it_is(frame)
 
 
 def _prepare_failed(frame: Frame, container: Container, event: events.PrepareFailed) -> None:
@@ -266,7 +276,7 @@ def _ended(frame: Frame, container: Container) -> None:
     frame.move(container, ContainerState.ENDED)
     if frame.state.ending is None and container.app.init:
         if _code(container) == 0:
-            _begin_whose_turn_it_is(frame)
+            _start_whose_turn_it_is(frame)
         else:
             _end(frame, Ending(Outcome.FAILED, f"init {_how_it_ended(container)}"), frame.state.pod.grace)
         return
@@ -347,14 +357,14 @@ def _grace_is_over(frame: Frame) -> None:
 
 
 def _settle(frame: Frame) -> None:
-    """Once nothing runs and nothing will, stop the sandbox. A sandbox that is being made is waited for."""
+    """Once nothing runs and nothing will, stop the sandbox. One that is being made is waited for."""
     state = frame.state
     waited_for = state.containers if state.ending is not None else state.mains
     if any(c.state is not ContainerState.ENDED for c in waited_for):
         return
     if state.ending is None:
         frame.state = replace(state, ending=_outcome(state))
-    if frame.state.sandbox in {SandboxState.UP, SandboxState.HELD}:
+    if frame.state.sandbox in {SandboxState.ABSENT, SandboxState.HELD, SandboxState.UP}:
         frame.move_sandbox(SandboxState.STOPPING)
         frame.do(StopSandbox())
 
@@ -395,7 +405,7 @@ def _timer_fired(frame: Frame, timer: Timer) -> None:
             _grace_is_over(frame)
         case TimerKind.SANDBOX:
             if frame.state.sandbox is SandboxState.HELD:
-                frame.move_sandbox(SandboxState.ABSENT)
+                frame.move_sandbox(SandboxState.MAKING)
                 frame.do(StartSandbox())
         case TimerKind.RETRY:
             container = frame.state.container(timer.app)

@@ -1,0 +1,67 @@
+"""What the runner needs from others, as it needs it: stage0's image store and stage1's launcher.
+
+The real ones are `executor.stage0.store.ImageStore` and `executor.pods.launcher.Launcher`.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from executor.pods.env import Node
+from executor.pods.launcher import AppExit
+from executor.pods.poddir import PodDirs
+from executor.stage0.config import ImageConfig
+
+PullPolicy = Literal["Always", "IfNotPresent", "Never"]
+
+
+class Image(Protocol):
+    """An image that is ready to run; layers: rendered trees, uppermost first."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def config(self) -> ImageConfig: ...
+    @property
+    def layers(self) -> tuple[Path, ...]: ...
+
+
+class Images(Protocol):
+    """Raises `executor.stage0.errors.ImageError`."""
+
+    async def pull(
+        self, ref: str, policy: PullPolicy, *, progress: Callable[[str], None] | None = None
+    ) -> Image: ...
+
+
+class Sandbox(Protocol):
+    """Raises `executor.pods.launcher.LaunchError`."""
+
+    async def start_app(self, app: str, *, stdin: int | None, stdout: int, stderr: int) -> int: ...
+    async def signal_app(self, app: str, signum: int) -> None: ...
+    async def remove_app(self, app: str) -> None: ...
+    async def stop(self) -> None: ...
+
+
+class RunPod(Protocol):
+    """Start the sandbox of a pod directory. Raises LaunchError, also when there is no launcher."""
+
+    def __call__(
+        self, pod_dir: Path, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]
+    ) -> Awaitable[Sandbox]: ...
+
+
+@dataclass(frozen=True)
+class Machine:
+    """All that pods share. clock: Unix time."""
+
+    node: Callable[[], Node]
+    images: Images
+    dirs: PodDirs
+    run_pod: RunPod
+    default_flavor: str
+    clock: Callable[[], float] = field(default=time.time)

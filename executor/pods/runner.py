@@ -1,0 +1,406 @@
+"""Carries out what the core decides for one pod, and tells it what became of that.
+
+    event ─▶ core.step ─▶ effects ─▶ one task for each that takes time ─▶ event
+
+Everything runs on the event loop; the state is replaced in one place, `dispatch`. On the way from a launch to the
+running app there is nothing but the launcher to wait for: no thread, no sync, small files only.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from executor.pods import manifest, users
+from executor.pods.core import effects as ef
+from executor.pods.core import events as ev
+from executor.pods.core.events import Timer
+from executor.pods.core.spec import read_pod
+from executor.pods.core.states import SandboxState
+from executor.pods.core.step import Step, launch, step
+from executor.pods.env import ConfigError, Node
+from executor.pods.hostpath import VolumeError, check_host_path
+from executor.pods.launcher import AppExit, LaunchError
+from executor.pods.logread import last_words
+from executor.pods.logs import LogWriter
+from executor.pods.poddir import Phase, PodDir
+from executor.pods.ports import Image, Machine, PullPolicy, Sandbox
+from executor.stage0.errors import ImageError
+
+log = logging.getLogger(__name__)
+
+TERMINATION_MESSAGE_BYTES: Final = 4096
+STOP_AGAIN_SECONDS: Final = 1.0
+SIGKILL: Final = 9
+
+Reporter = Callable[[ef.Report], None]
+
+
+@dataclass
+class _Instance:
+    """The newest instance of an app. pending: it ended before the launcher's answer to the start was handled."""
+
+    attempt: int
+    log: LogWriter
+    starting: bool = True
+    pending: AppExit | None = None
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    entry: dict[str, Any]
+    image: Image
+    stop_signal: int
+
+
+class PodRunner:
+    """One pod, from its launch to its terminal report; its logs stay readable until `remove`."""
+
+    def __init__(self, name: str, pod: Mapping[str, Any], machine: Machine, report: Reporter) -> None:
+        """name: unique on this machine, a file name. Raises KeyError or ValueError when `pod` is no v1 Pod."""
+        self.name = name
+        self.pod = pod
+        node = machine.node()
+        self._machine = machine
+        self._report = report
+        self._containers = {c["name"]: c for c in _containers(pod)}
+        self._level = manifest.pod_level(
+            pod, node, machine.default_flavor, str(machine.dirs.root / Phase.RUN / name / "termination")
+        )
+        self._facts = read_pod(
+            pod, host_ip=node.ip, pod_ip=self._level.pod_ip, qos_class=self._level.qos_class
+        )
+        self._prepared: dict[str, _Prepared] = {}
+        self._instances: dict[str, _Instance] = {}
+        self._dir: PodDir | None = None
+        self._sandbox: Sandbox | None = None
+        self._lost = ""
+        self._timers: dict[Timer, asyncio.TimerHandle] = {}
+        self._tasks: dict[asyncio.Task[None], ef.Effect] = {}
+        self.over = asyncio.Event()
+        begun = launch(self._facts, machine.clock())
+        self.state = begun.state
+        self._begun = begun
+
+    # --- the loop ---
+
+    def start(self) -> None:
+        """Begin. Once."""
+        self._apply(self._begun)
+
+    def dispatch(self, event: ev.Event) -> None:
+        """Take the pod on by one event."""
+        illegal = self.state.illegal
+        self._apply(step(self.state, event, self._machine.clock()))
+        if self.state.illegal != illegal:
+            log.error("pod %s: %r cannot follow from its state; ignored", self.name, event)
+
+    def kill(self, grace: float | None, message: str) -> None:
+        """End the pod: SIGTERM, after so many seconds SIGKILL. None: the pod's own grace."""
+        self.dispatch(ev.KillRequested(grace, message))
+
+    def lost(self, message: str) -> None:
+        """All processes of the pod are dead."""
+        self._lost = message
+        for app in list(self._instances):
+            self._close_log(app)
+        self.dispatch(ev.SandboxLost(message))
+
+    def _apply(self, done: Step) -> None:
+        self.state = done.state
+        for effect in done.effects:
+            match effect:
+                case ef.Report():
+                    self._report(effect)
+                    if effect.terminal:
+                        self._end()
+                case ef.SetTimer(timer, after):
+                    self._set_timer(timer, after)
+                case ef.StartSandbox():
+                    self._spawn(effect, self._start_sandbox())
+                case ef.StopSandbox():
+                    self._spawn(effect, self._stop_sandbox())
+                case ef.Prepare(app):
+                    self._spawn(effect, self._prepare(app))
+                case ef.Start(app, attempt):
+                    self._spawn(effect, self._start(app, attempt))
+                case ef.Stop(app, force):
+                    self._spawn(effect, self._stop(app, force=force))
+
+    def _spawn(self, effect: ef.Effect, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._perform(effect, work))
+        self._tasks[task] = effect
+        task.add_done_callback(lambda done: self._tasks.pop(done))
+
+    async def _perform(self, effect: ef.Effect, work: Coroutine[Any, Any, None]) -> None:
+        """Errors that were foreseen are events already; any other fails this effect, never the executor."""
+        try:
+            await work
+        except Exception as error:  # the bulkhead between pods
+            log.exception("pod %s: %r failed", self.name, effect)
+            failure = _failure(effect, f"internal error: {error!r}")
+            if failure is not None:
+                self.dispatch(failure)
+
+    def _set_timer(self, timer: Timer, after: float) -> None:
+        running = self._timers.pop(timer, None)
+        if running is not None:
+            running.cancel()
+        self._timers[timer] = asyncio.get_running_loop().call_later(after, self._fire, timer)
+
+    def _fire(self, timer: Timer) -> None:
+        self._timers.pop(timer, None)
+        self.dispatch(ev.TimerFired(timer))
+
+    def _end(self) -> None:
+        for handle in self._timers.values():
+            handle.cancel()
+        self._timers.clear()
+        current = asyncio.current_task()
+        for task in list(self._tasks):
+            if task is not current:
+                task.cancel()
+        self.over.set()
+
+    # --- images ---
+
+    async def _prepare(self, app: str) -> None:
+        container = self._containers[app]
+        clock, began = self._machine.clock, self._machine.clock()
+        pulled = False
+
+        def progress(_: str) -> None:
+            nonlocal pulled
+            if not pulled:
+                pulled = True
+                self.dispatch(ev.Pulling(app))
+
+        try:
+            image = await self._machine.images.pull(
+                container["image"], _pull_policy(container), progress=progress
+            )
+            self._prepared[app] = self._make_app(container, image)
+        except (ImageError, ConfigError) as error:
+            self.dispatch(ev.PrepareFailed(app, error.reason, str(error)))
+        except OSError as error:
+            self.dispatch(ev.PrepareFailed(app, "CreateContainerError", str(error)))
+        else:
+            took = clock() - began if pulled else None
+            digest = self._prepared[app].image.digest
+            self.dispatch(ev.Prepared(app, container["image"], digest, took))
+
+    def _make_app(self, container: Mapping[str, Any], image: Image) -> _Prepared:
+        config = image.config
+        identity = users.resolve(container, self.pod, config.user, config.supplementary_gids, image.layers)
+        entry = manifest.app_entry(self._level, container, image.id, config, identity)
+        return _Prepared(entry, image, manifest.stop_signal(config.stop_signal))
+
+    # --- the sandbox ---
+
+    async def _start_sandbox(self) -> None:
+        try:
+            for volume in self.pod["spec"].get("volumes") or ():
+                if "hostPath" in volume:
+                    check_host_path(volume)
+            self._make_dir()
+            self._sandbox = await self._machine.run_pod(self._path, self._on_exit, self.lost)
+        except (VolumeError, ConfigError) as error:
+            self.dispatch(ev.SandboxFailed("FailedMount", str(error)))
+        except (LaunchError, OSError) as error:
+            await self._drop_dir()
+            self.dispatch(
+                ev.SandboxFailed("FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
+            )
+        else:
+            self.dispatch(ev.SandboxStarted())
+
+    def _make_dir(self) -> None:
+        self._dir = directory = self._machine.dirs.create(self.name)
+        directory.prepare(list(self._containers))
+        for app, ready in self._prepared.items():
+            directory.write_app(app, self._containers[app]["image"], ready.image.id, ready.image.layers)
+        entries = [self._prepared[app].entry for app in self._containers]
+        directory.write_manifest(manifest.pod_manifest(self._level, entries))
+        directory.move(Phase.PREPARED)
+        directory.move(Phase.RUN)
+
+    async def _drop_dir(self) -> None:
+        if self._dir is not None:
+            directory, self._dir = self._dir, None
+            await asyncio.to_thread(directory.remove)
+
+    @property
+    def _path(self) -> Path:
+        if self._dir is None:
+            raise FileNotFoundError(f"pod {self.name} has no directory")
+        return self._dir.path
+
+    async def _stop_sandbox(self) -> None:
+        while self._sandbox is not None:
+            try:
+                await self._sandbox.stop()
+            except LaunchError as error:
+                log.error("pod %s: %s; trying again", self.name, error)
+                await asyncio.sleep(STOP_AGAIN_SECONDS)
+            else:
+                self._sandbox = None
+        for app in list(self._instances):
+            self._close_log(app)
+        if self._dir is not None:
+            self._dir.move(Phase.EXITED)
+            for app, instance in self._instances.items():
+                instance.log.moved(self._dir.log(app, instance.attempt))
+        self.dispatch(ev.SandboxStopped())
+
+    # --- apps ---
+
+    async def _start(self, app: str, attempt: int) -> None:
+        sandbox, directory = self._sandbox, self._dir
+        if sandbox is None or directory is None:
+            raise AssertionError(f"start of {app} without a sandbox")
+        fds: list[int] = []
+        try:
+            if attempt > 0:
+                await sandbox.remove_app(app)
+                directory.empty_termination_log(app)
+                directory.drop_logs(app, attempt - 2)  # the last one stays for `kubectl logs --previous`
+            instance = _Instance(attempt, LogWriter(directory.log(app, attempt)))
+            self._instances[app] = instance
+            fds = [instance.log.attach("stdout"), instance.log.attach("stderr")]
+            await sandbox.start_app(app, stdin=None, stdout=fds[0], stderr=fds[1])
+        except (LaunchError, OSError) as error:
+            self._close_log(app)
+            self.dispatch(ev.StartFailed(app, attempt, str(error)))
+            return
+        finally:
+            for fd in fds:
+                os.close(fd)
+        self.dispatch(ev.Started(app, attempt))
+        instance.starting = False
+        if instance.pending is not None:
+            self._exited(instance, instance.pending)
+
+    def _on_exit(self, ended: AppExit) -> None:
+        instance = self._instances.get(ended.app)
+        if instance is None:
+            log.error("pod %s: %s ended, which never ran", self.name, ended.app)
+        elif instance.starting:
+            instance.pending = ended
+        else:
+            self._exited(instance, ended)
+
+    def _exited(self, instance: _Instance, ended: AppExit) -> None:
+        self._close_log(ended.app)
+        failed = ended.exit_code != 0
+        self.dispatch(
+            ev.Exited(
+                ended.app,
+                instance.attempt,
+                ended.exit_code,
+                ended.signal,
+                ended.oom_killed,
+                ended.finished_at,
+                self._termination_message(ended.app, instance.attempt, failed=failed),
+            )
+        )
+
+    def _termination_message(self, app: str, attempt: int, *, failed: bool) -> str:
+        if self._dir is None:
+            return ""
+        message = self._dir.termination_message(app, TERMINATION_MESSAGE_BYTES)
+        fallback = self._containers[app].get("terminationMessagePolicy") == "FallbackToLogsOnError"
+        if not message and failed and fallback:
+            return last_words(self._dir.log(app, attempt))
+        return message
+
+    def _close_log(self, app: str) -> None:
+        instance = self._instances.get(app)
+        if instance is not None:
+            instance.log.close()
+
+    async def _stop(self, app: str, *, force: bool) -> None:
+        if self._sandbox is None:
+            return
+        signum = SIGKILL if force else self._prepared[app].stop_signal
+        try:
+            await self._sandbox.signal_app(app, signum)
+        except LaunchError as error:
+            log.info("pod %s: %s", self.name, error)  # it has just ended by itself
+
+    # --- afterwards ---
+
+    @property
+    def grace(self) -> float:
+        """The pod's own terminationGracePeriodSeconds."""
+        return self._facts.grace
+
+    def log_of(self, app: str, *, previous: bool) -> tuple[Path, LogWriter | None]:
+        """The newest log file of the app's newest instance, or of the one before, and who still writes it.
+
+        Raises LookupError with the kubelet's words when there is none.
+        """
+        if app not in self._containers:
+            raise LookupError(f"container {app} is not valid for pod {self._facts.name}")
+        attempt = self.state.container(app).attempt - previous
+        if attempt < 0 or self._dir is None:
+            kind = f'previous terminated container "{app}"' if previous else f'container "{app}"'
+            problem = "not found" if previous else f"is waiting to start: {self._waiting(app)}"
+            raise LookupError(f'{kind} in pod "{self._facts.name}" {problem}')
+        instance = self._instances.get(app)
+        writer = instance.log if instance is not None and instance.attempt == attempt else None
+        return self._dir.log(app, attempt), writer
+
+    def _waiting(self, app: str) -> str:
+        container = self.state.container(app)
+        return container.reason or ("ContainerCreating" if not container.app.init else "PodInitializing")
+
+    async def strip(self) -> None:
+        """Remove all but the logs of a pod that is over."""
+        if self._dir is not None and self.state.sandbox is SandboxState.GONE:
+            await asyncio.to_thread(self._dir.strip)
+
+    async def remove(self) -> None:
+        """Remove what is left of a pod that is over."""
+        await self._drop_dir()
+
+
+def _containers(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    spec = pod["spec"]
+    return [*(spec.get("initContainers") or ()), *spec["containers"]]
+
+
+def _pull_policy(container: Mapping[str, Any]) -> PullPolicy:
+    """imagePullPolicy, or Kubernetes' default: Always for the tag `latest` or none, IfNotPresent for all others."""
+    policies: dict[str, Literal["Always", "IfNotPresent", "Never"]] = {
+        "Always": "Always",
+        "IfNotPresent": "IfNotPresent",
+        "Never": "Never",
+    }
+    asked = policies.get(container.get("imagePullPolicy") or "")
+    if asked is not None:
+        return asked
+    image = str(container["image"])
+    last = image.rpartition("/")[2]
+    fixed = "@" in image or (":" in last and not last.endswith(":latest"))
+    return "IfNotPresent" if fixed else "Always"
+
+
+def _failure(effect: ef.Effect, message: str) -> ev.Event | None:
+    """What an effect that broke down looks like to the core."""
+    match effect:
+        case ef.StartSandbox():
+            return ev.SandboxFailed("FailedCreatePodSandBox", message)
+        case ef.StopSandbox():
+            return ev.SandboxStopped()
+        case ef.Prepare(app):
+            return ev.PrepareFailed(app, "CreateContainerError", message)
+        case ef.Start(app, attempt):
+            return ev.StartFailed(app, attempt, message)
+        case _:
+            return None
+
+
+__all__ = ["Node", "PodRunner", "Reporter"]

@@ -1,0 +1,397 @@
+"""Pods for real: the runner on the real image store and the real launcher, without Mesos."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.pods.core.effects import Report
+from executor.pods.env import Node
+from executor.pods.keeper import LauncherKeeper
+from executor.pods.launcher import Launcher, LaunchError
+from executor.pods.logread import LogOptions, read_log
+from executor.pods.poddir import Phase, PodDirs
+from executor.pods.pods import Pods
+from executor.pods.ports import Machine
+from executor.stage0.store import ImageStore
+
+pytestmark = pytest.mark.root
+
+IMAGE = "localhost/busybox:1"
+SECONDS = 20.0
+
+
+@pytest.fixture(scope="session")
+def launcher_works() -> None:
+    """Skip where the launcher says that it cannot run."""
+
+    async def probe() -> None:
+        await (await Launcher.start(spares=0)).close()
+
+    try:
+        asyncio.run(probe())
+    except LaunchError as error:
+        pytest.skip(str(error))
+
+
+class Host:
+    """One machine with pods on it, and everything they reported."""
+
+    def __init__(self, root: Path, local_images: Path, state_dir: Path, *, keep_dead: int = 100) -> None:
+        self.reports: dict[str, list[Report]] = {}
+        self.news = asyncio.Condition()
+        self.dirs = PodDirs(root / "pods")
+        self.dirs.open()
+        self.keeper = LauncherKeeper()
+        node = Node("node-1", "127.0.0.1", Fraction(4), 8 << 30)
+        images = ImageStore(state_dir, local_images=local_images)
+        machine = Machine(lambda: node, images, self.dirs, self.keeper.run_pod, "linux")
+        self.pods = Pods(machine, self._report, keep_dead=keep_dead)
+        self._notifying: set[asyncio.Task[None]] = set()
+
+    def _report(self, task_id: str, report: Report) -> None:
+        self.reports.setdefault(task_id, []).append(report)
+        task = asyncio.ensure_future(self._notify())
+        self._notifying.add(task)
+        task.add_done_callback(self._notifying.discard)
+
+    async def _notify(self) -> None:
+        async with self.news:
+            self.news.notify_all()
+
+    def run(self, *containers: dict[str, Any], name: str = "p", **spec: Any) -> str:
+        """Launch a pod of containers that are shell scripts; returns its task id."""
+        task_id = f"uid-{name}.1"
+        spec.setdefault("restartPolicy", "Never")
+        made = [container(f"c{n}", **c) for n, c in enumerate(containers)]
+        inits = [container(f"i{n}", **c) for n, c in enumerate(spec.pop("init", ()))]
+        meta = {"name": name, "namespace": "default", "uid": f"uid-{name}", "labels": {"app": "test"}}
+        self.pods.launch(
+            task_id, {"metadata": meta, "spec": {"containers": made, "initContainers": inits, **spec}}
+        )
+        return task_id
+
+    async def until(self, task_id: str, test: Callable[[Report], bool]) -> Report:
+        """The first report that passes, also one that has come already."""
+        async with asyncio.timeout(SECONDS), self.news:
+            await self.news.wait_for(lambda: any(map(test, self.reports.get(task_id, ()))))
+        return next(r for r in self.reports[task_id] if test(r))
+
+    async def end(self, task_id: str) -> Report:
+        return await self.until(task_id, lambda r: r.terminal)
+
+    async def log(self, name: str, app: str = "c0", *, previous: bool = False, **options: Any) -> str:
+        path, writer = self.pods.log_of("default", name, app, previous=previous)
+        async with asyncio.timeout(SECONDS):
+            return b"".join([b async for b in read_log(path, LogOptions(**options), writer)]).decode()
+
+    async def close(self) -> None:
+        await self.pods.shutdown(0.0, "the test is over")
+        await self.pods.close()
+        await self.keeper.close()
+
+
+def container(name: str, run: str | None = None, **fields: Any) -> dict[str, Any]:
+    made: dict[str, Any] = {"name": name, "image": IMAGE, "imagePullPolicy": "IfNotPresent", **fields}
+    if run is not None:
+        made["command"] = ["/bin/sh", "-c", run]
+    return made
+
+
+@pytest.fixture
+async def host(
+    launcher_works: None, tmp_path: Path, local_images: Path, image_state: Path
+) -> AsyncIterator[Host]:
+    made = Host(tmp_path, local_images, image_state)
+    made.keeper.start()
+    try:
+        yield made
+    finally:
+        await made.close()
+        assert not [p for phase in Phase for p in (made.dirs.root / phase).iterdir()]
+
+
+def shown(report: Report, app: str = "c0") -> dict[str, Any]:
+    status = report.status
+    everyone = [*status["containerStatuses"], *status.get("initContainerStatuses", ())]
+    found: dict[str, Any] = next(c for c in everyone if c["name"] == app)
+    return found
+
+
+def waits(reason: str, app: str = "c0") -> Callable[[Report], bool]:
+    return lambda r: bool(shown(r, app)["state"].get("waiting", {}).get("reason") == reason)
+
+
+def runs(report: Report) -> bool:
+    return report.state == "TASK_RUNNING"
+
+
+async def test_a_job_succeeds_and_its_log_can_be_read(host: Host) -> None:
+    task = host.run({"run": "echo hello; echo oops >&2; echo $MESSAGE > /dev/termination-log", "env": [
+        {"name": "MESSAGE", "value": "all done"}]})  # fmt: skip
+    report = await host.end(task)
+    assert report.state == "TASK_FINISHED", report
+    assert [r.state for r in host.reports[task] if r.state != "TASK_STARTING"] == [
+        "TASK_RUNNING",
+        "TASK_FINISHED",
+    ]
+    ended = shown(report)["state"]["terminated"]
+    assert (ended["exitCode"], ended["reason"], ended["message"]) == (0, "Completed", "all done\n")
+    assert shown(report)["imageID"].startswith("sha256:")
+    assert sorted((await host.log("p")).splitlines()) == ["hello", "oops"]
+
+
+async def test_a_job_fails_with_its_exit_code(host: Host) -> None:
+    task = host.run({"run": "echo why >&2; exit 7", "terminationMessagePolicy": "FallbackToLogsOnError"})
+    report = await host.end(task)
+    assert report.state == "TASK_FAILED"
+    assert report.status["phase"] == "Failed"
+    assert shown(report)["state"]["terminated"] | {"startedAt": "", "finishedAt": ""} == {
+        "exitCode": 7,
+        "reason": "Error",
+        "message": "why\n",
+        "startedAt": "",
+        "finishedAt": "",
+        "containerID": "gantry://uid-p/c0/0",
+    }
+
+
+async def test_two_containers_talk_over_localhost(host: Host) -> None:
+    task = host.run(
+        {"run": "echo from c0 | nc -l -p 8000"},
+        {"run": "until echo | nc 127.0.0.1 8000; do sleep 0.05; done"},
+    )
+    assert (await host.end(task)).state == "TASK_FINISHED"
+    assert await host.log("p", "c1") == "from c0\n"
+
+
+async def test_what_a_container_knows(host: Host) -> None:
+    run = "hostname; echo $UID_ $LABEL $CPU; id -u; id -G; pwd; cat /proc/self/status | grep -E 'CapBnd|NoNewPrivs'"
+    env = [
+        {"name": "UID_", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+        {"name": "LABEL", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
+        {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1m"}}},
+    ]
+    context = {
+        "runAsUser": 1000,
+        "runAsGroup": 2000,
+        "capabilities": {"drop": ["ALL"], "add": ["CHOWN"]},
+        "allowPrivilegeEscalation": False,
+    }
+    task = host.run(
+        {"run": run, "env": env, "securityContext": context, "workingDir": "/tmp"},
+        securityContext={"supplementalGroups": [3000]},
+    )
+    assert (await host.end(task)).state == "TASK_FINISHED"
+    lines = (await host.log("p")).splitlines()
+    assert lines == [
+        "p",
+        "uid-p test 4000",
+        "1000",
+        "2000 3000",
+        "/tmp",
+        "CapBnd:\t0000000000000001",
+        "NoNewPrivs:\t1",
+    ]
+
+
+async def test_volumes(host: Host, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    mounts = [
+        {"name": "disk", "mountPath": "/disk"},
+        {"name": "ram", "mountPath": "/ram", "subPath": "below"},
+        {"name": "host", "mountPath": "/host"},
+    ]
+    task = host.run(
+        {"run": "cat /disk/a /ram/b; df -P /ram | tail -1 | cut -d' ' -f1; touch /ro/x; echo $?",
+         "volumeMounts": [*mounts, {"name": "host", "mountPath": "/ro", "readOnly": True}]},
+        init=[{"run": "echo on disk > /disk/a; echo in memory > /ram/b; echo on host > /host/c",
+               "volumeMounts": mounts}],
+        volumes=[
+            {"name": "disk", "emptyDir": {}},
+            {"name": "ram", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+            {"name": "host", "hostPath": {"path": str(source), "type": "DirectoryOrCreate"}},
+        ],
+    )  # fmt: skip
+    assert (await host.end(task)).state == "TASK_FINISHED"
+    log = await host.log("p")
+    assert "on disk\nin memory\n" in log
+    assert log.splitlines()[-1] == "1"
+    assert (source / "c").read_text() == "on host\n"
+
+
+async def test_a_host_path_of_the_wrong_type_holds_the_pod(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    volume = {"name": "v", "hostPath": {"path": str(tmp_path / "file"), "type": "Directory"}}
+    task = host.run({"run": "true"}, volumes=[volume])
+    report = await host.until(task, lambda r: any(e.reason == "FailedMount" for e in r.events))
+    assert report.state == "TASK_STARTING"
+    assert "is not a directory" in next(e.message for e in report.events if e.reason == "FailedMount")
+    (tmp_path / "file").unlink()
+    (tmp_path / "file").mkdir()
+    assert (await host.end(task)).state == "TASK_FINISHED"
+
+
+async def test_init_containers_come_first(host: Host) -> None:
+    volumes = [{"name": "v", "emptyDir": {}}]
+    mounts = {"volumeMounts": [{"name": "v", "mountPath": "/v"}]}
+    task = host.run(
+        {"run": "cat /v/order", **mounts},
+        init=[{"run": "echo one >> /v/order", **mounts}, {"run": "echo two >> /v/order", **mounts}],
+        volumes=volumes,
+    )
+    assert (await host.end(task)).state == "TASK_FINISHED"
+    assert await host.log("p") == "one\ntwo\n"
+
+
+async def test_crash_loop_and_the_log_of_the_instance_before(host: Host) -> None:
+    task = host.run({"run": "echo crash; touch /mark 2>&1; ls /mark2; exit 1"}, restartPolicy="Always")
+    report = await host.until(task, waits("CrashLoopBackOff"))
+    assert report.state == "TASK_RUNNING"
+    assert shown(report)["restartCount"] == 1
+    assert shown(report)["lastState"]["terminated"]["exitCode"] == 1
+    assert (await host.log("p")).startswith("crash\n")
+    assert (await host.log("p", previous=True)).startswith("crash\n")
+    assert host.pods.kill(task, None, "deleted")
+    assert (await host.end(task)).state == "TASK_KILLED"
+
+
+async def test_every_instance_begins_with_the_images_files(host: Host) -> None:
+    run = "test -e /mark && exit 0; touch /mark; exit 1"
+    task = host.run({"run": run}, restartPolicy="OnFailure")
+    report = await host.until(task, waits("CrashLoopBackOff"))
+    assert shown(report)["restartCount"] == 1
+
+
+async def test_a_missing_image(host: Host) -> None:
+    task = host.run({"image": "localhost/nope:1"})
+    report = await host.until(task, waits("ErrImagePull"))
+    assert report.state == "TASK_STARTING"
+    assert "localhost/nope:1" in shown(report)["state"]["waiting"]["message"]
+    report = await host.until(task, waits("ImagePullBackOff"))
+    assert any(e.reason == "BackOff" for r in host.reports[task] for e in r.events)
+    with pytest.raises(LookupError, match='container "c0" in pod "p" is waiting to start: ImagePullBackOff'):
+        await host.log("p")
+
+
+async def test_a_name_that_is_no_image(host: Host) -> None:
+    task = host.run({"image": "UPPER CASE"})
+    await host.until(task, waits("InvalidImageName"))
+
+
+async def test_a_program_that_is_not_there(host: Host) -> None:
+    task = host.run({"command": ["/bin/nope"]})
+    report = await host.end(task)
+    ended = shown(report)["state"]["terminated"]
+    assert (report.state, ended["exitCode"], ended["reason"]) == ("TASK_FAILED", 128, "StartError")
+    assert "/bin/nope" in ended["message"]
+
+
+async def test_a_graceful_end(host: Host) -> None:
+    task = host.run({"run": "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.02; done"})
+    await host.until(task, runs)
+    path, writer = host.pods.log_of("default", "p", "c0", previous=False)
+    follow = read_log(path, LogOptions(follow=True), writer)
+    async with asyncio.timeout(SECONDS):
+        assert await anext(follow) == b"up\n"
+        host.pods.kill(task, 10.0, "deleted")
+        assert [block async for block in follow] == [b"bye\n"]
+    report = await host.end(task)
+    assert report.state == "TASK_KILLED"
+    assert shown(report)["state"]["terminated"]["exitCode"] == 3
+
+
+async def test_an_end_by_force(host: Host) -> None:
+    task = host.run({"run": "trap '' TERM; echo up; while :; do sleep 0.02; done"})
+    await host.until(task, runs)
+    host.pods.kill(task, 0.1, "deleted")
+    report = await host.end(task)
+    assert report.state == "TASK_KILLED"
+    assert shown(report)["state"]["terminated"]["exitCode"] == 137
+
+
+async def test_the_images_stop_signal_is_sent(host: Host) -> None:
+    task = host.run(
+        {
+            "run": "trap 'exit 5' USR1; echo up; while :; do sleep 0.02; done",
+            "image": "localhost/busybox:usr1",
+        }
+    )
+    await host.until(task, runs)
+    path, writer = host.pods.log_of("default", "p", "c0", previous=False)
+    async with asyncio.timeout(SECONDS):
+        assert await anext(read_log(path, LogOptions(follow=True), writer)) == b"up\n"
+    host.pods.kill(task, 10.0, "deleted")
+    assert shown(await host.end(task))["state"]["terminated"]["exitCode"] == 5
+
+
+async def test_out_of_memory(host: Host) -> None:
+    run = "exec dd if=/dev/zero of=/dev/null bs=200M count=1"
+    task = host.run({"run": run, "resources": {"limits": {"memory": "32Mi"}}})
+    report = await host.end(task)
+    ended = shown(report)["state"]["terminated"]
+    assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137)
+    assert report.state == "TASK_FAILED"
+
+
+async def test_the_deadline(host: Host) -> None:
+    task = host.run(
+        {"run": "while :; do sleep 0.02; done"}, activeDeadlineSeconds=1, terminationGracePeriodSeconds=0
+    )
+    report = await host.end(task)
+    assert (report.state, report.status["reason"]) == ("TASK_FAILED", "DeadlineExceeded")
+
+
+async def test_flavor_fly(host: Host) -> None:
+    task = host.run(
+        {"run": "readlink /proc/self/ns/net; readlink /proc/self/ns/pid; exit 4"}, runtimeClassName="fly"
+    )
+    report = await host.end(task)
+    assert shown(report)["state"]["terminated"]["exitCode"] == 4
+    assert (await host.log("p")).splitlines() == [
+        os.readlink("/proc/self/ns/net"),
+        os.readlink("/proc/self/ns/pid"),
+    ]
+
+
+async def test_an_image_that_comes_late(host: Host, late_image: Callable[[], None]) -> None:
+    task = host.run({"run": "echo c0"}, {"image": "localhost/late:1", "run": "echo here"})
+    report = await host.until(task, waits("ErrImagePull", "c1"))
+    assert report.status["phase"] == "Pending"
+    late_image()
+    assert (await host.end(task)).state == "TASK_FINISHED"
+
+
+async def test_the_launchers_death_fails_all_pods_and_the_next_one_runs(host: Host) -> None:
+    task = host.run({"run": "while :; do sleep 0.02; done"}, restartPolicy="Always")
+    await host.until(task, runs)
+    assert host.keeper.pid is not None
+    os.kill(host.keeper.pid, 9)
+    report = await host.end(task)
+    assert (report.state, report.message) == ("TASK_FAILED", "the launcher has ended")
+    again = host.run({"run": "true"}, name="again")
+    assert (await host.end(again)).state == "TASK_FINISHED"
+
+
+async def test_only_so_many_dead_pods_are_kept(
+    launcher_works: None, tmp_path: Path, local_images: Path, image_state: Path
+) -> None:
+    host = Host(tmp_path, local_images, image_state, keep_dead=2)
+    try:
+        for name in ("one", "two", "three"):
+            assert (await host.end(host.run({"run": f"echo {name}"}, name=name))).state == "TASK_FINISHED"
+        assert await host.log("three") == "three\n"
+        with pytest.raises(KeyError):
+            await host.log("one")
+    finally:
+        await host.close()
+
+
+@pytest.fixture
+def late_image(build_image: Callable[[str], None]) -> Callable[[], None]:
+    """Makes localhost/late:1 when called."""
+    return lambda: build_image("late")
