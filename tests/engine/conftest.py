@@ -1,8 +1,8 @@
 """A store and a Mesos cluster in memory, for tests of the core: what they do is the rule, not the wish.
 
 `Desk` is the store and the shell: it performs a frame's effects in order and can crash between any two of them.
-`Cluster` is the master and its agents, with the rules of a real one about offers, launches, updates and acknowledgements;
-it asserts what must never happen.
+`Cluster` is the master and its agents, with the rules of a real one about offers, launches, updates and
+acknowledgements; it asserts what must never happen.
 """
 
 from __future__ import annotations

@@ -93,7 +93,6 @@ def seen(frame: Frame, info: AgentInfo) -> Node:
     if new != node:
         state.nodes[name] = new
         frame.emit(SaveNode(new))
-        frame.demand = frame.demand or (new.ready and not node.ready)
     return new
 
 

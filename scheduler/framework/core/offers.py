@@ -74,6 +74,7 @@ def _revive(frame: Frame) -> None:
         if agent.free != ZERO:
             state.agents[agent.id] = replace(agent, free=ZERO, ports=())
     state.revives += 1
+    state.revived_at = frame.now
     delay = grow(state.policy.revive_first, state.revives, state.policy.revive_max)
     state.next_revive = frame.now + delay
     frame.timer(delay, Alarm.REVIVE)
@@ -214,6 +215,9 @@ def report(frame: Frame, uid: str) -> None:
     state = frame.state
     entry, pod = state.pending.get(uid), state.pods.get(uid)
     if entry is None or pod is None or entry.not_before > frame.now:
+        return
+    if frame.now < state.revived_at + state.policy.report_after:  # its offers are still to come
+        frame.timer(state.policy.report_after, Alarm.REPORT, uid)
         return
     message = _why(frame, desired.needs_of(state, pod))
     changed = message != entry.said

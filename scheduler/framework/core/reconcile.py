@@ -66,7 +66,9 @@ def ask_all(frame: Frame) -> None:
     if not state.connected:
         return
     frame.emit(Reconcile(()))
-    ask(frame, [task.id for task in state.tasks.values() if task.state in AWAY])
+    away = tuple((task.id, task.agent_id) for task in state.tasks.values() if task.state in AWAY)
+    if away:
+        frame.emit(Reconcile(away))
     frame.timer(state.policy.implicit_every, Alarm.IMPLICIT)
 
 

@@ -268,6 +268,7 @@ class State:
     removed: set[str] = field(default_factory=set)
     """Pods that we removed; what the watch still tells of them is old."""
     revives: int = 0
+    revived_at: float = 0.0
     next_revive: float = 0.0
     timers: list[tuple[float, int, Alarm, str]] = field(default_factory=list)
     counters: Counter[str] = field(default_factory=Counter)
