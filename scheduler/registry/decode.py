@@ -143,7 +143,7 @@ def _complaint(path: str, detail: ErrorDetails) -> str:
     given = detail["input"]
     if wanted:
         return f'json: cannot unmarshal {_json_type(given)} into field "{path}" of type {wanted}'
-    if detail["type"] == "string_pattern_mismatch":
+    if detail["type"] in ("string_pattern_mismatch", "time"):
         return f'field "{path}": parsing time {json.dumps(given)}: not of the form 2006-01-02T15:04:05Z'
     if detail["type"] in ("greater_than_equal", "less_than_equal"):
         return f'json: cannot unmarshal number {given} into field "{path}": out of range'

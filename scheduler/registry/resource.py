@@ -109,10 +109,7 @@ class Resource:
             raise BadRequest(str(error)) from None
         for requirement in selector.requirements:
             if requirement.field not in self.fields:
-                raise BadRequest(
-                    f'Unable to find "{self.group}/{self.version}, Resource={self.plural}" that match label '
-                    f'selector "", field selector "{text}": field label not supported: {requirement.field}'
-                )
+                raise BadRequest(f"field label not supported: {requirement.field}")
         return self._matcher(selector)
 
     def _matcher(self, selector: FieldSelector) -> Callable[[Object], bool]:

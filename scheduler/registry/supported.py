@@ -43,7 +43,11 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
 }
 
 HARMLESS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
-    "PodSpec": {"hostUsers": (True,), "os": ({"name": "linux"},)},
+    "PodSpec": {
+        "hostUsers": (True,),
+        "os": ({"name": "linux"},),
+        "shareProcessNamespace": (True, False),  # the apps of a pod always see one another, as in rkt
+    },
     "Container": {},
     "VolumeMount": {"mountPropagation": ("None",), "recursiveReadOnly": ("Disabled",)},
     "SecurityContext": {

@@ -13,11 +13,12 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from shared.models.quantities import QuantityError, parse_quantity
+from shared.models.times import parse_time
 
 
 class KubeModel(BaseModel):
@@ -52,12 +53,20 @@ def _int_or_string(value: Any) -> Any:
     return value
 
 
+def _time(value: str) -> str:
+    try:
+        parse_time(value)
+    except (ValueError, OverflowError):
+        raise PydanticCustomError("time", "no such moment") from None
+    return value
+
+
 _TIME = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})$"
 
 Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1), Format("int32")]
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1), Format("int64")]
-Time = Annotated[str, StringConstraints(pattern=_TIME), Format("date-time")]
-MicroTime = Annotated[str, StringConstraints(pattern=_TIME), Format("micro-time")]
+Time = Annotated[str, StringConstraints(pattern=_TIME), AfterValidator(_time), Format("date-time")]
+MicroTime = Annotated[str, StringConstraints(pattern=_TIME), AfterValidator(_time), Format("micro-time")]
 Quantity = Annotated[str, PlainValidator(_quantity), Format("quantity")]
 IntOrString = Annotated[int | str, PlainValidator(_int_or_string), Format("int-or-string")]
 

@@ -23,6 +23,7 @@ _NUMBER = re.compile(
 _BINARY = {name: 1024**power for power, name in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)}
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _NANO = 10**9
+_LONGEST = 128
 _LARGEST = 2**63 - 1
 """Quantities are capped here, as in Kubernetes (`maxAllowed`)."""
 
@@ -87,6 +88,8 @@ def _number_text(value: int | float) -> str:
 def _parse(text: str) -> tuple[Fraction, Format]:
     if not text:
         raise QuantityError("quantities must not be empty")
+    if len(text) > _LONGEST:
+        raise QuantityError(f"quantities must be no longer than {_LONGEST} characters")
     match = _NUMBER.fullmatch(text)
     if match is None:
         raise QuantityError(f"quantities must match the regular expression '{PATTERN}'")

@@ -184,7 +184,7 @@ class _LabelParser:
 
 def _requirement(key: str, operator: Operator, values: frozenset[str]) -> LabelRequirement:
     prefix, slash, name = key.rpartition("/")
-    if not _KEY_NAME.fullmatch(name) or (slash and not _DNS_SUBDOMAIN.fullmatch(prefix)):
+    if not _KEY_NAME.fullmatch(name) or (slash and not _is_subdomain(prefix)):
         raise SelectorError(f'key: Invalid value: "{key}": not a qualified label name')
     if operator in ("In", "NotIn") and not values:
         raise SelectorError(
@@ -198,6 +198,10 @@ def _requirement(key: str, operator: Operator, values: frozenset[str]) -> LabelR
         if not LABEL_VALUE.fullmatch(value):
             raise SelectorError(f'values: Invalid value: "{value}": not a valid label value')
     return LabelRequirement(key, operator, values)
+
+
+def _is_subdomain(text: str) -> bool:
+    return len(text) <= 253 and _DNS_SUBDOMAIN.fullmatch(text) is not None
 
 
 def _is_integer(text: str) -> bool:

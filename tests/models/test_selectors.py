@@ -68,6 +68,7 @@ def test_label_selectors(selector, matches):
         "a/",
         "!",
         "a=-b",
+        f"{'a' * 254}/b",
         "a in ()x",
     ],
 )

@@ -89,9 +89,22 @@ def test_a_wrong_type_is_told_before_unknown_fields(manifest):
         decode(PODS, manifest(aaa=1, hostname=5), "Strict")
 
 
-def test_bad_times_are_told(manifest):
-    with pytest.raises(BadRequest, match=r'"metadata\.creationTimestamp": parsing time "yesterday"'):
-        decode(PODS, manifest(metadata={"creationTimestamp": "yesterday"}))
+@pytest.mark.parametrize(
+    "time",
+    [
+        "yesterday",
+        "2024-05-01",
+        "2024-05-01T12:00:00",
+        "2024-13-01T12:00:00Z",
+        "2024-05-01T25:00:00Z",
+        "2024-05-01T12:00:00+25:00",
+        "0001-01-01T00:00:00+01:00",
+    ],
+)
+def test_bad_times_are_told(manifest, time):
+    with pytest.raises(BadRequest) as caught:
+        decode(PODS, manifest(metadata={"creationTimestamp": time}))
+    assert f'"metadata.creationTimestamp": parsing time "{time}"' in caught.value.message
 
 
 def test_labels_must_be_text(manifest):
