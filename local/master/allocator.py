@@ -174,6 +174,7 @@ class Allocator:
         if "GPU_RESOURCES" not in framework.capabilities and self._agents[agent_id].total.scalar("gpus"):
             return None  # --filter_gpu_resources: GPU agents are for frameworks that know GPUs
         parts = [p for p in self.free(agent_id).split() if _fits(p, role, framework.capabilities)]
+        parts.sort(key=lambda part: part.to_json()[0]["type"] == "SCALAR")  # the order Mesos offers them in
         resources = sum(parts, Resources())
         if resources.scalar("cpus") < MIN_CPUS and resources.scalar("mem") < MIN_MEM:
             return None

@@ -386,6 +386,12 @@ async def until(probe: Callable[[], Any]) -> Any:
 
 
 @pytest.fixture
+def executor_command() -> str:
+    """The scripted executor's command line."""
+    return EXECUTOR
+
+
+@pytest.fixture
 def eventually() -> Callable[[Callable[[], Any]], Any]:
     return until
 

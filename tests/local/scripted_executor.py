@@ -1,6 +1,6 @@
 """A Mesos executor for tests, standard library only; each task's data says what it does.
 
-hang: until killed · sleep N: finish after N seconds · fail: TASK_FAILED · exit N: exit the process with N ·
+hang: until killed · sleep N: finish after N seconds · fail: TASK_FAILED · exit [N]: end the process with N (7) ·
 mute: launch and say nothing · fork: start a child that ignores SIGTERM, then hang · eat N: take N MB of memory
 
 What it sees goes to `wire.jsonl` in its sandbox, one JSON object a line.
@@ -84,7 +84,7 @@ def launch(task):
     elif what == "fail":
         update(task_id, "TASK_FAILED", message="exit status 3", reason="REASON_COMMAND_EXECUTOR_FAILED")
     elif what == "exit":
-        os._exit(int(argument))
+        os._exit(int(argument or 7))
     elif what == "fork":
         child = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
         process = subprocess.Popen([sys.executable, "-c", child], start_new_session=True)
