@@ -33,7 +33,6 @@ def environment(core: Core, executor: Executor) -> dict[str, str]:
     endpoint = f"{flags.ip}:{core.port}"
     result = {
         "LIBPROCESS_IP": flags.ip,
-        "LIBPROCESS_PORT": "0",
         "MESOS_AGENT_ENDPOINT": endpoint,
         "MESOS_CHECKPOINT": "1" if executor.checkpoint else "0",
         "MESOS_DIRECTORY": str(executor.sandbox),

@@ -279,6 +279,17 @@ def amount(resources: list[Json], name: str) -> float:
     return sum(r["scalar"]["value"] for r in resources if r["name"] == name)
 
 
+async def until(probe: Callable[[], Any]) -> Any:
+    """The first true value of the probe, asked every 10 ms."""
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        value = probe()
+        if value:
+            return value
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not happen")
+
+
 class Cluster:
     """One master, one agent, any number of schedulers."""
 
@@ -335,6 +346,8 @@ class Cluster:
         """The first line of `wire` that matches, once it is there."""
         return await until(lambda: next((line for line in self.wire(executor_id) if match(line)), None))
 
+    until = staticmethod(until)
+
     def cgroup(self, subsystem: str, container_id: str = "") -> Path:
         return Path("/sys/fs/cgroup") / subsystem / self.cgroups_root / container_id
 
@@ -372,17 +385,6 @@ def kill_processes_of(tmp_path: Path) -> None:
         with contextlib.suppress(OSError):
             if needle in (entry / "environ").read_bytes():
                 os.kill(int(entry.name), signal.SIGKILL)
-
-
-async def until(probe: Callable[[], Any]) -> Any:
-    """The first true value of the probe, asked every 10 ms."""
-    deadline = time.monotonic() + TIMEOUT
-    while time.monotonic() < deadline:
-        value = probe()
-        if value:
-            return value
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not happen")
 
 
 @pytest.fixture

@@ -165,7 +165,11 @@ async def run_scenario(replay: Replay, text: str, entries: list[Json]) -> None:
         streams = {"call with a wrong stream id": "nonsense", "call without a stream id": None}
         got = await replay.call(entry["peer"], entry["body"], streams.get(text, "own"))
         index = entries.index(entry)
-        reply = next(e for e in entries[index:] if e["dir"] == "reply" and e.get("peer", entry["peer"]) == entry["peer"])
+        reply = next(
+            e
+            for e in entries[index:]
+            if e["dir"] == "reply" and e.get("peer", entry["peer"]) == entry["peer"]
+        )
         assert (got[0], masked(got[1])) == (reply["status"], masked(reply["text"])), text
 
 
@@ -186,8 +190,7 @@ async def carry_on(replay: Replay) -> None:
 
 
 @pytest.mark.timeout(120)
-async def test_scheduler_api(cluster, executor_command, eventually):
-    cluster.until = eventually
+async def test_scheduler_api(cluster, executor_command):
     await cluster.start(
         master=("--agent_ping_timeout", "1secs", "--max_agent_ping_timeouts", "3"),
         agent=("--attributes", "rack:r1;os:debian;ssd:true"),
@@ -207,14 +210,18 @@ def shape(offer: Json) -> Json:
     """An offer with what was free masked out: fields, resource names and roles are the contract."""
     result = masked(offer)
     result.pop("executor_ids", None)
-    result["resources"] = sorted((r["name"], r["type"], r["allocation_info"]["role"]) for r in offer["resources"])
+    result["resources"] = sorted(
+        (r["name"], r["type"], r["allocation_info"]["role"]) for r in offer["resources"]
+    )
     return result
 
 
 async def test_offers_have_the_recorded_shape(cluster):
     await cluster.start(agent=("--attributes", "rack:r1;os:debian;ssd:true"))
     scheduler = await cluster.subscribe()
-    recorded = next(e["body"] for _, entries in scenarios() for e in entries if e.get("body", {}).get("type") == "OFFERS")
+    recorded = next(
+        e["body"] for _, entries in scenarios() for e in entries if e.get("body", {}).get("type") == "OFFERS"
+    )
     assert shape(await scheduler.offer()) == shape(recorded["offers"]["offers"][0])
 
 
