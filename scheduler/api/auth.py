@@ -6,10 +6,12 @@ Origin) or by DNS rebinding (which carries the page's Host). Both are refused.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hmac
 import ipaddress
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from scheduler.registry.errors import ApiError, Unauthorized
@@ -37,10 +39,21 @@ def is_open(path: str) -> bool:
 
 
 def has_token(request: web.Request, token: str) -> bool:
-    """Compares in constant time."""
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    same = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), token.encode())
-    return scheme.lower() == "bearer" and same
+    """Whether the request carries the token, as `Bearer` or as the password of `Basic`. In constant time.
+
+    Basic, because kubectl sends a kubeconfig's token over TLS only; on loopback without TLS the token can stand
+    in the server's URL (`http://gantry:TOKEN@127.0.0.1:8080`), and kubectl makes Basic of that.
+    """
+    scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    secret = given.strip().encode("utf-8", "surrogateescape")
+    if scheme.lower() == "basic":
+        try:
+            secret = base64.b64decode(secret, validate=True).partition(b":")[2]
+        except binascii.Error:
+            return False
+    elif scheme.lower() != "bearer":
+        return False
+    return hmac.compare_digest(secret, token.encode())
 
 
 def refuse_web_pages(request: web.Request) -> None:

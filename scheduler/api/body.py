@@ -83,8 +83,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         own = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         self.twice += [key for i, key in enumerate(own) if key in own[:i] and key != "<<"]
-        mapping = super().construct_mapping(node, deep=deep)
-        return {_key(key): value for key, value in mapping.items()}
+        self.flatten_mapping(node)
+        return {
+            _key(self.construct_object(key, deep=True)): self.construct_object(value, deep=deep)
+            for key, value in node.value
+        }
 
 
 def _key(key: Any) -> str:
@@ -110,8 +113,8 @@ for _tag, _pattern, _first in (
 
 
 def parse_yaml(text: bytes) -> tuple[Any, list[str]]:
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         data = loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -121,8 +124,6 @@ def parse_yaml(text: bytes) -> tuple[Any, list[str]]:
         raise BadRequest(f"the body is not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise BadRequest("the body is nested too deeply") from None
-    finally:
-        loader.dispose()
     _check_size(data)
     return data, loader.twice
 

@@ -16,6 +16,7 @@ from aiohttp import web
 from scheduler.api.context import API, Api
 from scheduler.api.query import Query, flag, number
 from scheduler.api.read import find, key_of
+from scheduler.api.status import STREAM
 from scheduler.registry.errors import ApiError, BadRequest, ServiceUnavailable, Timeout
 from scheduler.registry.resource import Resource
 
@@ -55,7 +56,7 @@ async def _pump(request: web.Request, response: web.StreamResponse, chunks: Asyn
         await asyncio.wait([first], timeout=PATIENCE)
         if first.done():
             await first  # an error now becomes a Status
-        request["stream"] = response
+        request[STREAM] = response
         await response.prepare(request)
         chunk = await first
         while chunk is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 
 from aiohttp import web
 
@@ -34,8 +35,10 @@ def address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def start_server(app: web.Application, host: str, port: int) -> tuple[web.AppRunner, int]:
-    """Starts to serve; port 0 takes a free one. Returns the runner and the port.
+async def start_server(
+    app: web.Application, host: str, port: int, *, tls: ssl.SSLContext | None = None
+) -> tuple[web.AppRunner, int]:
+    """Starts to serve, HTTPS with `tls`; port 0 takes a free one. Returns the runner and the port.
 
     Stop it with `await runner.cleanup()`, which ends watches and followed logs. Raises ConfigError.
     """
@@ -49,7 +52,7 @@ async def start_server(app: web.Application, host: str, port: int) -> tuple[web.
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.TCPSite(runner, host, port, ssl_context=tls).start()
     except OSError as error:
         await runner.cleanup()
         raise ConfigError(f"--listen {address(host, port)}: {_why(error)}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -21,6 +22,9 @@ from scheduler.registry.errors import (
 from scheduler.store import StoreFailed
 
 log = logging.getLogger(__name__)
+
+STREAM: Any = getattr(web, "RequestKey", web.AppKey)("STREAM", web.StreamResponse)
+"""Where a request keeps the response it has begun to send. (aiohttp before 3.14 has no RequestKey.)"""
 
 
 @web.middleware
@@ -42,7 +46,7 @@ async def status_middleware(request: web.Request, handler: Handler) -> web.Strea
 
 
 def _begun(request: web.Request, error: Exception) -> web.StreamResponse | None:
-    response = request.get("stream")
+    response = request.get(STREAM)
     if response is None or not response.prepared:
         return None
     log.warning("%s %s was cut off: %s", request.method, request.path, error)

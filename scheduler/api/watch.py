@@ -19,6 +19,7 @@ from aiohttp import web
 from scheduler.api.context import API, Api
 from scheduler.api.query import Query, Selection, flag, number, version_too_large
 from scheduler.api.respond import renderer
+from scheduler.api.status import STREAM
 from scheduler.api.table import Renderer
 from scheduler.registry import errors
 from scheduler.registry.errors import BadRequest
@@ -198,6 +199,8 @@ class Stream:
                 until = min(end, clock() + BOOKMARK * random.uniform(0.9, 1.0))
                 if not await self._pass_on(source, until):
                     break
+                if until < end:
+                    await self._bookmark(source)
         except Expired:  # it fell too far behind: it may resume from the last version it has
             return
         except TimeoutError:
@@ -207,17 +210,16 @@ class Stream:
         await self.response.write_eof()
 
     async def _begin(self) -> None:
-        self.request["stream"] = self.response
+        self.request[STREAM] = self.response
         await self.response.prepare(self.request)
 
     async def _pass_on(self, source: Watch, until: float) -> bool:
-        """Passes events on until the next bookmark is due, then sends that. False when the source ended."""
+        """Passes events on until then. False when the source ended."""
         while True:
             try:
                 async with asyncio.timeout_at(until):
                     events = await source.batch()
             except TimeoutError:
-                await self._bookmark(source)
                 return True
             if not events:
                 return False
