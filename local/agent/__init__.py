@@ -29,6 +29,7 @@ from local.agent.server import Server
 
 log = logging.getLogger(__name__)
 
+
 def listen(flags: Flags) -> socket.socket:
     """The socket of the HTTP API. With --port 0 the port of the last run, which its executors know."""
     port = flags.port

@@ -7,7 +7,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -46,30 +45,17 @@ class MasterConnection:
         }
 
     async def run(self) -> None:
-        """Link after link; ends with the agent."""
-        address = self._core.flags.master
+        """Link after link, following redirects to the leading master; ends with the agent."""
         wait = _FIRST_WAIT
         async with aiohttp.ClientSession() as session:
             while not self._core.stopped.is_set():
                 try:
-                    await self._link(session, address)
+                    await self._link(session, self._core.flags.master)
                     wait = _FIRST_WAIT
-                except aiohttp.WSServerHandshakeError as error:
-                    address = self._redirected(error) or self._core.flags.master
-                    log.info("no link to the master: %s", error.message)
                 except (aiohttp.ClientError, OSError) as error:
-                    address = self._core.flags.master
                     log.info("no link to the master: %s", error)
                 await asyncio.sleep(wait * random.uniform(0.5, 1.0))
                 wait = min(wait * 2, self._core.flags.registration_backoff_factor)
-
-    @staticmethod
-    def _redirected(error: aiohttp.WSServerHandshakeError) -> tuple[str, int] | None:
-        location = error.headers.get("Location") if error.headers else None
-        if not location:
-            return None
-        parts = urlsplit(location, scheme="http")
-        return (parts.hostname, parts.port) if parts.hostname and parts.port else None
 
     async def _link(self, session: aiohttp.ClientSession, address: tuple[str, int]) -> None:
         host, port = address

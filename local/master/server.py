@@ -38,8 +38,8 @@ class Server:
         self._views: dict[str, Callable[[Cluster], Json]] = {
             "/state": views.state,
             "/state-summary": views.summary,
-            "/slaves": lambda c: {"slaves": [views.agent_view(a) for a in c.agents.values()]},
-            "/frameworks": lambda c: {"frameworks": [views.framework_full(f) for f in c.frameworks.values()]},
+            "/slaves": views.slaves,
+            "/frameworks": views.frameworks,
             "/metrics/snapshot": views.metrics,
             "/version": lambda _: views.version(),
         }
@@ -90,7 +90,8 @@ class Server:
         leader = self._cluster.flags.leader
         path = request.path
         if leader is not None and not path.endswith(("/redirect", "/version", "/health")):
-            return http.redirect(f"//{leader}{path if path.startswith('/master') else '/master' + path}")
+            prefix = "" if path.startswith(("/master", LINK_PATH)) else "/master"
+            return http.redirect(f"//{leader}{prefix}{path}")
         return await handler(request)
 
     async def redirect(self, request: web.Request) -> web.Response:

@@ -307,13 +307,28 @@ def summary(cluster: Cluster) -> Json:
         ]
         ids = sorted({framework_id for framework_id, _ in agent.tasks} | set(agent.executors))
         agents.append(agent_view(agent) | _counts(mine) | {"framework_ids": ids})
-    frameworks = [
+    known = [
         framework_view(f)
         | _counts([*f.tasks.values(), *f.unreachable.values(), *f.completed])
         | {"slave_ids": sorted({task.agent_id for task in f.tasks.values()} | set(f.executors))}
         for f in cluster.frameworks.values()
     ]
-    return {"hostname": cluster.flags.hostname, "slaves": agents, "frameworks": frameworks}
+    return {"hostname": cluster.flags.hostname, "slaves": agents, "frameworks": known}
+
+
+def slaves(cluster: Cluster) -> Json:
+    return {
+        "slaves": [agent_view(agent) for agent in cluster.agents.values()],
+        "recovered_slaves": sorted(cluster.recovered),
+    }
+
+
+def frameworks(cluster: Cluster) -> Json:
+    return {
+        "frameworks": [framework_full(f) for f in cluster.frameworks.values()],
+        "completed_frameworks": [framework_full(f) for f in cluster.completed.values()],
+        "unregistered_frameworks": [],  # always empty since Mesos 1.0
+    }
 
 
 def state(cluster: Cluster) -> Json:
@@ -329,22 +344,20 @@ def state(cluster: Cluster) -> Json:
         "activated_slaves": float(sum(agent.connected for agent in cluster.agents.values())),
         "deactivated_slaves": float(sum(not agent.connected for agent in cluster.agents.values())),
         "unreachable_slaves": float(len(cluster.registry.unreachable)),
-        "slaves": [agent_view(agent) for agent in cluster.agents.values()],
-        "recovered_slaves": sorted(cluster.recovered),
-        "frameworks": [framework_full(f) for f in cluster.frameworks.values()],
-        "completed_frameworks": [framework_full(f) for f in cluster.completed.values()],
+        **slaves(cluster),
+        **frameworks(cluster),
     }
 
 
 def metrics(cluster: Cluster) -> Json:
     """Counters since the start, and gauges of now."""
     agents = cluster.agents.values()
-    frameworks = cluster.frameworks.values()
+    known = cluster.frameworks.values()
     result: Json = {key: float(value) for key, value in cluster.counters.items()}
-    states = Counter(task.state for f in frameworks for task in f.tasks.values())
+    states = Counter(task.state for f in known for task in f.tasks.values())
     for name in ("STAGING", "STARTING", "RUNNING", "KILLING"):
         result[f"master/tasks_{name.lower()}"] = float(states[f"TASK_{name}"])
-    result["master/tasks_unreachable"] = float(sum(len(f.unreachable) for f in frameworks))
+    result["master/tasks_unreachable"] = float(sum(len(f.unreachable) for f in known))
     result |= {
         "master/elected": 1.0,
         "master/uptime_secs": cluster.now() - cluster.started,
@@ -352,9 +365,9 @@ def metrics(cluster: Cluster) -> Json:
         "master/slaves_connected": float(sum(a.connected for a in agents)),
         "master/slaves_disconnected": float(sum(not a.connected for a in agents)),
         "master/slaves_unreachable": float(len(cluster.registry.unreachable)),
-        "master/frameworks_active": float(sum(f.active for f in frameworks)),
-        "master/frameworks_connected": float(sum(f.connected for f in frameworks)),
-        "master/frameworks_disconnected": float(sum(not f.connected for f in frameworks)),
+        "master/frameworks_active": float(sum(f.active for f in known)),
+        "master/frameworks_connected": float(sum(f.connected for f in known)),
+        "master/frameworks_disconnected": float(sum(not f.connected for f in known)),
         "master/outstanding_offers": float(len(cluster.offers)),
     }
     all_total, all_used = total(a.total for a in agents), total(agent_used(a) for a in agents)

@@ -299,6 +299,7 @@ class Cluster:
         self.master = Process("master", tmp_path / "master", "--allocation_interval", "200ms")
         self.agent = Process("agent", tmp_path / "agent")
         self.schedulers: list[Scheduler] = []
+        self.others: list[Process] = []
 
     async def start(self, master: tuple[str, ...] = (), agent: tuple[str, ...] = ()) -> "Cluster":
         self.master.flags = (*self.master.flags, *master)
@@ -309,6 +310,14 @@ class Cluster:
         )
         await self.agent.start()
         return self
+
+    def make(self, kind: str, name: str, *flags: str) -> Process:
+        """One more process; it ends with the cluster."""
+        if kind == "agent":
+            flags = (*flags, "--resources", RESOURCES, "--cgroups_root", self.cgroups_root)
+        process = Process(kind, self.tmp_path / name, *flags)
+        self.others.append(process)
+        return process
 
     def scheduler(self) -> Scheduler:
         scheduler = Scheduler(self.session, self.master.endpoint)
@@ -354,7 +363,7 @@ class Cluster:
     async def stop(self) -> None:
         for scheduler in self.schedulers:
             await scheduler.close()
-        for process in (self.agent, self.master):
+        for process in (*self.others, self.agent, self.master):
             if process.process is not None:
                 if process.process.returncode is None:
                     process.send_signal(signal.SIGCONT)
