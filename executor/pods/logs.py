@@ -186,6 +186,11 @@ class LogWriter:
 
     # --- followers ---
 
+    @property
+    def followers(self) -> int:
+        """How many wait for the next line."""
+        return len(self._waiters)
+
     async def changed(self) -> None:
         """Return at the next line, or at the end of the log."""
         if self.closed:

@@ -55,10 +55,14 @@ class Pods:
             runner.kill(min(longest, runner.grace), message)
         await asyncio.gather(*(runner.over.wait() for runner in living))
 
-    async def close(self) -> None:
-        """Remove what is left of all dead pods."""
+    async def settle(self) -> None:
+        """Wait until all that is being removed is removed."""
         if self._cleaning:
             await asyncio.wait(self._cleaning)
+
+    async def close(self) -> None:
+        """Remove what is left of all dead pods, their logs too."""
+        await self.settle()
         for runner in self._dead.values():
             await runner.remove()
         self._dead.clear()

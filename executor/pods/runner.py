@@ -9,6 +9,7 @@ running app there is nothing but the launcher to wait for: no thread, no sync, s
 import asyncio
 import logging
 import os
+import re
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from executor.pods.core.events import Timer
 from executor.pods.core.spec import read_pod
 from executor.pods.core.states import SandboxState
 from executor.pods.core.step import Step, launch, step
-from executor.pods.env import ConfigError, Node
+from executor.pods.env import ConfigError
 from executor.pods.hostpath import VolumeError, check_host_path
 from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.logread import last_words
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 TERMINATION_MESSAGE_BYTES: Final = 4096
 STOP_AGAIN_SECONDS: Final = 1.0
 SIGKILL: Final = 9
+
+_FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,250}")
 
 Reporter = Callable[[ef.Report], None]
 
@@ -61,6 +64,9 @@ class PodRunner:
 
     def __init__(self, name: str, pod: Mapping[str, Any], machine: Machine, report: Reporter) -> None:
         """name: unique on this machine, a file name. Raises KeyError or ValueError when `pod` is no v1 Pod."""
+        for part in (name, *(c["name"] for c in _containers(pod))):
+            if not _FILE_NAME.fullmatch(part):
+                raise ValueError(f"{part!r} cannot be the name of a directory")
         self.name = name
         self.pod = pod
         node = machine.node()
@@ -206,8 +212,12 @@ class PodRunner:
                 if "hostPath" in volume:
                     check_host_path(volume)
             self._make_dir()
-            self._sandbox = await self._machine.run_pod(self._path, self._on_exit, self.lost)
+            self._lost = ""
+            sandbox = await self._machine.run_pod(self._path, self._on_exit, self.lost)
+            if self._lost:  # between the launcher's answer and now
+                raise LaunchError(self._lost)
         except (VolumeError, ConfigError) as error:
+            await self._drop_dir()
             self.dispatch(ev.SandboxFailed("FailedMount", str(error)))
         except (LaunchError, OSError) as error:
             await self._drop_dir()
@@ -215,6 +225,7 @@ class PodRunner:
                 ev.SandboxFailed("FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
             )
         else:
+            self._sandbox = sandbox
             self.dispatch(ev.SandboxStarted())
 
     def _make_dir(self) -> None:
@@ -401,6 +412,3 @@ def _failure(effect: ef.Effect, message: str) -> ev.Event | None:
             return ev.StartFailed(app, attempt, message)
         case _:
             return None
-
-
-__all__ = ["Node", "PodRunner", "Reporter"]

@@ -65,11 +65,12 @@ class Host:
 
     def run(self, *containers: dict[str, Any], name: str = "p", **spec: Any) -> str:
         """Launch a pod of containers that are shell scripts; returns its task id."""
-        task_id = f"uid-{name}.1"
+        uid = f"{name}-{os.urandom(4).hex()}"  # cgroups carry it, and tests run beside one another
+        task_id = f"{uid}.1"
         spec.setdefault("restartPolicy", "Never")
         made = [container(f"c{n}", **c) for n, c in enumerate(containers)]
         inits = [container(f"i{n}", **c) for n, c in enumerate(spec.pop("init", ()))]
-        meta = {"name": name, "namespace": "default", "uid": f"uid-{name}", "labels": {"app": "test"}}
+        meta = {"name": name, "namespace": "default", "uid": uid, "labels": {"app": "test"}}
         self.pods.launch(
             task_id, {"metadata": meta, "spec": {"containers": made, "initContainers": inits, **spec}}
         )
@@ -156,7 +157,7 @@ async def test_a_job_fails_with_its_exit_code(host: Host) -> None:
         "message": "why\n",
         "startedAt": "",
         "finishedAt": "",
-        "containerID": "gantry://uid-p/c0/0",
+        "containerID": f"gantry://{task.removesuffix('.1')}/c0/0",
     }
 
 
@@ -190,7 +191,7 @@ async def test_what_a_container_knows(host: Host) -> None:
     lines = (await host.log("p")).splitlines()
     assert lines == [
         "p",
-        "uid-p test 4000",
+        f"{task.removesuffix('.1')} test 4000",
         "1000",
         "2000 3000",
         "/tmp",

@@ -1,0 +1,111 @@
+"""`gantry executor`: puts the executor together and runs it. The only place that knows all its parts.
+
+agent ◀─▶ driver ◀─▶ PodExecutor ◀─▶ Pods ─▶ runner ─▶ image store, launcher
+                                      ▲
+scheduler ─▶ node server ─────────────┘  logs
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+import uvloop
+from aiohttp import web
+
+from executor.config import Settings, parser, settings
+from executor.mesos import PodExecutor
+from executor.pods.keeper import LauncherKeeper
+from executor.pods.poddir import PodDirs
+from executor.pods.pods import Pods
+from executor.pods.ports import Machine
+from executor.server.app import Tokens, make_app
+from executor.stage0.store import ImageStore
+from shared.mesos.executor_driver import ExecutorDriver
+
+log = logging.getLogger(__name__)
+
+MARGIN: Final = 0.2
+"""Of the agent's grace, what is kept for killing, collecting and reporting; at most a second."""
+CLOSE_SECONDS: Final = 2.0
+
+
+class _Stop:
+    """The one reason to stop: the first that comes."""
+
+    def __init__(self) -> None:
+        self.called = asyncio.Event()
+        self.failed = False
+
+    def __call__(self, reason: str, failed: bool) -> None:
+        if not self.called.is_set():
+            (log.error if failed else log.info)("stopping: %s", reason)
+            self.failed = failed
+            self.called.set()
+
+
+def main(argv: list[str]) -> int:
+    """`gantry executor`. Returns the exit code."""
+    args = parser().parse_args(argv)
+    logging.basicConfig(
+        level=args.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(run(settings(args, os.environ), os.environ))
+    except (ValueError, OSError) as error:
+        print(f"gantry: error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+async def run(config: Settings, environ: Mapping[str, str]) -> int:
+    """Serve until the agent, a signal or an error ends it; returns the exit code. Raises OSError, ValueError."""
+    stop, tokens, keeper = _Stop(), Tokens(), LauncherKeeper()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(
+            signum, stop, f"{signal.Signals(signum).name} came", False
+        )
+    executor = PodExecutor(config.ip, tokens, stop)
+    driver = ExecutorDriver(executor, environ)
+    dirs = PodDirs(config.pods_dir)
+    dirs.open()
+    images = ImageStore(config.state_dir, local_images=config.local_images)
+    machine = Machine(lambda: executor.node, images, dirs, keeper.run_pod, config.flavor)
+    pods = Pods(machine, executor.report)
+    server = web.AppRunner(make_app(pods, tokens), access_log=None, handler_cancellation=True)
+    try:
+        address = await _serve(server, config)
+        executor.attach(pods, driver, address)
+        keeper.start()
+        for name in await asyncio.to_thread(dirs.collect):
+            log.info("removed pod directory %s, left by an executor that is gone", name)
+        await driver.start()
+        await stop.called.wait()
+        grace = driver.grace_shutdown_period
+        await pods.shutdown(max(0.0, grace - min(1.0, grace * MARGIN)), "the executor shuts down")
+        await driver.stop()
+    finally:
+        await keeper.close()
+        await pods.settle()  # the logs stay in the sandbox, for whoever wants to know why
+        await server.cleanup()
+    return 1 if stop.failed else 0
+
+
+async def _serve(server: web.AppRunner, config: Settings) -> str:
+    """Start the node server; returns host:port as others reach it. Raises OSError that says what to do."""
+    await server.setup()
+    site = web.TCPSite(server, config.listen_host, config.listen_port, shutdown_timeout=CLOSE_SECONDS)
+    try:
+        await site.start()
+    except OSError as error:
+        where = f"{config.listen_host}:{config.listen_port}"
+        raise OSError(f"--node-listen {where}: {error.strerror}; choose another port, or 0") from None
+    port = server.addresses[0][1]
+    address = f"[{config.ip}]:{port}" if ":" in config.ip else f"{config.ip}:{port}"
+    log.info("node server on %s", address)
+    return address

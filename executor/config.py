@@ -1,0 +1,94 @@
+"""The executor's settings: from its flags and from the environment that a Mesos agent gives it. Parsed once."""
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+FLAVORS: Final = ("linux", "fly")
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """state_dir: the image store, and pods when there is no sandbox. local_images: OCI layouts for localhost/NAME:TAG.
+
+    sandbox: where the agent wants our files, or None. listen_host, listen_port: of the node server; port 0 takes a
+    free one. ip: what others reach this machine by. flavor: for pods without runtimeClassName.
+    """
+
+    state_dir: Path
+    local_images: Path | None
+    sandbox: Path | None
+    listen_host: str
+    listen_port: int
+    ip: str
+    flavor: str
+    log_level: str
+
+    @property
+    def pods_dir(self) -> Path:
+        """Pods live in the sandbox, whose files the agent shows and collects."""
+        return (self.sandbox or self.state_dir) / "pods"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of `gantry executor`."""
+    made = argparse.ArgumentParser(
+        prog="gantry executor",
+        description="Run pods for the Gantry scheduler. Started by a Mesos agent, with its MESOS_* environment.",
+    )
+    made.add_argument(
+        "--state-dir", type=Path, default=Path("/var/lib/gantry"), metavar="DIR",
+        help="image store of this machine, shared by all executors (default: %(default)s)",
+    )  # fmt: skip
+    made.add_argument(
+        "--local-images",
+        type=Path,
+        metavar="DIR",
+        help="OCI layouts for images named localhost/NAME:TAG (DIR/NAME, tag TAG)",
+    )
+    made.add_argument(
+        "--node-listen", default="0.0.0.0:0", metavar="HOST:PORT",
+        help="address of the node server; port 0 takes a free one (default: %(default)s)",
+    )  # fmt: skip
+    made.add_argument(
+        "--default-flavor", choices=FLAVORS, default="linux",
+        help="stage1 flavor of pods without runtimeClassName (default: %(default)s)",
+    )  # fmt: skip
+    made.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="(default: %(default)s)")
+    return made
+
+
+def settings(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
+    """Raises ValueError, one line that names the flag or variable that is wrong."""
+    host, port = _host_port(args.node_listen)
+    sandbox = environ.get("MESOS_SANDBOX") or environ.get("MESOS_DIRECTORY")
+    return Settings(
+        state_dir=args.state_dir.absolute(),
+        local_images=None if args.local_images is None else args.local_images.absolute(),
+        sandbox=Path(sandbox) if sandbox and os.path.isabs(sandbox) else None,
+        listen_host=host,
+        listen_port=port,
+        ip=_own_ip(host, environ),
+        flavor=args.default_flavor,
+        log_level=args.log_level,
+    )
+
+
+def _host_port(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"--node-listen {text!r}: expected HOST:PORT")
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def _own_ip(listen: str, environ: Mapping[str, str]) -> str:
+    """The address to tell others: where we listen, else what the agent calls this machine."""
+    endpoint = environ.get("MESOS_AGENT_ENDPOINT", "").rpartition(":")[0].strip("[]")
+    for address in (listen, environ.get("LIBPROCESS_IP", ""), endpoint):
+        if address not in {"", "0.0.0.0", "::"}:
+            return address
+    return "127.0.0.1"

@@ -1,0 +1,120 @@
+"""The executor as Mesos sees it: the driver's callbacks become pods, the pods' reports become status updates.
+
+Nothing is decided here. A callback must not raise: the driver takes that for the end of the executor.
+"""
+
+# ruff: noqa: N802  (pymesos' names)
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any, Final
+
+from executor.pods.core.effects import Report
+from executor.pods.env import Node
+from executor.pods.pods import Pods
+from executor.server.app import Tokens
+from shared.mesos.durations import duration_from_json
+from shared.mesos.executor_driver import Executor, ExecutorDriver
+from shared.wire import Launch, WireError
+from shared.wire import Report as WireReport
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+MAX_MESSAGE: Final = 1000
+
+
+class PodExecutor(Executor):
+    """Between one driver and the pods. stop: called with a reason (and whether it is an error) when it is all over."""
+
+    def __init__(self, ip: str, tokens: Tokens, stop: Callable[[str, bool], None]) -> None:
+        self.node = Node(name="", ip=ip, cpus=Fraction(0), memory=0)
+        self.server = ""
+        self._tokens = tokens
+        self._stop = stop
+        self._pods: Pods | None = None
+        self._driver: ExecutorDriver | None = None
+
+    def attach(self, pods: Pods, driver: ExecutorDriver, server: str) -> None:
+        """What this is between. server: host:port of the node server."""
+        self._pods, self._driver, self.server = pods, driver, server
+
+    # --- from the agent ---
+
+    def registered(self, driver: Any, executorInfo: Json, frameworkInfo: Json, agentInfo: Json) -> None:  # noqa: N803
+        scalars: dict[str, Fraction] = {}
+        for resource in agentInfo.get("resources") or ():
+            if resource.get("type") == "SCALAR":
+                value = Fraction(str(resource["scalar"]["value"]))
+                scalars[resource["name"]] = scalars.get(resource["name"], Fraction(0)) + value
+        self.node = replace(
+            self.node,
+            name=agentInfo.get("hostname", ""),
+            cpus=scalars.get("cpus", Fraction(0)),
+            memory=int(scalars.get("mem", 0) * 2**20),
+            ephemeral_storage=int(scalars.get("disk", 0) * 2**20),
+        )
+
+    def reregistered(self, driver: Any, agentInfo: Json) -> None:  # noqa: N803
+        log.info("the agent is back; its pods never noticed")
+
+    def disconnected(self, driver: Any) -> None:
+        log.warning("the agent is away; pods run on")
+
+    def launchTask(self, driver: Any, task: Json) -> None:
+        task_id = task["task_id"]["value"]
+        try:
+            launch = Launch.decode(task.get("data", ""))
+            self._tokens.add(launch.node_token)
+            self.node = replace(self.node, name=launch.node_name)
+            if self._pods is None:
+                raise ValueError("the executor is not ready")
+            self._pods.launch(task_id, launch.pod)
+        except (WireError, ValueError) as error:
+            log.error("task %s: %s", task_id, error)
+            status = {"phase": "Failed", "reason": "InvalidPod", "message": str(error)}
+            self.report(task_id, Report("TASK_FAILED", str(error), status, ()))
+
+    def launchTaskGroup(self, driver: Any, tasks: list[Json]) -> None:
+        message = "task groups are not for this executor: a pod is one task"
+        for task in tasks:
+            status = {"phase": "Failed", "reason": "InvalidPod", "message": message}
+            self.report(task["task_id"]["value"], Report("TASK_FAILED", message, status, ()))
+
+    def killTask(self, driver: Any, taskId: Json, killPolicy: Json | None = None) -> None:  # noqa: N803
+        grace = None
+        try:
+            if killPolicy and killPolicy.get("grace_period"):
+                grace = duration_from_json(killPolicy["grace_period"])
+        except ValueError as error:
+            log.error("kill of task %s: %s; taking the pod's own grace", taskId["value"], error)
+        if self._pods is None or not self._pods.kill(
+            taskId["value"], grace, "killed on request of the scheduler"
+        ):
+            log.warning("kill of task %s: it does not run here", taskId["value"])
+
+    def frameworkMessage(self, driver: Any, message: str) -> None:
+        log.warning("a framework message of %d bytes came, which nobody here expects", len(message))
+
+    def shutdown(self, driver: Any) -> None:
+        self._stop("the agent told the executor to shut down", False)
+
+    def error(self, driver: Any, message: str) -> None:
+        self._stop(message, True)
+
+    # --- from the pods ---
+
+    def report(self, task_id: str, report: Report) -> None:
+        """Send a pod's report as a status update."""
+        if self._driver is None:
+            raise RuntimeError("a pod reported before there was a driver")
+        update: Json = {
+            "task_id": {"value": task_id},
+            "state": report.state,
+            "data": WireReport(report.status, self.server, report.events).encode(),
+        }
+        if report.message:
+            update["message"] = " ".join(report.message.split())[:MAX_MESSAGE]
+        self._driver.sendStatusUpdate(update)
