@@ -143,7 +143,10 @@ class TakeVolume(NamedTuple):
         volume = os.open(self.source, _O_DIR | os.O_CLOEXEC)
         try:
             resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
-            place = open_or_make(volume, self.sub_path, resolve, directory=True)
+            try:
+                place = syscalls.openat2(volume, self.sub_path, os.O_PATH, resolve)
+            except FileNotFoundError:
+                place = open_or_make(volume, self.sub_path, resolve, directory=True)
         finally:
             os.close(volume)
         try:
@@ -360,7 +363,10 @@ class MountNew(NamedTuple):
     def execute(self, context: Context) -> None:
         os.fchdir(context.fds["root"])
         os.mkdir(self.name, 0o755)
-        syscalls.mount(self.fstype, self.name, self.fstype, self.flags, self.data or None)
+        syscalls.mount(self.fstype, self.name, self.fstype, self.flags & ~MS_RDONLY, self.data or None)
+        if self.flags & MS_RDONLY:
+            # The mount, not the file system: other mounts of the same sysfs stay as they are.
+            syscalls.mount("none", self.name, None, self.flags | MS_BIND | MS_REMOUNT)
 
 
 class Hide(NamedTuple):

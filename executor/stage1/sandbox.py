@@ -20,7 +20,7 @@ _PATIENCE_SECONDS: Final = 10.0
 
 
 class Instance(NamedTuple):
-    """A running app."""
+    """A running app. `pidfd` is -1 when it had ended, and been reaped, before we knew its pid."""
 
     pid: int
     pidfd: int
@@ -131,10 +131,11 @@ class Sandbox:
             raise StageError(f"start {name}: the pod does not run")
         if name in self._apps or name in self._starters:
             raise StageError(f"start {name}: it runs already")
+        kills = self._cgroup.oom_kills(name)
         pid, sock = self._launcher.take_starter()
         self._starters[name] = pid
         self._launcher.expect(pid, lambda _: None)
-        self._launcher.watch(sock.fileno(), lambda: self._on_started(name, sock, answer))
+        self._launcher.watch(sock.fileno(), lambda: self._on_started(name, sock, kills, answer))
         try:
             if not self._prepared:
                 _prepare(self._paths, self._pod)
@@ -161,7 +162,7 @@ class Sandbox:
         del self._starters[name]
         self._launcher.starter_done()
 
-    def _on_started(self, name: str, sock: socket.socket, answer: Answer) -> None:
+    def _on_started(self, name: str, sock: socket.socket, kills: int, answer: Answer) -> None:
         try:
             message, _ = channel.receive(sock)
         except OSError as error:
@@ -172,8 +173,7 @@ class Sandbox:
             answer({"error": message or f"start {name}: the process that prepares it died"})
             self._advance()
             return
-        instance = Instance(message, os.pidfd_open(message), self._cgroup.oom_kills(name))
-        self._apps[name] = instance
+        self._apps[name] = Instance(message, _pidfd(message), kills)
         answer({"pid": message})
         self._launcher.expect(message, lambda status: self._on_exit(name, status))
         self._end_start(name, sock)
@@ -185,7 +185,8 @@ class Sandbox:
     def _on_exit(self, name: str, status: int) -> None:
         """The app's main process has ended: so has the app, whatever it has left behind."""
         instance = self._apps.pop(name)
-        os.close(instance.pidfd)
+        if instance.pidfd >= 0:
+            os.close(instance.pidfd)
         code = os.waitstatus_to_exitcode(status)
         oom = code != 0 and self._cgroup.oom_kills(name) > instance.oom_kills_before
         _write(self._paths.status(name), f"{code if code >= 0 else 128 - code}\n")
@@ -383,6 +384,13 @@ def _link(path: str, target: str) -> None:
     except FileNotFoundError:
         pass
     os.symlink(target, path)
+
+
+def _pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return -1
 
 
 def _null() -> int:

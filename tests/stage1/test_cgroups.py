@@ -1,0 +1,175 @@
+"""Where cgroups are and what is written to them, on plain directory trees."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from executor.stage1 import cgroups
+from executor.stage1.cgroups import CgroupError, Layout, PodCgroup
+from executor.stage1.manifest import Limits
+
+V1_OWN = "9:name=systemd:/\n6:freezer:/mesos/c1\n4:memory:/mesos/c1\n2:cpu,cpuacct:/mesos/c1\n0::/\n"
+V1_MOUNTS = """\
+30 20 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+31 30 0:27 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct
+32 30 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+33 30 0:29 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer
+34 30 0:30 / /sys/fs/cgroup/blkio rw - cgroup cgroup rw,blkio
+35 30 0:31 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+"""
+V2_MOUNTS = "30 20 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+
+
+def test_v1_goes_below_the_executor_s_own_cgroup() -> None:
+    layout = cgroups.detect(V1_OWN, V1_MOUNTS)
+    both = "/sys/fs/cgroup/cpu,cpuacct/mesos/c1"
+    assert layout == Layout(
+        1,
+        {
+            "memory": "/sys/fs/cgroup/memory/mesos/c1",
+            "freezer": "/sys/fs/cgroup/freezer/mesos/c1",
+            "cpu": both,
+            "cpuacct": both,
+        },
+    )
+    assert len(layout.roots) == 3
+
+
+def test_v1_in_a_container_that_sees_a_part_of_the_hierarchy() -> None:
+    mounts = "32 30 0:28 /mesos /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+    assert cgroups.detect("4:memory:/mesos/c1\n", mounts).base == {"memory": "/sys/fs/cgroup/memory/c1"}
+    assert cgroups.detect("4:memory:/other\n", mounts).base == {"memory": "/sys/fs/cgroup/memory"}
+
+
+def test_v2_goes_beside_the_agent_s_tree_never_below() -> None:
+    layout = cgroups.detect("0::/mesos/c1/leaf\n", V2_MOUNTS)
+    assert layout == Layout(2, {"": "/sys/fs/cgroup/gantry"})
+
+
+def test_none() -> None:
+    with pytest.raises(CgroupError, match="no cgroup hierarchy is mounted: mount"):
+        cgroups.detect("", "")
+
+
+@pytest.mark.parametrize(
+    ("limits", "v1", "v2"),
+    [
+        (Limits(), {}, {}),
+        (Limits(cpu_request_milli=1000), {"cpu.shares": "1024"}, {"cpu.weight": "39"}),
+        (Limits(cpu_request_milli=1), {"cpu.shares": "2"}, {"cpu.weight": "1"}),
+        (Limits(cpu_request_milli=10**6), {"cpu.shares": "262144"}, {"cpu.weight": "10000"}),
+        (Limits(cpu_limit_milli=1), {"cpu.cfs_quota_us": "1000"}, {"cpu.max": "1000 100000"}),
+        (Limits(cpu_limit_milli=33), {"cpu.cfs_quota_us": "3300"}, {"cpu.max": "3300 100000"}),
+        (Limits(memory_limit=5), {"memory.limit_in_bytes": "5"}, {"memory.max": "5"}),
+    ],
+)
+def test_limits(limits: Limits, v1: dict[str, str], v2: dict[str, str]) -> None:
+    assert {file: value for _, file, value in cgroups.limit_writes(1, limits)} == v1
+    assert {file: value for _, file, value in cgroups.limit_writes(2, limits)} == v2
+
+
+def fake_v1(base: Path) -> Layout:
+    layout = Layout(1, {name: str(base / name / "own") for name in ("memory", "cpu")})
+    for root in layout.roots:
+        os.makedirs(root)
+    return layout
+
+
+def test_v1_tree(tmp_path: Path) -> None:
+    pod = PodCgroup(fake_v1(tmp_path), "u1")
+    pod.create()
+    pod.create_app("a", Limits())
+    assert pod.init_members() == f"{tmp_path}/memory/own/gantry.u1/tasks"
+    assert pod.app_members("a") == tuple(
+        f"{tmp_path}/{name}/own/gantry.u1/a/tasks" for name in ("memory", "cpu")
+    )
+    (tmp_path / "memory/own/gantry.u1/a/memory.limit_in_bytes").touch()
+    pod.create_app("a", Limits(memory_limit=7))
+    assert (tmp_path / "memory/own/gantry.u1/a/memory.limit_in_bytes").read_text() == "7"
+    with pytest.raises(
+        CgroupError, match=r"limit cpu.shares=1024: the cgroup controller cpu is not available here"
+    ):
+        pod.create_app("a", Limits(cpu_request_milli=1000))
+    (tmp_path / "memory/own/gantry.u1/a/memory.limit_in_bytes").unlink()
+    (tmp_path / "memory/own/gantry.u1/a/memory.oom_control").write_text(
+        "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"
+    )
+    assert pod.oom_kills("a") == 3
+    assert pod.oom_kills("other") == 0
+
+
+def test_removal_is_idempotent_and_says_when_to_try_again(tmp_path: Path) -> None:
+    pod = PodCgroup(fake_v1(tmp_path), "u1")
+    pod.create()
+    pod.create_app("a", Limits())
+    busy = tmp_path / "cpu/own/gantry.u1/a/process"
+    busy.touch()  # rmdir of a cgroup with processes fails as this does
+    assert not pod.remove("a")
+    assert not (tmp_path / "memory/own/gantry.u1/a").exists()
+    busy.unlink()
+    assert pod.remove("a")
+    assert pod.remove()
+    assert pod.remove()
+    assert os.listdir(tmp_path / "cpu/own") == []
+
+
+def fake_v2(base: Path) -> Layout:
+    """The control files that a kernel would make with each directory."""
+    for directory in (base / "gantry", base / "gantry/gantry.u1", base / "gantry/gantry.u1/a"):
+        directory.mkdir(parents=True)
+        (directory / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+        for name in ("cgroup.subtree_control", "cpu.max", "memory.max", "cpu.weight"):
+            (directory / name).touch()
+    return Layout(2, {"": str(base / "gantry")})
+
+
+def test_v2_tree(tmp_path: Path) -> None:
+    pod = PodCgroup(fake_v2(tmp_path), "u1")
+    pod.create()
+    for directory in ("gantry", "gantry/gantry.u1"):
+        assert (tmp_path / directory / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
+    pod.create_app("a", Limits(1000, 500, 9))
+    app = tmp_path / "gantry/gantry.u1/a"
+    assert {name: (app / name).read_text() for name in ("cpu.max", "memory.max", "cpu.weight")} == {
+        "cpu.max": "50000 100000",
+        "memory.max": "9",
+        "cpu.weight": "39",
+    }
+    # Processes live in leaves only.
+    assert pod.init_members() == f"{tmp_path}/gantry/gantry.u1/.init/cgroup.procs"
+    assert pod.app_members("a") == (f"{app}/cgroup.procs",)
+    (app / "memory.events").write_text("low 0\noom 4\noom_kill 2\n")
+    assert pod.oom_kills("a") == 2
+
+
+def test_v2_kill_uses_the_kernel_s(tmp_path: Path) -> None:
+    pod = PodCgroup(fake_v2(tmp_path), "u1")
+    app = tmp_path / "gantry/gantry.u1/a"
+    (app / "cgroup.kill").touch()
+    assert pod.kill("a")
+    assert (app / "cgroup.kill").read_text() == ""
+    (app / "cgroup.procs").write_text("123\n")
+    assert not pod.kill("a")
+    assert (app / "cgroup.kill").read_text() == "1"
+
+
+def test_leftovers_are_pods_without_init(tmp_path: Path) -> None:
+    layout = fake_v1(tmp_path)
+    for name, text in (("live", "17\n"), ("dead", "")):
+        pod = PodCgroup(layout, name)
+        pod.create()
+        Path(pod.init_members()).write_text(text)
+    (tmp_path / "memory/own/other").mkdir()
+    (tmp_path / "cpu/own/gantry.half").mkdir()
+    assert sorted(cgroups.leftovers(layout)) == ["gantry.dead", "gantry.half"]
+
+
+def test_creators_and_collectors_exclude_one_another(tmp_path: Path) -> None:
+    layout = fake_v1(tmp_path)
+    first, second = (cgroups.lock(layout, exclusive=False) for _ in range(2))
+    with pytest.raises(BlockingIOError):
+        cgroups.lock(layout, exclusive=True, wait=False)
+    os.close(first)
+    os.close(second)
+    os.close(cgroups.lock(layout, exclusive=True, wait=False))

@@ -1,0 +1,352 @@
+"""Starts, ends, restarts, limits, and that nothing survives what it must not survive."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.pods.launcher import Launcher, LaunchError
+
+pytestmark = pytest.mark.root
+FLAVORS = pytest.mark.parametrize("flavor", ["linux", "fly"])
+
+
+@FLAVORS
+async def test_exit_codes_signals_and_status_files(runner: Any, flavor: str) -> None:
+    for script, code, number, text in (
+        ("exit 0", 0, None, "0"),
+        ("exit 7", 7, None, "7"),
+        ("kill -9 $$", None, 9, "137"),
+    ):
+        pod = await runner.pod(runner.pods.make(runner.pods.app("/bin/sh", "-c", script), flavor=flavor))
+        await pod.start()
+        ended = await pod.ended()
+        assert (ended.app, ended.exit_code, ended.signal, ended.oom_killed) == ("app", code, number, False)
+        assert ended.finished_at > 1e9
+        status = pod.directory / "stage1" / "rootfs" / "rkt" / "status"
+        assert (status / "app").read_text() == f"{text}\n"
+        assert float((status / "app-started").read_text()) <= ended.finished_at
+        assert int((pod.directory / "pid").read_text()) == pod.sandbox.pid
+        assert os.readlink(pod.directory / "flavor") == flavor
+        await pod.sandbox.stop()
+
+
+@FLAVORS
+async def test_pid_is_of_the_main_process_on_the_host(runner: Any, flavor: str) -> None:
+    pod = await runner.pod(runner.pods.make(runner.pods.app("/bin/sleep", "1000"), flavor=flavor))
+    pid, _ = await pod.start()
+    assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"/bin/sleep\x001000\0"
+    assert Path(f"/proc/{pid}/cgroup").read_text().count(f"/gantry.{pod.directory.name}/app") >= 1
+
+
+@FLAVORS
+async def test_signals_reach_the_main_process(runner: Any, flavor: str) -> None:
+    script = "trap 'echo got it; exit 4' TERM; echo ready > /ready; while :; do sleep 1000 & wait; done"
+    pod = await runner.pod(runner.pods.make(runner.pods.app("/bin/sh", "-c", script), flavor=flavor))
+    _, output = await pod.start()
+    ready = pod.directory / "overlay" / "app" / "upper" / "ready"
+    while not ready.exists() or not ready.read_text():
+        await asyncio.sleep(0.005)
+    await pod.sandbox.signal_app("app", signal.SIGTERM)
+    assert (await pod.ended()).exit_code == 4
+    assert await output.text() == "got it\n"
+    with pytest.raises(LaunchError, match="^signal app: it does not run$"):
+        await pod.sandbox.signal_app("app", signal.SIGTERM)
+
+
+@FLAVORS
+async def test_sigkill_kills_the_whole_app_and_no_other(runner: Any, flavor: str) -> None:
+    one = runner.pods.app("/bin/sh", "-c", "setsid sleep 1000 & setsid sleep 1000 & sleep 1000", name="one")
+    two = runner.pods.app("/bin/sleep", "1000", name="two")
+    pod = await runner.pod(runner.pods.make(one, two, flavor=flavor))
+    _, output = await pod.start("one")
+    other, _ = await pod.start("two")
+    await pod.sandbox.signal_app("one", signal.SIGKILL)
+    ended = await pod.ended()
+    assert (ended.app, ended.signal) == ("one", 9)
+    await output.text()  # every process that held it is dead
+    assert Path(f"/proc/{other}").exists()
+
+
+@FLAVORS
+async def test_restart_in_a_live_pod(runner: Any, flavor: str) -> None:
+    script = "[ -e /seen ] && echo again; touch /seen; ls /dev/shm/kept; touch /dev/shm/kept"
+    pod = await runner.pod(runner.pods.make(runner.pods.app("/bin/sh", "-c", script), flavor=flavor))
+    outputs = []
+    for fresh in (False, False, True):
+        if fresh:
+            await pod.sandbox.remove_app("app")
+        _, output = await pod.start()
+        await pod.ended()
+        outputs.append("again" in await output.text())
+    assert outputs == [False, True, False]
+    Path("/dev/shm/kept").unlink(missing_ok=True)
+
+
+async def test_removed_app_leaves_no_cgroup_and_pod_lives_on(runner: Any, cgroups_of: Any) -> None:
+    pod = await runner.pod(
+        runner.pods.make(runner.pods.app("/bin/true"), runner.pods.app("/bin/sleep", "9", name="b"))
+    )
+    await pod.start("b")
+    await pod.start()
+    with pytest.raises(LaunchError, match="^remove b: it still runs$"):
+        await pod.sandbox.remove_app("b")
+    await pod.ended()
+    await pod.sandbox.remove_app("app")
+    assert cgroups_of(pod.directory)
+    assert not [path for path in cgroups_of(pod.directory) if (path / "app").exists()]
+
+
+def limit(name: str, **value: str) -> dict[str, Any]:
+    return {"name": f"resource/{name}", "value": value}
+
+
+@FLAVORS
+async def test_limits_are_set_on_the_app_s_cgroup(runner: Any, cgroups_of: Any, flavor: str) -> None:
+    isolators = [limit("cpu", request="250m", limit="1500m"), limit("memory", limit="48Mi")]
+    app = runner.pods.app("/bin/sleep", "1000", isolators=isolators)
+    pod = await runner.pod(runner.pods.make(app, flavor=flavor))
+    pid, _ = await pod.start()
+    values = {
+        name: (path / "app" / name).read_text().strip()
+        for path in cgroups_of(pod.directory)
+        for name in (
+            "cpu.shares",
+            "cpu.cfs_quota_us",
+            "cpu.weight",
+            "cpu.max",
+            "memory.limit_in_bytes",
+            "memory.max",
+        )
+        if (path / "app" / name).exists()
+    }
+    expected = {"cpu.shares": "256", "cpu.cfs_quota_us": "150000", "memory.limit_in_bytes": str(48 << 20)}
+    unified = {"cpu.weight": "10", "cpu.max": "150000 100000", "memory.max": str(48 << 20)}
+    assert values in (expected, unified)
+    members = [(path / "app" / "cgroup.procs").read_text().split() for path in cgroups_of(pod.directory)]
+    assert members == [[str(pid)]] * len(members)
+
+
+@FLAVORS
+async def test_out_of_memory_is_told_from_other_kills(runner: Any, flavor: str) -> None:
+    eat = "x=0123456789abcdef; while :; do x=$x$x; done"
+    result = await runner.sh(eat, isolators=[limit("memory", limit="16Mi")], flavor=flavor)
+    assert (result.exit.signal, result.exit.oom_killed) == (9, True)
+    result = await runner.sh(
+        f"sh -c '{eat}'; exit 3", isolators=[limit("memory", limit="16Mi")], flavor=flavor
+    )
+    assert (result.exit.exit_code, result.exit.oom_killed) == (3, True)
+    result = await runner.sh("kill -9 $$", isolators=[limit("memory", limit="16Mi")], flavor=flavor)
+    assert (result.exit.signal, result.exit.oom_killed) == (9, False)
+
+
+@FLAVORS
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("/bin/nope", "exec /bin/nope: No such file or directory"),
+        ("nope", r"exec nope: executable file not found in \$PATH"),
+        ("/plain.txt", "exec /plain.txt: Permission denied"),
+        ("/tmp", "exec /tmp: Permission denied"),
+    ],
+)
+async def test_exec_failures_name_the_program(runner: Any, flavor: str, command: str, message: str) -> None:
+    pod = await runner.pod(runner.pods.make(runner.pods.app(command), flavor=flavor))
+    with pytest.raises(LaunchError, match=f"^{message}$"):
+        await pod.start()
+    assert pod.exits.empty()
+    with pytest.raises(LaunchError, match=f"^{message}$"):  # and it may be tried again
+        await pod.start()
+
+
+async def test_program_is_searched_in_the_app_s_path(runner: Any) -> None:
+    environment = [{"name": "PATH", "value": "/nowhere:/bin"}]
+    assert (await runner.app("echo", "found", environment=environment)).output == "found\n"
+
+
+async def test_clear_errors(runner: Any, cgroups_of: Any, tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match=r"^read .*/nothing/pod: No such file or directory$"):
+        await runner.pod(tmp_path / "nothing")
+    directory = runner.pods.make(runner.pods.app("true"), flavor="vm")
+    with pytest.raises(LaunchError, match=r"annotation gantry.io/flavor: 'vm' is not one of linux, fly$"):
+        await runner.pod(directory)
+    assert cgroups_of(directory) == []
+    pod = await runner.pod(runner.pods.make(runner.pods.app("/bin/sleep", "1000")))
+    with pytest.raises(LaunchError, match=r"^start other: the pod has no such app$"):
+        await pod.start("other")
+    await pod.start()
+    with pytest.raises(LaunchError, match=r"^start app: it runs already$"):
+        await pod.start()
+    with pytest.raises(LaunchError, match=r"this pod runs already$"):
+        await runner.launcher.run_pod(pod.directory, print, print)
+
+
+async def test_missing_layer_is_named(runner: Any) -> None:
+    pod = await runner.pod(runner.pods.make(runner.pods.app("true"), layers=(Path("/no/such/layer"),)))
+    with pytest.raises(LaunchError, match=r"^mount overlay on .*/app/rootfs: No such file or directory"):
+        await pod.start()
+
+
+@FLAVORS
+async def test_stop_leaves_nothing_of_a_pod_full_of_processes(
+    runner: Any, nothing_left: Any, flavor: str
+) -> None:
+    bomb = (
+        "for i in $(seq 20); do (trap '' TERM; setsid sleep 1000) & done; while :; do (:) & (:) & wait; done"
+    )
+    pod = await runner.pod(runner.pods.make(runner.pods.app("/bin/sh", "-c", bomb), flavor=flavor))
+    await pod.start()
+    await pod.sandbox.stop()
+    assert (await pod.ended()).signal == 9
+    await nothing_left(pod.directory)
+    await pod.sandbox.stop()  # idempotent
+    assert not pod.gone.done()
+    await pod.sandbox._launcher.run_pod(pod.directory, print, print)  # and the directory may run again
+    pod.sandbox._stopping = False
+    await pod.sandbox.stop()
+
+
+@FLAVORS
+async def test_kill_of_init_is_the_end_of_the_pod(runner: Any, nothing_left: Any, flavor: str) -> None:
+    pod = await runner.pod(
+        runner.pods.make(runner.pods.app("/bin/sh", "-c", "sleep 1000 & sleep 1000"), flavor=flavor)
+    )
+    _, output = await pod.start()
+    os.kill(pod.sandbox.pid, signal.SIGKILL)
+    assert (await pod.ended()).signal == 9
+    await output.text()
+    assert await asyncio.wait_for(pod.gone, 20) == "the pod's init died"
+    await nothing_left(pod.directory)
+
+
+@FLAVORS
+async def test_kill_of_the_launcher_is_the_end_of_all_pods(
+    pods: Any, flavor: str, cgroups_of: Any, nothing_left: Any
+) -> None:
+    launcher = await Launcher.start()
+    gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    directory = pods.make(pods.app("/bin/sh", "-c", "setsid sleep 1000 & sleep 1000"), flavor=flavor)
+    sandbox = await launcher.run_pod(directory, lambda _: None, gone.set_result)
+    read_end, write_end = os.pipe()
+    await sandbox.start_app("app", stdin=None, stdout=write_end, stderr=write_end)
+    os.close(write_end)
+    os.kill(launcher.pid, signal.SIGKILL)
+    assert await asyncio.wait_for(gone, 20) == "the launcher has ended"
+    assert await asyncio.wait_for(launcher.died, 20) == -signal.SIGKILL
+    assert (
+        await asyncio.wait_for(asyncio.to_thread(os.read, read_end, 1), 20) == b""
+    )  # all that held it are dead
+    os.close(read_end)
+    with pytest.raises(LaunchError, match="the launcher has ended"):
+        await sandbox.start_app("app", stdin=None, stdout=1, stderr=1)
+    # What is left are empty cgroups, and the next launcher collects them.
+    again = await Launcher.start()
+    try:
+        await nothing_left(directory)
+    finally:
+        await again.close()
+
+
+@FLAVORS
+async def test_kill_of_the_executor_is_the_end_of_all(pods: Any, flavor: str, nothing_left: Any) -> None:
+    directory = pods.make(pods.app("/bin/sh", "-c", "setsid sleep 1000 & sleep 1000"), flavor=flavor)
+    program = textwrap.dedent(
+        """
+        import asyncio, sys
+        from pathlib import Path
+        from executor.pods.launcher import Launcher
+        async def main():
+            launcher = await Launcher.start()
+            sandbox = await launcher.run_pod(Path(sys.argv[1]), print, print)
+            await sandbox.start_app("app", stdin=None, stdout=1, stderr=1)
+            print("started", flush=True)
+            await asyncio.sleep(1000)
+        asyncio.run(main())
+        """
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    executor = subprocess.Popen(
+        [sys.executable, "-c", program, str(directory)],
+        stdout=subprocess.PIPE,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    assert executor.stdout is not None
+    with executor:
+        try:
+            assert await asyncio.wait_for(asyncio.to_thread(executor.stdout.readline), 20) == b"started\n"
+        finally:
+            executor.kill()
+        rest = await asyncio.wait_for(
+            asyncio.to_thread(executor.stdout.read), 20
+        )  # until the app's copy is closed
+    assert rest == b""
+    await nothing_left(directory)
+
+
+async def test_collect_spares_the_pods_of_others(runner: Any, cgroups_of: Any) -> None:
+    pod = await runner.pod(runner.pods.make(runner.pods.app("/bin/sleep", "1000")))
+    pid, _ = await pod.start()
+    other = await Launcher.start()
+    await other.close()
+    assert cgroups_of(pod.directory)
+    assert Path(f"/proc/{pid}").exists()
+
+
+async def test_no_mounts_reach_the_host(runner: Any) -> None:
+    before = Path("/proc/self/mountinfo").read_text()
+    pod = await runner.pod(runner.pods.make(runner.pods.app("/bin/sleep", "1000")))
+    await pod.start()
+    assert Path("/proc/self/mountinfo").read_text() == before
+
+
+async def test_close_ends_everything(pods: Any, nothing_left: Any) -> None:
+    launcher = await Launcher.start()
+    directory = pods.make(pods.app("/bin/sleep", "1000"))
+    sandbox = await launcher.run_pod(directory, lambda _: None, lambda _: None)
+    await sandbox.start_app("app", stdin=None, stdout=1, stderr=1)
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    await launcher.close()
+    assert launcher.died.result() == 0
+    await nothing_left(directory)
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    await launcher.close()
+
+
+async def test_without_spares_it_is_the_same(pods: Any) -> None:
+    launcher = await Launcher.start(spares=0)
+    try:
+        ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        directory = pods.make(pods.app("/bin/sh", "-c", "exit 5"))
+        sandbox = await launcher.run_pod(directory, ended.set_result, lambda _: None)
+        await sandbox.start_app("app", stdin=None, stdout=1, stderr=1)
+        assert (await asyncio.wait_for(ended, 20)).exit_code == 5
+    finally:
+        await launcher.close()
+
+
+async def test_many_pods_at_once(runner: Any, nothing_left: Any) -> None:
+    directories = [runner.pods.make(runner.pods.app("/bin/echo", str(n))) for n in range(12)]
+    running = await asyncio.gather(*map(runner.pod, directories))
+    started = await asyncio.gather(*(pod.start() for pod in running))
+    assert [await output.text() for _, output in started] == [f"{n}\n" for n in range(12)]
+    await asyncio.gather(*(pod.sandbox.stop() for pod in running))
+    for directory in directories:
+        await nothing_left(directory)
+
+
+async def test_init_is_small(runner: Any) -> None:
+    pod = await runner.pod(runner.pods.make(runner.pods.app("/bin/sleep", "1000")))
+    await pod.start()
+    while Path(f"/proc/{pod.sandbox.pid}/comm").read_text() != "gantry-init\n":
+        await asyncio.sleep(0.005)
+    rollup = Path(f"/proc/{pod.sandbox.pid}/smaps_rollup").read_text()
+    pss = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    if os.uname().machine == "x86_64":
+        assert pss < 100

@@ -1,0 +1,169 @@
+"""Volumes and mount targets, the hostile ones too."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.pods.launcher import LaunchError
+
+pytestmark = pytest.mark.root
+
+
+@pytest.mark.parametrize("flavor", ["linux", "fly"])
+async def test_empty_volume_is_shared_and_outlives_its_apps(runner: Any, flavor: str) -> None:
+    mounts = [{"volume": "data", "path": "/deep/er/data"}]
+    one = runner.pods.app(
+        "/bin/sh", "-c", "echo one > /deep/er/data/f; stat -c %a:%u /deep/er/data", name="one", mounts=mounts
+    )
+    two = runner.pods.app("/bin/cat", "/d/f", name="two", mounts=[{"volume": "data", "path": "/d"}])
+    volumes = [{"name": "data", "kind": "empty", "mode": "0770", "uid": 7}]
+    pod = await runner.pod(runner.pods.make(one, two, volumes=volumes, flavor=flavor))
+    assert await (await pod.start("one"))[1].text() == "770:7\n"
+    assert await (await pod.start("two"))[1].text() == "one\n"
+
+
+@pytest.mark.parametrize("flavor", ["linux", "fly"])
+async def test_volume_in_memory(runner: Any, flavor: str) -> None:
+    volume = {
+        "name": "m",
+        "kind": "empty",
+        "mode": "1777",
+        "gantry.io/medium": "Memory",
+        "gantry.io/size-limit": "1Mi",
+    }
+    mounts = [{"volume": "m", "path": "/m"}]
+    one = runner.pods.app(
+        "/bin/sh", "-c", "echo x > /m/x; dd if=/dev/zero of=/m/big bs=64k count=32", name="one", mounts=mounts
+    )
+    two = runner.pods.app(
+        "/bin/sh", "-c", "cat /m/x; grep ' /m ' /proc/self/mountinfo", name="two", mounts=mounts
+    )
+    pod = await runner.pod(runner.pods.make(one, two, volumes=[volume], flavor=flavor))
+    assert "No space left" in await (await pod.start("one"))[1].text()
+    text = await (await pod.start("two"))[1].text()
+    assert text.startswith("x\n")
+    assert " - tmpfs " in text
+
+
+@pytest.mark.parametrize("flavor", ["linux", "fly"])
+async def test_host_volumes(runner: Any, tmp_path: Path, flavor: str) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "f").write_text("hello\n")
+    os.symlink(source, tmp_path / "link")
+    volumes = [
+        {"name": "dir", "kind": "host", "source": str(tmp_path / "link")},
+        {"name": "file", "kind": "host", "source": str(source / "f")},
+        {"name": "ro", "kind": "host", "source": str(source), "readOnly": True},
+    ]
+    mounts = [
+        {"volume": "dir", "path": "/dir"},
+        {"volume": "file", "path": "/etc/some/file"},
+        {"volume": "ro", "path": "/ro"},
+        {"volume": "dir", "path": "/also-ro", "readOnly": True},
+    ]
+    script = "cat /etc/some/file; echo new > /dir/n; for d in /ro /also-ro /point; do touch $d/x; done; ls -d /point/f"
+    points = [{"name": "dir", "path": "/point", "readOnly": True}]
+    result = await runner.sh(
+        script, mounts=mounts, mountPoints=points, flavor=flavor, pod={"volumes": volumes}
+    )
+    assert result.lines[0] == "hello"
+    assert result.lines[-1] == "/point/f"
+    assert result.output.count("Read-only file system") == 3
+    assert sorted(os.listdir(source)) == ["f", "n"]
+
+
+async def test_etc_hosts_may_be_a_volume(runner: Any, tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("10.0.0.1 mine\n")
+    volumes = [{"name": "hosts", "kind": "host", "source": str(tmp_path / "hosts")}]
+    result = await runner.sh(
+        "cat /etc/hosts; grep -c /etc/hosts /proc/self/mountinfo",
+        mounts=[{"volume": "hosts", "path": "/etc/hosts"}],
+        pod={"volumes": volumes},
+    )
+    assert result.lines == ["10.0.0.1 mine", "1"]
+
+
+async def test_nested_mounts_in_any_order(runner: Any) -> None:
+    volumes = [{"name": name, "kind": "empty"} for name in ("outer", "inner")]
+    mounts = [{"volume": "inner", "path": "/a/b"}, {"volume": "outer", "path": "/a"}]
+    script = "touch /a/b/in /a/out; ls /a /a/b; grep -c ' /a' /proc/self/mountinfo"
+    result = await runner.sh(script, mounts=mounts, pod={"volumes": volumes})
+    assert result.lines == ["/a:", "b", "out", "", "/a/b:", "in", "2"]
+
+
+async def test_missing_host_source_is_named(runner: Any) -> None:
+    volumes = [{"name": "v", "kind": "host", "source": "/no/such/place"}]
+    with pytest.raises(LaunchError, match=r"^take volume /no/such/place: No such file or directory$"):
+        await runner.sh("true", mounts=[{"volume": "v", "path": "/v"}], pod={"volumes": volumes})
+
+
+async def test_sub_path(runner: Any, tmp_path: Path) -> None:
+    (tmp_path / "v" / "a").mkdir(parents=True)
+    (tmp_path / "v" / "a" / "f").write_text("deep\n")
+    volumes = [{"name": "v", "kind": "host", "source": str(tmp_path / "v")}]
+    mounts = [
+        {"volume": "v", "path": "/d", "gantry.io/sub-path": "a"},
+        {"volume": "v", "path": "/f", "gantry.io/sub-path": "a/f"},
+        {"volume": "v", "path": "/n", "gantry.io/sub-path": "new/dir"},
+    ]
+    result = await runner.sh("cat /d/f /f; touch /n/x", mounts=mounts, pod={"volumes": volumes})
+    assert result.output == "deep\ndeep\n"
+    assert (tmp_path / "v" / "new" / "dir" / "x").exists()
+
+
+@pytest.mark.parametrize("path", ["../secret", "out", "out/secret", "abs", "abs/secret"])
+async def test_sub_path_cannot_leave_its_volume(
+    runner: Any, tmp_path: Path, host_file: Path, path: str
+) -> None:
+    volume = tmp_path / "v"
+    volume.mkdir()
+    (volume / "out").symlink_to("..")
+    (volume / "abs").symlink_to(tmp_path)
+    volumes = [{"name": "v", "kind": "host", "source": str(volume)}]
+    mounts = [{"volume": "v", "path": "/x", "gantry.io/sub-path": path}]
+    with pytest.raises(LaunchError, match="Invalid cross-device link"):
+        await runner.sh("cat /x/secret /x", mounts=mounts, pod={"volumes": volumes})
+
+
+async def test_symlinks_in_mount_targets_stay_inside(runner: Any, tmp_path: Path) -> None:
+    """An image whose mount target is a link to a path of the host: the volume lands on that path of the app."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    layer = tmp_path / "layer"
+    layer.mkdir()
+    (layer / "abs").symlink_to(outside)
+    (layer / "up").symlink_to("../../../../../.." + str(outside))
+    (layer / "magic").symlink_to("/proc/self/root")
+    volumes = [{"name": "v", "kind": "empty"}]
+    for target in ("/abs", "/up", "/abs/below"):
+        script = f"touch {target}/x; grep -c ' {outside}' /proc/self/mountinfo"
+        mounts = [{"volume": "v", "path": target}]
+        result = await runner.sh(script, mounts=mounts, pod={"volumes": volumes, "layers": (layer,)})
+        assert result.output == "1\n"
+    assert list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["proc", "sys", "dev"])
+async def test_system_directories_may_not_be_links(runner: Any, tmp_path: Path, name: str) -> None:
+    layer = tmp_path / "layer"
+    layer.mkdir()
+    (layer / name).symlink_to("/etc")
+    with pytest.raises(LaunchError, match=rf"^mount /?{name}.*: Too many levels of symbolic links$"):
+        await runner.sh("true", pod={"layers": (layer,)})
+
+
+async def test_resolv_conf_as_a_dangling_link(runner: Any, tmp_path: Path) -> None:
+    layer = tmp_path / "layer"
+    (layer / "etc").mkdir(parents=True)
+    (layer / "etc" / "resolv.conf").symlink_to("../run/resolve/stub.conf")
+    result = await runner.sh("cat /etc/resolv.conf; ls /run/resolve", pod={"layers": (layer,)})
+    assert result.lines[-1] == "stub.conf"
+    assert result.output.startswith(Path("/etc/resolv.conf").read_text())
+
+
+async def test_a_working_directory_cannot_be_a_magic_link(runner: Any) -> None:
+    with pytest.raises(LaunchError, match=r"^chdir /proc/1/cwd: Too many levels"):
+        await runner.sh("pwd", workingDirectory="/proc/1/cwd")
