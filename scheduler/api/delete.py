@@ -32,6 +32,9 @@ GRACE = 30
 PROTECTED = ("default", "kube-system", "kube-public", "kube-node-lease")
 """Namespaces that always exist."""
 
+LONGEST = 2**31 - 1
+"""Seconds of grace that still make a date."""
+
 PROPAGATION = (None, "", "Background", "Foreground", "Orphan")
 
 
@@ -90,10 +93,8 @@ def _pod_grace(pod: dict[str, Any], options: DeleteOptions) -> int:
     spec, status = pod.get("spec") or {}, pod.get("status") or {}
     if not spec.get("nodeName") or status.get("phase") in ("Succeeded", "Failed"):
         return 0
-    if options.grace is not None:
-        return options.grace
-    own = spec.get("terminationGracePeriodSeconds")
-    return GRACE if own is None else int(own)
+    grace = spec.get("terminationGracePeriodSeconds") if options.grace is None else options.grace
+    return GRACE if grace is None else min(int(grace), LONGEST)
 
 
 def _marked(obj: dict[str, Any], now: datetime, grace: int | None) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 from scheduler.api.context import Api
-from scheduler.api.delete import PROTECTED, DeleteOptions, after_delete, delete_object
+from scheduler.api.delete import PROTECTED, DeleteOptions, delete_object
 from scheduler.api.write import create_object
 from scheduler.registry.errors import AlreadyExists, ApiError, NotFound
 from scheduler.registry.resource import Resource
@@ -50,8 +51,7 @@ async def run(api: Api) -> None:
             group.create_task(_forever(work, api), name=work.__name__)
 
 
-async def _forever(work: object, api: Api) -> None:
-    assert callable(work)
+async def _forever(work: Callable[[Api], Awaitable[None]], api: Api) -> None:
     while True:
         try:
             await work(api)
@@ -156,6 +156,3 @@ async def _any_change(watches: list[Watch]) -> None:
     finally:
         for task in tasks:
             task.cancel()
-
-
-__all__ = ["after_delete", "create_namespaces", "finish_namespace", "last_seen", "remove_old_events", "run"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any
 
 import aiohttp
@@ -92,6 +93,12 @@ def checked(query: Query) -> dict[str, str]:
     number(query, "sinceSeconds", least=1)
     if query.get("sinceTime") and query.get("sinceSeconds"):
         raise BadRequest("at most one of `sinceTime` or `sinceSeconds` may be specified")
+    try:
+        datetime.fromisoformat(query.get("sinceTime") or "2000-01-01")
+    except ValueError:
+        raise BadRequest(
+            f"query parameter sinceTime: {query['sinceTime']!r} is not an RFC 3339 time"
+        ) from None
     passed = {name: query[name] for name in PASSED_ON if query.get(name)}
     for name in ("follow", "previous", "timestamps"):
         passed.pop(name, None)

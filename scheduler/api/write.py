@@ -86,10 +86,10 @@ async def _create_named(api: Api, resource: Resource, obj: Object, namespace: st
 
     def put(old: Entry | None) -> Object:
         if old is not None:
-            why = "already exists"
+            error = AlreadyExists(resource.plural, key.name, group=resource.group)
             if "deletionTimestamp" in old.obj["metadata"]:
-                why = "object is being deleted: already exists"
-            raise AlreadyExists(resource.plural, key.name, group=resource.group, why=why)
+                error.message = f"object is being deleted: {error.message}"
+            raise error
         return ordered(new)
 
     changes: list[Change] = [(key, put)]
@@ -194,6 +194,7 @@ async def change_object(
         if old is None:
             raise NotFound(resource.plural, key.name, group=resource.group)
         after = change(old)
+        after = {**after, "metadata": {**after["metadata"], "resourceVersion": str(old.version)}}
         return None if finalized(after) and old.obj["metadata"].get("finalizers") else after
 
     return await _commit(api, [(key, replace)], dry_run, lambda: after)

@@ -90,6 +90,18 @@ def test_yaml_tags_make_no_objects():
         parse_yaml(b"!!python/object/apply:os.system [id]\n")
 
 
+@pytest.mark.parametrize("text", ['"\\ud800"', "!!binary AA==", "!!set {x}", "18446744073709551616"])
+def test_yaml_that_json_cannot_hold(text):
+    with pytest.raises(BadRequest, match="it holds what JSON cannot"):
+        parse_yaml(f"a: {text}\n".encode())
+
+
+def test_yaml_aliases_are_copies():
+    data, _ = parse_yaml(b"a: &x {k: 1}\nb: *x\n")
+    assert data["a"] == data["b"]
+    assert data["a"] is not data["b"]
+
+
 def test_yaml_that_is_not_text():
     with pytest.raises(BadRequest, match="not valid YAML"):
         parse_yaml(b"a: \xff\xfe\x00")

@@ -46,6 +46,7 @@ async def test_running_pod_is_marked_and_deletion_only_shortened(api, pod, runni
         ({"nodeName": "n", "terminationGracePeriodSeconds": 7}, {}, None, 7),
         ({"nodeName": "n", "terminationGracePeriodSeconds": 7}, {}, 3, 3),
         ({"nodeName": "n"}, {}, 0, None),
+        ({"nodeName": "n", "terminationGracePeriodSeconds": 2**63 - 1}, {}, None, 2**31 - 1),
         ({"nodeName": "n"}, {"phase": "Succeeded"}, 10, None),
         ({"nodeName": "n"}, {"phase": "Failed"}, None, None),
         ({}, {"phase": "Pending"}, 10, None),
@@ -63,6 +64,17 @@ async def test_negative_grace_is_a_second(api, pod, running):
     await running("web")
     answer = await api("DELETE", f"{PODS}/web", gracePeriodSeconds=-1)
     assert answer.json["metadata"]["deletionGracePeriodSeconds"] == 1
+
+
+async def test_name_of_what_is_being_deleted_is_still_taken(api, pod, running):
+    await api("POST", PODS, pod())
+    await running("web")
+    await api("DELETE", f"{PODS}/web")
+    answer = await api("POST", PODS, pod())
+    assert (answer.status, answer.json["message"]) == (
+        409,
+        'object is being deleted: pods "web" already exists',
+    )
 
 
 async def test_preconditions(api, pod):

@@ -93,6 +93,7 @@ async def test_pod_without_a_node_has_an_empty_log(api, pod, nodes):
         ({"tailLines": "x"}, "'x' is not a number"),
         ({"sinceSeconds": "0"}, "sinceSeconds: must be at least 1"),
         ({"sinceSeconds": "5", "sinceTime": "2026-01-01T00:00:00Z"}, "at most one of"),
+        ({"sinceTime": "yesterday"}, "'yesterday' is not an RFC 3339 time"),
         ({"follow": "maybe"}, "neither true nor false"),
         ({"container": "z"}, "container z is not valid for pod web"),
         ({"previous": "true"}, 'previous terminated container "c" in pod "web" not found'),

@@ -150,6 +150,11 @@ async def test_malformed_bodies(api, body, kind, status, message):
     assert message in answer.json["message"]
 
 
+async def test_body_that_is_not_gzip(api):
+    answer = await api("POST", PODS, b"xx", headers={"Content-Encoding": "gzip"})
+    assert (answer.status, "cannot be read" in answer.json["message"]) == (400, True)
+
+
 async def test_body_too_large(api):
     answer = await api("POST", PODS, b'"' + b"x" * (3 << 20) + b'"')
     assert (answer.status, answer.json["reason"]) == (413, "RequestEntityTooLarge")
@@ -167,6 +172,7 @@ async def test_dry_run_checks_everything_and_stores_nothing(api, pod, store):
     merge = {"Content-Type": "application/merge-patch+json"}
     answer = await api("PATCH", f"{PODS}/web", patch, headers=merge, dryRun="All")
     assert answer.json["metadata"]["labels"] == {"a": "b"}
+    assert answer.json["metadata"]["resourceVersion"] == str(store.version)
     deleted = await api("DELETE", f"{PODS}/web", dryRun="All")
     assert deleted.status == 200
     assert "labels" not in (await api.get(f"{PODS}/web"))["metadata"]
