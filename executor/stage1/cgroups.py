@@ -243,11 +243,7 @@ def leftovers(layout: Layout) -> list[str]:
 
 
 def _alive(pod: PodCgroup) -> bool:
-    try:
-        with open(pod.init_members(), encoding="ascii") as file:
-            return bool(file.read().strip())
-    except FileNotFoundError:
-        return False
+    return bool(_read(pod.init_members()).strip())
 
 
 def write(path: str, value: str) -> None:
@@ -275,14 +271,10 @@ def _mkdir(path: str) -> None:
 
 
 def _counter(path: str, key: str) -> int:
-    try:
-        with open(path, encoding="ascii") as file:
-            for line in file:
-                name, _, value = line.partition(" ")
-                if name == key:
-                    return int(value)
-    except FileNotFoundError:
-        pass  # the cgroup is gone: nothing to tell any more
+    for line in _read(path).splitlines():
+        name, _, value = line.partition(" ")
+        if name == key:
+            return int(value)
     return 0
 
 
@@ -290,5 +282,15 @@ def _pids(directory: str) -> Iterator[int]:
     """Process ids in a cgroup and all below."""
     for path, _, files in os.walk(directory):
         if "cgroup.procs" in files:
-            with open(os.path.join(path, "cgroup.procs"), encoding="ascii") as file:
-                yield from map(int, file.read().split())
+            yield from map(int, _read(os.path.join(path, "cgroup.procs")).split())
+
+
+def _read(path: str) -> str:
+    """A cgroup file; nothing for one whose cgroup goes away meanwhile (ENODEV between open and read)."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
+        return ""

@@ -125,9 +125,9 @@ class Launcher:
         for fd, _ in self._epoll.poll(timeout):
             reader = self._readers.get(fd)
             if reader is not None:
-                reader()
+                _guarded(reader)
         while self._timers and self._timers[0][0] <= time.monotonic():
-            heapq.heappop(self._timers)[2]()
+            _guarded(heapq.heappop(self._timers)[2])
 
     def _catch_signals(self) -> socket.socket:
         wake, write_end = socket.socketpair()
@@ -260,6 +260,14 @@ class Launcher:
         deadline = time.monotonic() + 10
         while (self._sandboxes or self._children) and time.monotonic() < deadline:
             self._turn()
+
+
+def _guarded(action: Callable[[], None]) -> None:
+    """What goes wrong with one pod is shouted about, and is not the end of the others."""
+    try:
+        action()
+    except Exception:  # noqa: BLE001 - top of the loop
+        sys.excepthook(*sys.exc_info())
 
 
 def collect(layout: cgroups.Layout, seconds: float = 2.0) -> list[str]:

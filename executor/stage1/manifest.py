@@ -242,12 +242,12 @@ def quantity(text: Any, scale: int = 0) -> int:
     string = str(text)
     number = string.rstrip("numkKMGTPEi")
     suffix = string[len(number) :]
-    number, _, exponent = number.replace("E", "e").partition("e")
+    number, mark, exponent = number.replace("E", "e").partition("e")
     whole, _, fraction = number.partition(".")
     digits = whole + fraction
     if exponent.removeprefix("-").isdigit() and not suffix:
         scale += int(exponent)
-    elif exponent:
+    elif mark:
         digits = ""
     if not digits.isascii() or not digits.isdigit() or (suffix not in _SUFFIXES and suffix not in _BINARY):
         raise ManifestError(f"quantity {string!r}: not a number with a suffix")

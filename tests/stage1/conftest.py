@@ -304,6 +304,18 @@ def _traces(directory: Path) -> list[str]:
 
 
 @pytest.fixture
+def eventually() -> Callable[[Callable[[], bool]], Awaitable[None]]:
+    """Waits until a condition of the kernel's making holds, which nobody tells us of."""
+
+    async def wait(condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(SECONDS):
+            while not condition():  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture
 def nothing_left() -> Callable[[Path], Awaitable[None]]:
     """Waits until no process, mount or cgroup of a pod is left; fails with what still is."""
 

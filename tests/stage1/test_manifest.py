@@ -125,13 +125,15 @@ def test_not_json() -> None:
         ("64Mi", 0, 64 << 20),
         ("1.5Gi", 0, 3 << 29),
         (7, 0, 7),
+        ("1.5e3", 0, 1500),
+        ("5E-1", 3, 500),
     ],
 )
 def test_quantities(text: Any, scale: int, value: int) -> None:
     assert manifest.quantity(text, scale) == value
 
 
-@pytest.mark.parametrize("text", ["", "x", "1 ", "-1", "1KiB", "1..2", "²"])
+@pytest.mark.parametrize("text", ["", "x", "1 ", "-1", "1KiB", "1..2", "²", "1e", "1e2Ki", "1e2e3"])
 def test_bad_quantities(text: str) -> None:
     with pytest.raises(ManifestError, match="not a number with a suffix"):
         manifest.quantity(text)
