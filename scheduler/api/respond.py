@@ -24,7 +24,7 @@ def renderer(request: web.Request, resource: Resource, *, stream: bool = False) 
     """Raises NotAcceptable, BadRequest."""
     form = negotiate(request.headers.get(hdrs.ACCEPT, ""), stream=stream)
     include = include_object(request.query.get("includeObject"))
-    return Renderer(resource, form, include, request.app[API].clock())
+    return Renderer(resource, form, include, request.app[API].clock)
 
 
 async def answer(

@@ -5,7 +5,7 @@ The object's own bytes are never encoded again: lists and events are spliced tog
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -28,7 +28,7 @@ class Renderer:
     resource: Resource
     form: Form
     include: Include
-    now: datetime
+    clock: Callable[[], datetime]
 
     def one(self, entry: Entry) -> bytes:
         """A single object."""
@@ -55,18 +55,19 @@ class Renderer:
 
     def table(self, entries: Iterable[Entry], meta: dict[str, Any], *, header: bool = True) -> bytes:
         """A Table; in a watch only the first has the header."""
+        now = self.clock()
         columns = [column.to_json() for column in self.resource.columns] if header else None
         table = {
             "kind": "Table",
             "apiVersion": f"meta.k8s.io/{self.form.version}",
             "metadata": meta,
             "columnDefinitions": columns,
-            "rows": [self._row(entry) for entry in entries],
+            "rows": [self._row(entry, now) for entry in entries],
         }
         return orjson.dumps(table)
 
-    def _row(self, entry: Entry) -> dict[str, Any]:
-        row: dict[str, Any] = {"cells": self.resource.row(entry.obj, self.now)}
+    def _row(self, entry: Entry, now: datetime) -> dict[str, Any]:
+        row: dict[str, Any] = {"cells": self.resource.row(entry.obj, now)}
         if self.include == "Metadata":
             row["object"] = self._metadata(entry)
         elif self.include == "Object":

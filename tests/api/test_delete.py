@@ -1,10 +1,13 @@
 """Deletion: at once, with grace, of collections, of namespaces; eviction; finalizers."""
 
+import asyncio
+
 import pytest
 
 from scheduler.api import housekeeping
 from scheduler.api.context import API
 from scheduler.api.delete import DeleteOptions, after_delete
+from scheduler.api.server import start_server
 from scheduler.registry import PODS as POD_RESOURCE
 from scheduler.store import Key
 
@@ -172,12 +175,19 @@ async def test_namespace_goes_when_its_pods_are_gone(api, pod, store, stored):
     spaces.close()
 
 
-async def test_namespace_deletion_goes_on_after_a_restart(api, app, pod, store, clock):
-    """Deleted while nobody looked: housekeeping finds it at its start."""
-    await api("POST", "/api/v1/namespaces", {"metadata": {"name": "team"}})
-    await api("POST", "/api/v1/namespaces/team/pods", pod())
-    await housekeeping.finish_namespace(app[API], "team")
-    assert (await api("GET", "/api/v1/namespaces/team")).status == 404
+async def test_namespace_deletion_goes_on_after_a_restart(app, store, pod):
+    team = {"metadata": {"name": "team", "deletionTimestamp": "2026-03-01T11:00:00Z"}}
+    await store.commit((Key("namespaces", "", "team"), lambda old: team))
+    await store.commit((Key("pods", "team", "web"), lambda old: pod()))
+    watch = store.watch("namespaces")
+    runner, _ = await start_server(app, "127.0.0.1", 0)
+    try:
+        async with asyncio.timeout(10):
+            async for event in watch:
+                if event.type == "DELETED":
+                    break
+    finally:
+        await runner.cleanup()
     assert store.list("pods", "team")[0] == []
 
 

@@ -136,16 +136,17 @@ async def test_field_selector_of_a_node(api, pod, running, store):
     stream.close()
 
 
-async def test_tables_have_their_header_once(api, pod, label):
+async def test_tables_have_their_header_once(api, pod, label, clock):
     await api("POST", PODS, pod())
     stream = await api.watch(PODS, headers=TABLE)
     first = await stream.next()
+    clock.advance(minutes=5)
     await label("web", a="b")
     second = await stream.next()
     assert (first["type"], first["object"]["kind"]) == ("ADDED", "Table")
     assert first["object"]["columnDefinitions"][0]["name"] == "Name"
     assert second["object"]["columnDefinitions"] is None
-    assert second["object"]["rows"][0]["cells"][0] == "web"
+    assert second["object"]["rows"][0]["cells"][:5] == ["web", "0/1", "Pending", "0", "5m"]
     assert second["object"]["rows"][0]["object"]["metadata"]["labels"] == {"a": "b"}
     stream.close()
 
