@@ -107,7 +107,7 @@ def parse(text: str) -> Reference:
     """Parse a reference. InvalidImageName says what is wrong with it."""
     if not text:
         raise InvalidImageName("the image name is empty")
-    if len(text) > MAX_REFERENCE or any(ord(c) < 0x21 or ord(c) == 0x7F for c in text):
+    if len(text) > MAX_REFERENCE or any(c <= " " or c == "\x7f" or "\ud800" <= c <= "\udfff" for c in text):
         raise InvalidImageName(
             f"{text[:80]!r}: invalid reference format: blanks, control characters or too long"
         )

@@ -10,6 +10,7 @@ authentication specification.
 import asyncio
 import base64
 import ipaddress
+import logging
 import os
 import re
 import ssl
@@ -29,6 +30,8 @@ from executor.stage0.errors import ImageBroken, ImageError, ImageNotFound, Image
 from executor.stage0.pipe import Closed, Pipe
 from executor.stage0.sources import Fingerprint
 from executor.stage0.streams import check_bytes
+
+log = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 5
 MAX_ANSWER = 1024 * 1024  # tokens and error texts
@@ -76,6 +79,7 @@ class RegistrySource:
         self._authorization = ""
         self._http: aiohttp.ClientSession | None = None
         self._downloads: dict[Pipe, asyncio.Task[None]] = {}
+        self._closing = False
 
     def fingerprint(self) -> Fingerprint | None:
         return None
@@ -104,11 +108,11 @@ class RegistrySource:
         raise ImageBroken(f"more than {m.MAX_INDEX_DEPTH} indexes within one another")
 
     async def close(self) -> None:
-        downloads = list(self._downloads.items())
-        for pipe, task in downloads:
+        self._closing = True
+        downloads = list(self._downloads.values())
+        for task in downloads:
             task.cancel()
-            pipe.finish(RegistryUnavailable("the pull was ended"))
-        await asyncio.gather(*(task for _, task in downloads), return_exceptions=True)
+        await asyncio.gather(*downloads, return_exceptions=True)
         if self._http is not None:
             await self._http.close()
 
@@ -148,12 +152,21 @@ class RegistrySource:
         return pipe
 
     def _start(self, layer: m.Descriptor, pipe: Pipe) -> None:
-        if self._http is not None and self._http.closed:
+        if self._closing:
             pipe.finish(RegistryUnavailable("the pull was ended"))
             return
         task = asyncio.get_running_loop().create_task(self._download(layer, pipe))
         self._downloads[pipe] = task
-        task.add_done_callback(lambda _: self._downloads.pop(pipe, None))
+        task.add_done_callback(partial(self._ended, pipe))
+
+    def _ended(self, pipe: Pipe, task: asyncio.Task[None]) -> None:
+        del self._downloads[pipe]
+        # Cancelled by `close` or a loop that shuts down, or broken: nobody but us wakes the reader.
+        if task.cancelled():
+            pipe.finish(RegistryUnavailable("the pull was ended"))
+        elif (error := task.exception()) is not None:
+            log.error("download from %s", self._ref.host, exc_info=error)
+            pipe.finish(RegistryUnavailable(f"download from {self._ref.host}: {error!r}"))
 
     async def _download(self, layer: m.Descriptor, pipe: Pipe) -> None:
         try:

@@ -19,7 +19,7 @@ from executor.stage0 import manifest as m
 from executor.stage0.archive import ArchiveSource
 from executor.stage0.cas import Cas
 from executor.stage0.config import ImageConfig
-from executor.stage0.errors import ImageBroken, ImageError, ImageNeverPull, ImageNotFound, StoreError
+from executor.stage0.errors import ImageError, ImageNeverPull, ImageNotFound, StoreError
 from executor.stage0.registry import Credentials, RegistrySource, anonymous
 from executor.stage0.sources import Source
 from executor.stage0.streams import Limits
@@ -182,7 +182,7 @@ class ImageStore:
                 )
                 try:
                     new = await asyncio.to_thread(self._cas.import_layer, layer)
-                except (ImageBroken, StoreError) as error:
+                except ImageError as error:
                     raise error.about(
                         f"layer {number} of {total} ({layer.digest or layer.diff_id})"
                     ) from error.__cause__
@@ -235,14 +235,18 @@ class ImageStore:
         record = self._cas.load_image(stored["id"])
         if record is None:
             return None
-        return Image(
-            id=record["id"],
-            digest=stored["digest"],
-            names=(stored["name"],) if stored["name"] else (),
-            config=ImageConfig.from_json(record["config"]),
-            layers=tuple(self._cas.tree(diff_id) for diff_id in reversed(record["layers"])),
-            verification=Verification(**record["verification"]),
-        )
+        try:
+            return Image(
+                id=record["id"],
+                digest=stored["digest"],
+                names=(stored["name"],) if stored["name"] else (),
+                config=ImageConfig.from_json(record["config"]),
+                layers=tuple(self._cas.tree(diff_id) for diff_id in reversed(record["layers"])),
+                verification=Verification(**record["verification"]),
+            )
+        except (KeyError, TypeError) as error:
+            log.warning("the record of image %s is damaged (%r), ignored", record["id"], error)
+            return None
 
     def _stored(self, ref: str, reference: names.Stored) -> Image:
         ids = [r["id"] for r in self._cas.images() if r["id"].startswith(reference.id)]
