@@ -102,6 +102,7 @@ def from_offer(offer: Offer) -> AgentInfo:
         hostname=offer.hostname,
         port=offer.port,
         attributes=offer.attributes,
+        ip=offer.ip,
         region=offer.region,
         zone=offer.zone,
     )

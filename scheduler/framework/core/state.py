@@ -162,6 +162,7 @@ class Offer:
     attributes: tuple[tuple[str, str], ...] = ()
     executors: tuple[str, ...] = ()
     unavailable_at: float | None = None
+    ip: str = ""
     region: str = ""
     zone: str = ""
 
@@ -177,6 +178,7 @@ class AgentInfo:
     total: Vector | None = None
     version: str = ""
     active: bool = True
+    ip: str = ""
     region: str = ""
     zone: str = ""
 

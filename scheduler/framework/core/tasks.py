@@ -254,6 +254,7 @@ def _settle(frame: Frame, task: Task, event: TaskReported) -> None:
 
 
 def _finish(frame: Frame, pod: Pod, task: Task, event: TaskReported, verdict: Verdict) -> None:
+    """The record stays as long as the pod: it tells where the logs are."""
     phase = "Succeeded" if verdict.fate is Fate.SUCCEEDED else "Failed"
     status = dict(event.pod_status or {})
     if status.get("phase") not in FINAL_PHASES:
@@ -266,7 +267,7 @@ def _finish(frame: Frame, pod: Pod, task: Task, event: TaskReported, verdict: Ve
         frame.save_pod(pod, Reported(status if event.pod_status is not None else None, phase))
     frame.state.pods[pod.uid] = replace(pod, done=True)
     frame.state.pending.pop(pod.uid, None)
-    frame.drop_task(task)
+    frame.save_task(replace(task, ended_at=frame.now))
 
 
 def _relaunch(frame: Frame, pod: Pod, task: Task, verdict: Verdict) -> None:

@@ -1,0 +1,276 @@
+"""The scheduler's settings: one frozen tree, parsed once from the command line.
+
+Every knob has a unit, a default and a meaning in its help. Secrets come from files, never from arguments, because
+arguments can be read by everybody on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import hashlib
+import json
+import shlex
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from scheduler.framework.core.state import Policy
+from scheduler.framework.core.vectors import Vector
+from shared.mesos.credentials import BasicCredentials
+from shared.mesos.values import milli
+
+EPILOG = """\
+exit codes: 0 stopped by SIGTERM or SIGINT; 1 a bug; 2 bad flags or files; 3 cannot listen; 4 the store cannot be used;
+5 Mesos refused, removed or took over the framework. Stopping never ends the pods."""
+
+
+class UsageError(Exception):
+    """One line: which flag is wrong and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Framework:
+    """What goes into FrameworkInfo. failover_timeout: seconds the master waits for us before it ends our tasks."""
+
+    name: str
+    role: str
+    user: str
+    failover_timeout: float
+    principal: str
+    hostname: str
+    webui_url: str
+
+    def info(self, framework_id: str) -> dict[str, Any]:
+        capabilities = (
+            "MULTI_ROLE",
+            "PARTITION_AWARE",
+            "TASK_KILLING_STATE",
+            "RESERVATION_REFINEMENT",
+            "REGION_AWARE",
+        )
+        info: dict[str, Any] = {
+            "user": self.user,
+            "name": self.name,
+            "roles": [self.role],
+            "capabilities": [{"type": one} for one in capabilities],
+            "checkpoint": True,
+            "failover_timeout": self.failover_timeout,
+            "hostname": self.hostname,
+            "labels": {"labels": [{"key": "DCOS_SERVICE_NAME", "value": self.name}]},
+        }
+        optional = {"principal": self.principal, "webui_url": self.webui_url}
+        info |= {name: value for name, value in optional.items() if value}
+        if framework_id:
+            info["id"] = {"value": framework_id}
+        return info
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorSettings:
+    """The command the agents run, what it fetches first, what one instance takes."""
+
+    command: str
+    uris: tuple[str, ...]
+    overhead: Vector
+
+    def command_info(self) -> dict[str, Any]:
+        info: dict[str, Any] = {"shell": True, "value": self.command}
+        if self.uris:
+            info["uris"] = [{"value": one, "cache": True} for one in self.uris]
+        return info
+
+    def version(self, program: str) -> str:
+        """Ten letters that change whenever the ExecutorInfo does."""
+        facts = [program, self.command_info(), self.overhead.cpus, self.overhead.mem]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    master: str
+    store: str
+    listen: Listen
+    token: str | None
+    framework: Framework
+    executor: ExecutorSettings
+    credentials: BasicCredentials | None
+    max_pods: int
+    log_level: str
+
+    def policy(self, program: str) -> Policy:
+        return Policy(
+            executor_version=self.executor.version(program),
+            executor=self.executor.overhead,
+            max_pods=self.max_pods,
+        )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def parser() -> argparse.ArgumentParser:
+    wide = argparse.RawDescriptionHelpFormatter
+    made = _Parser(prog="gantry scheduler", description=__doc__, formatter_class=wide, epilog=EPILOG)
+    made.description = "The Mesos framework scheduler and its Kubernetes API."
+    add = made.add_argument
+    add(
+        "--master",
+        required=True,
+        help="HOST:PORT, HOST1:PORT,HOST2:PORT or zk://HOSTS/PATH of the Mesos masters",
+    )
+    add("--store", required=True, metavar="URL", help="where the state is kept: sqlite:PATH")
+    add(
+        "--listen",
+        default="127.0.0.1:8080",
+        metavar="HOST:PORT",
+        help="of the API (%(default)s); port 0: any free one",
+    )
+    add(
+        "--token-file",
+        metavar="FILE",
+        help="bearer token that clients must show; without, only loopback is served",
+    )
+    add("--framework-name", default="gantry", metavar="NAME", help="(%(default)s)")
+    add("--role", default="gantry", help="Mesos role of all pods (%(default)s)")
+    add("--user", default="", help="user of the executors on the agents (the user of this process)")
+    add("--failover-timeout", type=float, default=604800.0, metavar="SECONDS")
+    made._option_string_actions[
+        "--failover-timeout"
+    ].help = "how long pods run on without any scheduler before Mesos ends them (%(default).0f)"
+    add(
+        "--principal",
+        default="",
+        help="of the framework; with --secret-file also for HTTP Basic authentication",
+    )
+    add("--secret-file", metavar="FILE", help="secret of --principal")
+    add(
+        "--executor-command",
+        default="",
+        metavar="COMMAND",
+        help="shell command of an executor (this program's own)",
+    )
+    add(
+        "--executor-uri",
+        action="append",
+        default=[],
+        metavar="URI",
+        help="fetched into the sandbox; repeatable",
+    )
+    add(
+        "--executor-cpus",
+        type=float,
+        default=0.1,
+        metavar="CPUS",
+        help="overhead of an executor (%(default)s)",
+    )
+    add(
+        "--executor-mem", type=float, default=64.0, metavar="MB", help="overhead of an executor (%(default)s)"
+    )
+    add("--max-pods-per-node", type=int, default=110, metavar="N", help="(%(default)s)")
+    add("--hostname", default="", help="of this scheduler, as Mesos shows it")
+    add("--advertise-url", default="", metavar="URL", help="of this API, as Mesos shows it (webui_url)")
+    add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(%(default)s)")
+    return made
+
+
+def parse(argv: list[str]) -> Settings:
+    """Raises UsageError; SystemExit for --help."""
+    args = parser().parse_args(argv)
+    if args.secret_file and not args.principal:
+        raise UsageError("--secret-file needs --principal: the secret of whom?")
+    if args.failover_timeout <= 0:
+        raise UsageError("--failover-timeout: must be above 0, or a lost connection ends all pods")
+    if args.max_pods_per_node < 1:
+        raise UsageError("--max-pods-per-node: must be at least 1")
+    secret = _secret_of("--secret-file", args.secret_file)
+    return Settings(
+        master=_master(args.master),
+        store=args.store,
+        listen=_listen(args.listen),
+        token=_secret_of("--token-file", args.token_file),
+        framework=Framework(
+            name=args.framework_name,
+            role=_role(args.role),
+            user=args.user or getpass.getuser(),
+            failover_timeout=args.failover_timeout,
+            principal=args.principal,
+            hostname=args.hostname or socket.gethostname(),
+            webui_url=args.advertise_url,
+        ),
+        executor=_executor(args),
+        credentials=BasicCredentials(args.principal, secret) if secret else None,
+        max_pods=args.max_pods_per_node,
+        log_level=args.log_level,
+    )
+
+
+def _executor(args: argparse.Namespace) -> ExecutorSettings:
+    cpus, mem = (
+        _amount("--executor-cpus", args.executor_cpus, 0.01),
+        _amount("--executor-mem", args.executor_mem, 32.0),
+    )
+    command = args.executor_command or f"{shlex.quote(sys.executable)} -m gantry executor"
+    return ExecutorSettings(command, tuple(args.executor_uri), Vector(cpus, mem))
+
+
+def _amount(flag: str, value: float, least: float) -> int:
+    """Mesos warns about executors with less than 0.01 cpus or 32 MB; here they are refused."""
+    try:
+        amount = milli(value)
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from None
+    if amount < milli(least):
+        raise UsageError(f"{flag}: must be at least {least}")
+    return amount
+
+
+def _master(text: str) -> str:
+    if not text.startswith("zk://"):
+        for one in text.split(","):
+            host, _, port = one.rpartition(":")
+            if not host or not port.isdigit():
+                raise UsageError(f"--master {text!r}: expected HOST:PORT, a list of them, or zk://HOSTS/PATH")
+    return text
+
+
+def _role(text: str) -> str:
+    if not text or text.startswith("-") or text in {".", ".."} or any(c in text for c in " \t\n\\\x7f\x08"):
+        raise UsageError(f"--role {text!r}: not a Mesos role")
+    return text
+
+
+def _listen(text: str) -> Listen:
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise UsageError(f"--listen {text!r}: write an IPv6 address as [ADDRESS]:PORT")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise UsageError(f"--listen {text!r}: expected HOST:PORT")
+    return Listen(host, int(port))
+
+
+def _secret_of(flag: str, path: str | None) -> str | None:
+    """The content of a file, without spaces around it."""
+    if path is None:
+        return None
+    try:
+        secret = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{flag} {path}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    if not secret:
+        raise UsageError(f"{flag} {path}: the file is empty")
+    return secret

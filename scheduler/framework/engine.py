@@ -1,0 +1,194 @@
+"""The shell around the core: one queue, one writer, effects in their order.
+
+Everything that happens is put into the queue; the engine takes all there is, lets the core decide in one frame,
+commits the frame's saves, and only then speaks to Mesos. Timers are the core's: the shell only wakes it in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from scheduler.framework import records
+from scheduler.framework.core import effects as fx
+from scheduler.framework.core.events import Event, LaunchAborted, Loaded
+from scheduler.framework.core.pods import node_from_object, pod_from_object
+from scheduler.framework.core.state import Policy, State
+from scheduler.framework.core.step import step
+from scheduler.framework.mesos import Mesos, Payload
+from scheduler.framework.publishing import Publisher
+from scheduler.framework.saving import Saver
+from scheduler.store import Entry, Store, StoreError
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+
+class Halted(Exception):
+    """Mesos refused or removed the framework, or took it over; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """The versions of the lists the state was loaded from: watches go on from there."""
+
+    pods: int
+    nodes: int
+
+
+async def load(store: Store, policy: Policy) -> tuple[State, Versions, str, dict[str, Json]]:
+    """The state as the store has it, the secret of node tokens, the ExecutorInfos.
+
+    Raises StoreError for records that cannot be read, and when there are tasks but no framework id.
+    """
+    state = State(policy)
+    for entry in store.list(records.TASKS)[0]:
+        state.put_task(records.task_from_object(entry.obj))
+    infos = {}
+    for entry in store.list(records.EXECUTORS)[0]:
+        executor, infos_of = records.executor_from_object(entry.obj)
+        state.put_executor(executor)
+        infos[executor.id] = infos_of
+    framework = store.get(records.FRAMEWORK)
+    state.framework_id = framework.obj.get("frameworkId", "") if framework else ""
+    if not state.framework_id and any(not task.over for task in state.tasks.values()):
+        raise StoreError(
+            "the store has tasks but no framework id: a new framework would lose them; restore the store's backup"
+        )
+    secret = await _secret(store, framework)
+    pods, pods_version = store.list("pods")
+    nodes, nodes_version = store.list("nodes")
+    state.pods = {pod.uid: pod for pod in (pod_from_object(entry.obj) for entry in pods)}
+    state.nodes = {node.name: node for node in (node_from_object(entry.obj) for entry in nodes)}
+    return state, Versions(pods_version, nodes_version), secret, infos
+
+
+async def _secret(store: Store, framework: Entry | None) -> str:
+    """What node tokens are derived from; made once."""
+    if framework is not None and framework.obj.get("nodeTokenSecret"):
+        return str(framework.obj["nodeTokenSecret"])
+    secret = secrets.token_hex(32)
+
+    def add(old: Entry | None) -> Json:
+        obj = dict(old.obj) if old else {"metadata": {"name": records.FRAMEWORK.name}}
+        return {**obj, "nodeTokenSecret": secret}
+
+    await store.commit((records.FRAMEWORK, add))
+    return secret
+
+
+def node_token(secret: str, executor_id: str) -> str:
+    """The bearer token of one executor's node server; no other executor's is known to it."""
+    return hmac.new(secret.encode(), executor_id.encode(), hashlib.sha256).hexdigest()
+
+
+class Engine:
+    """Owns the state. `put` from anywhere on the loop; `run` until it is cancelled, or Halted or StoreFailed."""
+
+    def __init__(
+        self,
+        store: Store,
+        state: State,
+        mesos: Mesos,
+        saver: Saver,
+        publisher: Publisher,
+        *,
+        secret: str,
+        clock: Callable[[], float] = time.time,
+        token: Callable[[], str] = lambda: secrets.token_hex(4),
+    ) -> None:
+        self.state = state
+        self._store = store
+        self._mesos = mesos
+        self._saver = saver
+        self._publisher = publisher
+        self._secret = secret
+        self._clock = clock
+        self._token = token
+        self._queue: list[Event] = [Loaded()]
+        self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._illegal = 0
+
+    def put(self, event: Event) -> None:
+        """Something happened."""
+        self._queue.append(event)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Frames for ever."""
+        try:
+            while True:
+                events, self._queue = self._queue, []
+                self._wake.clear()
+                await self._frame(events)
+                self._set_timer()
+                await self._wake.wait()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        at = self.state.next_timer()
+        if at is not None:
+            delay = max(0.0, at - self._clock())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._wake.set)
+
+    async def _frame(self, events: list[Event]) -> None:
+        now = self._clock()
+        effects = step(self.state, events, now, self._token())
+        self._mesos.prepare(effects)
+        refused, pods = await self._saver.save(effects, now)
+        payloads = self._payloads(effects, refused, pods)
+        for effect in effects:
+            if isinstance(effect, fx.SAVES):
+                continue
+            if isinstance(effect, fx.Publish):
+                self._publisher.put(effect)
+            elif isinstance(effect, fx.Halt):
+                raise Halted(effect.message)
+            else:
+                for event in self._mesos.perform(effect, payloads):
+                    self.put(event)
+        for task_id in refused:
+            self.put(LaunchAborted(task_id))
+        self._tidy(effects)
+
+    def _payloads(
+        self, effects: list[fx.Effect], refused: set[str], pods: dict[str, Entry]
+    ) -> dict[str, Payload]:
+        """What each launch that was saved carries."""
+        return {
+            one.task.id: Payload(pods[one.task.uid].obj, node_token(self._secret, one.executor.id))
+            for effect in effects
+            if isinstance(effect, fx.Accept)
+            for one in effect.launches
+            if one.task.id not in refused
+        }
+
+    def _tidy(self, effects: list[fx.Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, fx.DropExecutor):
+                self._mesos.executor_infos.pop(effect.executor_id, None)
+        illegal = self.state.counters["illegal task transitions"]
+        if illegal != self._illegal:
+            log.warning("%d reports of impossible task transitions ignored so far", illegal)
+            self._illegal = illegal
+
+    def where_is(self, uid: str) -> tuple[str, str] | None:
+        """Node server and bearer token of a pod's newest task, None while it has none."""
+        task = self.state.task_of(uid)
+        if task is None or not task.server:
+            return None
+        return task.server, node_token(self._secret, task.executor_id)

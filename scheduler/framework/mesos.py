@@ -1,0 +1,341 @@
+"""The door to Mesos: driver callbacks become events, effects become calls. Nothing is decided here.
+
+Raw offers are kept until they are answered, because a launch names the very resources of its offers (role,
+allocation, reservations). `prepare` makes the ExecutorInfo of new instances before they are saved; `perform` speaks.
+"""
+
+# ruff: noqa: N802  (the callbacks have pymesos' names)
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scheduler.framework.core import effects as fx
+from scheduler.framework.core.events import (
+    AgentLost,
+    Disconnected,
+    Event,
+    ExecutorLost,
+    MasterError,
+    OfferRescinded,
+    OffersReceived,
+    PodEvent,
+    Subscribed,
+    TaskReported,
+)
+from scheduler.framework.core.lifecycle import MESOS, TaskState
+from scheduler.framework.core.state import AgentInfo, Offer
+from scheduler.framework.core.vectors import Vector
+from scheduler.framework.pools import Pool
+from shared.mesos.scheduler_driver import NotConnected, Scheduler, SchedulerDriver
+from shared.mesos.values import value_from_json
+from shared.wire import Launch, Report, WireError
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+NAME_LIMIT = 255
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorTemplate:
+    """What all executors of this version have in common. `grace`: seconds the agent gives one to shut down."""
+
+    command: Json
+    grace: float = 3600.0
+
+    def info(self, executor_id: str, resources: list[Json]) -> Json:
+        return {
+            "type": "CUSTOM",
+            "executor_id": {"value": executor_id},
+            "name": "gantry executor",
+            "command": self.command,
+            "resources": resources,
+            "shutdown_grace_period": {"nanoseconds": int(self.grace * 1e9)},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What a launch carries to the executor, known once the launch is saved."""
+
+    pod: Mapping[str, Any]
+    node_token: str
+
+
+class Mesos(Scheduler):
+    """The driver's scheduler. `put` takes events into the engine's queue."""
+
+    def __init__(
+        self, role: str, template: ExecutorTemplate, overhead: Vector, put: Callable[[Event], None]
+    ) -> None:
+        self.role = role
+        self.overhead = overhead
+        self.template = template
+        self.put = put
+        self.driver: SchedulerDriver | None = None
+        self.executor_infos: dict[str, Json] = {}
+        self._offers: dict[str, Json] = {}
+
+    # ---- callbacks
+
+    def registered(self, driver: SchedulerDriver, framework_id: Json, master_info: Json) -> None:
+        self._offers.clear()
+        self.put(Subscribed(framework_id["value"]))
+
+    def reregistered(self, driver: SchedulerDriver, master_info: Json) -> None:
+        self._offers.clear()
+        assert driver.framework_id is not None
+        self.put(Subscribed(driver.framework_id))
+
+    def disconnected(self, driver: SchedulerDriver) -> None:
+        self._offers.clear()
+        self.put(Disconnected())
+
+    def resourceOffers(self, driver: SchedulerDriver, offers: Sequence[Json]) -> None:
+        for one in offers:
+            self._offers[one["id"]["value"]] = one
+        self.put(OffersReceived(tuple(offer_from_json(one, self.role) for one in offers)))
+
+    def offerRescinded(self, driver: SchedulerDriver, offer_id: Json) -> None:
+        self._offers.pop(offer_id["value"], None)
+        self.put(OfferRescinded(offer_id["value"]))
+
+    def inverseOffers(self, driver: SchedulerDriver, offers: Sequence[Json]) -> None:
+        """Declined: they are hints, and an agent that really goes says so by its tasks."""
+        log.info("declining %d inverse offers: nothing is moved before a maintenance yet", len(offers))
+        driver.declineInverseOffer([one["id"] for one in offers])
+
+    def statusUpdate(self, driver: SchedulerDriver, status: Json) -> None:
+        self.put(report_from_json(status))
+
+    def frameworkMessage(
+        self, driver: SchedulerDriver, executor_id: Json, agent_id: Json, message: str
+    ) -> None:
+        log.warning("a message from executor %s is ignored: Gantry uses none", executor_id.get("value"))
+
+    def slaveLost(self, driver: SchedulerDriver, agent_id: Json) -> None:
+        log.warning("agent %s is lost", agent_id.get("value"))
+        self.put(AgentLost(agent_id.get("value", "")))
+
+    def executorLost(
+        self, driver: SchedulerDriver, executor_id: Json, agent_id: Json, status: int | None
+    ) -> None:
+        log.warning(
+            "executor %s on agent %s ended (status %s)", executor_id["value"], agent_id["value"], status
+        )
+        self.put(ExecutorLost(agent_id["value"], executor_id["value"]))
+
+    def error(self, driver: SchedulerDriver, message: str) -> None:
+        self.put(MasterError(message))
+
+    # ---- effects
+
+    def prepare(self, todo: Iterable[fx.Effect]) -> None:
+        """Makes the ExecutorInfo of each new instance of this frame, out of the offers it will be launched with."""
+        for effect in todo:
+            if isinstance(effect, fx.Accept) and effect.launches:
+                executor = effect.launches[0].executor
+                if executor.id not in self.executor_infos:
+                    self.executor_infos[executor.id] = self._new_info(effect, executor.id)
+
+    def _new_info(self, effect: fx.Accept, executor_id: str) -> Json:
+        try:
+            return self.template.info(executor_id, self._pool(effect).take(self.overhead))
+        except (
+            ValueError
+        ):  # its offers were rescinded meanwhile: the launch will not be sent, nor this be used
+            return self.template.info(executor_id, [])
+
+    def perform(self, effect: fx.Effect, payloads: Mapping[str, Payload]) -> list[Event]:
+        """Makes the call. Returns what must be known of launches that did not leave."""
+        assert self.driver is not None
+        try:
+            return self._call(self.driver, effect, payloads)
+        except NotConnected as error:
+            if isinstance(effect, fx.Accept):
+                return _unsent(effect, payloads, "NOT_SENT", str(error))
+            return []  # asked again on the next connection: acknowledgements by the agent, the rest by the core
+
+    def _call(
+        self, driver: SchedulerDriver, effect: fx.Effect, payloads: Mapping[str, Payload]
+    ) -> list[Event]:
+        match effect:
+            case fx.Acknowledge(agent_id, task_id, uuid):
+                ids = {"agent_id": {"value": agent_id}, "task_id": {"value": task_id}}
+                driver.acknowledgeStatusUpdate({**ids, "uuid": uuid})
+            case fx.Accept():
+                return self._accept(driver, effect, payloads)
+            case fx.Decline(offer_ids, refuse):
+                for offer_id in offer_ids:
+                    self._offers.pop(offer_id, None)
+                driver.declineOffer(list(offer_ids), {"refuse_seconds": refuse})
+            case fx.KillTask(task_id, agent_id, grace):
+                policy = None if grace is None else _kill_policy(grace)
+                driver.killTask(task_id, agent_id or None, policy)
+            case fx.Revive():
+                driver.reviveOffers([self.role])
+            case fx.Suppress():
+                driver.suppressOffers([self.role])
+            case fx.Reconcile(tasks):
+                driver.reconcileTasks([{"task_id": task, "agent_id": agent} for task, agent in tasks])
+            case _:
+                raise TypeError(f"not a call: {effect}")
+        return []
+
+    def _pool(self, effect: fx.Accept) -> Pool:
+        offers = [self._offers[one] for one in effect.offer_ids if one in self._offers]
+        return Pool((resource for offer in offers for resource in offer.get("resources") or ()), self.role)
+
+    def _accept(
+        self, driver: SchedulerDriver, effect: fx.Accept, payloads: Mapping[str, Payload]
+    ) -> list[Event]:
+        launches = [one for one in effect.launches if one.task.id in payloads]
+        offers = [self._offers[one] for one in effect.offer_ids if one in self._offers]
+        filters = {"refuse_seconds": effect.refuse}
+        if len(offers) < len(effect.offer_ids):  # rescinded meanwhile: one bad id would void the whole call
+            if offers:
+                driver.declineOffer([one["id"] for one in offers], {"refuse_seconds": 0.0})
+            return _unsent(
+                effect, payloads, "INVALID_OFFERS", "the offer was rescinded before the launch was sent"
+            )
+        operations = []
+        if launches:
+            pool = self._pool(effect)
+            info = self.executor_infos[launches[0].executor.id]
+            if not any(_runs(offer, launches[0].executor.id) for offer in offers):
+                pool.remove(info["resources"])
+            tasks = [self._task_info(one, pool, info, payloads[one.task.id]) for one in launches]
+            operations = [{"type": "LAUNCH", "launch": {"task_infos": tasks}}]
+        driver.acceptOffers(list(effect.offer_ids), operations, filters)
+        for offer_id in effect.offer_ids:
+            self._offers.pop(offer_id, None)
+        return []
+
+    def _task_info(self, launch: fx.Launch, pool: Pool, executor: Json, payload: Payload) -> Json:
+        task = launch.task
+        grace = float(payload.pod["spec"].get("terminationGracePeriodSeconds", 30))
+        labels = {"pod": task.name, "namespace": task.namespace}
+        return {
+            "name": f"{task.namespace}/{task.name}"[:NAME_LIMIT],
+            "task_id": {"value": task.id},
+            "agent_id": {"value": task.agent_id},
+            "resources": pool.take(launch.amounts, launch.ports),
+            "executor": executor,
+            "data": Launch(payload.pod, task.node, payload.node_token).encode(),
+            "labels": {"labels": [{"key": key, "value": value} for key, value in labels.items()]},
+            "kill_policy": _kill_policy(grace),
+        }
+
+
+def _unsent(effect: fx.Accept, payloads: Mapping[str, Payload], reason: str, message: str) -> list[Event]:
+    return [
+        TaskReported(
+            one.task.id, TaskState.DROPPED, one.task.agent_id, source="MASTER", reason=reason, message=message
+        )
+        for one in effect.launches
+        if one.task.id in payloads
+    ]
+
+
+def _kill_policy(grace: float) -> Json:
+    return {"grace_period": {"nanoseconds": int(grace * 1e9)}}
+
+
+def _runs(offer: Json, executor_id: str) -> bool:
+    return any(one["value"] == executor_id for one in offer.get("executor_ids") or ())
+
+
+# ---- JSON to the core's words
+
+
+def attributes_from_json(attributes: Iterable[Json]) -> tuple[tuple[str, str], ...]:
+    """Attributes as (name, text), sorted; ranges as "1-5,7-7"."""
+    found = []
+    for one in attributes:
+        value = value_from_json(one["type"], one)
+        if isinstance(value, int):
+            text = f"{value / 1000:g}"
+        elif isinstance(value, tuple):
+            text = ",".join(f"{begin}-{end}" for begin, end in value)
+        else:
+            text = value if isinstance(value, str) else ",".join(sorted(value))
+        found.append((one["name"], text))
+    return tuple(sorted(found))
+
+
+def _domain(obj: Json) -> tuple[str, str]:
+    fault = (obj.get("domain") or {}).get("fault_domain") or {}
+    return (fault.get("region") or {}).get("name", ""), (fault.get("zone") or {}).get("name", "")
+
+
+def offer_from_json(offer: Json, role: str) -> Offer:
+    pool = Pool(offer.get("resources") or (), role)
+    address = (offer.get("url") or {}).get("address") or {}
+    region, zone = _domain(offer)
+    start = ((offer.get("unavailability") or {}).get("start") or {}).get("nanoseconds")
+    return Offer(
+        id=offer["id"]["value"],
+        agent_id=offer["agent_id"]["value"],
+        hostname=offer["hostname"],
+        port=int(address.get("port") or 5051),
+        amounts=pool.vector(),
+        ports=pool.ports(),
+        attributes=attributes_from_json(offer.get("attributes") or ()),
+        executors=tuple(one["value"] for one in offer.get("executor_ids") or ()),
+        unavailable_at=None if start is None else start / 1e9,
+        ip=address.get("ip") or "",
+        region=region,
+        zone=zone,
+    )
+
+
+def agent_from_json(agent: Json, role: str) -> AgentInfo:
+    """An agent of GET_AGENTS."""
+    info = agent["agent_info"]
+    region, zone = _domain(info)
+    host, _, port = agent.get("pid", "").rpartition("@")[2].rpartition(":")
+    return AgentInfo(
+        id=info["id"]["value"],
+        hostname=info["hostname"],
+        port=int(info.get("port") or port or 5051),
+        attributes=attributes_from_json(info.get("attributes") or ()),
+        total=Pool(agent.get("total_resources") or (), role).vector(),
+        version=agent.get("version", ""),
+        active=bool(agent.get("active", True)),
+        ip=host.strip("[]"),
+        region=region,
+        zone=zone,
+    )
+
+
+def report_from_json(status: Json) -> TaskReported:
+    """A TaskStatus; data that cannot be read is told in the log and left out."""
+    report, task_id = None, status["task_id"]["value"]
+    if status.get("data") and status.get("source") == "SOURCE_EXECUTOR":
+        try:
+            report = Report.decode(status["data"])
+        except WireError as error:
+            log.error("task %s: %s", task_id, error)
+    state = MESOS.get(status["state"])
+    if state is None:
+        log.error("task %s: state %s is unknown and changes nothing", task_id, status["state"])
+    return TaskReported(
+        task_id=task_id,
+        state=state or TaskState.ABSENT,
+        agent_id=(status.get("agent_id") or {}).get("value", ""),
+        executor_id=(status.get("executor_id") or {}).get("value", ""),
+        uuid=status.get("uuid", ""),
+        source=status.get("source", "").removeprefix("SOURCE_").replace("SLAVE", "AGENT"),
+        reason=status.get("reason", "").removeprefix("REASON_").replace("SLAVE", "AGENT"),
+        message=status.get("message", ""),
+        pod_status=report.status if report else None,
+        server=report.server if report else "",
+        events=tuple(PodEvent(one.type, one.reason, one.message, one.container) for one in report.events)
+        if report
+        else (),
+    )

@@ -1,0 +1,117 @@
+"""The resources of offers, as Mesos JSON: what of them we may use, and taking amounts out of them.
+
+Used: unreserved resources, and those statically reserved for our role, which are taken first. Never touched: other
+roles' and dynamic reservations, volumes, MOUNT disks, revocable resources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scheduler.framework.core.vectors import Ranges, Vector, has_ports, join, without_ports
+from shared.mesos.values import milli
+
+Json = dict[str, Any]
+
+SCALARS = {"cpus": "cpus", "mem": "mem", "disk": "disk"}
+
+
+@dataclass(slots=True)
+class _Part:
+    """What is left of one resource of an offer."""
+
+    resource: Json
+    name: str
+    left: int = 0
+    ranges: Ranges = ()
+
+
+class Pool:
+    """The usable resources of some offers of one agent."""
+
+    def __init__(self, resources: Iterable[Json], role: str) -> None:
+        usable = [one for one in resources if _usable(one, role)]
+        self._parts = [_part(one) for one in sorted(usable, key=lambda one: not _reserved(one))]
+
+    def vector(self) -> Vector:
+        sums = dict.fromkeys(SCALARS, 0)
+        for part in self._parts:
+            if part.name in sums:
+                sums[part.name] += part.left
+        return Vector(**sums)
+
+    def ports(self) -> Ranges:
+        return join(*(part.ranges for part in self._parts if part.name == "ports"))
+
+    def take(self, amounts: Vector, ports: Iterable[int] = ()) -> list[Json]:
+        """`Resource` messages of these amounts. ValueError when there is not as much: a bug of placement."""
+        taken: list[Json] = []
+        for name in SCALARS:
+            taken += self._take_scalar(name, getattr(amounts, name))
+        for port in ports:
+            taken.append(self._take_port(port))
+        return taken
+
+    def _take_scalar(self, name: str, amount: int) -> list[Json]:
+        taken = []
+        for part in self._parts:
+            share = min(part.left, amount) if part.name == name else 0
+            if share > 0:
+                part.left -= share
+                amount -= share
+                taken.append({**part.resource, "scalar": {"value": share / 1000}})
+        if amount:
+            raise ValueError(f"the offers lack {amount / 1000} of {name}")
+        return taken
+
+    def _take_port(self, port: int) -> Json:
+        for part in self._parts:
+            if part.name == "ports" and has_ports(part.ranges, [port]):
+                part.ranges = without_ports(part.ranges, [port])
+                return {**part.resource, "ranges": {"range": [{"begin": port, "end": port}]}}
+        raise ValueError(f"the offers lack port {port}")
+
+    def remove(self, resources: Iterable[Mapping[str, Any]]) -> None:
+        """Sets aside what an executor takes that the master will start with these launches, identity by identity."""
+        for one in resources:
+            amount = milli(one["scalar"]["value"])
+            for part in self._parts:
+                if _identity(part.resource) == _identity(one):
+                    share = min(part.left, amount)
+                    part.left -= share
+                    amount -= share
+
+
+def _identity(resource: Mapping[str, Any]) -> Json:
+    return {name: value for name, value in resource.items() if name not in {"scalar", "ranges"}}
+
+
+def _part(resource: Json) -> _Part:
+    name = resource["name"]
+    if resource["type"] == "RANGES":
+        listed = (resource.get("ranges") or {}).get("range") or []
+        return _Part(resource, name, ranges=join(tuple((int(r["begin"]), int(r["end"])) for r in listed)))
+    if resource["type"] == "SCALAR":
+        return _Part(resource, name, left=milli(resource["scalar"]["value"]))
+    return _Part(resource, name)
+
+
+def _usable(resource: Json, role: str) -> bool:
+    if "revocable" in resource or "shared" in resource or "provider_id" in resource:
+        return False
+    disk = resource.get("disk") or {}
+    if "persistence" in disk or "source" in disk:
+        return False
+    if "reservation" in resource:  # dynamic, in the format before refined reservations
+        return False
+    old = resource.get("role", "*")
+    stack = resource.get("reservations") or []
+    return old in {"*", role} and all(
+        one.get("type") == "STATIC" and one.get("role") == role for one in stack
+    )
+
+
+def _reserved(resource: Json) -> bool:
+    return bool(resource.get("reservations")) or resource.get("role", "*") != "*"
