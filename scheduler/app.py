@@ -1,8 +1,8 @@
 """`gantry scheduler`: the one place where the scheduler's parts are built and tied together.
 
-Store → engine → Mesos driver → API, in one event loop. Start is recovery: load, subscribe with the stored framework id,
-reconcile, serve; there is no second path. SIGTERM and SIGINT stop in the other order and leave the framework registered:
-pods run on.
+Store → engine → Mesos driver → API, in one event loop. Start is recovery: load, subscribe with the stored framework
+id, reconcile, serve; there is no second path. SIGTERM and SIGINT stop in the other order and leave the framework
+registered: pods run on.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ log = logging.getLogger("gantry.scheduler")
 
 OK, BUG, USAGE, LISTEN, STORE, MESOS = 0, 1, 2, 3, 4, 5
 """Exit codes."""
+
+STOP_SECONDS = 5.0
+"""How long a frame that is being saved may hold up the end."""
 
 
 def main(argv: list[str]) -> int:
@@ -99,7 +102,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(driver.stop)
         await _until(
             stop,
-            engine.run(),
+            engine,
             publisher.run(),
             feed.follow_pods(store, versions.pods, engine.put, lambda: engine.state.pods),
             feed.follow_nodes(store, versions.nodes, engine.put, lambda: engine.state.nodes),
@@ -140,16 +143,19 @@ def _health(engine: Engine, driver: SchedulerDriver, master: str) -> HealthRepor
     return HealthReport((Check("mesos", problem),))
 
 
-async def _until(stop: asyncio.Event, *work: Coroutine[Any, Any, None]) -> None:
-    """Runs everything until `stop` is set or one of them fails; its error propagates."""
-    tasks = [asyncio.create_task(one, name=one.__qualname__) for one in work]
+async def _until(stop: asyncio.Event, engine: Engine, *beside: Coroutine[Any, Any, None]) -> None:
+    """Runs everything until `stop` is set or one of them fails; its error propagates. A frame is not cut in two."""
+    deciding = asyncio.create_task(engine.run(), name="engine")
+    tasks = [deciding, *(asyncio.create_task(one) for one in beside)]
     stopped = asyncio.create_task(stop.wait(), name="stop")
     try:
         done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stopped}:
             await task
-            if not stop.is_set():
-                raise StoreError(f"{task.get_name()} ended: the store was closed")
+        if stopped not in done:
+            raise StoreError("the store was closed under the engine")
+        engine.stop()
+        await asyncio.wait([deciding], timeout=STOP_SECONDS)
     finally:
         for task in [stopped, *tasks]:
             task.cancel()

@@ -22,6 +22,8 @@ from scheduler.framework.core.vectors import Vector
 from shared.mesos.credentials import BasicCredentials
 from shared.mesos.values import milli
 
+ABOUT = "The Mesos framework scheduler and its Kubernetes API."
+
 EPILOG = """\
 exit codes: 0 stopped by SIGTERM or SIGINT; 1 a bug; 2 bad flags or files; 3 cannot listen; 4 the store cannot be used;
 5 Mesos refused, removed or took over the framework. Stopping never ends the pods."""
@@ -121,8 +123,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     wide = argparse.RawDescriptionHelpFormatter
-    made = _Parser(prog="gantry scheduler", description=__doc__, formatter_class=wide, epilog=EPILOG)
-    made.description = "The Mesos framework scheduler and its Kubernetes API."
+    made = _Parser(prog="gantry scheduler", description=ABOUT, formatter_class=wide, epilog=EPILOG)
     add = made.add_argument
     add(
         "--master",
@@ -144,10 +145,8 @@ def parser() -> argparse.ArgumentParser:
     add("--framework-name", default="gantry", metavar="NAME", help="(%(default)s)")
     add("--role", default="gantry", help="Mesos role of all pods (%(default)s)")
     add("--user", default="", help="user of the executors on the agents (the user of this process)")
-    add("--failover-timeout", type=float, default=604800.0, metavar="SECONDS")
-    made._option_string_actions[
-        "--failover-timeout"
-    ].help = "how long pods run on without any scheduler before Mesos ends them (%(default).0f)"
+    stay = "seconds that pods run on without any scheduler before Mesos ends them (%(default).0f)"
+    add("--failover-timeout", type=float, default=604800.0, metavar="SECONDS", help=stay)
     add(
         "--principal",
         default="",

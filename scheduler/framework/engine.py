@@ -91,7 +91,7 @@ def node_token(secret: str, executor_id: str) -> str:
 
 
 class Engine:
-    """Owns the state. `put` from anywhere on the loop; `run` until it is cancelled, or Halted or StoreFailed."""
+    """Owns the state. `put` from anywhere on the loop; `run` until it is stopped, or Halted or StoreFailed."""
 
     def __init__(
         self,
@@ -117,6 +117,12 @@ class Engine:
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._illegal = 0
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Ends `run` after the frame at hand."""
+        self._stopping = True
+        self._wake.set()
 
     def put(self, event: Event) -> None:
         """Something happened."""
@@ -124,9 +130,9 @@ class Engine:
         self._wake.set()
 
     async def run(self) -> None:
-        """Frames for ever."""
+        """Frames, until stopped."""
         try:
-            while True:
+            while not self._stopping:
                 events, self._queue = self._queue, []
                 self._wake.clear()
                 await self._frame(events)
