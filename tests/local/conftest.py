@@ -357,6 +357,21 @@ class Cluster:
 
     until = staticmethod(until)
 
+    @staticmethod
+    def ended(pid: int) -> bool:
+        """Whether a process is gone, or only its zombie is left for somebody else's parent to collect."""
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    async def until_async(self, probe: Callable[[], Any]) -> None:
+        """The same with a probe that is a coroutine."""
+        deadline = time.monotonic() + TIMEOUT
+        while not await probe():
+            assert time.monotonic() < deadline, "it did not happen"
+            await asyncio.sleep(0.01)
+
     def cgroup(self, subsystem: str, container_id: str = "") -> Path:
         return Path("/sys/fs/cgroup") / subsystem / self.cgroups_root / container_id
 

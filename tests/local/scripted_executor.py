@@ -39,19 +39,20 @@ def log(direction, body):
 
 
 def call(kind, body):
+    """Twice, since the connection may be one to an agent that is no more; then SUBSCRIBE has to carry it."""
     global calls
     with calls_lock:
-        if calls is None:
-            calls = http.client.HTTPConnection(HOST, int(PORT))
         log("call", {"type": kind, kind.lower(): body})
-        try:
-            calls.request(
-                "POST", "/api/v1/executor", json.dumps({**IDS, "type": kind, kind.lower(): body}), HEADERS
-            )
-            reply = calls.getresponse()
-            log("reply", {"status": reply.status, "text": reply.read().decode()})
-        except (OSError, http.client.HTTPException):
-            calls = None  # the agent is away: SUBSCRIBE carries what is unacknowledged
+        data = json.dumps({**IDS, "type": kind, kind.lower(): body})
+        for _ in range(2):
+            calls = calls or http.client.HTTPConnection(HOST, int(PORT))
+            try:
+                calls.request("POST", "/api/v1/executor", data, HEADERS)
+                reply = calls.getresponse()
+                log("reply", {"status": reply.status, "text": reply.read().decode()})
+                return
+            except (OSError, http.client.HTTPException):
+                calls = None
 
 
 def update(task_id, state, **fields):
