@@ -155,7 +155,7 @@ def world() -> Callable[..., World]:
     return make_world
 
 
-APPLETS = "cat cut dd df echo env false grep head hostname id ls nc pwd readlink seq sh sleep tail touch true"
+APPLETS = "cat cut dd df echo env grep hostname httpd id ls pwd readlink seq sh sleep tail touch true wget"
 
 
 @pytest.fixture(scope="session")

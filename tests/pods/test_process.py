@@ -262,7 +262,10 @@ async def test_an_agent_that_restarts_finds_its_pods_running(mesos: Mesos, clust
 async def test_a_killed_executor_leaves_nothing_running(mesos: Mesos, cluster: Cluster) -> None:
     scheduler, _ = mesos
     service, sleep = f"{name()}.1", f"sleep {int.from_bytes(os.urandom(3), 'big') + 1000}"
-    scheduler.waiting.append(task(service, f"exec {sleep}", restartPolicy="Always"))
+    sleeper = task(service, "")
+    pod = Launch.decode(sleeper["data"]).pod
+    pod["spec"]["containers"][0]["command"] = sleep.split()
+    scheduler.waiting.append({**sleeper, "data": Launch(pod, "node-1", "secret").encode()})
     await scheduler.until(service, lambda u: u["state"] == "TASK_RUNNING")
     executor_id = scheduler.executor["executor_id"]["value"]
     [pid] = [

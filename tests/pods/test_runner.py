@@ -163,11 +163,13 @@ async def test_a_job_fails_with_its_exit_code(host: Host) -> None:
 
 async def test_two_containers_talk_over_localhost(host: Host) -> None:
     task = host.run(
-        {"run": "echo from c0 | nc -l -p 8000"},
-        {"run": "until echo | nc 127.0.0.1 8000; do sleep 0.05; done"},
+        {"run": "echo from c0 > /tmp/index.html; exec httpd -f -p 127.0.0.1:8000 -h /tmp"},
+        {"run": "until wget -q -O - http://127.0.0.1:8000/; do sleep 0.05; done"},
     )
-    assert (await host.end(task)).state == "TASK_FINISHED"
-    assert await host.log("p", "c1") == "from c0\n"
+    report = await host.until(task, lambda r: "terminated" in shown(r, "c1")["state"])
+    assert shown(report, "c1")["state"]["terminated"]["exitCode"] == 0
+    log = await host.log("p", "c1")
+    assert log.splitlines()[-1] == "from c0"
 
 
 async def test_what_a_container_knows(host: Host) -> None:
@@ -208,7 +210,7 @@ async def test_volumes(host: Host, tmp_path: Path) -> None:
         {"name": "host", "mountPath": "/host"},
     ]
     task = host.run(
-        {"run": "cat /disk/a /ram/b; df -P /ram | tail -1 | cut -d' ' -f1; touch /ro/x; echo $?",
+        {"run": "cat /disk/a /ram/b; df -P /ram | tail -1 | cut -d' ' -f1; touch /ro/x 2>/dev/null; echo $?",
          "volumeMounts": [*mounts, {"name": "host", "mountPath": "/ro", "readOnly": True}]},
         init=[{"run": "echo on disk > /disk/a; echo in memory > /ram/b; echo on host > /host/c",
                "volumeMounts": mounts}],
