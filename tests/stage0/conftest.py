@@ -10,11 +10,14 @@ import shutil
 import subprocess
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+from executor.stage0 import ImageBroken, ImageError, ImageStore
+from executor.stage0.streams import Limits
 
 BUSYBOX = shutil.which("busybox")
 # The bcrypt hash of "secret" (cost 5).
@@ -261,3 +264,40 @@ def registry(tmp_path: Path) -> Iterator[Callable[..., SimpleNamespace]]:
         process.wait()
         if process.stderr is not None:
             process.stderr.close()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """The store's state directory."""
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def store(tmp_path: Path, state: Path) -> ImageStore:
+    """A store with low limits, for `localhost/…` from tmp_path/local."""
+    limits = Limits(unpacked_bytes=64 << 20, entries=500, ratio=100, ratio_from=8 << 20)
+    return ImageStore(state, local_images=tmp_path / "local", limits=limits)
+
+
+@pytest.fixture
+def left_behind(state: Path) -> Callable[[], list[str]]:
+    """What is in the store that could be believed, or that nobody has cleaned up."""
+    store = state / "store"
+    parts = ("layers", "images", "names", "tmp")
+    return lambda: [str(p.relative_to(store)) for part in parts for p in (store / part).iterdir()]
+
+
+@pytest.fixture
+def refused(store: ImageStore) -> Callable[..., Awaitable[str]]:
+    """await refused(ref, kind) → the message of the pull that has to fail: one line, the image first."""
+
+    async def call(ref: str, kind: type[ImageError] = ImageBroken, *, by: ImageStore | None = None) -> str:
+        with pytest.raises(kind) as caught:
+            await (by or store).pull(ref, "Always")
+        message = str(caught.value)
+        assert message.startswith(f"{ref}: ")
+        assert "\n" not in message
+        assert len(message) < 1000
+        return message
+
+    return call

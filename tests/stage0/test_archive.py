@@ -6,32 +6,19 @@ import hashlib
 import json
 import lzma
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zstandard
 
-from executor.stage0 import ImageBroken, ImageError, ImageNotFound, ImageStore
+from executor.stage0 import ImageError, ImageNotFound, ImageStore
 
 pytestmark = pytest.mark.root
 
 MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 ACI_ARCH = {"x86_64": "amd64"}.get(os.uname().machine, os.uname().machine)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ImageStore:
-    return ImageStore(tmp_path / "state", local_images=tmp_path / "local")
-
-
-async def refused(store: ImageStore, ref: str, kind: type[ImageError] = ImageBroken) -> str:
-    with pytest.raises(kind) as caught:
-        await store.pull(ref, "Always")
-    assert str(caught.value).startswith(f"{ref}: ")
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # -- archives of real tools
@@ -42,7 +29,13 @@ async def refused(store: ImageStore, ref: str, kind: type[ImageError] = ImageBro
 )
 @pytest.mark.parametrize("kind", ["docker-archive", "oci-archive"])
 async def test_archives_of_skopeo(
-    kind: str, pack: Callable[[bytes], bytes], store: ImageStore, umoci_layout: Path, tmp_path: Path, run: Any
+    kind: str,
+    pack: Callable[[bytes], bytes],
+    store: ImageStore,
+    umoci_layout: Path,
+    tmp_path: Path,
+    run: Any,
+    refused: Callable[..., Awaitable[str]],
 ) -> None:
     target = tmp_path / "x.tar"
     tag = "real:v1" if kind == "docker-archive" else "v1"
@@ -54,18 +47,20 @@ async def test_archives_of_skopeo(
         assert image.layers == reference.layers
         assert image.config.entrypoint == ("/bin/sh",)
         assert await store.pull(ref, "IfNotPresent") == image
-    wrong = await refused(store, f"{kind}:{target}:other", ImageNotFound)
+    wrong = await refused(f"{kind}:{target}:other", ImageNotFound)
     assert tag in wrong
 
 
-async def test_two_images_in_one_docker_archive(store: ImageStore, tar: Any, tmp_path: Path) -> None:
+async def test_two_images_in_one_docker_archive(
+    store: ImageStore, tar: Any, tmp_path: Path, refused: Callable[..., Awaitable[str]]
+) -> None:
     path, made = tmp_path / "two.tar", tar()
     entries = [docker_parts(made, tar().add(n).bytes(), n, [f"{n}:latest"]) for n in ("one", "two")]
     path.write_bytes(made.add("manifest.json", json.dumps(entries).encode()).bytes())
     image = await store.pull(f"docker-archive:{path}:two", "Always")
     assert (image.layers[0] / "two").exists()
     assert "several images; name one: one:latest, two:latest" in await refused(
-        store, f"file://{path}", ImageNotFound
+        f"file://{path}", ImageNotFound
     )
 
 
@@ -141,10 +136,10 @@ EDITS: list[tuple[str, Callable[[Any, dict[str, Any]], object], str]] = [
 
 @pytest.mark.parametrize(("edit", "words"), [e[1:] for e in EDITS], ids=[e[0] for e in EDITS])
 async def test_broken_docker_archives(
-    edit: Any, words: str, store: ImageStore, tar: Any, tmp_path: Path
+    edit: Any, words: str, store: ImageStore, tar: Any, tmp_path: Path, refused: Callable[..., Awaitable[str]]
 ) -> None:
     (tmp_path / "a.tar").write_bytes(docker(tar, tar().add("x").bytes(), edit))
-    assert words in await refused(store, f"docker-archive:{tmp_path}/a.tar")
+    assert words in await refused(f"docker-archive:{tmp_path}/a.tar")
 
 
 async def test_every_cut_of_a_docker_archive_is_refused(store: ImageStore, tar: Any, tmp_path: Path) -> None:
@@ -156,9 +151,11 @@ async def test_every_cut_of_a_docker_archive_is_refused(store: ImageStore, tar: 
 
 
 @pytest.mark.parametrize("scheme", ["file://", "oci-archive:", "docker-archive:"])
-async def test_files_that_are_no_images(scheme: str, store: ImageStore, tar: Any, tmp_path: Path) -> None:
+async def test_files_that_are_no_images(
+    scheme: str, store: ImageStore, tar: Any, tmp_path: Path, refused: Callable[..., Awaitable[str]]
+) -> None:
     path = tmp_path / "x"
-    assert "no such file" in await refused(store, f"{scheme}{path}", ImageNotFound)
+    assert "no such file" in await refused(f"{scheme}{path}", ImageNotFound)
     for data in (b"", b"hello\n" * 300, gzip.compress(b"hello"), tar().add("x").bytes(), tar().bytes()):
         path.write_bytes(data)
         with pytest.raises(ImageError) as caught:
@@ -301,10 +298,15 @@ MANIFESTS: list[tuple[Callable[[], Any], str]] = [
 
 @pytest.mark.parametrize(("make", "words"), MANIFESTS)
 async def test_aci_manifest_rules(
-    make: Callable[[], Any], words: str, store: ImageStore, tar: Any, tmp_path: Path
+    make: Callable[[], Any],
+    words: str,
+    store: ImageStore,
+    tar: Any,
+    tmp_path: Path,
+    refused: Callable[..., Awaitable[str]],
 ) -> None:
     (tmp_path / "a.aci").write_bytes(aci(tar, make()).bytes())
-    assert words in await refused(store, f"file://{tmp_path}/a.aci")
+    assert words in await refused(f"file://{tmp_path}/a.aci")
     left = [
         p
         for part in ("layers", "images", "names", "tmp")
@@ -338,14 +340,18 @@ ARCHIVES: list[tuple[str, Callable[[Any], Any], str]] = [
 
 
 @pytest.mark.parametrize(("make", "words"), [a[1:] for a in ARCHIVES], ids=[a[0] for a in ARCHIVES])
-async def test_broken_acis(make: Any, words: str, store: ImageStore, tar: Any, tmp_path: Path) -> None:
+async def test_broken_acis(
+    make: Any, words: str, store: ImageStore, tar: Any, tmp_path: Path, refused: Callable[..., Awaitable[str]]
+) -> None:
     (tmp_path / "a.aci").write_bytes(make(tar).bytes())
-    assert words in await refused(store, f"file://{tmp_path}/a.aci")
+    assert words in await refused(f"file://{tmp_path}/a.aci")
 
 
-async def test_a_truncated_aci(store: ImageStore, tar: Any, tmp_path: Path) -> None:
+async def test_a_truncated_aci(
+    store: ImageStore, tar: Any, tmp_path: Path, refused: Callable[..., Awaitable[str]]
+) -> None:
     plain = aci(tar).add("rootfs/f", os.urandom(5000)).bytes()
     packed = gzip.compress(plain)
     for data in (packed[: len(packed) // 2], packed[:-4], plain[:4000], plain.rstrip(b"\0")):
         (tmp_path / "a.aci").write_bytes(data)
-        assert "truncated" in await refused(store, f"file://{tmp_path}/a.aci")
+        assert "truncated" in await refused(f"file://{tmp_path}/a.aci")
