@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from scheduler.api.context import Api
 from scheduler.api.delete import PROTECTED, DeleteOptions, delete_object
@@ -80,7 +80,7 @@ async def remove_old_events(api: Api) -> int:
 
 
 def last_seen(entry: Entry) -> datetime:
-    """When an event was last reported; its creation, if it does not say."""
+    """When an event was last reported or else created; without any time it is as old as can be."""
     obj = entry.obj
     times = [
         obj.get("lastTimestamp"),
@@ -88,7 +88,9 @@ def last_seen(entry: Entry) -> datetime:
         (obj.get("series") or {}).get("lastObservedTime"),
         obj["metadata"].get("creationTimestamp"),
     ]
-    return max(datetime.fromisoformat(time) for time in times if time)
+    return max(
+        (datetime.fromisoformat(time) for time in times if time), default=datetime.min.replace(tzinfo=UTC)
+    )
 
 
 async def empty_namespaces(api: Api) -> None:

@@ -67,6 +67,7 @@ async def _pump(request: web.Request, response: web.StreamResponse, chunks: Asyn
         await response.write_eof()
     finally:
         first.cancel()
+        await asyncio.wait([first])  # a generator that still runs cannot be closed
         close = getattr(chunks, "aclose", None)
         if close is not None:
             await close()

@@ -50,12 +50,14 @@ class Nodes:
         self.chunks: list[bytes] = [b"one\n", b"two\n"]
         self.error: Exception | None = None
         self.more: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.asked = asyncio.Event()
         self.ended = asyncio.Event()
 
     async def logs(
         self, pod: dict[str, Any], container: str, query: Mapping[str, str]
     ) -> AsyncIterator[bytes]:
         self.calls.append((pod["metadata"]["name"], container, dict(query)))
+        self.asked.set()
         try:
             if self.error is not None:
                 raise self.error

@@ -53,6 +53,16 @@ async def test_client_that_goes_away_ends_the_log(api, web, nodes):
         await nodes.ended.wait()
 
 
+async def test_client_that_goes_away_before_the_first_line(api, web, nodes, caplog):
+    nodes.chunks = []
+    task = asyncio.ensure_future(api.session.get(api.base + LOG, params={"follow": "true"}))
+    async with asyncio.timeout(10):
+        await nodes.asked.wait()
+        task.cancel()
+        await nodes.ended.wait()
+    assert caplog.records == []
+
+
 async def test_server_that_stops_ends_the_log(api, web, nodes, server):
     async with api.session.get(api.base + LOG, params={"follow": "true"}) as response:
         assert await response.content.readline() == b"one\n"

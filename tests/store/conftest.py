@@ -1,6 +1,5 @@
 """What the store tests share: a factory for each implementation of the contract."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -46,14 +45,3 @@ def put() -> Callable[..., Awaitable[int]]:
         return entry.version
 
     return write
-
-
-@pytest.fixture
-def settle() -> Callable[[], Awaitable[None]]:
-    """Lets every task that can run do so."""
-
-    async def run() -> None:
-        for _ in range(10):
-            await asyncio.sleep(0)
-
-    return run
