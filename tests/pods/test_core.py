@@ -419,15 +419,20 @@ def test_a_sandbox_that_cannot_be_made_is_tried_again(world: Make) -> None:
     assert w.last.state == "TASK_RUNNING"
 
 
-def test_a_lost_sandbox_fails_the_pod_whatever_its_policy(world: Make) -> None:
-    w = world("web", policy="Always")
+@pytest.mark.parametrize(
+    ("policy", "phase"), [("Always", "Pending"), ("OnFailure", "Pending"), ("Never", "Failed")]
+)
+def test_a_lost_sandbox_fails_the_task_and_the_pod_by_its_policy(
+    world: Make, policy: str, phase: str
+) -> None:
+    w = world("web", policy=policy)
     w.run("web")
     w.send(ev.SandboxLost("the launcher died"))
     w.send(ev.Exited("web", 0, None, signal=9))  # comes too late to count
     w.send(ev.SandboxStopped())
     assert w.last.state == "TASK_FAILED"
     assert w.last.message == "the launcher died"
-    assert w.last.status["reason"] == "SandboxLost"
+    assert (w.last.status["phase"], w.last.status["reason"]) == (phase, "SandboxLost")
     assert w.shown("web")["state"]["terminated"]["exitCode"] == 137
     assert w.state.illegal == 0
 

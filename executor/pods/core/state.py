@@ -62,13 +62,17 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The pod is ending, and why. grace_over: whoever still runs gets SIGKILL. grace_until: wall clock."""
+    """The pod is ending, and why. grace_over: whoever still runs gets SIGKILL. grace_until: wall clock.
+
+    only_here: the pod itself is not over, its restart policy wants it elsewhere or again.
+    """
 
     outcome: Outcome
     message: str
     reason: str = ""
     grace_until: float = 0.0
     grace_over: bool = False
+    only_here: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,10 @@ def container_id(state: State, app: str, attempt: int) -> str:
 
 
 def phase(state: State) -> str:
-    """v1 PodStatus.phase. Never goes back from Running to Pending: `attempt` only grows."""
+    """v1 PodStatus.phase. While the pod lives it never goes back from Running to Pending: `attempt` only grows."""
     if state.sandbox is SandboxState.GONE and state.ending is not None:
+        if state.ending.only_here:
+            return "Pending"
         if state.ending.outcome is Outcome.FINISHED:
             return "Succeeded"
         failed = state.ending.outcome is Outcome.FAILED or any(not c.succeeded for c in state.mains)

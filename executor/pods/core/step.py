@@ -123,12 +123,14 @@ def _sandbox_failed(frame: Frame, event: events.SandboxFailed) -> None:
 
 
 def _sandbox_lost(frame: Frame, event: events.SandboxLost) -> None:
-    """All processes are dead. The pod failed, unless it was ending anyway."""
+    """All processes are dead. The task failed, unless it was ending anyway; the pod only if it must not run again."""
     if frame.state.sandbox is not SandboxState.UP:
         return  # it was being stopped: SandboxStopped follows
     if frame.state.ending is None:
         frame.tell("Warning", "SandboxLost", event.message)
-        frame.state = replace(frame.state, ending=Ending(Outcome.FAILED, event.message, reason="SandboxLost"))
+        again = frame.state.pod.restart_policy is not RestartPolicy.NEVER
+        ending = Ending(Outcome.FAILED, event.message, reason="SandboxLost", only_here=again)
+        frame.state = replace(frame.state, ending=ending)
     for container in frame.state.containers:
         if container.state in ALIVE:
             attempt = container.attempt + (container.state is ContainerState.STARTING)
