@@ -15,7 +15,6 @@ from typing import Final, NamedTuple
 
 from executor.stage1.manifest import Limits
 
-# The first one present also marks a pod as alive: its init is a member of the pod's directory there.
 CONTROLLERS: Final = ("memory", "freezer", "cpu", "cpuacct", "pids")
 PREFIX: Final = "gantry."
 INIT_LEAF: Final = ".init"
@@ -135,10 +134,12 @@ class PodCgroup:
             except OSError as error:
                 raise CgroupError(f"write {value} to {path}: {os.strerror(error.errno or 0)}") from None
 
-    def init_members(self) -> str:
-        """The file into which init writes itself; that it is there is what tells a live pod from a leftover."""
-        leaf = INIT_LEAF if self.layout.version == 2 else ""
-        return os.path.join(self.directories[0], leaf, self._members)
+    def init_members(self) -> tuple[str, ...]:
+        """The files into which init writes itself: its presence is what tells a live pod from a leftover.
+
+        In every hierarchy, because executors may share some and not others (an agent nests only what it limits).
+        """
+        return tuple(_init_file(directory, self.layout.version) for directory in self.directories)
 
     def app_members(self, app: str) -> tuple[str, ...]:
         """The files into which the app's first process writes "0" to join.
@@ -219,31 +220,37 @@ def remove_tree(directory: str) -> bool:
     return all(below)
 
 
-def lock(layout: Layout, *, exclusive: bool, wait: bool = True) -> int:
-    """Hold off `collect` (shared) or creators of pods (exclusive); returns the descriptor that is the lock."""
-    fd = os.open(layout.roots[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-    try:
-        fcntl.flock(fd, kind | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
+class Lock:
+    """Holds off `collect` (shared) or creators of pods (exclusive) in every hierarchy, until it is released."""
+
+    def __init__(self, layout: Layout, *, exclusive: bool, wait: bool = True) -> None:
+        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        self._fds: list[int] = []
+        try:
+            for root in layout.roots:
+                self._fds.append(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+                fcntl.flock(self._fds[-1], kind | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let go; idempotent."""
+        while self._fds:
+            os.close(self._fds.pop())
 
 
 def leftovers(layout: Layout) -> list[str]:
-    """Names of pods' cgroups that no init lives in any more: their launcher died (call under the lock)."""
-    names: dict[str, None] = {}
+    """Pods' directories in which no init lives any more: their launcher died (call under the lock)."""
+    found: list[str] = []
     for root in layout.roots:
-        try:
-            names.update((entry.name, None) for entry in os.scandir(root) if entry.name.startswith(PREFIX))
-        except FileNotFoundError:
-            continue
-    return [name for name in names if not _alive(PodCgroup(layout, name[len(PREFIX) :]))]
+        pods = [entry.path for entry in os.scandir(root) if entry.name.startswith(PREFIX)]
+        found += [path for path in pods if not _read(_init_file(path, layout.version)).strip()]
+    return found
 
 
-def _alive(pod: PodCgroup) -> bool:
-    return bool(_read(pod.init_members()).strip())
+def _init_file(directory: str, version: int) -> str:
+    return f"{directory}/{INIT_LEAF}/cgroup.procs" if version == 2 else f"{directory}/tasks"
 
 
 def write(path: str, value: str) -> None:

@@ -89,8 +89,9 @@ def init(sock: socket.socket, *, flavor: str, host_network: bool, last_cap: int)
         job, fds = channel.receive(sock)
         if job is None:
             return
-        members, cgroup = fds
-        os.write(members, b"0")
+        cgroup, *members = fds
+        for file in members:
+            os.write(file, b"0")
         ops.execute(ops.unpack(job), context)
         if flavor == "linux":
             caps.limit_own_sets(0)

@@ -271,25 +271,27 @@ def _guarded(action: Callable[[], None]) -> None:
 
 
 def collect(layout: cgroups.Layout, seconds: float = 2.0) -> list[str]:
-    """Kill and remove what pods of launchers that were killed have left; returns the names of those pods.
+    """Kill and remove what pods of launchers that were killed have left; returns the directories.
 
-    Live pods of other launchers in the same cgroup are told by their init, which lives in the pod's cgroup.
+    Live pods of other launchers in the same cgroup are told by their init, which lives in the pod's cgroups.
     """
     for root in layout.roots:
         if layout.version == 2:
             os.makedirs(root, exist_ok=True)
-    lock = cgroups.lock(layout, exclusive=True)
+    lock = cgroups.Lock(layout, exclusive=True)
     try:
-        names = cgroups.leftovers(layout)
-        pods = [cgroups.PodCgroup(layout, name[len(cgroups.PREFIX) :]) for name in names]
+        found = cgroups.leftovers(layout)
+        left = found
         deadline = time.monotonic() + seconds
-        while pods:
-            pods = [pod for pod in pods if not (pod.kill() and pod.remove())]
-            if pods and time.monotonic() > deadline:
-                sys.stderr.write(f"stage1: cgroups still in use: {', '.join(pod.name for pod in pods)}\n")
+        while left := [path for path in left if not _collected(path, layout.version)]:
+            if time.monotonic() > deadline:
+                sys.stderr.write(f"stage1: cgroups still in use: {', '.join(left)}\n")
                 break
-            if pods:
-                time.sleep(0.005)
-        return names
+            time.sleep(0.005)
+        return found
     finally:
-        os.close(lock)
+        lock.release()
+
+
+def _collected(directory: str, version: int) -> bool:
+    return cgroups.kill_tree(directory, version) and cgroups.remove_tree(directory)

@@ -38,10 +38,11 @@ class Sandbox:
         self._cgroup = cgroups.PodCgroup(launcher.layout, os.path.basename(self._paths.pod))
         self._apps: dict[str, Instance] = {}
         self._starters: dict[str, int] = {}
+        self._removing: set[str] = set()
         self._init = -1
         self._init_fd = -1
         self._init_socket: socket.socket | None = None
-        self._lock = -1
+        self._lock: cgroups.Lock | None = None
         self._on_running: Answer | None = None
         self._on_stopped: list[Answer] = []
         self._prepared = False
@@ -53,7 +54,7 @@ class Sandbox:
     def run(self, answer: Answer) -> None:
         """Make the pod's init and cgroups; answers {"pid"} or {"error"}."""
         launcher, pod = self._launcher, self._pod
-        self._lock = cgroups.lock(launcher.layout, exclusive=False)
+        self._lock = cgroups.Lock(launcher.layout, exclusive=False)
         self._init, self._init_socket = launcher.take_init(pod.flavor, host_network=pod.host_network)
         self._init_fd = os.pidfd_open(self._init)
         launcher.expect(self._init, self._on_init_exit)
@@ -67,15 +68,15 @@ class Sandbox:
 
     def _send_pod(self) -> None:
         assert self._init_socket is not None
-        members = os.open(self._cgroup.init_members(), os.O_WRONLY | os.O_CLOEXEC)
-        directory = os.open(self._cgroup.kill_directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fds = [os.open(self._cgroup.kill_directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+        fds += [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in self._cgroup.init_members()]
         try:
-            channel.send(self._init_socket, ops.pack(plan.pod_plan(self._pod)), [members, directory])
+            channel.send(self._init_socket, ops.pack(plan.pod_plan(self._pod)), fds)
         except OSError:
             pass  # it has failed and says why: see _on_init_message
         finally:
-            os.close(members)
-            os.close(directory)
+            for fd in fds:
+                os.close(fd)
 
     def _on_init_message(self) -> None:
         assert self._init_socket is not None
@@ -116,9 +117,8 @@ class Sandbox:
         self._end(reason)
 
     def _unlock(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        if self._lock is not None:
+            self._lock.release()
 
     # -- apps ---------------------------------------------------------------------------------------------
 
@@ -131,6 +131,8 @@ class Sandbox:
             raise StageError(f"start {name}: the pod does not run")
         if name in self._apps or name in self._starters:
             raise StageError(f"start {name}: it runs already")
+        if name in self._removing:
+            raise StageError(f"start {name}: it is being removed")
         kills = self._cgroup.oom_kills(name)
         pid, sock = self._launcher.take_starter()
         self._starters[name] = pid
@@ -170,7 +172,7 @@ class Sandbox:
         if not isinstance(message, int):
             self._end_start(name, sock)
             self._cgroup.kill(name)
-            answer({"error": message or f"start {name}: the process that prepares it died"})
+            answer({"error": message or self._why_it_died(name, kills)})
             self._advance()
             return
         self._apps[name] = Instance(message, _pidfd(message), kills)
@@ -182,15 +184,27 @@ class Sandbox:
         elif name in self._apps:
             _write(self._paths.status(f"{name}-started"), f"{time.time():.6f}\n")
 
+    def _why_it_died(self, name: str, kills: int) -> str:
+        if self._cgroup.oom_kills(name) > kills:
+            return f"start {name}: its memory limit is too small even to start it"
+        return f"start {name}: the process that prepares it died"
+
     def _on_exit(self, name: str, status: int) -> None:
-        """The app's main process has ended: so has the app, whatever it has left behind."""
+        """The app's main process has ended: so does the app, whatever it has left behind."""
+        self._bury(name, status, time.monotonic() + _PATIENCE_SECONDS, 0.001)
+
+    def _bury(self, name: str, status: int, deadline: float, pause: float) -> None:
+        """Kill what is left of an app; when that is nothing, say that it has ended."""
+        if not self._cgroup.kill(name) and time.monotonic() < deadline:
+            following = min(pause * 2, 0.05)
+            self._launcher.later(pause, lambda: self._bury(name, status, deadline, following))
+            return
         instance = self._apps.pop(name)
         if instance.pidfd >= 0:
             os.close(instance.pidfd)
         code = os.waitstatus_to_exitcode(status)
         oom = code != 0 and self._cgroup.oom_kills(name) > instance.oom_kills_before
         _write(self._paths.status(name), f"{code if code >= 0 else 128 - code}\n")
-        self._kill_until_empty(name, time.monotonic() + _PATIENCE_SECONDS)
         self._launcher.send_event(
             {
                 "event": "exit",
@@ -204,9 +218,10 @@ class Sandbox:
         )
         self._advance()
 
-    def _kill_until_empty(self, name: str, deadline: float) -> None:
-        if not self._cgroup.kill(name) and time.monotonic() < deadline:
-            self._launcher.later(0.005, lambda: self._kill_until_empty(name, deadline))
+    def _kill_until_ended(self, name: str, instance: Instance) -> None:
+        """Processes that are forked while we kill need another round; the main one's end hands over to `_bury`."""
+        if self._apps.get(name) is instance and not self._cgroup.kill(name):
+            self._launcher.later(0.005, lambda: self._kill_until_ended(name, instance))
 
     def signal(self, name: str, number: int, answer: Answer) -> None:
         """Signal the app's main process; SIGKILL: all of its processes. Raises StageError."""
@@ -214,9 +229,10 @@ class Sandbox:
         if instance is None:
             raise StageError(f"signal {name}: it does not run")
         if number == signal.SIGKILL:
-            self._kill_until_empty(name, time.monotonic() + _PATIENCE_SECONDS)
+            self._kill_until_ended(name, instance)
         try:
-            signal.pidfd_send_signal(instance.pidfd, number)
+            if instance.pidfd >= 0:
+                signal.pidfd_send_signal(instance.pidfd, number)
         except ProcessLookupError:
             pass  # its exit is on the way to us
         except OSError as error:
@@ -229,12 +245,15 @@ class Sandbox:
             raise StageError(f"remove {name}: the pod has no such app")
         if name in self._apps or name in self._starters:
             raise StageError(f"remove {name}: it still runs")
+        self._removing.add(name)
         self._remove_until_gone(name, answer, time.monotonic() + _PATIENCE_SECONDS, 0.001)
 
     def _remove_until_gone(self, name: str, answer: Answer, deadline: float, pause: float) -> None:
-        if self._cgroup.kill(name) and self._cgroup.remove(name):
+        if self._init_socket is None or (self._cgroup.kill(name) and self._cgroup.remove(name)):
+            self._removing.discard(name)
             answer({})
         elif time.monotonic() > deadline:
+            self._removing.discard(name)
             answer({"error": f"remove {name}: its cgroup is still in use after {_PATIENCE_SECONDS:.0f} s"})
         else:
             following = min(pause * 2, 0.1)
@@ -269,7 +288,7 @@ class Sandbox:
             self._finish()
 
     def _clean_until_gone(self, deadline: float, pause: float) -> None:
-        if self._finish():
+        if self._init_socket is None or self._finish():
             return
         if time.monotonic() > deadline:
             self._report(f"stop {self._key}: its cgroup is still in use after {_PATIENCE_SECONDS:.0f} s")

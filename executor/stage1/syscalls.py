@@ -5,6 +5,7 @@ Needs Linux >= 5.12 (mount_setattr, the newest call used) on x86_64 or aarch64.
 """
 
 import ctypes
+import errno
 import os
 from typing import Final
 
@@ -40,6 +41,7 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x02, 0x04, 0x08, 0x10
 
 _MADV_POPULATE_WRITE: Final = 23
+_RETRIES: Final = 1000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 36, 38, 47, 4
@@ -65,8 +67,8 @@ class _CapHeader(ctypes.Structure):
 
 def _check(result: int) -> int:
     if result < 0:
-        errno = ctypes.get_errno()
-        raise OSError(errno, os.strerror(errno))
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
     return result
 
 
@@ -122,9 +124,18 @@ def mount_setattr(fd: int, attributes: int, *, recursive: bool, propagation: int
 
 
 def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
-    """openat2(2), always close-on-exec."""
+    """openat2(2), always close-on-exec.
+
+    A rename or mount anywhere while ".." is resolved makes it EAGAIN: then again, not without end.
+    """
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    return _check(_syscall(_OPENAT2, directory, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how)))
+    size = ctypes.sizeof(how)
+    fd = -1
+    for _ in range(_RETRIES):
+        fd = _syscall(_OPENAT2, directory, os.fsencode(path), ctypes.byref(how), size)
+        if fd >= 0 or ctypes.get_errno() != errno.EAGAIN:
+            break
+    return _check(fd)
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:

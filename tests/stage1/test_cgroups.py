@@ -80,7 +80,7 @@ def test_v1_tree(tmp_path: Path) -> None:
     pod = PodCgroup(fake_v1(tmp_path), "u1")
     pod.create()
     pod.create_app("a", Limits())
-    assert pod.init_members() == f"{tmp_path}/memory/own/gantry.u1/tasks"
+    assert pod.init_members() == tuple(f"{tmp_path}/{name}/own/gantry.u1/tasks" for name in ("memory", "cpu"))
     assert pod.app_members("a") == tuple(
         f"{tmp_path}/{name}/own/gantry.u1/a/tasks" for name in ("memory", "cpu")
     )
@@ -137,7 +137,7 @@ def test_v2_tree(tmp_path: Path) -> None:
         "cpu.weight": "39",
     }
     # Processes live in leaves only.
-    assert pod.init_members() == f"{tmp_path}/gantry/gantry.u1/.init/cgroup.procs"
+    assert pod.init_members() == (f"{tmp_path}/gantry/gantry.u1/.init/cgroup.procs",)
     assert pod.app_members("a") == (f"{app}/cgroup.procs",)
     (app / "memory.events").write_text("low 0\noom 4\noom_kill 2\n")
     assert pod.oom_kills("a") == 2
@@ -159,17 +159,37 @@ def test_leftovers_are_pods_without_init(tmp_path: Path) -> None:
     for name, text in (("live", "17\n"), ("dead", "")):
         pod = PodCgroup(layout, name)
         pod.create()
-        Path(pod.init_members()).write_text(text)
+        for members in pod.init_members():
+            Path(members).write_text(text)
     (tmp_path / "memory/own/other").mkdir()
     (tmp_path / "cpu/own/gantry.half").mkdir()
-    assert sorted(cgroups.leftovers(layout)) == ["gantry.dead", "gantry.half"]
+    (tmp_path / "memory/own/gantry.elsewhere").mkdir()
+    expected = [
+        "memory/own/gantry.dead",
+        "memory/own/gantry.elsewhere",
+        "cpu/own/gantry.dead",
+        "cpu/own/gantry.half",
+    ]
+    assert sorted(cgroups.leftovers(layout)) == sorted(f"{tmp_path}/{path}" for path in expected)
+
+
+def test_pods_of_an_executor_that_shares_only_some_hierarchies_are_not_leftovers(tmp_path: Path) -> None:
+    """An agent nests its executors in the controllers it limits; in the others they are neighbours."""
+    ours = fake_v1(tmp_path)
+    theirs = Layout(1, {"memory": str(tmp_path / "memory/own/executor"), "cpu": ours.base["cpu"]})
+    os.makedirs(theirs.base["memory"])
+    pod = PodCgroup(theirs, "live")
+    pod.create()
+    for members in pod.init_members():
+        Path(members).write_text("17\n")
+    assert cgroups.leftovers(ours) == []
 
 
 def test_creators_and_collectors_exclude_one_another(tmp_path: Path) -> None:
     layout = fake_v1(tmp_path)
-    first, second = (cgroups.lock(layout, exclusive=False) for _ in range(2))
+    first, second = (cgroups.Lock(layout, exclusive=False) for _ in range(2))
     with pytest.raises(BlockingIOError):
-        cgroups.lock(layout, exclusive=True, wait=False)
-    os.close(first)
-    os.close(second)
-    os.close(cgroups.lock(layout, exclusive=True, wait=False))
+        cgroups.Lock(layout, exclusive=True, wait=False)
+    first.release()
+    second.release()
+    cgroups.Lock(layout, exclusive=True, wait=False).release()

@@ -148,6 +148,11 @@ async def test_out_of_memory_is_told_from_other_kills(runner: Any, flavor: str) 
     assert (result.exit.signal, result.exit.oom_killed) == (9, False)
 
 
+async def test_a_limit_too_small_to_start_is_said_so(runner: Any) -> None:
+    with pytest.raises(LaunchError, match=r"^start app: its memory limit is too small even to start it$"):
+        await runner.sh("true", isolators=[limit("memory", limit="64Ki")])
+
+
 @FLAVORS
 @pytest.mark.parametrize(
     ("command", "message"),
