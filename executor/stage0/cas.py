@@ -86,6 +86,9 @@ class Cas:
                 fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue
+            except NotADirectoryError:
+                path.unlink(missing_ok=True)  # a temporary file of a file system without O_TMPFILE
+                continue
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path)

@@ -132,9 +132,12 @@ class ImageStore:
                 raise ImageNeverPull("is not present on this node, and the pull policy is Never")
             return self._remember(ref, stored, image)
         source = self._source(ref, reference)
+        seen = (
+            source.fingerprint()
+        )  # before the source is read: what changes meanwhile is noticed the next time
         try:
-            if image is not None and stored is not None and await self._current(source, stored, policy):
-                return self._remember(ref, stored, image)
+            if image is not None and stored is not None and await self._current(source, seen, stored, policy):
+                return self._remember(ref, self._refreshed(stored, seen), image)
             return await self._fetch(ref, reference, source, progress)
         except ImageNotFound as error:
             if policy == "Never":
@@ -143,13 +146,21 @@ class ImageStore:
         finally:
             await source.close()
 
-    async def _current(self, source: Source, stored: dict[str, Any], policy: Policy) -> bool:
+    async def _current(
+        self, source: Source, seen: sources.Fingerprint | None, stored: dict[str, Any], policy: Policy
+    ) -> bool:
         """Whether the store's image is what the policy wants, without a new import."""
-        if policy == "IfNotPresent":
-            there = source.fingerprint()
-            if there is None or there == stored["fingerprint"]:
-                return True
+        if policy == "IfNotPresent" and (seen is None or seen == stored["fingerprint"]):
+            return True
         return await source.current(stored)
+
+    def _refreshed(self, stored: dict[str, Any], fingerprint: sources.Fingerprint | None) -> dict[str, Any]:
+        """The name's record with the source as it looks now, so that the next pull need not read it."""
+        if fingerprint is None or fingerprint == stored["fingerprint"]:
+            return stored
+        stored = {**stored, "fingerprint": fingerprint}
+        self._cas.save(self._cas.name_path(stored["name"]), stored)
+        return stored
 
     async def _fetch(self, ref: str, reference: names.Reference, source: Source, progress: Progress) -> Image:
         lock = self._cas.lock("store", shared=True)
@@ -163,7 +174,10 @@ class ImageStore:
                 log.warning("%s: %s", ref, found.note)
             await self._import_layers(ref, found, progress)
             pinned = bool(getattr(reference, "digest", ""))
-            return self._record(ref, str(reference), found, fingerprint, pinned=pinned)
+            # Several fsyncs: not on the loop.
+            return await asyncio.to_thread(
+                self._record, ref, str(reference), found, fingerprint, pinned=pinned
+            )
         finally:
             lock.__exit__(None, None, None)
 

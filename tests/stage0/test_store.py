@@ -198,6 +198,19 @@ async def test_a_warm_pull_reads_nothing(store: ImageStore, layout: Any, tar: An
     assert (await store.pull(APP, "Always")).id == image.id  # the index still says the same
 
 
+async def test_a_touched_index_is_read_once(store: ImageStore, layout: Any, tar: Any) -> None:
+    layout.image("v1", tar().add("a").bytes())
+    first = await store.pull(APP, "IfNotPresent")
+    layout.image("v2", tar().add("b").bytes())
+    image = await store.pull(APP, "IfNotPresent")
+    assert image == first
+    (layout.path / "oci-layout").unlink()
+    assert await store.pull(APP, "IfNotPresent") is image
+    (layout.path / "index.json").touch()
+    with pytest.raises(ImageNotFound, match="is not an OCI layout"):
+        await store.pull(APP, "IfNotPresent")
+
+
 async def test_an_image_removed_meanwhile_is_imported_again(
     store: ImageStore, layout: Any, tar: Any, state: Path
 ) -> None:
