@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from local import rootfs
-from local.settings import Settings, free_port
+from local.settings import Settings, free_port, write_kubeconfig
 
 SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
 BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -115,7 +116,8 @@ def components(settings: Settings) -> list[Component]:
     wanted["scheduler"] = gantry(
         *("scheduler", "--master", master, "--store", f"sqlite:{data / 'scheduler.db'}"),
         *("--listen", f"[{host}]:{api_port}" if ":" in host else f"{host}:{api_port}"),
-        *("--token-file", str(settings.token_file), "--executor-command", executor_command(settings)),
+        *("--token-file", str(settings.token_file), "--cert-dir", str(settings.certificates)),
+        *("--executor-command", executor_command(settings)),
         *("--log-level", settings.log_level),
     )
     return [Component(name, argv, settings.logs / f"{name}.log") for name, argv in wanted.items()]
@@ -232,7 +234,10 @@ class Cluster:
 
     def _get(self, path: str) -> bytes | None:
         host, port = self.settings.listen
-        connection = http.client.HTTPConnection(host, port, timeout=2)
+        if not self.settings.authority.exists():
+            return None
+        trust = ssl.create_default_context(cafile=self.settings.authority)
+        connection = http.client.HTTPSConnection(host, port, timeout=2, context=trust)
         token = self.settings.token_file.read_text().strip()
         try:
             connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
@@ -270,6 +275,7 @@ def run(settings: Settings, ready: Callable[[], None]) -> None:
     try:
         cluster.start()
         if not cluster.stopping:
+            write_kubeconfig(settings)
             ready()
         cluster.wait()
     finally:

@@ -4,9 +4,11 @@ The main job from beginning to end, as a user would do it with kubectl; what it 
 """
 
 import argparse
+import base64
 import contextlib
 import json
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -38,6 +40,8 @@ class Api:
         config = json.loads(kubeconfig.read_text())
         self.server: str = config["clusters"][0]["cluster"]["server"]
         self.token: str = config["users"][0]["user"]["token"]
+        authority = base64.b64decode(config["clusters"][0]["cluster"]["certificate-authority-data"]).decode()
+        self.trust = ssl.create_default_context(cadata=authority)
 
     def open(self, method: str, path: str, body: Any = None) -> Any:
         """The open response; raises DemoError with the API's own message when it refuses."""
@@ -48,7 +52,7 @@ class Api:
             request.add_header("Content-Type", "application/json")
             data = json.dumps(body).encode()
         try:
-            return urllib.request.urlopen(request, data, timeout=RUN_SECONDS)
+            return urllib.request.urlopen(request, data, timeout=RUN_SECONDS, context=self.trust)
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")
             with contextlib.suppress(ValueError):
@@ -118,15 +122,15 @@ def until_running(api: Api, path: str, name: str) -> dict[str, Any]:
     raise DemoError(f"pod {name} did not run within {RUN_SECONDS:.0f} s; it is {said}: {last}")
 
 
-def show_log(api: Api, path: str, seconds: float = 3.0) -> None:
-    """Print the pod's log once it has one."""
-    deadline = time.monotonic() + seconds
-    while True:
+def show_log(api: Api, path: str, seconds: float = 5.0, settled: float = 0.3) -> None:
+    """Print the pod's log once it has one that has not grown for `settled` seconds; after `seconds` as it is."""
+    deadline, text, since = time.monotonic() + seconds, "", time.monotonic()
+    while time.monotonic() < deadline and not (text and time.monotonic() - since > settled):
         with api.open("GET", f"{path}/log") as response:
-            text = response.read().decode(errors="replace")
-        if text or time.monotonic() > deadline:
-            break
-        time.sleep(0.05)  # the pod runs, but has not written yet
+            now = response.read().decode(errors="replace")
+        if now != text:
+            text, since = now, time.monotonic()
+        time.sleep(0.05)
     for line in text.splitlines() or ["(it wrote nothing)"]:
         say(f"  | {line}")
 

@@ -1,5 +1,6 @@
 """Where a cluster of `gantry up` keeps what, and how it is configured: one frozen value, passed to every part."""
 
+import base64
 import hashlib
 import json
 import secrets
@@ -36,7 +37,17 @@ class Settings:
     @property
     def server(self) -> str:
         host, port = self.listen
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+
+    @property
+    def certificates(self) -> Path:
+        """Where the scheduler keeps its serving certificate."""
+        return self.data_dir / "certificates"
+
+    @property
+    def authority(self) -> Path:
+        """The certificate that clients trust; the scheduler makes it at its first start."""
+        return self.certificates / "ca.crt"
 
     @property
     def token_file(self) -> Path:
@@ -64,16 +75,21 @@ def write_private(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def write_access(settings: Settings) -> None:
-    """Write the cluster's bearer token (kept if there is one) and a kubeconfig with it."""
+def write_token(settings: Settings) -> None:
+    """Write the cluster's bearer token, if there is none yet."""
     if not settings.token_file.exists():
         write_private(settings.token_file, secrets.token_urlsafe(32) + "\n")
-    token = settings.token_file.read_text().strip()
+
+
+def write_kubeconfig(settings: Settings) -> None:
+    """Write the kubeconfig; needs the token and the scheduler's authority."""
+    authority = base64.b64encode(settings.authority.read_bytes()).decode()
+    server = {"server": settings.server, "certificate-authority-data": authority}
     config = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "gantry", "cluster": {"server": settings.server}}],
-        "users": [{"name": "gantry", "user": {"token": token}}],
+        "clusters": [{"name": "gantry", "cluster": server}],
+        "users": [{"name": "gantry", "user": {"token": settings.token_file.read_text().strip()}}],
         "contexts": [{"name": "gantry", "context": {"cluster": "gantry", "user": "gantry"}}],
         "current-context": "gantry",
     }

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TextIO
 
 from local import cluster, leftovers
-from local.settings import DEFAULT_RESOURCES, Settings, free_port, write_access
+from local.settings import DEFAULT_RESOURCES, Settings, free_port, write_token
 from shared.mesos.resources import Resources, parse_attributes
 
 INSIDE = "GANTRY_UP_INSIDE"  # set for the process inside the namespaces
@@ -169,7 +169,7 @@ def inside(settings: Settings) -> int:
 
 def outside(settings: Settings, argv: list[str]) -> int:
     """Start the inside in its namespaces, pass signals on, collect the cgroups when it has ended."""
-    write_access(settings)
+    write_token(settings)
     leftovers.collect(settings.cgroups_prefix)
     host, port = settings.listen
     command = [

@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from typing import Any
 
 import uvloop
@@ -28,6 +29,7 @@ from scheduler.framework.mesos import ExecutorTemplate, Mesos
 from scheduler.framework.nodes import NodeProxy, watch_agents
 from scheduler.framework.publishing import Publisher
 from scheduler.framework.saving import Saver
+from scheduler.serving import ServingError
 from scheduler.store import Store, StoreError, open_store
 from shared.mesos.scheduler_driver import SchedulerDriver
 
@@ -66,7 +68,7 @@ async def _run(settings: Settings) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         await serve(settings, stop)
-    except UsageError as error:
+    except (UsageError, ServingError) as error:
         return _fail(USAGE, str(error))
     except ConfigError as error:
         return _fail(LISTEN, str(error))
@@ -78,7 +80,7 @@ async def _run(settings: Settings) -> int:
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
-    """Everything, until `stop` is set. Raises UsageError, ConfigError, StoreError or Halted."""
+    """Everything, until `stop` is set. Raises UsageError, ServingError, ConfigError, StoreError or Halted."""
     async with AsyncExitStack() as stack:
         store = open_store(settings.store)
         await store.open()
@@ -95,9 +97,12 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             token=settings.token,
             health=lambda: _health(engine, driver, settings.master),
         )
-        runner, port = await start_server(app, settings.listen.host, settings.listen.port)
+        listen = settings.listen
+        names = [listen.host, settings.framework.hostname, "localhost", "127.0.0.1"]
+        tls = settings.certificate.context(names, datetime.now(UTC))
+        runner, port = await start_server(app, listen.host, listen.port, tls=tls)
         stack.push_async_callback(runner.cleanup)
-        log.info("serving the API on %s port %d", settings.listen.host, port)
+        log.info("serving the API on %s port %d%s", listen.host, port, " with TLS" if tls else "")
         await driver.start()
         stack.push_async_callback(driver.stop)
         await _until(

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from scheduler.framework.core.state import Policy
 from scheduler.framework.core.vectors import Vector
+from scheduler.serving import Certificate
 from shared.mesos.credentials import BasicCredentials
 from shared.mesos.values import milli
 
@@ -102,6 +103,7 @@ class Settings:
     store: str
     listen: Listen
     token: str | None
+    certificate: Certificate
     framework: Framework
     executor: ExecutorSettings
     credentials: BasicCredentials | None
@@ -141,6 +143,14 @@ def parser() -> argparse.ArgumentParser:
         "--token-file",
         metavar="FILE",
         help="bearer token that clients must show; without, only loopback is served",
+    )
+    add("--tls-cert-file", type=Path, metavar="FILE", help="PEM certificate (chain) to serve HTTPS with")
+    add("--tls-private-key-file", type=Path, metavar="FILE", help="its private key, PEM")
+    add(
+        "--cert-dir",
+        type=Path,
+        metavar="DIR",
+        help="without --tls-cert-file: serve HTTPS with a certificate made and kept here; clients trust its ca.crt",
     )
     add("--framework-name", default="gantry", metavar="NAME", help="(%(default)s)")
     add("--role", default="gantry", help="Mesos role of all pods (%(default)s)")
@@ -188,6 +198,8 @@ def parse(argv: list[str]) -> Settings:
     args = parser().parse_args(argv)
     if args.secret_file and not args.principal:
         raise UsageError("--secret-file needs --principal: the secret of whom?")
+    if (args.tls_cert_file is None) != (args.tls_private_key_file is None):
+        raise UsageError("--tls-cert-file and --tls-private-key-file: give both or neither")
     if args.failover_timeout <= 0:
         raise UsageError("--failover-timeout: must be above 0, or a lost connection ends all pods")
     if args.max_pods_per_node < 1:
@@ -198,6 +210,7 @@ def parse(argv: list[str]) -> Settings:
         store=args.store,
         listen=_listen(args.listen),
         token=_secret_of("--token-file", args.token_file),
+        certificate=Certificate(args.tls_cert_file, args.tls_private_key_file, args.cert_dir),
         framework=Framework(
             name=args.framework_name,
             role=_role(args.role),

@@ -46,7 +46,7 @@ def test_up_names_a_wrong_argument(can_run_pods, tmp_path, arguments, named):
 
 def test_up_without_root_says_what_to_do(can_run_pods, tmp_path):
     tmp_path.chmod(0o777)
-    script = "import os, sys; os.setuid(65534); from local.up import main; sys.exit(main(sys.argv[1:]))"
+    script = "import os, sys; from local.up import main; os.setuid(65534); sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", script, "--data-dir", str(tmp_path)],
         capture_output=True,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from local.settings import Settings, write_access
+from local.settings import Settings, write_kubeconfig, write_token
 from local.up import UpError, lock, parse_listen, parser, settings_of
 
 
@@ -55,15 +55,18 @@ def test_two_clusters_share_no_cgroup_names(tmp_path):
 
 def test_the_token_is_private_and_kept(tmp_path):
     settings = Settings(tmp_path, ("127.0.0.1", 8080))
-    write_access(settings)
+    write_token(settings)
     first = settings.token_file.read_text()
-    write_access(settings)
+    write_token(settings)
     assert settings.token_file.read_text() == first
+    settings.certificates.mkdir()
+    settings.authority.write_text("-----BEGIN CERTIFICATE-----")
+    write_kubeconfig(settings)
     for path in (settings.token_file, settings.kubeconfig):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     config = json.loads(settings.kubeconfig.read_text())
     assert config["users"][0]["user"]["token"] == first.strip()
-    assert config["clusters"][0]["cluster"]["server"] == "http://127.0.0.1:8080"
+    assert config["clusters"][0]["cluster"]["server"] == "https://127.0.0.1:8080"
 
 
 def test_one_data_directory_runs_one_cluster(tmp_path: Path):
