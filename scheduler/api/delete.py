@@ -20,8 +20,9 @@ from scheduler.api.body import read_data
 from scheduler.api.commit import commit
 from scheduler.api.context import API, Api, rfc3339
 from scheduler.api.query import Query, Selection, dry_run, number
-from scheduler.api.read import key_of, select
+from scheduler.api.read import key_of
 from scheduler.api.respond import answer, answer_entry, answer_object, renderer
+from scheduler.api.select import select
 from scheduler.registry.errors import BadRequest, Conflict, Forbidden, NotFound
 from scheduler.registry.resource import Resource
 from scheduler.store import Entry, Key

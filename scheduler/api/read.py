@@ -10,6 +10,7 @@ from scheduler.api.context import API, Api
 from scheduler.api.pages import Page, Token
 from scheduler.api.query import Query, Selection, flag, number, version_too_large
 from scheduler.api.respond import answer, answer_entry, renderer
+from scheduler.api.select import select
 from scheduler.api.watch import watch
 from scheduler.registry.errors import BadRequest, Expired, NotFound
 from scheduler.registry.resource import Resource
@@ -73,18 +74,6 @@ def _page(api: Api, resource: Resource, namespace: str, selection: Selection, qu
     else:
         entries, version = select(api, resource, namespace, selection)
     return api.pages.next(token, entries, version, limit or len(entries))
-
-
-def select(api: Api, resource: Resource, namespace: str, selection: Selection) -> tuple[list[Entry], int]:
-    """The objects of a namespace (all of them: "") that a selection matches, and the list's version."""
-    if selection.name is not None and (namespace or not resource.namespaced):
-        entry = api.store.get(Key(resource.store_name, namespace, selection.name))
-        entries, version = [entry] if entry else [], api.store.version
-    else:
-        entries, version = api.store.list(resource.store_name, namespace)
-    if selection.everything:
-        return entries, version
-    return [entry for entry in entries if selection.matches(entry.obj)], version
 
 
 def check_version(query: Query, version: int) -> None:

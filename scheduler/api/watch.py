@@ -19,6 +19,7 @@ from aiohttp import web
 from scheduler.api.context import API, Api
 from scheduler.api.query import Query, Selection, flag, number, version_too_large
 from scheduler.api.respond import renderer
+from scheduler.api.select import select
 from scheduler.api.status import STREAM
 from scheduler.api.table import Renderer
 from scheduler.registry import errors
@@ -85,6 +86,8 @@ async def watch(request: web.Request, resource: Resource) -> web.StreamResponse:
         headers={"Content-Type": "application/json", "Cache-Control": "no-cache, private"}
     )
     stream = Stream(api, options, encoder, request, response)
+    if api.ending.is_set():
+        raise errors.ServiceUnavailable("the server is stopping")
     if options.initial and options.least > api.store.version:
         raise version_too_large(options.least, api.store.version)
     try:
@@ -92,19 +95,18 @@ async def watch(request: web.Request, resource: Resource) -> web.StreamResponse:
     except Expired as error:
         await stream.refuse(errors.Expired(str(error)))
         return response
-    existing = existing_entries(api, resource, namespace, selection) if options.initial else []
+    # From here to the first event nothing may be awaited: what exists, and what the source tells, must join.
+    first: list[bytes] = []
+    if options.initial:
+        entries, version = select(api, resource, namespace, selection)
+        first = encoder.initial(entries, version if options.initial_end else None)
     api.watches.add(source)
     try:
-        await stream.run(source, existing)
+        await stream.run(source, first)
     finally:
         source.close()
         api.watches.discard(source)
     return response
-
-
-def existing_entries(api: Api, resource: Resource, namespace: str, selection: Selection) -> list[Entry]:
-    entries, _ = api.store.list(resource.store_name, namespace)
-    return [entry for entry in entries if selection.matches(entry.obj)]
 
 
 class Encoder:
@@ -133,8 +135,10 @@ class Encoder:
             line = event.encoded[shared] = self._line(kind, _seen(event, kind))
         return line
 
-    def added(self, entry: Entry) -> bytes:
-        return self._line("ADDED", entry)
+    def initial(self, entries: list[Entry], version: int | None) -> list[bytes]:
+        """What there is as ADDED events, and with a version the bookmark that ends them."""
+        lines = [self._line("ADDED", entry) for entry in entries]
+        return lines if version is None else [*lines, self.bookmark(version, initial_end=True)]
 
     def _line(self, kind: str, entry: Entry) -> bytes:
         if self._writer.form.kind == "table":
@@ -186,28 +190,22 @@ class Stream:
         await self._write([b'{"type":"ERROR","object":%b}\n' % orjson.dumps(error.to_status())])
         await self.response.write_eof()
 
-    async def run(self, source: Watch, existing: list[Entry]) -> None:
+    async def run(self, source: Watch, first: list[bytes]) -> None:
         await self._begin()
         clock = asyncio.get_running_loop().time
         end = clock() + self.options.timeout
-        lines = [self.encoder.added(entry) for entry in existing]
-        if self.options.initial_end:
-            lines.append(self.encoder.bookmark(self.api.store.version, initial_end=True))
         try:
-            await self._write(lines)
+            await self._write(first)
             while clock() < end:
                 until = min(end, clock() + BOOKMARK * random.uniform(0.9, 1.0))
                 if not await self._pass_on(source, until):
                     break
                 if until < end:
                     await self._bookmark(source)
-        except Expired:  # it fell too far behind: it may resume from the last version it has
-            return
-        except TimeoutError:
+            await self._bookmark(source)
+            await self.response.write_eof()
+        except (Expired, TimeoutError):  # it fell too far behind, or takes nothing: it may resume where it is
             self._drop()
-            return
-        await self._bookmark(source)
-        await self.response.write_eof()
 
     async def _begin(self) -> None:
         self.request[STREAM] = self.response

@@ -76,6 +76,32 @@ async def test_initial_events_end_with_a_bookmark(api, pod, store):
     assert answer.status == 504
 
 
+async def test_initial_events_and_changes_join_without_gap_or_double(api, pod):
+    """Pods are made all the time; each watch sees each once, and those after the bookmark are newer than it."""
+    made = asyncio.ensure_future(
+        asyncio.wait([asyncio.ensure_future(api("POST", PODS, pod(f"p{i}"))) for i in range(60)])
+    )
+    query = {
+        "sendInitialEvents": "true",
+        "resourceVersionMatch": "NotOlderThan",
+        "allowWatchBookmarks": "true",
+    }
+    for _ in range(5):
+        stream = await api.watch(PODS, **query)
+        names, bookmark = [], 0
+        while len(names) < 60:
+            event = await stream.next()
+            version = int(event["object"]["metadata"]["resourceVersion"])
+            if event["type"] == "BOOKMARK":
+                bookmark = version
+            else:
+                assert version > bookmark
+                names.append(event["object"]["metadata"]["name"])
+        assert len(set(names)) == 60
+        stream.close()
+    await made
+
+
 async def test_no_initial_events_when_not_wanted(api, pod):
     await api("POST", PODS, pod("a"))
     stream = await api.watch(PODS, sendInitialEvents="false", resourceVersionMatch="NotOlderThan")
