@@ -1,1 +1,1 @@
-"""TLS, tokens and encryption at rest, for both halves."""
+"""TLS, tokens and encryption at rest, for both halves. Imports nothing of ours."""
