@@ -113,11 +113,14 @@ class Cas:
         while True:
             path = self.root / "tmp" / token_hex(8)
             path.mkdir(mode=0o700)
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # a sweeper was faster than our lock
             fcntl.flock(fd, fcntl.LOCK_EX)
             if path.exists():
                 break
-            os.close(fd)  # a sweeper was faster than our lock
+            os.close(fd)  # and here too
         try:
             yield path
         finally:
