@@ -158,6 +158,10 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     await store.open()
     yield store
     await store.close()
+    # Whatever a test did: nobody may have changed an object that all readers share.
+    for resource in ("pods", "namespaces", "nodes", "events"):
+        for entry in store.list(resource)[0]:
+            assert json.loads(entry.raw) == entry.obj
 
 
 @pytest.fixture
