@@ -8,6 +8,8 @@ import pytest
 from executor.pods.core import events as ev
 from executor.pods.core.effects import StopSandbox
 from executor.pods.core.events import TimerKind
+from executor.pods.core.spec import App, Pod, RestartPolicy, read_pod
+from executor.pods.core.step import launch
 
 Make = Callable[..., Any]
 
@@ -47,6 +49,54 @@ def test_a_quick_pod_says_running_first_with_everything_in_it(world: Make) -> No
     ]
     assert status["hostIP"] == "10.0.0.1"
     assert status["startTime"] == "1970-01-12T13:46:40Z"
+
+
+@pytest.mark.parametrize(("host_network", "told"), [(False, 1), (True, 0)])
+def test_a_port_that_is_not_mapped_is_told(host_network: bool, told: int) -> None:
+    container = {
+        "name": "web",
+        "image": "busybox",
+        "ports": [{"containerPort": 80, "hostPort": 8080}, {"containerPort": 81}],
+    }
+    pod = {
+        "metadata": {"name": "p", "uid": "u"},
+        "spec": {"containers": [container], "hostNetwork": host_network},
+    }
+    state = launch(read_pod(pod, host_ip="", pod_ip="", qos_class="BestEffort"), 0.0).state
+    assert (
+        len([e for e in state.unsaid if e.reason == "NotSupported" and "hostPort 8080" in e.message]) == told
+    )
+
+
+def test_the_facts_of_a_pod() -> None:
+    spec = {
+        "containers": [{"name": "a", "image": "i"}],
+        "initContainers": [{"name": "b", "image": "j"}],
+        "restartPolicy": "OnFailure",
+        "terminationGracePeriodSeconds": 0,
+        "activeDeadlineSeconds": 7,
+    }
+    pod = {"metadata": {"name": "p", "uid": "u", "namespace": "n"}, "spec": spec}
+    assert read_pod(pod, host_ip="1", pod_ip="2", qos_class="Burstable") == Pod(
+        "u",
+        "n",
+        "p",
+        RestartPolicy.ON_FAILURE,
+        (App("b", "j", init=True), App("a", "i")),
+        0.0,
+        7.0,
+        "1",
+        "2",
+        "Burstable",
+    )
+    bare = {"metadata": {"name": "p", "uid": "u"}, "spec": {"containers": [{"name": "a", "image": "i"}]}}
+    made = read_pod(bare, host_ip="", pod_ip="", qos_class="BestEffort")
+    assert (made.namespace, made.restart_policy, made.grace, made.deadline) == (
+        "default",
+        "Always",
+        30.0,
+        None,
+    )
 
 
 def test_a_slow_pod_says_starting(world: Make) -> None:

@@ -4,7 +4,7 @@ Not here: what the apps look like inside (`executor.pods.manifest`). The object 
 that is missing gets the Kubernetes default.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -31,7 +31,10 @@ class App:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """What the core knows of the pod. Durations in seconds; `apps` has the init containers first, in order."""
+    """What the core knows of the pod. Durations in seconds; `apps` has the init containers first, in order.
+
+    remarks: what the pod asks for and does not get, one line each; its owner is told by an event.
+    """
 
     uid: str
     namespace: str
@@ -43,6 +46,7 @@ class Pod:
     host_ip: str = ""
     pod_ip: str = ""
     qos_class: str = "BestEffort"
+    remarks: tuple[str, ...] = ()
 
 
 def read_pod(pod: Mapping[str, Any], *, host_ip: str, pod_ip: str, qos_class: str) -> Pod:
@@ -62,4 +66,15 @@ def read_pod(pod: Mapping[str, Any], *, host_ip: str, pod_ip: str, qos_class: st
         host_ip=host_ip,
         pod_ip=pod_ip,
         qos_class=qos_class,
+        remarks=() if spec.get("hostNetwork") else tuple(_unmapped_ports(spec)),
     )
+
+
+def _unmapped_ports(spec: Mapping[str, Any]) -> Iterator[str]:
+    for container in spec["containers"]:
+        for port in container.get("ports") or ():
+            if port.get("hostPort"):
+                yield (
+                    f"container {container['name']}: hostPort {port['hostPort']} is reserved but not mapped: "
+                    "a pod's own network has only loopback; set hostNetwork: true"
+                )

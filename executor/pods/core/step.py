@@ -35,6 +35,8 @@ class Step:
 def launch(pod: Pod, now: float) -> Step:
     """A pod begins. now: Unix time."""
     frame = Frame(State(pod, now, tuple(Container(app) for app in pod.apps)), now)
+    for remark in pod.remarks:
+        frame.tell("Warning", "NotSupported", remark)
     for app in pod.apps:  # all images at once; whose turn it is to run comes later
         frame.do(Prepare(app.name))
     frame.timer(TimerKind.SAY_STARTING, SAY_STARTING_AFTER)
