@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import orjson
 from kazoo.client import KazooState
 from kazoo.exceptions import KazooException
+from kazoo.protocol.serialization import Auth
 from kazoo.recipe.watchers import ChildrenWatch
 
 from shared.mesos import vocabulary  # noqa: F401  (imports pymesos without its side effects)
@@ -53,6 +54,9 @@ class AddressList:
         self._at = 0
         self._hint: Endpoint | None = None
 
+    def __str__(self) -> str:
+        return ",".join(str(one) for one in self._endpoints)
+
     async def start(self) -> None:
         """Nothing to start."""
 
@@ -73,6 +77,18 @@ class AddressList:
         self._at = (self._at + 1) % len(self._endpoints)
 
 
+class _HideAuth(logging.Filter):
+    """kazoo writes every request into its debug log, the password included."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple("Auth(…)" if isinstance(one, Auth) else one for one in record.args)
+        return True
+
+
+_hide_auth = _HideAuth()
+
+
 class _Detector(MasterDetector):
     """pymesos' detector, with credentials in the URL, and without its two ways to give up for ever: a
     ZooKeeper that is not up yet, and a path that is not there yet because no master has started."""
@@ -82,6 +98,7 @@ class _Detector(MasterDetector):
         self.watching = False
         if login:
             self.zk.auth_data.add(("digest", login))
+            self.zk.logger.addFilter(_hide_auth)
 
     def watch(self) -> bool:
         """Watch the masters' znodes; whether that worked. Blocks while ZooKeeper is away."""
@@ -117,6 +134,9 @@ class ZooKeeperMasters:
         self._leader: Endpoint | None = None
         self._known = asyncio.Event()
 
+    def __str__(self) -> str:
+        return f"zk://{self._hosts}"
+
     async def start(self) -> None:
         """Begin to watch; returns at once."""
         self._loop = asyncio.get_running_loop()
@@ -150,7 +170,10 @@ class ZooKeeperMasters:
         leader: Endpoint | None = None
         try:
             address = orjson.loads(data or b"null")["address"]
-            leader = Endpoint(address.get("ip") or address["hostname"], int(address["port"]))
+            ip, hostname = address.get("ip"), address.get("hostname")
+            leader = Endpoint(
+                ip or address["hostname"], int(address["port"]), alias=hostname if ip != hostname else None
+            )
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
             logger.warning("the leading master's znode cannot be read: %r", error)
         self._tell(leader)
@@ -218,11 +241,9 @@ def _hide(url: str) -> str:
 
 
 def masters_of(master: str) -> Masters:
-    """`host:port`, `host1:port,host2:port` or `zk://…`; ValueError when it is none of them."""
+    """`host:port` or `https://host:port`, several of them with commas, or `zk://…`; ValueError when it is none."""
     if master.startswith("zk://"):
         return ZooKeeperMasters(master)
-    if "://" in master and not master.startswith("http://"):
-        raise ValueError(f"master '{_hide(master)}': expecting host:port, host1:port,host2:port or zk://…")
     endpoints = [Endpoint.parse(item) for item in master.split(",") if item.strip()]
     if not endpoints:
         raise ValueError("master: expecting host:port, host1:port,host2:port or zk://…")

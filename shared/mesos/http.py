@@ -3,6 +3,8 @@
 Why not aiohttp's client: Mesos gives order only within one connection, so calls must share one and should not
 wait for one another's replies; and an event should reach its callback in the same turn of the loop in which
 its last byte was read. Not a general client: POST only, no redirects, no cookies, no compression.
+
+TLS or not is the endpoint's own scheme where it has one, else whether the caller has a TLS context.
 """
 
 import asyncio
@@ -10,13 +12,20 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import httptools
 
+from shared.security.tls import client_context, explain
+
 DEFAULT_PORT = 5050
+
+_OTHER_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+_SCHEMES = {"http": False, "https": True, "": None}
+_TLS_ALERT = 0x15
 
 
 class HttpError(OSError):
@@ -25,26 +34,56 @@ class HttpError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Host and port of a master or agent."""
+    """Host and port of a master or agent; `tls` as its URL says, None for one without a scheme. `alias` is another
+    name it may have in its certificate: masters register with an IP and a hostname."""
 
     host: str
     port: int
+    tls: bool | None = None
+    alias: str | None = None
 
     @classmethod
     def parse(cls, text: str, default_port: int = DEFAULT_PORT) -> "Endpoint":
-        """From `host:port`, `host`, `[::1]:port` or the (maybe scheme-less) URL of a Location header."""
+        """From `host:port`, `host`, `[::1]:port` or an http(s) URL, whose path is of no interest."""
         url = text.strip()
         try:
             parts = urlsplit(url if "//" in url else f"//{url}")
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            raise ValueError(f"not an address: '{text}' ({error})") from error
-        if not host:
+            raise ValueError(f"not an address: {error}") from None
+        if parts.username is not None:
+            raise ValueError(
+                "not an address: a password does not belong into a URL; credentials are given apart"
+            )
+        if not host or parts.scheme not in _SCHEMES:
             raise ValueError(f"not an address: '{text}' (expecting host:port)")
-        return cls(host, port or default_port)
+        return cls(host, port or default_port, _SCHEMES[parts.scheme])
+
+    def redirected(self, location: str, tls: ssl.SSLContext | None) -> "Endpoint":
+        """Where a Location header (Mesos' have no scheme) leads from here. ValueError when it leads nowhere, or
+        from TLS to plain text: our credentials go along."""
+        target = Endpoint.parse(location, self.port)
+        if target.tls is False and self.context(tls) is not None:
+            raise ValueError(f"not from TLS to plain text: {location}")
+        return target if target.tls is not None else replace(target, tls=self.tls)
+
+    def context(self, tls: ssl.SSLContext | None) -> ssl.SSLContext | None:
+        """What to connect with, when `tls` is what was configured; None for plain text."""
+        if self.tls is None:
+            return tls
+        return (tls or _system_context()) if self.tls else None
+
+    def url(self, tls: ssl.SSLContext | None) -> str:
+        """As `parse` takes it back: `https://host:port`, or `host:port`."""
+        return f"https://{self}" if self.context(tls) is not None else str(self)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@cache
+def _system_context() -> ssl.SSLContext:
+    return client_context()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +149,31 @@ class HttpConnection(asyncio.Protocol):
         cls, endpoint: Endpoint, *, tls: ssl.SSLContext | None = None, timeout: float = 10.0
     ) -> "HttpConnection":
         """Connect. OSError (TimeoutError included) when that fails."""
-        loop = asyncio.get_running_loop()
+        context = endpoint.context(tls)
         async with asyncio.timeout(timeout):
-            _, connection = await loop.create_connection(
-                lambda: cls(endpoint), endpoint.host, endpoint.port, ssl=tls
-            )
+            try:
+                return await cls._connect(endpoint, context, endpoint.host)
+            except ssl.SSLCertVerificationError as error:
+                if endpoint.alias is None or error.verify_code not in _OTHER_NAME:
+                    raise HttpError(f"TLS with {endpoint}: {explain(error)}") from error
+            except ssl.SSLError as error:
+                raise HttpError(f"TLS with {endpoint}: {explain(error)}") from error
+            try:
+                return await cls._connect(endpoint, context, endpoint.alias)
+            except ssl.SSLError as error:
+                raise HttpError(f"TLS with {endpoint} ({endpoint.alias}): {explain(error)}") from error
+
+    @classmethod
+    async def _connect(
+        cls, endpoint: Endpoint, context: ssl.SSLContext | None, name: str
+    ) -> "HttpConnection":
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: cls(endpoint),
+            endpoint.host,
+            endpoint.port,
+            ssl=context,
+            server_hostname=name if context else None,
+        )
         return connection
 
     @property
@@ -134,6 +193,16 @@ class HttpConnection(asyncio.Protocol):
             ).encode("latin-1")
             + body
         )
+
+    def pause_reading(self) -> None:
+        """Leave what comes to the kernel, whose full buffers slow the peer down."""
+        if self._transport is not None and not self.closed:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if self._transport is not None and not self.closed:
+            self._transport.resume_reading()
 
     def close(self) -> None:
         """Close at once. Exchanges that are open get no callback any more."""
@@ -156,7 +225,8 @@ class HttpConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as malformed:
-            error = HttpError(f"{self.endpoint} sent malformed HTTP: {malformed}")
+            said = "speaks TLS" if data[0] == _TLS_ALERT else f"sent malformed HTTP: {malformed}"
+            error = HttpError(f"{self.endpoint} {said}")
         seen, self._seen = self._seen, []
         for callback, arguments in seen:
             if self.closed:
@@ -166,6 +236,8 @@ class HttpConnection(asyncio.Protocol):
             self._lose(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(exc, ssl.SSLError):  # TLS 1.3: here a client learns that its certificate was refused
+            exc = HttpError(f"TLS with {self.endpoint}: {explain(exc)}")
         self._lose(exc or HttpError(f"{self.endpoint} closed the connection"))
 
     def _lose(self, error: Exception) -> None:

@@ -29,20 +29,26 @@ async def call(
     tls: ssl.SSLContext | None = None,
     timeout: float = 10.0,
 ) -> dict[str, Any]:
-    """One call to `host:port`, redirects to the leader followed; the JSON of the answer, {} for an empty one.
+    """One call to `host:port` or a URL of it, redirects to the leader followed with the credentials, which are
+    renewed once on a 401; the JSON of the answer, {} for an empty one.
 
     OperatorError for an answer that is not a success, OSError (TimeoutError included) for none.
     """
     endpoint = Endpoint.parse(master)
-    authorization = f"Authorization: {await credentials.authorization()}\r\n" if credentials else ""
+    renewed = False
     async with asyncio.timeout(timeout):
-        for _ in range(_REDIRECTS + 1):
+        for _ in range(_REDIRECTS + 2):
+            authorization = await credentials.authorization() if credentials else None
             head, answer = await _post(endpoint, orjson.dumps(body), authorization, tls, timeout)
+            if head.status == 401 and credentials and authorization and not renewed:
+                renewed = True
+                if await credentials.renew(authorization):
+                    continue
             if head.status in (301, 302, 307, 308) and "location" in head.headers:
                 try:
-                    endpoint = Endpoint.parse(head.headers["location"], endpoint.port)
+                    endpoint = endpoint.redirected(head.headers["location"], tls)
                 except ValueError as error:
-                    raise OperatorError(f"{endpoint} redirects to nowhere: {error}") from error
+                    raise OperatorError(f"{endpoint}: a redirect that is not followed: {error}") from error
                 continue
             return _parse(f"{body.get('type')} at {endpoint}", head, answer)
     raise OperatorError(f"{master}: more than {_REDIRECTS} redirects; is there a leading master?")
@@ -64,8 +70,9 @@ async def get_agents(
 
 
 async def _post(
-    endpoint: Endpoint, body: bytes, headers: str, tls: ssl.SSLContext | None, timeout: float
+    endpoint: Endpoint, body: bytes, authorization: str | None, tls: ssl.SSLContext | None, timeout: float
 ) -> tuple[Head, bytes]:
+    headers = f"Authorization: {authorization}\r\n" if authorization else ""
     connection = await HttpConnection.open(endpoint, tls=tls, timeout=timeout)
     answer: asyncio.Future[tuple[Head, bytes]] = asyncio.get_running_loop().create_future()
 
