@@ -13,10 +13,12 @@ statusUpdate), src/common/validation.cpp (what an UPDATE must have).
 import asyncio
 import logging
 import random
+import socket
 import ssl
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -24,6 +26,7 @@ import orjson
 from shared.mesos.backoff import Backoff
 from shared.mesos.durations import parse_duration
 from shared.mesos.http import Endpoint
+from shared.mesos.settings import tls_from_environ
 from shared.mesos.subscription import (
     NotConnected,
     Redirected,
@@ -52,7 +55,11 @@ class ExecutorDriver(MesosExecutorDriver):
 
     `environ` is what the agent gave: MESOS_AGENT_ENDPOINT, MESOS_FRAMEWORK_ID and MESOS_EXECUTOR_ID are needed.
     While the agent is away the driver comes back within MESOS_SUBSCRIPTION_BACKOFF_MAX, and after
-    MESOS_RECOVERY_TIMEOUT (at once without MESOS_CHECKPOINT) calls `shutdown`.
+    MESOS_RECOVERY_TIMEOUT (at once without MESOS_CHECKPOINT) calls `shutdown`. A token or certificate that is
+    not accepted is tried again as long; `trouble` says so.
+
+    An agent with TLS is told by MESOS_SSL_ENABLED or LIBPROCESS_SSL_ENABLED, and libprocess' other variables
+    (see settings.tls_from_environ); `tls` replaces them. Its certificate must name its address or this host.
     """
 
     def __init__(
@@ -63,7 +70,10 @@ class ExecutorDriver(MesosExecutorDriver):
         tls: ssl.SSLContext | None = None,
         subscribe_timeout: float = 10.0,
     ) -> None:
-        """ValueError names the variable that is missing or wrong."""
+        """ValueError names the variable or file that is missing or wrong.
+
+        MESOS_EXECUTOR_AUTHENTICATION_TOKEN is taken out of `environ`, as libmesos does: no child shall see it.
+        """
         # Not MesosExecutorDriver's, which reads os.environ.
         Process.__init__(self)
         self.executor = executor
@@ -79,16 +89,16 @@ class ExecutorDriver(MesosExecutorDriver):
         self.tasks: dict[str, Json] = {}  # until their terminal update is acknowledged
         self.updates: dict[str, Json] = {}  # Update messages by uuid, in order, until acknowledged
         self._dict_cls = dict
-        self._agent = Endpoint.parse(_need(environ, "MESOS_AGENT_ENDPOINT"), 5051)
+        self._tls = tls or tls_from_environ(environ)
+        agent = Endpoint.parse(_need(environ, "MESOS_AGENT_ENDPOINT"), 5051)
+        # The endpoint is an IP address; certificates often have names only.
+        self._agent = replace(agent, alias=socket.gethostname())
         self._recovery_timeout = _seconds(environ, "MESOS_RECOVERY_TIMEOUT", "15mins")
         # An agent that came back waits 2 s (its default) for its executors, no longer.
         longest = _seconds(environ, "MESOS_SUBSCRIPTION_BACKOFF_MAX", "2secs") / 2
         self._backoff = Backoff(min(0.02, longest), longest, jitter=random.random)
-        token = environ.get("MESOS_EXECUTOR_AUTHENTICATION_TOKEN")
-        self._authorization = f"Bearer {token}" if token else None
-        if environ.get("MESOS_SSL_ENABLED", "").lower() in ("1", "true") and tls is None:
-            raise ValueError("MESOS_SSL_ENABLED: the agent speaks TLS only, which needs a TLS context")
-        self._tls = tls
+        self._authorization = _token(environ)
+        self._trouble: str | None = None
         self._subscribe_timeout = subscribe_timeout
         self._unsent: dict[str, None] = {}  # uuids that were in no UPDATE and no SUBSCRIBE of this connection
         self._all_acknowledged = asyncio.Event()
@@ -148,6 +158,11 @@ class ExecutorDriver(MesosExecutorDriver):
     def connected(self) -> bool:
         """Whether SUBSCRIBED was seen and the connection still stands."""
         return self._registered and self._subscription is not None and not self._subscription.closed
+
+    @property
+    def trouble(self) -> str | None:
+        """Why we are not connected, in one line; None while we are, or when nothing was tried yet."""
+        return None if self.connected else self._fatal or self._trouble
 
     # ---- calls
 
@@ -330,12 +345,14 @@ class ExecutorDriver(MesosExecutorDriver):
         self._unsent.clear()
         try:
             await subscription.open(request, self._subscribe_timeout)
-            reason = await subscription.ended
-            logger.warning("disconnected from the agent: %s", reason)
-        except Refused as refused:
-            self._fail(f"the agent refused the subscription: {refused}")
-        except (OSError, Unavailable, Redirected) as error:
-            logger.warning("cannot subscribe to the agent at %s: %s", self._agent, describe(error))
+            self._trouble = f"disconnected from the agent: {await subscription.ended}"
+            logger.warning("%s", self._trouble)
+        except (OSError, Refused, Unavailable, Redirected) as error:
+            if isinstance(error, Refused) and error.status not in (401, 403):
+                self._fail(f"the agent refused the subscription: {error}")
+            else:
+                self._trouble = f"cannot subscribe to the agent at {self._agent}: {describe(error)}"
+                logger.warning("%s", self._trouble)
         finally:
             was, self._registered = self._registered, False
             subscription.close("stopped")
@@ -349,6 +366,16 @@ def _need(environ: Mapping[str, str], name: str) -> str:
     if not value:
         raise ValueError(f"{name} is not set: an executor is started by a Mesos agent")
     return value
+
+
+def _token(environ: Mapping[str, str]) -> str | None:
+    name = "MESOS_EXECUTOR_AUTHENTICATION_TOKEN"
+    token = environ.get(name)
+    if isinstance(environ, MutableMapping):
+        environ.pop(name, None)
+    if token and (not token.isascii() or not token.isprintable()):
+        raise ValueError(f"{name}: not a token")
+    return f"Bearer {token}" if token else None
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: str) -> float:

@@ -21,6 +21,7 @@ import orjson
 from shared.mesos.backoff import Backoff
 from shared.mesos.credentials import Credentials
 from shared.mesos.detector import masters_of
+from shared.mesos.http import Endpoint
 from shared.mesos.subscription import NotConnected, Redirected, Refused, Subscription, Unavailable, describe
 from shared.mesos.vocabulary import MesosSchedulerDriver, Scheduler
 
@@ -33,6 +34,7 @@ Id = str | Mapping[str, Any]
 
 _PATH = "/api/v1/scheduler"
 _REDIRECTS = 5  # followed at once; then it is a loop, and backs off
+_ASK_AGAIN = 30.0  # seconds, after credentials could not be had
 
 
 def _id(value: Id) -> Json:
@@ -50,6 +52,9 @@ class SchedulerDriver(MesosSchedulerDriver):
     registration is `reregistered`. `suppressed_roles` get no offers until `reviveOffers`; what was suppressed
     stays so over reconnections. A scheduler may have one callback more than pymesos':
     `callRefused(driver, call, status, text)`, for a call that was answered with other than 2xx.
+
+    `tls` makes plain addresses (and those from ZooKeeper) https. Wrong credentials, certificates that are not
+    accepted and masters that do not answer are tried again with back-off; `trouble` says which it is.
     """
 
     def __init__(
@@ -83,6 +88,8 @@ class SchedulerDriver(MesosSchedulerDriver):
         self._suppressed = set(suppressed_roles)
         self._credentials = credentials
         self._tls = tls
+        self._rejected: str | None = None  # an authorization that a call was refused with
+        self._paused = False
         self._backoff = Backoff(*backoff, jitter=random.random)
         self._subscribe_timeout = subscribe_timeout
         self._subscription: Subscription | None = None
@@ -91,6 +98,7 @@ class SchedulerDriver(MesosSchedulerDriver):
         self._running: asyncio.Task[None] | None = None
         self._stopping = False
         self._redirects = 0  # since the last registration
+        self._trouble: str | None = "not started"
         self._changed = asyncio.Event()  # another master leads
 
     # ---- life
@@ -100,6 +108,7 @@ class SchedulerDriver(MesosSchedulerDriver):
         if self._running is not None:
             raise RuntimeError("the driver was started already")
         await self._masters.start()
+        self._trouble = f"looking for the leading master at {self._masters}"
         self._running = asyncio.create_task(self._run(), name="mesos scheduler driver")
 
     async def stop(self, timeout: float = 2.0) -> None:
@@ -145,14 +154,34 @@ class SchedulerDriver(MesosSchedulerDriver):
 
     @property
     def master(self) -> str | None:
-        """`host:port` of the master we are subscribed to."""
-        return str(self._subscription.endpoint) if self.connected and self._subscription else None
+        """`host:port`, or `https://host:port`, of the master we are subscribed to."""
+        if not self.connected or self._subscription is None:
+            return None
+        return self._subscription.endpoint.url(self._tls)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why we are not connected, in one line for health checks; None while we are."""
+        return None if self.connected else self._fatal or self._trouble
 
     @property
     def framework(self) -> Json:
         """The FrameworkInfo as given, with the id once it is known. (pymesos adds GPU_RESOURCES and a
         failover timeout of its own.)"""
         return dict(self._framework)
+
+    def pauseEvents(self) -> None:
+        """Hold events back, for a scheduler that has too many to work on; what comes waits, here up to a bound and
+        beyond it on the master's side. Calls can be made all the same."""
+        self._paused = True
+        if self._subscription is not None:
+            self._subscription.pause()
+
+    def resumeEvents(self) -> None:
+        """Let them come again, in order, beginning with those that were held back."""
+        self._paused = False
+        if self._subscription is not None:
+            self._subscription.resume()
 
     # ---- calls: sent in the order made, on one connection; NotConnected when there is none
 
@@ -324,6 +353,8 @@ class SchedulerDriver(MesosSchedulerDriver):
         callback = getattr(self.sched, "callRefused", None)
         if callback is not None:
             callback(self, call, status, text)
+        if status == 401 and self._subscription is not None:
+            self._rejected = self._subscription.authorization
         if status != 400:  # 307, 401, 403, 503…: it is not our master, or we are not its framework, any more
             self._close(f"{call.get('type')} was refused with HTTP {status}")
 
@@ -357,8 +388,24 @@ class SchedulerDriver(MesosSchedulerDriver):
         """Find the master, subscribe, stay; whether to pause before the next time."""
         endpoint = await self._masters.endpoint()
         try:
-            authorization = await self._credentials.authorization() if self._credentials else None
-            self._subscription = Subscription(
+            return await self._subscribe(endpoint)
+        except Redirected as redirected:
+            self._trouble = f"{endpoint} is not the leader: {redirected}"
+            logger.info("%s", self._trouble)
+            self._masters.redirected(redirected.endpoint)
+            self._redirects += 1
+            return self._redirects > _REDIRECTS
+        except (OSError, Refused, Unavailable) as error:
+            # OSError: no connection, no TLS, no credentials.
+            self._trouble = f"cannot subscribe to {endpoint}: {describe(error)}"
+            logger.warning("%s", self._trouble)
+            self._masters.failed()
+        return True
+
+    async def _subscribe(self, endpoint: Endpoint) -> bool:
+        authorization = await self._authorize()
+        try:
+            subscription = self._subscription = Subscription(
                 endpoint,
                 _PATH,
                 on_event=self._received,
@@ -366,20 +413,36 @@ class SchedulerDriver(MesosSchedulerDriver):
                 tls=self._tls,
                 authorization=authorization,
             )
-            await self._attend(self._subscription)
-        except Redirected as redirected:
-            logger.info("%s is not the leader: %s", endpoint, redirected)
-            self._masters.redirected(redirected.endpoint)
-            self._redirects += 1
-            return self._redirects > _REDIRECTS
+            if self._paused:
+                subscription.pause()
+            await self._attend(subscription)
         except Refused as refused:
-            if refused.status == 401 and self._credentials and await self._credentials.renew():
-                return True
+            mine = self._credentials if refused.status == 401 else None
+            if mine and authorization and await mine.renew(authorization):
+                logger.info("%s wants other credentials; they were renewed", endpoint)
+                return False
+            if refused.status in (401, 403):  # credentials can be put right without us
+                raise
             self._fail(f"{endpoint} refused the subscription: {refused}")
-        except (OSError, Unavailable) as error:
-            logger.warning("cannot subscribe to %s: %s", endpoint, describe(error))
-            self._masters.failed()
         return True
+
+    async def _authorize(self) -> str | None:
+        if self._credentials is None:
+            return None
+        if self._rejected is not None:
+            rejected, self._rejected = self._rejected, None
+            await self._credentials.renew(rejected)
+        return await self._credentials.authorization()
+
+    async def _keep_authorized(self, credentials: Credentials, subscription: Subscription) -> None:
+        """Give the subscription new credentials before the old ones expire."""
+        while (delay := credentials.renew_in()) is not None:
+            await asyncio.sleep(delay)
+            try:
+                subscription.authorization = await credentials.authorization()
+            except OSError as error:
+                logger.warning("the credentials cannot be renewed: %s", describe(error))
+                await asyncio.sleep(_ASK_AGAIN)
 
     async def _pause(self, seconds: float) -> None:
         self._changed.clear()
@@ -397,12 +460,19 @@ class SchedulerDriver(MesosSchedulerDriver):
             request["subscribe"]["suppressed_roles"] = sorted(self._suppressed)
         if self.framework_id is not None:
             request["framework_id"] = {"value": self.framework_id}
+        keeper: asyncio.Task[None] | None = None
         try:
             await subscription.open(request, self._subscribe_timeout)
+            if self._credentials is not None:
+                keeper = asyncio.create_task(self._keep_authorized(self._credentials, subscription))
             reason = await subscription.ended
+            self._trouble = f"disconnected from {subscription.endpoint}: {reason}"
         finally:
             was, self._registered = self._registered, False
             subscription.close("stopped")
             if was and self._fatal is None and not self._stopping:
                 self.sched.disconnected(self)
+            if keeper is not None:
+                keeper.cancel()
+                await asyncio.wait((keeper,))
         logger.warning("disconnected from %s: %s", subscription.endpoint, reason)

@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from shared.mesos.handover import Handover
 from shared.mesos.http import Endpoint, Head, HttpConnection, Reply
 from shared.mesos.recordio import Decoder, RecordIOError
 
@@ -42,7 +43,7 @@ class Unavailable(Exception):
 
 
 class Refused(Exception):
-    """SUBSCRIBE was answered with a 4xx that trying again will not change."""
+    """SUBSCRIBE was answered with a 4xx that trying the same again will not change."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(f"HTTP {status}: {text}" if text else f"HTTP {status}")
@@ -78,13 +79,12 @@ class _EventStream:
         except RecordIOError as error:
             self._owner.close(f"the event stream is broken: {error}")
             return
-        for record in records:
-            self._owner._event(record)
+        self._owner._arrived(records)
 
     def on_end(self) -> None:
         assert self._head is not None
         if self._head.status == 200:
-            self._owner.close("the event stream ended")
+            self._owner._finished("the event stream ended")
         else:
             self._owner._opened(self._head, self._body)
 
@@ -92,12 +92,12 @@ class _EventStream:
         if self._head is not None and self._head.status != 200:
             self._owner._opened(self._head, self._body)
         else:
-            self._owner.close(str(error))
+            self._owner._finished(describe(error))
 
 
 class Subscription:
-    """`on_event` gets each record in the turn of the loop that completed it; `on_refused` a call's body, the
-    status and the text of an answer that is not a 2xx."""
+    """`on_event` gets each record, in order (see Handover); `on_refused` a call's body, the status and the text of
+    an answer that is not a 2xx."""
 
     def __init__(
         self,
@@ -111,19 +111,19 @@ class Subscription:
     ) -> None:
         self.endpoint = endpoint
         self.closed = False
+        self.authorization = authorization  # of what is sent from now on; may be set at any time
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._path = path
-        self._on_event = on_event
+        self._handover = Handover(on_event, self._read)
         self._on_refused = on_refused
         self._tls = tls
-        self._headers = f"Authorization: {authorization}\r\n" if authorization else ""
+        self._stream_id = ""
         self._stream: HttpConnection | None = None
         self._timeout = 0.0
         self._answer: asyncio.Future[tuple[Head, bytes]] = asyncio.get_running_loop().create_future()
         self._calls: HttpConnection | None = None
-        self._waiting: deque[tuple[dict[str, Any], bytes]] = (
-            deque()
-        )  # calls while their connection is being opened
+        # Calls while their connection is being opened.
+        self._waiting: deque[tuple[dict[str, Any], bytes]] = deque()
         self._reopening: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -139,7 +139,7 @@ class Subscription:
         self._timeout = timeout
         async with asyncio.timeout(timeout):
             self._stream = await HttpConnection.open(self.endpoint, tls=self._tls, timeout=timeout)
-            self._stream.post(self._path, self._headers, orjson.dumps(subscribe), _EventStream(self))
+            self._stream.post(self._path, self._headers(), orjson.dumps(subscribe), _EventStream(self))
             self._reopening = asyncio.ensure_future(self._open_calls())  # while the peer thinks
             await asyncio.wait((self._answer, self.ended), return_when=asyncio.FIRST_COMPLETED)
         if not self._answer.done():
@@ -150,9 +150,9 @@ class Subscription:
         text = body.decode("utf-8", "replace").strip()
         if head.status in (301, 302, 307, 308) and "location" in head.headers:
             try:
-                raise Redirected(Endpoint.parse(head.headers["location"], self.endpoint.port))
+                raise Redirected(self.endpoint.redirected(head.headers["location"], self._tls))
             except ValueError as error:
-                raise Unavailable(f"HTTP {head.status} to nowhere: {error}") from error
+                raise Unavailable(f"a redirect that is not followed: {error}") from error
         if 400 <= head.status < 500 and head.status not in (404, 408, 429):
             raise Refused(head.status, text)
         raise Unavailable(f"HTTP {head.status}: {text}" if text else f"HTTP {head.status}")
@@ -188,6 +188,8 @@ class Subscription:
         self._heard = loop.time()
 
         def check() -> None:
+            if self._handover.holding:
+                self._heard = loop.time()  # the silence is ours
             left = self._heard + limit - loop.time()
             if left <= 0:
                 self.close(f"nothing heard for {limit:g} s ({what})")
@@ -201,6 +203,7 @@ class Subscription:
         if self.closed:
             return
         self.closed = True
+        self._handover.close()
         for connection in (self._stream, self._calls):
             if connection is not None:
                 connection.close()
@@ -212,6 +215,18 @@ class Subscription:
         if not self.ended.done():
             self.ended.set_result(reason)
 
+    def pause(self) -> None:
+        """Deliver no events until `resume`; reading stops when too much waits. The peer is not given up meanwhile."""
+        self._handover.pause()
+
+    def resume(self) -> None:
+        """Deliver events again."""
+        self._handover.resume()
+
+    def _headers(self) -> str:
+        authorization = f"Authorization: {self.authorization}\r\n" if self.authorization else ""
+        return authorization + self._stream_id
+
     # ---- the event stream
 
     def _opened(self, head: Head, body: bytes) -> None:
@@ -221,12 +236,21 @@ class Subscription:
             self._answer.set_result((head, body))
         stream_id = head.headers.get("mesos-stream-id")
         if stream_id:
-            self._headers += f"Mesos-Stream-Id: {stream_id}\r\n"
+            self._stream_id = f"Mesos-Stream-Id: {stream_id}\r\n"
 
-    def _event(self, record: bytes) -> None:
+    def _arrived(self, records: list[bytes]) -> None:
         if not self.closed:
             self._heard = asyncio.get_running_loop().time()
-            self._on_event(record)
+            self._handover.put(records)
+
+    def _finished(self, reason: str) -> None:
+        """The peer ended the stream: what came before that is still delivered."""
+        if not self.closed:
+            self._handover.finish(lambda: self.close(reason))
+
+    def _read(self, on: bool) -> None:
+        if self._stream is not None:
+            (self._stream.resume_reading if on else self._stream.pause_reading)()
 
     # ---- the call connection
 
@@ -240,7 +264,7 @@ class Subscription:
         def lost(error: Exception) -> None:
             self.close(f"{call.get('type')} may not have arrived: {error}")
 
-        connection.post(self._path, self._headers, data, Reply(done, lost))
+        connection.post(self._path, self._headers(), data, Reply(done, lost))
 
     def _calls_lost(self, error: Exception) -> None:
         # Unanswered calls have closed the subscription by now (`lost` above).

@@ -27,18 +27,28 @@ needs_zookeeper = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize(
-    ("text", "host", "port"),
+    ("text", "host", "port", "tls"),
     [
-        ("10.0.0.1:5051", "10.0.0.1", 5051),
-        ("leader.mesos", "leader.mesos", 5050),
-        ("//127.0.0.1:6050/master/api/v1/scheduler", "127.0.0.1", 6050),
-        ("http://h:80/x", "h", 80),
-        ("[::1]:5050", "::1", 5050),
+        ("10.0.0.1:5051", "10.0.0.1", 5051, None),
+        ("leader.mesos", "leader.mesos", 5050, None),
+        ("//127.0.0.1:6050/master/api/v1/scheduler", "127.0.0.1", 6050, None),
+        ("http://h:80/x", "h", 80, False),
+        ("https://h", "h", 5050, True),
+        ("[::1]:5050", "::1", 5050, None),
     ],
 )
-def test_addresses(text: str, host: str, port: int) -> None:
-    assert Endpoint.parse(text) == Endpoint(host, port)
+def test_addresses(text: str, host: str, port: int, tls: bool | None) -> None:
+    assert Endpoint.parse(text) == Endpoint(host, port, tls)
     assert Endpoint.parse(str(Endpoint(host, port))) == Endpoint(host, port)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":5050", "h:port", "ftp://h:1", "//user:hunter2@h:1", "h:99999", "/path"]
+)
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(ValueError, match="not an address") as info:
+        Endpoint.parse(text)
+    assert "hunter2" not in str(info.value)
 
 
 async def test_a_list_goes_round_and_takes_hints() -> None:
@@ -239,18 +249,23 @@ async def test_the_driver_follows_the_leader(
 
 
 @needs_zookeeper
-async def test_credentials_are_shown_to_zookeeper(zookeeper: str, znodes: Znodes) -> None:
+async def test_credentials_are_shown_to_zookeeper_and_to_nobody_else(
+    zookeeper: str, znodes: Znodes, caplog: pytest.LogCaptureFixture
+) -> None:
     znodes.master("127.0.0.1", 6050)
     (child,) = znodes.client.get_children(znodes.path)
-    znodes.client.set_acls(f"{znodes.path}/{child}", [make_digest_acl("mesos", "secret", read=True)])
+    znodes.client.set_acls(f"{znodes.path}/{child}", [make_digest_acl("mesos", "hunter2", read=True)])
     with pytest.raises(KazooException):
         znodes.client.get(f"{znodes.path}/{child}")
-    masters = ZooKeeperMasters(f"zk://mesos:secret@{zookeeper}{znodes.path}")
+    masters = ZooKeeperMasters(f"zk://mesos:hunter2@{zookeeper},{zookeeper}{znodes.path}")
+    caplog.set_level(1, logger="kazoo")
     await masters.start()
     try:
         assert await leader(masters) == "127.0.0.1:6050"
     finally:
         await masters.stop()
+    assert "Auth(…)" in caplog.text  # kazoo did log it
+    assert "hunter2" not in caplog.text + str(masters) + repr(masters)
 
 
 @needs_zookeeper

@@ -233,6 +233,34 @@ async def test_an_unknown_executor_is_an_error(make: Make, peer: Any, executor: 
     assert await asyncio.wait_for(one.join(), 10) == message
 
 
+async def test_a_token_that_is_not_accepted_is_tried_again(make: Make, peer: Any, executor: Any) -> None:
+    """The agent may have restarted with a wrong key, and will again with the right one: no pod should notice."""
+
+    async def unauthorized(_: web.Request) -> web.Response:
+        return web.Response(status=401)
+
+    peer.answers.extend([unauthorized] * 2)
+    one = make(MESOS_EXECUTOR_AUTHENTICATION_TOKEN="jwt-secret")
+    await one.start()
+    stream = await peer.stream()
+    assert one.trouble == f"cannot subscribe to the agent at {peer.address}: HTTP 401"
+    await stream.send(SUBSCRIBED)
+    await executor.next("registered")
+    assert one.trouble is None
+
+
+async def test_the_token_is_taken_out_of_the_environment(peer: Any, executor: Any) -> None:
+    environ = {
+        "MESOS_AGENT_ENDPOINT": peer.address,
+        "MESOS_FRAMEWORK_ID": "F",
+        "MESOS_EXECUTOR_ID": "E",
+        "MESOS_EXECUTOR_AUTHENTICATION_TOKEN": "jwt-secret",
+    }
+    driver = ExecutorDriver(executor, environ)
+    assert "MESOS_EXECUTOR_AUTHENTICATION_TOKEN" not in environ
+    assert "jwt-secret" not in repr(driver)
+
+
 async def test_an_error_event_is_final(driver: ExecutorDriver, peer: Any, executor: Any) -> None:
     await peer.now.send({"type": "ERROR", "error": {"message": "no"}})
     assert await executor.next("error") == ("no",)
@@ -294,7 +322,9 @@ async def test_updates_that_must_not_be_sent(driver: ExecutorDriver) -> None:
         ({"MESOS_AGENT_ENDPOINT": ""}, "MESOS_AGENT_ENDPOINT is not set"),
         ({"MESOS_FRAMEWORK_ID": ""}, "MESOS_FRAMEWORK_ID is not set"),
         ({"MESOS_RECOVERY_TIMEOUT": "soon"}, "MESOS_RECOVERY_TIMEOUT: not a duration"),
-        ({"MESOS_SSL_ENABLED": "1"}, "MESOS_SSL_ENABLED: the agent speaks TLS only"),
+        ({"MESOS_SSL_ENABLED": "perhaps"}, "MESOS_SSL_ENABLED: expecting true, 1, false or 0"),
+        ({"MESOS_SSL_ENABLED": "1", "LIBPROCESS_SSL_CA_FILE": "/no/ca"}, "CA file '/no/ca': No such file"),
+        ({"MESOS_EXECUTOR_AUTHENTICATION_TOKEN": "a\r\nb"}, "AUTHENTICATION_TOKEN: not a token$"),
     ],
 )
 async def test_an_environment_that_cannot_work(make: Make, environ: dict[str, str], complaint: str) -> None:

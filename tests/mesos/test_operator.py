@@ -31,7 +31,7 @@ async def test_agents_are_asked_of_the_leader(peer: Any, other_peer: Any) -> Non
         ({"text": "<html>"}, "not JSON"),
         ({"text": "[]"}, "not an object"),
         ({"text": '{"type": "GET_ROLES"}'}, "answered with 'GET_ROLES'"),
-        ({"status": 307, "headers": {"Location": "//"}}, "redirects to nowhere"),
+        ({"status": 307, "headers": {"Location": "//"}}, "a redirect that is not followed: not an address"),
     ],
 )
 async def test_answers_that_are_none(peer: Any, response: dict[str, Any], complaint: str) -> None:
