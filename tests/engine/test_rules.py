@@ -190,6 +190,9 @@ def test_a_pod_that_must_not_restart_fails_with_its_executor(running: Desk) -> N
     running.tell("a.1", "FAILED", source="AGENT", reason="EXECUTOR_TERMINATED", message="Executor terminated")
     assert running.pods["a"]["status"]["phase"] == "Failed"
     assert running.pods["a"]["status"]["reason"] == "ExecutorTerminated"
+    assert running.tasks["a.1"].over, "the record stays with the pod, for its logs"
+    running.delete("a")
+    running.watch()
     assert not running.tasks
 
 
@@ -212,6 +215,19 @@ def test_an_agent_that_drops_launches_is_left_alone_longer_and_longer(desk: Desk
         tried.append(waits)
         desk.tell(f"a.{number}", "DROPPED", source="AGENT", reason="AGENT_DRAINING")
     assert tried == [0.0, 0.0, 1.0, 2.0]
+
+
+def test_one_dead_executor_is_one_strike(desk: Desk, offer: MakeOffer) -> None:
+    desk.subscribe()
+    for name in ("a", "b", "c"):
+        desk.create(name)
+    desk.watch()
+    desk.offer(offer("O1"))
+    for name in ("a", "b", "c"):
+        desk.now += 0.01
+        desk.tell(f"{name}.1", "FAILED", source="AGENT", reason="EXECUTOR_TERMINATED")
+    (accept,) = only(desk.offer(offer("O2")), fx.Accept)
+    assert len(accept.launches) == 3
 
 
 # ---- updates

@@ -192,6 +192,7 @@ class Agent:
     free: Vector = ZERO
     ports: Ranges = ()
     strikes: int = 0
+    struck_at: float = 0.0
     avoid_until: float = 0.0
 
 

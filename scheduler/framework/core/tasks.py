@@ -290,12 +290,16 @@ def not_before(task: Task) -> float:
 
 
 def _strike(frame: Frame, task: Task) -> None:
+    """The agent is left alone for a while. Tasks launched before its last strike ended by the same incident."""
     state = frame.state
     agent = state.agents.get(task.agent_id)
-    if agent is None:
+    if agent is None or task.launched_at < agent.struck_at:
         return
-    delay = backoff.agent_delay(agent.strikes + 1)
-    state.agents[agent.id] = replace(agent, strikes=agent.strikes + 1, avoid_until=frame.now + delay)
+    strikes = agent.strikes + 1
+    delay = backoff.agent_delay(strikes)
+    state.agents[agent.id] = replace(
+        agent, strikes=strikes, struck_at=frame.now, avoid_until=frame.now + delay
+    )
     if delay:
         frame.timer(delay, Alarm.QUEUE)
 

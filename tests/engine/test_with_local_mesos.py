@@ -1,0 +1,393 @@
+"""The scheduler against the embedded Mesos, as real processes: what is killed comes back, and no pod runs twice.
+
+The executor is `scripted_executor.py`: no image, no container, but the whole protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = float(os.environ.get("GANTRY_TEST_PATIENCE", "60"))
+PODS = "/api/v1/namespaces/default/pods"
+T = TypeVar("T")
+
+
+def until(what: str, check: Callable[[], T | None]) -> T:
+    """The first true answer of `check`."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if answer := check():
+            return answer
+        time.sleep(0.02)
+    raise AssertionError(f"waited {PATIENCE:.0f} s in vain for {what}")
+
+
+class Local:
+    """A master, agents and a scheduler in a directory of their own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.executors = directory / "executors"
+        self.executors.mkdir()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        with socket.socket() as one, socket.socket() as two:
+            one.bind(("127.0.0.1", 0))
+            two.bind(("127.0.0.1", 0))
+            self.api, self.mesos = one.getsockname()[1], two.getsockname()[1]
+
+    def spawn(self, name: str, *argv: str) -> subprocess.Popen[bytes]:
+        with (self.directory / f"{name}.log").open("ab") as log:
+            command = [sys.executable, "-m", "gantry", *argv]
+            environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, env=environ
+            )
+        self.processes[name] = process
+        return process
+
+    def start_master(self) -> None:
+        self.spawn("master", "master", "--ip", "127.0.0.1", "--port", str(self.mesos), "--work_dir", "master")
+
+    def start_agent(self, name: str) -> None:
+        resources = "cpus:8;mem:8192;disk:20000;ports:[31000-32000]"
+        self.spawn(
+            *(name, "agent", "--master", f"127.0.0.1:{self.mesos}", "--ip", "127.0.0.1", "--port", "0"),
+            *("--hostname", name, "--work_dir", name, "--resources", resources, "--launcher", "posix"),
+        )
+
+    def spawn_scheduler(self) -> subprocess.Popen[bytes]:
+        script = ROOT / "tests/engine/scripted_executor.py"
+        words = ["env", f"PYTHONPATH={ROOT}", sys.executable, str(script), str(self.executors)]
+        return self.spawn(
+            *("scheduler", "scheduler", "--master", f"127.0.0.1:{self.mesos}", "--store", "sqlite:state.db"),
+            *("--listen", f"127.0.0.1:{self.api}", "--executor-command", shlex.join(words)),
+        )
+
+    def start_scheduler(self) -> None:
+        self.spawn_scheduler()
+        until("the API", lambda: self.get("/readyz") == "ok")
+
+    def start(self, *agents: str) -> None:
+        self.start_master()
+        for name in agents:
+            self.start_agent(name)
+        self.start_scheduler()
+        until("the nodes", lambda: len(self.items("/api/v1/nodes")) == len(agents))
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
+        process = self.processes.pop(name)
+        process.send_signal(number)
+        return process.wait(PATIENCE)
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.kill()
+        for process in self.processes.values():
+            process.wait()
+        for pid in self.executor_pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    # ---- the API
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.api}{path}", data, method=method)
+        request.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.loads(answer.read())
+
+    def get(self, path: str) -> str:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.api}{path}", timeout=10) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            return ""
+
+    def items(self, path: str = PODS) -> list[dict[str, Any]]:
+        return list(json.loads(self.get(path) or "{}").get("items") or [])
+
+    def create(self, *names: str, **spec: Any) -> None:
+        for name in names:
+            containers = [{"name": "main", "image": "localhost/x"}]
+            body = {"metadata": {"name": name}, "spec": {"containers": containers, **spec}}
+            self.call("POST", PODS, {"apiVersion": "v1", "kind": "Pod", **body})
+
+    def phases(self) -> dict[str, str]:
+        return {one["metadata"]["name"]: one["status"]["phase"] for one in self.items()}
+
+    def all_running(self, count: int) -> None:
+        until(f"{count} running pods", lambda: list(self.phases().values()) == ["Running"] * count)
+
+    # ---- what the executors saw
+
+    def executor_pids(self) -> list[int]:
+        return [int(path.suffix[1:]) for path in self.executors.glob("executor.*")]
+
+    def running(self) -> dict[str, list[str]]:
+        """Task ids that run, by pod uid. Fails when a pod ever had two at once."""
+        now: dict[str, dict[str, int]] = {}
+        log = self.executors / "log"
+        for line in log.read_text().splitlines() if log.exists() else []:
+            word, task_id, pid = line.split()
+            tasks = now.setdefault(task_id.partition(".")[0], {})
+            if word == "started":
+                others = [other for other, where in tasks.items() if _alive(where)]
+                assert not others, f"{task_id} was started while {others} ran"
+                tasks[task_id] = int(pid)
+            else:
+                tasks.pop(task_id, None)
+        alive = {uid: sorted(t for t, pid in tasks.items() if _alive(pid)) for uid, tasks in now.items()}
+        return {uid: tasks for uid, tasks in alive.items() if tasks}
+
+    def assert_each_runs_once(self) -> None:
+        running = self.running()
+        assert set(running) == {one["metadata"]["uid"] for one in self.items()}
+        assert all(len(tasks) == 1 for tasks in running.values()), running
+
+
+def _alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Local]:
+    made = Local(tmp_path)
+    try:
+        yield made
+    except BaseException:
+        made.stop()
+        raise
+    made.stop()
+
+
+def test_a_pods_way_from_creation_to_deletion(local: Local) -> None:
+    local.start("agent-1")
+    local.create("a", "b")
+    local.all_running(2)
+    local.assert_each_runs_once()
+    reasons = {
+        (e["involvedObject"]["name"], e["reason"])
+        for e in until("events", lambda: local.items("/api/v1/events"))
+    }
+    assert ("a", "Scheduled") in reasons
+    local.call("DELETE", f"{PODS}/a")
+    until("the deletion", lambda: set(local.phases()) == {"b"})
+    local.assert_each_runs_once()
+    (node,) = local.items("/api/v1/nodes")
+    assert node["status"]["capacity"]["cpu"] == "8"
+    (local.executors / "end.b").write_text("Succeeded")
+    for pid in local.executor_pids():
+        os.kill(pid, signal.SIGUSR1)
+    until("the end of b", lambda: local.phases() == {"b": "Succeeded"})
+    assert not local.running()
+
+
+def test_a_killed_scheduler_goes_on_where_it_was(local: Local) -> None:
+    local.start("agent-1", "agent-2")
+    names = [f"p{number}" for number in range(24)]
+    for number, name in enumerate(names):
+        local.create(name)
+        if number % 8 == 5:  # in the midst of binding, launching, saving
+            local.kill("scheduler")
+            local.start_scheduler()
+    local.all_running(len(names))
+    local.assert_each_runs_once()
+    before = local.running()
+    for name in names[:6]:
+        local.call("DELETE", f"{PODS}/{name}")
+    local.kill("scheduler")
+    local.start_scheduler()
+    until("the deletions", lambda: set(local.phases()) == set(names[6:]))
+    local.assert_each_runs_once()
+    assert local.running().items() <= before.items(), "nothing else was started again"
+
+
+def test_a_stopped_scheduler_leaves_its_pods_running(local: Local) -> None:
+    local.start("agent-1")
+    local.create("a")
+    local.all_running(1)
+    before = local.running()
+    assert local.kill("scheduler", signal.SIGTERM) == 0
+    assert local.running() == before
+    local.start_scheduler()
+    local.all_running(1)
+    assert local.running() == before
+
+
+def test_pods_of_a_killed_executor_start_again(local: Local) -> None:
+    local.start("agent-1")
+    local.create("a", "b")
+    local.create("once", restartPolicy="Never")
+    local.all_running(3)
+    first = local.running()
+    (pid,) = local.executor_pids()
+    os.kill(pid, signal.SIGKILL)
+    wanted = {"a": "Running", "b": "Running", "once": "Failed"}
+    until("the second start", lambda: len(local.running()) == 2 and local.phases() == wanted)
+    assert not set(first.values().__iter__().__next__()) & {
+        t for ids in local.running().values() for t in ids
+    }
+
+
+def test_a_master_may_go_and_come_back(local: Local) -> None:
+    local.start("agent-1")
+    local.create("a")
+    local.all_running(1)
+    before = local.running()
+    local.kill("master")
+    until("the loss to be seen", lambda: "mesos" in _unready(local))
+    local.start_master()
+    until("the connection", lambda: local.get("/readyz") == "ok")
+    local.create("b")
+    local.all_running(2)
+    local.assert_each_runs_once()
+    assert before.items() <= local.running().items()
+
+
+def _unready(local: Local) -> str:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{local.api}/readyz", timeout=10).close()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.read().decode()
+    return ""
+
+
+# ---- how it ends when it cannot go on
+
+
+def last_line(local: Local) -> str:
+    return (local.directory / "scheduler.log").read_text().strip().splitlines()[-1]
+
+
+def test_a_framework_taken_over_or_removed_has_its_own_exit_code(local: Local) -> None:
+    local.start("agent-1")
+    local.create("a")
+    local.all_running(1)
+    framework = _post(local, "/api/v1", {"type": "GET_FRAMEWORKS"})["get_frameworks"]["frameworks"][0][
+        "framework_info"
+    ]
+    connection = http.client.HTTPConnection("127.0.0.1", local.mesos, timeout=10)
+    try:
+        stream = _take_over(connection, framework)
+        assert local.processes.pop("scheduler").wait(PATIENCE) == 5
+        assert last_line(local) == f"{ENDED}: Framework failed over; its state is kept"
+        teardown = {"type": "TEARDOWN", "framework_id": framework["id"]}
+        _post(local, "/api/v1/scheduler", teardown, {"Mesos-Stream-Id": stream})
+    finally:
+        connection.close()
+    process = local.spawn_scheduler()
+    assert process.wait(PATIENCE) == 5
+    assert last_line(local) == f"{ENDED}: Framework has been removed; its state is kept"
+
+
+ENDED = "gantry: error: Mesos ended the framework"
+
+
+def _take_over(connection: http.client.HTTPConnection, framework: dict[str, Any]) -> str:
+    """Subscribes as another scheduler of the same framework; the stream id."""
+    body = {"type": "SUBSCRIBE", "framework_id": framework["id"], "subscribe": {"framework_info": framework}}
+    headers = {"Content-Type": "application/json", "Accept": "application/json"}
+    connection.request("POST", "/api/v1/scheduler", json.dumps(body), headers)
+    answer = connection.getresponse()
+    assert answer.status == 200
+    return str(answer.headers["Mesos-Stream-Id"])
+
+
+def _post(local: Local, path: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> Any:
+    plain = {"Content-Type": "application/json", "Accept": "application/json"}
+    data = json.dumps(body).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{local.mesos}{path}", data, {**plain, **(headers or {})}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.loads(answer.read() or b"{}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (("--master", "nowhere"), 2, "--master 'nowhere': expected HOST:PORT"),
+        (("--listen", "8080"), 2, "--listen '8080': expected HOST:PORT"),
+        (("--executor-cpus", "0.001"), 2, "--executor-cpus: must be at least 0.01"),
+        (("--token-file", "missing"), 2, "--token-file missing: cannot be read: No such file or directory"),
+        (("--no-such-flag",), 2, "unrecognized arguments: --no-such-flag"),
+        (("--secret-file", "x"), 2, "--secret-file needs --principal"),
+        (("--failover-timeout", "0"), 2, "--failover-timeout: must be above 0"),
+        (("--listen", "0.0.0.0:0"), 3, "give --token-file"),
+        (("--store", "zk://localhost/x"), 4, "ZooKeeper stores are not available yet"),
+    ],
+)
+def test_refusals_are_one_line(tmp_path: Path, flags: tuple[str, ...], code: int, said: str) -> None:
+    from scheduler.config import UsageError, parse
+
+    argv = [
+        "--master",
+        "127.0.0.1:1",
+        "--store",
+        f"sqlite:{tmp_path}/s.db",
+        "--listen",
+        "127.0.0.1:0",
+        *flags,
+    ]
+    if code == 2:
+        with pytest.raises(UsageError, match=r".*") as refused:
+            parse(argv)
+        assert said in str(refused.value)
+        assert "\n" not in str(refused.value)
+        return
+    command = [sys.executable, "-m", "gantry", "scheduler", *argv]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == code
+    assert said in done.stderr.strip().splitlines()[-1]
+
+
+def test_a_port_and_a_store_in_use(local: Local) -> None:
+    local.start("agent-1")
+    base = [sys.executable, "-m", "gantry", "scheduler", "--master", f"127.0.0.1:{local.mesos}"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def run(*flags: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [*base, *flags],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            cwd=local.directory,
+            env=environ,
+        )
+        return done.returncode, done.stderr.strip().splitlines()[-1]
+
+    code, line = run("--store", "sqlite:state.db", "--listen", "127.0.0.1:0")
+    assert (code, line.startswith("gantry: error: ")) == (4, True)
+    code, line = run("--store", "sqlite:other.db", "--listen", f"127.0.0.1:{local.api}")
+    assert code == 3
+    assert "the port is in use" in line
