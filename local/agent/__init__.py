@@ -29,6 +29,8 @@ from local.agent.server import Server
 
 log = logging.getLogger(__name__)
 
+KEEPALIVE = 86400.0  # seconds; libprocess does not close idle connections either
+
 
 def listen(flags: Flags) -> socket.socket:
     """The socket of the HTTP API. With --port 0 the port of the last run, which its executors know."""
@@ -72,7 +74,11 @@ async def serve(flags: Flags) -> None:
     await recovery.run()
     collect_sandboxes(flags, core)
     runner = web.AppRunner(
-        Server(core, executors).app(), handler_cancellation=True, access_log=None, shutdown_timeout=0.2
+        Server(core, executors).app(),
+        handler_cancellation=True,
+        access_log=None,
+        keepalive_timeout=KEEPALIVE,
+        shutdown_timeout=0.2,
     )
     await runner.setup()
     await web.SockSite(runner, sock).start()

@@ -171,7 +171,7 @@ class Core:
     def resize(self, executor: Executor) -> bool:
         """Fit the container to its tasks; a failure costs the whole container. Returns success."""
         try:
-            self.containerizer.update(executor.container_id, executor.resources())
+            self.containerizer.update(executor.container_id, executor.cpus, executor.mem)
         except CgroupError as error:
             log.error("cannot resize container %s: %s", executor.container_id, error)
             framework = self.frameworks[executor.framework_id]

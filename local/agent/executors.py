@@ -106,7 +106,7 @@ class Executors:
         core.containerizer.launch(
             Spec(executor.container_id, argv(command), environment(core, executor), executor.sandbox, user),
             command.get("uris", []),
-            executor.resources(),
+            (executor.cpus, executor.mem),
             lambda identity: self._save_pid(executor.meta, identity),
             lambda termination: self.terminated(executor, termination),
         )

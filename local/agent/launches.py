@@ -79,7 +79,7 @@ class Launches:
                 # Without its data, as in Mesos: the task is not started again from here.
                 kept = {key: value for key, value in task.items() if key != "data"}
                 checkpoint.write(executor.meta / "tasks" / task_id / "task.info", kept)
-            executor.queued[task_id] = task
+            executor.enqueue(task)
         if run.get("group"):
             executor.groups.append([task["task_id"]["value"] for task in run["tasks"]])
 

@@ -49,15 +49,20 @@ class Executor:
     heartbeat: TimerHandle | None = None
     timer: TimerHandle | None = None  # registration, then shutdown
     pending: Termination | None = None  # why the agent itself ends it
+    cpus: int = 0  # thousandths, of the executor and the tasks that have not ended
+    mem: int = 0
 
-    def resources(self) -> Resources:
-        """Of the executor and the tasks that have not ended."""
-        total = Resources.from_json(self.info.get("resources", []))
-        for task in self.launched.values():
-            total += task.resources
-        for info in self.queued.values():
-            total += Resources.from_json(info["resources"])
-        return total
+    def __post_init__(self) -> None:
+        self.count(Resources.from_json(self.info.get("resources", [])), 1)
+
+    def count(self, resources: Resources, sign: int) -> None:
+        """Keep the sums that limit the container; adding up all tasks each time would cost too much."""
+        self.cpus += sign * resources.scalar("cpus")
+        self.mem += sign * resources.scalar("mem")
+
+    def enqueue(self, task: Json) -> None:
+        self.queued[task["task_id"]["value"]] = task
+        self.count(Resources.from_json(task["resources"]), 1)
 
     def send(self, kind: str, body: Json | None = None) -> bool:
         """One event; False when the executor is not connected."""
@@ -98,6 +103,7 @@ class Executor:
         task.state = state
         if terminal:
             self.terminated[task_id] = task
+            self.count(task.resources, -1)
 
     def tasks(self) -> list[Task]:
         """All that is not completed, queued ones as TASK_STAGING."""

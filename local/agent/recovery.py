@@ -109,6 +109,7 @@ class Recovery:
         self._core.updates.recover(executor.framework_id, task_id, path, state.updates, state.acknowledged)
         if not task.terminal:
             executor.launched[task_id] = task
+            executor.count(task.resources, 1)
         elif all(status["uuid"] in state.acknowledged for status in state.updates):
             executor.completed.append(task)
             checkpoint.remove(executor.meta / "tasks" / task_id)

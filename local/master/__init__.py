@@ -20,6 +20,8 @@ from local.master.server import Server
 
 log = logging.getLogger(__name__)
 
+KEEPALIVE = 86400.0  # seconds; libprocess does not close idle connections either
+
 
 async def serve(flags: Flags, registry: Registry, stop: asyncio.Event) -> None:
     """Run until `stop` is set. OSError when the address is taken."""
@@ -29,7 +31,13 @@ async def serve(flags: Flags, registry: Registry, stop: asyncio.Event) -> None:
     family_port.close()
     flags = replace(flags, port=flags.advertise_port or socket.getsockname()[1])
     server = Server(Cluster(flags, registry))
-    runner = web.AppRunner(server.app(), handler_cancellation=True, access_log=None, shutdown_timeout=0.2)
+    runner = web.AppRunner(
+        server.app(),
+        handler_cancellation=True,
+        access_log=None,
+        keepalive_timeout=KEEPALIVE,
+        shutdown_timeout=0.2,
+    )
     await runner.setup()
     try:
         await web.SockSite(runner, socket).start()

@@ -46,7 +46,7 @@ class Agents:
         info = message["info"]
         for old in list(cluster.agents.values()):
             if not old.connected and (old.ip, old.info["port"]) == (ip, info["port"]):
-                self.mark_unreachable(old, "a new agent registered at the same address")
+                self.remove(old, "a new agent registered at the same address")
         agent_id = cluster.new_id("S")
         agent = self._agent({**info, "id": {"value": agent_id}}, message, ip, link)
         agent.registered = agent.reregistered = cluster.now()
@@ -224,8 +224,13 @@ class Agents:
 
     def unregister(self, agent: Agent) -> None:
         """The agent said good-bye (SIGUSR1)."""
-        self._remove(agent, "TASK_GONE", "Agent unregistered", None)
+        self.remove(agent, "the agent unregistered")
+
+    def remove(self, agent: Agent, cause: str) -> None:
+        """An agent that will not be back under this id; its tasks are lost, as Mesos still says here."""
         self._cluster.registry.remove(agent.agent_id)
+        text = f"Agent {agent.info['hostname']} removed: {cause}"
+        self._remove(agent, "TASK_LOST", text, None)
 
     def pong(self, agent: Agent) -> None:
         agent.missed_pings = 0
@@ -296,9 +301,6 @@ class Agents:
         cluster = self._cluster
         framework = cluster.frameworks.get(task.framework_id)
         if framework is None:
-            return
-        if task.terminal:
-            cluster.remove_task(task)
             return
         new_state = framework.state_or_lost(state)
         update: dict[str, Any] = statuses.status(

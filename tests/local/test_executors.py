@@ -268,7 +268,9 @@ async def test_usr1_ends_everything(cluster):
     task = await scheduler.launch("hang")
     status = await scheduler.update("TASK_RUNNING")
     cluster.agent.send_signal(signal.SIGUSR1)
-    assert (await scheduler.update("TASK_GONE"))["task_id"] == task["task_id"]
+    lost = await scheduler.update("TASK_LOST")
+    assert (lost["task_id"], lost["reason"]) == (task["task_id"], "REASON_AGENT_REMOVED")
+    assert lost["message"] == "Agent 127.0.0.1 removed: the agent unregistered"
     assert await cluster.agent.process.wait() == 0
     assert cluster.ended(status["container_status"]["executor_pid"])
     await cluster.agent.start()

@@ -18,7 +18,6 @@ from local.agent.containers.launcher import LaunchError, Sessions, Spec
 from local.agent.containers.oom import OomWatch
 from local.agent.containers.processes import Identity
 from local.wire.proto import Json
-from shared.mesos.resources import Resources
 
 log = logging.getLogger(__name__)
 
@@ -63,14 +62,14 @@ class Containerizer:
         self,
         spec: Spec,
         uris: list[Json],
-        resources: Resources,
+        limits: tuple[int, int],
         checkpoint: Callable[[Identity], None],
         ended: Callable[[Termination], None],
     ) -> None:
-        """Start a container; `ended` is called once, whatever happens."""
+        """Start a container with limits as in `update`; `ended` is called once, whatever happens."""
         container = _Container(spec.container_id, ended)
         self._containers[spec.container_id] = container
-        task = asyncio.create_task(self._launch(container, spec, uris, resources, checkpoint))
+        task = asyncio.create_task(self._launch(container, spec, uris, limits, checkpoint))
         container.launching = task
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -80,7 +79,7 @@ class Containerizer:
         container: _Container,
         spec: Spec,
         uris: list[Json],
-        resources: Resources,
+        limits: tuple[int, int],
         checkpoint: Callable[[Identity], None],
     ) -> None:
         try:
@@ -89,7 +88,7 @@ class Containerizer:
                 owner = (entry.pw_uid, entry.pw_gid) if entry is not None else None
                 await asyncio.to_thread(fetch, uris, spec.sandbox, owner)
             container.pid = launcher.start(spec, self._placement, checkpoint)
-            self.update(spec.container_id, resources)
+            self.update(spec.container_id, *limits)
         except (LaunchError, CgroupError, FetchError, OSError) as error:
             log.error("cannot launch container %s: %s", spec.container_id, error)
             message = f"Failed to launch container: {error}"
@@ -145,11 +144,11 @@ class Containerizer:
         container = self._containers.get(container_id)
         return container.pid if container is not None else None
 
-    def update(self, container_id: str, resources: Resources) -> None:
-        """Fit the container to its executor's and tasks' resources. Raises CgroupError."""
+    def update(self, container_id: str, cpus: int, mem: int) -> None:
+        """Fit the container to its executor's and tasks' thousandths of CPUs and MBs. Raises CgroupError."""
         container = self._containers.get(container_id)
         if container is not None and container.pid is not None and not container.destroying:
-            self._placement.update(container_id, resources.scalar("cpus"), resources.scalar("mem"))
+            self._placement.update(container_id, cpus, mem)
 
     def destroy(self, container_id: str) -> None:
         """Kill everything in the container; its `ended` follows."""
@@ -214,6 +213,8 @@ class Containerizer:
                 container.stop_watching()
             if container.oom is not None:
                 container.oom.close()
+        launching = {container.launching for container in self._containers.values()}
         for task in list(self._tasks):
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            if task not in launching:  # a fetch may take long; the next agent tells how it ended
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
