@@ -4,7 +4,7 @@
     <work_dir>/meta/slaves/latest → S
     <work_dir>/meta/slaves/S/slave.info
              …/frameworks/F/framework.info, executors/E/executor.info,
-             …/executors/E/runs/C/forked.pid, tasks/T/task.info, tasks/T/task.updates
+             …/executors/E/runs/C/forked.pid, heard, tasks/T/task.info, tasks/T/task.updates
 
 Files are replaced by rename; updates are appended, a torn last line is ignored. Nothing is fsync'ed: this survives the
 death of the agent, not a power cut, after which no executor is alive anyway.
@@ -49,6 +49,7 @@ class RunState:
     executor_info: Json | None  # None: it was not to be recovered
     container_id: str
     identity: Identity | None
+    heard: bool  # the executor had sent an update
     tasks: dict[str, TaskState] = field(default_factory=dict)
 
 
@@ -157,7 +158,8 @@ def runs(paths: Paths) -> Iterator[tuple[str, str, RunState]]:
             for run in _directories(executor / "runs"):
                 pid = read(run / "forked.pid")
                 identity = Identity(**pid) if pid is not None else None
-                state = RunState(info or {}, executor_info if info else None, run.name, identity)
+                heard = (run / "heard").exists()
+                state = RunState(info or {}, executor_info if info else None, run.name, identity, heard)
                 for task in _directories(run / "tasks"):
                     loaded = _task(task)
                     if loaded is not None:

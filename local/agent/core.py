@@ -141,6 +141,10 @@ class Core:
             self.updates.update(framework_id, status, None)
             return
         self._container_status(executor, status)
+        if status["source"] == "SOURCE_EXECUTOR" and not executor.heard:
+            executor.heard = True
+            if executor.checkpoint:
+                (executor.meta / "heard").touch()
         try:
             executor.take(status)
         except TaskStateError as error:

@@ -48,6 +48,7 @@ class Executor:
     stream: EventStream | None = None
     heartbeat: TimerHandle | None = None
     timer: TimerHandle | None = None  # registration, then shutdown
+    heard: bool = False  # it has sent an update, so a task has reached it
     pending: Termination | None = None  # why the agent itself ends it
     cpus: int = 0  # thousandths, of the executor and the tasks that have not ended
     mem: int = 0
@@ -79,8 +80,7 @@ class Executor:
 
     def ever_sent_task(self) -> bool:
         """Whether any task reached the executor (`Executor::everSentTask`)."""
-        ended = [*self.terminated.values(), *self.completed]
-        return bool(self.launched) or any(s["source"] == "SOURCE_EXECUTOR" for t in ended for s in t.statuses)
+        return bool(self.launched) or self.heard
 
     def take(self, status: Json) -> None:
         """Move the task to the state in `status` (`Executor::updateTaskState`). Raises TaskStateError."""

@@ -81,6 +81,7 @@ class Recovery:
             core.paths.sandbox(framework_id, executor_id, run.container_id),
             meta,
             checkpoint=True,
+            heard=run.heard,
         )
         for task_id, task in run.tasks.items():
             self._recover_task(executor, task_id, task)

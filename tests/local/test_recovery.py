@@ -209,6 +209,20 @@ async def test_a_recovered_executor_is_still_watched_and_killed(cluster):
         assert cluster.ended(child)
 
 
+async def test_an_idle_executor_stays(cluster):
+    """All its tasks have ended and are acknowledged: it is not one that never had any."""
+    await cluster.start()
+    scheduler = await cluster.subscribe()
+    await scheduler.launch("sleep 0")
+    first = await scheduler.update("TASK_FINISHED")
+    await cluster.until(lambda: not list(cluster.tmp_path.glob("agent/meta/**/task.updates")))
+    await cluster.agent.kill(signal.SIGKILL)
+    await cluster.agent.start()
+    await scheduler.launch("sleep 0")
+    second = await scheduler.update("TASK_FINISHED")
+    assert second["container_status"]["executor_pid"] == first["container_status"]["executor_pid"]
+
+
 async def test_without_checkpoints_nothing_is_recovered(cluster):
     await cluster.start()
     scheduler = await cluster.subscribe(checkpoint=False)
