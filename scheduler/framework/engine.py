@@ -67,7 +67,8 @@ async def load(store: Store, policy: Policy) -> tuple[State, Versions, str, dict
     pods, pods_version = store.list("pods")
     nodes, nodes_version = store.list("nodes")
     state.pods = {pod.uid: pod for pod in (pod_from_object(entry.obj) for entry in pods)}
-    state.nodes = {node.name: node for node in (node_from_object(entry.obj) for entry in nodes)}
+    for entry in nodes:
+        state.put_node(node_from_object(entry.obj))
     return state, Versions(pods_version, nodes_version), secret, infos
 
 

@@ -61,7 +61,8 @@ class Desk:
         self.echoes.clear()
         self.state = State(self.policy, framework_id=self.framework_id)
         self.state.pods = {uid: pod_from_object(obj) for uid, obj in self.pods.items()}
-        self.state.nodes = dict(self.nodes)
+        for node in self.nodes.values():
+            self.state.put_node(node)
         for task in self.tasks.values():
             self.state.put_task(task)
         for executor in self.executors.values():

@@ -391,3 +391,35 @@ def test_a_port_and_a_store_in_use(local: Local) -> None:
     code, line = run("--store", "sqlite:other.db", "--listen", f"127.0.0.1:{local.api}")
     assert code == 3
     assert "the port is in use" in line
+
+
+def test_when_all_dies_at_once_all_comes_back(local: Local) -> None:
+    local.start("agent-1")
+    local.create("a", "b")
+    local.all_running(2)
+    first = local.running()
+    for name in ("scheduler", "agent-1", "master"):
+        local.kill(name)
+    for pid in local.executor_pids():
+        os.kill(pid, signal.SIGKILL)
+    local.start_master()
+    local.start_agent("agent-1")
+    local.start_scheduler()
+    until("the second start", lambda: set(local.running()) == set(first))
+    local.all_running(2)
+    local.assert_each_runs_once()
+
+
+def test_an_agent_may_restart_and_no_pod_notices(local: Local) -> None:
+    local.start("agent-1")
+    local.create("a")
+    local.all_running(1)
+    before = local.running()
+    local.kill("agent-1")
+    local.start_agent("agent-1")
+    local.create("b")
+    local.all_running(2)
+    local.assert_each_runs_once()
+    assert before.items() <= local.running().items()
+    local.call("DELETE", f"{PODS}/a")
+    until("the deletion", lambda: set(local.phases()) == {"b"})

@@ -31,8 +31,9 @@ def node_name(state: State, info: AgentInfo) -> str:
     if known is not None:
         return known.node
     address = f"{info.hostname}:{info.port}"
-    for node in state.nodes.values():
-        if node.agent_id == info.id or node.address == address:
+    for key in (info.id, address):
+        node = state.nodes.get(state.node_names.get(key, ""))
+        if node is not None and key in {node.agent_id, node.address}:
             return node.name
     name = _dns(info.hostname)
     if name in state.nodes:
@@ -91,7 +92,7 @@ def seen(frame: Frame, info: AgentInfo) -> Node:
         missing_since=0.0 if info.active else node.missing_since,
     )
     if new != node:
-        state.nodes[name] = new
+        state.put_node(new)
         frame.emit(SaveNode(new))
     return new
 
@@ -120,7 +121,7 @@ def listed(frame: Frame, event: AgentsListed) -> None:
         if not node.agent_id or node.agent_id in present or not node.ready:
             continue
         if not node.missing_since:
-            state.nodes[node.name] = replace(node, missing_since=frame.now)
+            state.put_node(replace(node, missing_since=frame.now))
         elif frame.now - node.missing_since >= state.policy.nodes_gone:
             not_ready(frame, node)
 
@@ -128,7 +129,7 @@ def listed(frame: Frame, event: AgentsListed) -> None:
 def not_ready(frame: Frame, node: Node) -> None:
     new = replace(node, ready=False)
     if new != node:
-        frame.state.nodes[node.name] = new
+        frame.state.put_node(new)
         frame.emit(SaveNode(new))
 
 
@@ -160,11 +161,11 @@ def changed(frame: Frame, node: Node) -> None:
     state = frame.state
     old = state.nodes.get(node.name)
     if old is None:
-        state.nodes[node.name] = node
+        state.put_node(node)
         return
     new = replace(old, labels=node.labels, taints=node.taints, unschedulable=node.unschedulable)
     if new != old:
-        state.nodes[node.name] = new
+        state.put_node(new)
         frame.demand = frame.demand or bool(state.pending)
 
 

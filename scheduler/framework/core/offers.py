@@ -8,7 +8,7 @@ revives it, and offers come within milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from scheduler.framework.core import desired, nodes, placement, tasks
@@ -40,11 +40,9 @@ def match(frame: Frame) -> None:
     state = frame.state
     if not state.connected:
         return
-    waiting = _due(frame)
     if state.offers:
-        _answer(frame, waiting)
-        waiting = [uid for uid in waiting if uid in state.pending]
-    if waiting:
+        _answer(frame)
+    if any(_due(frame)):
         if frame.demand and (state.suppressed or state.returned):
             state.revives = 0
             _revive(frame)
@@ -53,17 +51,14 @@ def match(frame: Frame) -> None:
         frame.emit(Suppress())
 
 
-def _due(frame: Frame) -> list[str]:
+def _due(frame: Frame) -> Iterator[str]:
     """Pods that may be launched now: not those whose former task runs, or may run for all we have heard."""
     state = frame.state
-    return [
-        uid
-        for uid, entry in state.pending.items()
-        if entry.not_before <= frame.now
-        and not any(
+    for uid, entry in state.pending.items():
+        if entry.not_before <= frame.now and not any(
             state.tasks[one].state in LIVE or one in state.questions for one in state.by_pod.get(uid, ())
-        )
-    ]
+        ):
+            yield uid
 
 
 def _revive(frame: Frame) -> None:
@@ -86,11 +81,11 @@ def revive_again(frame: Frame) -> None:
     state = frame.state
     if not state.connected or frame.now < state.next_revive:
         return
-    if _due(frame):
+    if any(_due(frame)):
         _revive(frame)
 
 
-def _answer(frame: Frame, waiting: list[str]) -> None:
+def _answer(frame: Frame) -> None:
     state = frame.state
     by_agent: dict[str, list[Offer]] = {}
     for offer in state.offers.values():
@@ -102,7 +97,7 @@ def _answer(frame: Frame, waiting: list[str]) -> None:
         _forget_executors(frame, agent_id, offers)
         candidates.append(_candidate(frame, agent_id, offers))
     usable = [one for one in candidates if state.agents[one.agent_id].avoid_until <= frame.now]
-    wants = [(uid, desired.needs_of(state, state.pods[uid])) for uid in waiting]
+    wants = [(uid, desired.needs_of(state, state.pods[uid])) for uid in _due(frame)]
     short = bool(placement.place(wants, usable))
     declined: list[str] = []
     for one in candidates:

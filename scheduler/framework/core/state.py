@@ -263,6 +263,8 @@ class State:
     offers: dict[str, Offer] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
+    node_names: dict[str, str] = field(default_factory=dict)
+    """Node by agent id and by address; may be out of date, the Node itself decides."""
     executors: dict[str, Executor] = field(default_factory=dict)
     executors_of: dict[str, set[str]] = field(default_factory=dict)
     questions: dict[str, Question] = field(default_factory=dict)
@@ -306,6 +308,12 @@ class State:
 
     def tasks_of(self, uid: str) -> list[Task]:
         return [self.tasks[task_id] for task_id in sorted(self.by_pod.get(uid, ()))]
+
+    def put_node(self, node: Node) -> None:
+        self.nodes[node.name] = node
+        for key in (node.agent_id, node.address):
+            if key:
+                self.node_names[key] = node.name
 
     def put_executor(self, executor: Executor) -> None:
         self.executors[executor.id] = executor

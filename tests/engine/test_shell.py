@@ -1,0 +1,610 @@
+"""The shell: JSON of Mesos to the core's words and back, records, commits, events, the way to the nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.framework import feed, records
+from scheduler.framework.core import effects as fx
+from scheduler.framework.core import events as ev
+from scheduler.framework.core.lifecycle import TaskState
+from scheduler.framework.core.state import AgentInfo, Executor, Kill, Node, Policy, Task
+from scheduler.framework.core.vectors import Vector
+from scheduler.framework.engine import Engine, Halted, load
+from scheduler.framework.mesos import (
+    ExecutorTemplate,
+    Mesos,
+    Payload,
+    agent_from_json,
+    offer_from_json,
+    report_from_json,
+)
+from scheduler.framework.nodeobjects import node_object
+from scheduler.framework.nodes import NodeProxy
+from scheduler.framework.pools import Pool
+from scheduler.framework.publishing import Publisher
+from scheduler.framework.saving import Saver
+from scheduler.registry.errors import BadRequest, InternalError, ServiceUnavailable
+from scheduler.store import Key, Store, StoreError, StoreFailed, open_store
+from shared.mesos.scheduler_driver import NotConnected
+from shared.wire import Launch, PodEvent, Report
+
+Json = dict[str, Any]
+ROLE = "gantry"
+NOW = 1_800_000_000.0
+
+
+def scalar(name: str, value: float, **more: Any) -> Json:
+    return {
+        "name": name,
+        "type": "SCALAR",
+        "scalar": {"value": value},
+        "allocation_info": {"role": ROLE},
+        **more,
+    }
+
+
+def ports(begin: int, end: int) -> Json:
+    ranges = {"range": [{"begin": begin, "end": end}]}
+    return {"name": "ports", "type": "RANGES", "ranges": ranges, "allocation_info": {"role": ROLE}}
+
+
+def offer_json(offer_id: str = "O1", *resources: Json, executors: tuple[str, ...] = ()) -> Json:
+    """As Mesos 1.12 sent it, shortened."""
+    return {
+        "id": {"value": offer_id},
+        "framework_id": {"value": "F1"},
+        "agent_id": {"value": "S0"},
+        "hostname": "node-a",
+        "url": {
+            "scheme": "http",
+            "address": {"hostname": "node-a", "ip": "10.0.0.1", "port": 5051},
+            "path": "/",
+        },
+        "resources": list(resources) or [ports(31000, 32000), scalar("cpus", 4.0), scalar("mem", 8192.0)],
+        "attributes": [{"name": "rack", "type": "TEXT", "text": {"value": "r1"}}],
+        **({"executor_ids": [{"value": one} for one in executors]} if executors else {}),
+        "allocation_info": {"role": ROLE},
+    }
+
+
+# ---- resources of offers
+
+
+def test_only_what_is_ours_is_used() -> None:
+    foreign = [
+        scalar("cpus", 1.0, revocable={}),
+        scalar("cpus", 1.0, reservations=[{"type": "DYNAMIC", "role": ROLE, "principal": "x"}]),
+        scalar("cpus", 1.0, reservations=[{"type": "STATIC", "role": "other"}]),
+        scalar("cpus", 1.0, role="other"),
+        scalar("cpus", 1.0, role=ROLE, reservation={"principal": "x"}),
+        scalar("disk", 9.0, disk={"persistence": {"id": "v"}}),
+        scalar("disk", 9.0, disk={"source": {"type": "MOUNT"}}),
+        {"name": "zones", "type": "SET", "set": {"item": ["a"]}},
+    ]
+    ours = [scalar("cpus", 2.0), scalar("cpus", 1.5, reservations=[{"type": "STATIC", "role": ROLE}])]
+    assert Pool([*foreign, *ours], ROLE).vector() == Vector(cpus=3500)
+
+
+def test_reserved_resources_are_taken_first_and_named_as_offered() -> None:
+    stack = [{"type": "STATIC", "role": ROLE}]
+    pool = Pool([scalar("cpus", 1.0), scalar("cpus", 0.3, reservations=stack), ports(1, 9)], ROLE)
+    taken = pool.take(Vector(cpus=500), [5])
+    assert taken[0] == scalar("cpus", 0.3, reservations=stack)
+    assert taken[1] == scalar("cpus", 0.2)
+    assert taken[2] == ports(5, 5)
+    assert pool.vector() == Vector(cpus=800)
+    assert pool.ports() == ((1, 4), (6, 9))
+    with pytest.raises(ValueError, match=r"lack port 5"):
+        pool.take(Vector(), [5])
+
+
+@given(st.lists(st.integers(1, 4000), min_size=1, max_size=5), st.lists(st.integers(1, 900), max_size=30))
+def test_taking_never_loses_a_thousandth(offered: list[int], wanted: list[int]) -> None:
+    pool = Pool([scalar("cpus", one / 1000) for one in offered], ROLE)
+    left = sum(offered)
+    for amount in wanted:
+        if amount > left:
+            with pytest.raises(ValueError, match="lack"):
+                pool.take(Vector(cpus=amount))
+            return
+        taken = pool.take(Vector(cpus=amount))
+        assert sum(round(one["scalar"]["value"] * 1000) for one in taken) == amount
+        left -= amount
+        assert pool.vector().cpus == left
+
+
+# ---- JSON to the core's words
+
+
+def test_an_offer() -> None:
+    offer = offer_from_json(offer_json(executors=("gantry.a.1",)), ROLE)
+    assert (offer.id, offer.agent_id, offer.hostname, offer.port, offer.ip) == (
+        "O1",
+        "S0",
+        "node-a",
+        5051,
+        "10.0.0.1",
+    )
+    assert offer.amounts == Vector(4000, 8_192_000)
+    assert offer.ports == ((31000, 32000),)
+    assert offer.attributes == (("rack", "r1"),)
+    assert offer.executors == ("gantry.a.1",)
+
+
+def test_an_agent_of_the_masters_list() -> None:
+    agent = {
+        "agent_info": {"hostname": "node-a", "port": 5051, "id": {"value": "S0"}, "attributes": []},
+        "active": True,
+        "version": "1.12.0",
+        "pid": "slave(1)@10.0.0.1:5051",
+        "total_resources": [scalar("cpus", 4.0, role="*"), scalar("mem", 8192.0, role="*")],
+    }
+    info = agent_from_json(agent, ROLE)
+    assert info == AgentInfo(
+        "S0", "node-a", 5051, total=Vector(4000, 8_192_000), version="1.12.0", ip="10.0.0.1"
+    )
+
+
+def test_a_status_update() -> None:
+    told = Report({"phase": "Running"}, "10.0.0.1:4000", (PodEvent("Normal", "Started", "m", "main", "t"),))
+    report = report_from_json(
+        {
+            "task_id": {"value": "u.1"},
+            "state": "TASK_RUNNING",
+            "source": "SOURCE_EXECUTOR",
+            "agent_id": {"value": "S0"},
+            "executor_id": {"value": "e"},
+            "uuid": "XrQa6UWQQGGL3c9bEldfdA==",
+            "data": told.encode(),
+        }
+    )
+    assert report.state is TaskState.RUNNING
+    assert report.pod_status == {"phase": "Running"}
+    assert report.server == "10.0.0.1:4000"
+    assert report.events == (ev.PodEvent("Normal", "Started", "m", "main"),)
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "reason"),
+    [
+        (
+            {"state": "TASK_GONE_BY_OPERATOR", "reason": "REASON_RECONCILIATION"},
+            TaskState.GONE,
+            "RECONCILIATION",
+        ),
+        ({"state": "TASK_LOST", "reason": "REASON_SLAVE_REMOVED"}, TaskState.LOST, "AGENT_REMOVED"),
+        ({"state": "TASK_INVENTED"}, TaskState.ABSENT, ""),
+        (
+            {"state": "TASK_RUNNING", "source": "SOURCE_EXECUTOR", "data": "bm90IGpzb24="},
+            TaskState.RUNNING,
+            "",
+        ),
+    ],
+)
+def test_status_updates_of_all_ages(status: Json, state: TaskState, reason: str) -> None:
+    report = report_from_json({"task_id": {"value": "u.1"}, **status})
+    assert (report.state, report.reason, report.pod_status) == (state, reason, None)
+
+
+# ---- calls
+
+
+class Driver:
+    """Writes down what it is asked to send."""
+
+    framework_id = "F1"
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.connected = True
+        self.said = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def call(*args: Any) -> None:
+            if not self.connected:
+                raise NotConnected(f"{name} was not sent")
+            self.calls.append((name, *args))
+            self.said.set()
+
+        return call
+
+    def of(self, name: str) -> list[tuple[Any, ...]]:
+        return [call[1:] for call in self.calls if call[0] == name]
+
+    async def wait(self, name: str) -> tuple[Any, ...]:
+        async with asyncio.timeout(10):
+            while not self.of(name):
+                self.said.clear()
+                await self.said.wait()
+        return self.of(name)[0]
+
+
+OVERHEAD = Vector(100, 64_000)
+TEMPLATE = ExecutorTemplate({"shell": True, "value": "run"})
+
+
+def task(number: int = 1, **more: Any) -> Task:
+    facts: Json = {"agent_id": "S0", "node": "node-a", "executor_id": "gantry.v.1", **more}
+    return Task(id=f"u{number}.1", uid=f"u{number}", namespace="n", name=f"p{number}", attempt=1, **facts)
+
+
+def door() -> tuple[Mesos, Driver, list[ev.Event]]:
+    heard: list[ev.Event] = []
+    driver = Driver()
+    mesos = Mesos(ROLE, TEMPLATE, OVERHEAD, heard.append)
+    mesos.driver = driver  # type: ignore[assignment]
+    return mesos, driver, heard
+
+
+def accept(*numbers: int, offers: tuple[str, ...] = ("O1",)) -> fx.Accept:
+    executor = Executor("gantry.v.1", "S0", "v")
+    launches = tuple(fx.Launch(task(one), executor, Vector(500, 32_000), (31000 + one,)) for one in numbers)
+    return fx.Accept("S0", offers, launches, 0.0)
+
+
+def payloads(*numbers: int) -> dict[str, Payload]:
+    pod = {"metadata": {"name": "p"}, "spec": {"terminationGracePeriodSeconds": 7}}
+    return {f"u{one}.1": Payload(pod, "secret") for one in numbers}
+
+
+def test_an_accept_names_the_resources_of_its_offers() -> None:
+    mesos, driver, _ = door()
+    mesos.resourceOffers(driver, [offer_json("O1"), offer_json("O2", scalar("cpus", 1.0))])  # type: ignore[arg-type]
+    call = accept(1, 2, offers=("O1", "O2"))
+    mesos.prepare([call])
+    assert mesos.perform(call, payloads(1, 2)) == []
+    ((ids, operations, filters),) = driver.of("acceptOffers")
+    assert (ids, filters) == (["O1", "O2"], {"refuse_seconds": 0.0})
+    first, second = operations[0]["launch"]["task_infos"]
+    assert first["executor"] == second["executor"] == mesos.executor_infos["gantry.v.1"]
+    assert first["executor"]["resources"] == [scalar("cpus", 0.1), scalar("mem", 64.0)]
+    assert first["resources"] == [scalar("cpus", 0.5), scalar("mem", 32.0), ports(31001, 31001)]
+    assert first["kill_policy"] == {"grace_period": {"nanoseconds": 7_000_000_000}}
+    assert first["labels"]["labels"][0] == {"key": "pod", "value": "p1"}
+    launch = Launch.decode(first["data"])
+    assert (launch.node_name, launch.node_token) == ("node-a", "secret")
+
+
+def test_a_launch_that_was_not_saved_is_not_sent() -> None:
+    mesos, driver, _ = door()
+    mesos.resourceOffers(driver, [offer_json()])  # type: ignore[arg-type]
+    call = accept(1, 2)
+    mesos.prepare([call])
+    mesos.perform(call, payloads(2))
+    ((_, operations, _),) = driver.of("acceptOffers")
+    assert [one["task_id"]["value"] for one in operations[0]["launch"]["task_infos"]] == ["u2.1"]
+
+
+def test_an_offer_rescinded_meanwhile_voids_the_launch_only() -> None:
+    mesos, driver, _ = door()
+    mesos.resourceOffers(driver, [offer_json("O1"), offer_json("O2")])  # type: ignore[arg-type]
+    mesos.offerRescinded(driver, {"value": "O1"})  # type: ignore[arg-type]
+    call = accept(1, offers=("O1", "O2"))
+    mesos.prepare([call])
+    (told,) = mesos.perform(call, payloads(1))
+    assert isinstance(told, ev.TaskReported)
+    assert (told.task_id, told.state, told.reason) == ("u1.1", TaskState.DROPPED, "INVALID_OFFERS")
+    assert not driver.of("acceptOffers")
+    assert driver.of("declineOffer") == [([{"value": "O2"}], {"refuse_seconds": 0.0})]
+
+
+def test_a_launch_into_a_lost_connection_is_known_to_be_unsent() -> None:
+    mesos, driver, _ = door()
+    mesos.resourceOffers(driver, [offer_json()])  # type: ignore[arg-type]
+    call = accept(1)
+    mesos.prepare([call])
+    driver.connected = False
+    (told,) = mesos.perform(call, payloads(1))
+    assert isinstance(told, ev.TaskReported)
+    assert told.reason == "NOT_SENT"
+    assert mesos.perform(fx.Acknowledge("S0", "t", "u"), {}) == []
+
+
+def test_the_other_calls() -> None:
+    mesos, driver, _ = door()
+    for effect in (
+        fx.Acknowledge("S0", "t", "u"),
+        fx.Decline(("O1", "O2"), 3600.0),
+        fx.KillTask("t", "S0", 5.0),
+        fx.KillTask("ghost", "", None),
+        fx.Revive(),
+        fx.Suppress(),
+        fx.Reconcile((("t", "S0"),)),
+    ):
+        mesos.perform(effect, {})
+    grace = {"grace_period": {"nanoseconds": 5_000_000_000}}
+    assert driver.calls == [
+        ("acknowledgeStatusUpdate", {"agent_id": {"value": "S0"}, "task_id": {"value": "t"}, "uuid": "u"}),
+        ("declineOffer", ["O1", "O2"], {"refuse_seconds": 3600.0}),
+        ("killTask", "t", "S0", grace),
+        ("killTask", "ghost", None, None),
+        ("reviveOffers", [ROLE]),
+        ("suppressOffers", [ROLE]),
+        ("reconcileTasks", [{"task_id": "t", "agent_id": "S0"}]),
+    ]
+
+
+# ---- records
+
+TASKS = st.builds(
+    Task,
+    *(st.text() for _ in range(4)),
+    st.integers(1, 9),
+    *(st.text() for _ in range(3)),
+    state=st.sampled_from(TaskState),
+    asked_node=st.text(),
+    server=st.text(),
+    launched_at=st.floats(0, 2e9),
+    failures=st.integers(0, 99),
+    kill=st.none() | st.builds(Kill, st.floats(0, 2e9), st.floats(0, 9e9)),
+    superseded=st.booleans(),
+)
+
+
+@given(TASKS)
+def test_records_come_back_as_they_were(one: Task) -> None:
+    assert records.task_from_object(records.task_object(one)) == one
+
+
+def test_a_record_of_the_future_stops_the_start() -> None:
+    with pytest.raises(StoreError, match=r"u1\.1 cannot be read"):
+        records.task_from_object({**records.task_object(task()), "state": "HIBERNATING"})
+
+
+# ---- commits
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    made = open_store(f"sqlite:{tmp_path}/store.db")
+    await made.open()
+    yield made
+    await made.close()
+
+
+def pod_object(number: int = 1, **meta: Any) -> Json:
+    base = {
+        "name": f"p{number}",
+        "namespace": "n",
+        "uid": f"u{number}",
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+    }
+    container = {"name": "main", "image": "x", "resources": {"requests": {"cpu": "500m"}}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {**base, **meta},
+        "spec": {"containers": [container]},
+        "status": {"phase": "Pending"},
+    }
+
+
+async def put(store: Store, obj: Json) -> None:
+    await store.commit((Key("pods", "n", obj["metadata"]["name"]), lambda _: obj))
+
+
+def binding(number: int) -> list[fx.Effect]:
+    pod = ev.Pod(f"u{number}", "n", f"p{number}")
+    return [fx.SavePod(pod, fx.Bound(f"u{number}.1", "node-a")), fx.SaveTask(task(number), binds=True)]
+
+
+async def test_only_pods_that_can_be_bound_are(store: Store) -> None:
+    await put(store, pod_object(1))
+    await put(store, pod_object(2, deletionTimestamp="2026-01-01T00:00:00Z"))
+    await put(store, pod_object(3, uid="another"))
+    saver = Saver(store, {}, version="0", max_pods=110)
+    effects = [one for number in (1, 2, 3, 4) for one in binding(number)]
+    refused, pods = await saver.save(fx.in_order(effects), NOW)
+    assert refused == {"u2.1", "u3.1", "u4.1"}
+    assert pods["u1"].obj["spec"]["nodeName"] == "node-a"
+    assert [entry.key.name for entry in store.list(records.TASKS)[0]] == ["u1.1"]
+
+
+async def test_a_pod_of_the_same_name_is_not_removed(store: Store) -> None:
+    await put(store, pod_object(1, uid="newer"))
+    saver = Saver(store, {}, version="0", max_pods=110)
+    await saver.save([fx.RemovePod(ev.Pod("u1", "n", "p1"))], NOW)
+    assert store.get(Key("pods", "n", "p1")) is not None
+    await saver.save([fx.RemovePod(ev.Pod("newer", "n", "p1"))], NOW)
+    assert store.get(Key("pods", "n", "p1")) is None
+
+
+# ---- the loop
+
+
+class Failing:
+    """A store that takes no commits any more."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def commit(self, *changes: Any) -> Any:
+        raise StoreFailed("disk full")
+
+
+@contextlib.asynccontextmanager
+async def running(store: Any, driver: Driver) -> AsyncIterator[tuple[Engine, Mesos, asyncio.Task[None]]]:
+    state, versions, secret, infos = await load(store, Policy(executor_version="v"))
+    mesos = Mesos(ROLE, TEMPLATE, OVERHEAD, lambda event: engine.put(event))
+    mesos.driver = driver  # type: ignore[assignment]
+    mesos.executor_infos.update(infos)
+    saver = Saver(store, mesos.executor_infos, version="0", max_pods=110)
+    engine = Engine(store, state, mesos, saver, Publisher(store), secret=secret)
+    tasks = [
+        asyncio.create_task(engine.run()),
+        asyncio.create_task(feed.follow_pods(store, versions.pods, engine.put, lambda: engine.state.pods)),
+    ]
+    try:
+        yield engine, mesos, tasks[0]
+    finally:
+        for one in tasks:
+            one.cancel()
+        await asyncio.wait(tasks)
+
+
+async def test_a_pod_is_revived_for_bound_and_launched(store: Store) -> None:
+    driver = Driver()
+    async with running(store, driver) as (_, mesos, _):
+        mesos.registered(driver, {"value": "F1"}, {})  # type: ignore[arg-type]
+        await driver.wait("suppressOffers")
+        await put(store, pod_object())
+        await driver.wait("reviveOffers")
+        mesos.resourceOffers(driver, [offer_json()])  # type: ignore[arg-type]
+        ids, operations, _ = await driver.wait("acceptOffers")
+        assert ids == ["O1"]
+        (info,) = operations[0]["launch"]["task_infos"]
+        assert info["task_id"] == {"value": "u1.1"}
+        saved = store.get(records.task_key("u1.1"))
+        assert saved is not None
+        assert saved.obj["state"] == "STAGED"
+        update = {
+            "task_id": info["task_id"],
+            "agent_id": {"value": "S0"},
+            "uuid": "u",
+            "source": "SOURCE_EXECUTOR",
+        }
+        told = Report({"phase": "Running"}, "10.0.0.1:4000").encode()
+        mesos.statusUpdate(driver, {**update, "state": "TASK_RUNNING", "data": told})  # type: ignore[arg-type]
+        await driver.wait("acknowledgeStatusUpdate")
+        pod = store.get(Key("pods", "n", "p1"))
+        assert pod is not None
+        assert pod.obj["status"]["phase"] == "Running"
+    again = Driver()
+    async with running(store, again) as (engine, mesos, _):
+        where = engine.where_is("u1")
+        assert where is not None
+        assert where[0] == "10.0.0.1:4000"
+        mesos.reregistered(type("D", (), {"framework_id": "F1"})(), {})
+        assert await again.wait("reconcileTasks") == ([{"task_id": "u1.1", "agent_id": "S0"}],)
+
+
+async def test_nothing_is_said_when_it_cannot_be_saved(store: Store) -> None:
+    driver = Driver()
+    async with running(store, driver) as (engine, mesos, _):
+        mesos.registered(driver, {"value": "F1"}, {})  # type: ignore[arg-type]
+        await driver.wait("suppressOffers")
+        engine.stop()
+    await put(store, pod_object())
+    silent = Driver()
+    async with running(Failing(store), silent) as (_, mesos, deciding):
+        mesos.reregistered(type("D", (), {"framework_id": "F1"})(), {})
+        mesos.resourceOffers(silent, [offer_json()])  # type: ignore[arg-type]
+        await asyncio.wait([deciding], timeout=10)
+        assert isinstance(deciding.exception(), StoreFailed)
+        assert not silent.of("acceptOffers")
+
+
+async def test_an_error_of_the_master_halts(store: Store) -> None:
+    driver = Driver()
+    async with running(store, driver) as (_, mesos, deciding):
+        mesos.error(driver, "Framework has been removed")  # type: ignore[arg-type]
+        await asyncio.wait([deciding], timeout=10)
+        assert isinstance(deciding.exception(), Halted)
+
+
+async def test_tasks_without_a_framework_id_stop_the_start(store: Store) -> None:
+    await store.commit((records.task_key("u1.1"), lambda _: records.task_object(task())))
+    with pytest.raises(StoreError, match="no framework id"):
+        await load(store, Policy())
+
+
+async def test_events_are_counted_in_one_object(store: Store) -> None:
+    publisher = Publisher(store, clock=lambda: NOW)
+    event = fx.Publish(
+        "u1", "n", "p1", "Warning", "FailedScheduling", "0/1 nodes are available: 1 Too many pods."
+    )
+    for one in (event, event, replace(event, message="other"), event):
+        publisher.put(one)
+    await publisher.flush()
+    assert sorted(entry.obj["count"] for entry in store.list("events", "n")[0]) == [1, 3]
+
+
+# ---- nodes
+
+
+def test_a_node_keeps_what_users_gave_it() -> None:
+    info = AgentInfo(
+        "S0", "node-a", 5051, (("rack", "r1"),), Vector(3500, 8_192_000, 0), "1.12.0", ip="10.0.0.1"
+    )
+    node = Node("node-a", "S0", "node-a:5051", info=info)
+    facts: Json = {"now": NOW, "max_pods": 110, "version": "0"}
+    first = node_object(None, node, uid="n1", **facts)
+    assert first["status"]["capacity"] == {
+        "cpu": "3500m",
+        "memory": "8388608Ki",
+        "ephemeral-storage": "0Ki",
+        "pods": "110",
+    }
+    assert {"type": "InternalIP", "address": "10.0.0.1"} in first["status"]["addresses"]
+    touched = {
+        **first,
+        "metadata": {**first["metadata"], "labels": {**first["metadata"]["labels"], "mine": "yes"}},
+        "spec": {**first["spec"], "unschedulable": True, "taints": [{"key": "k", "effect": "NoSchedule"}]},
+    }
+    moved = replace(node, ready=False, info=replace(info, attributes=(("row", "7"),)))
+    second = node_object(touched, moved, uid="n2", **facts)
+    labels = second["metadata"]["labels"]
+    assert (labels["mine"], labels["row"], "rack" in labels) == ("yes", "7", False)
+    assert second["metadata"]["uid"] == "n1"
+    assert [one["key"] for one in second["spec"]["taints"]] == ["k", *["node.kubernetes.io/unreachable"] * 2]
+    assert second["spec"]["unschedulable"]
+    assert second["status"]["conditions"][0]["status"] == "Unknown"
+    back = node_object(second, node, uid="n3", **facts)
+    assert back["spec"]["taints"] == [{"key": "k", "effect": "NoSchedule"}]
+
+
+@pytest.fixture
+async def node_server() -> AsyncIterator[str]:
+    async def logs(request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Authorization") != "Bearer t0ken":
+            return web.Response(status=401)
+        if request.match_info["container"] == "nope":
+            return web.Response(status=404, text='container "nope" not found')
+        return web.Response(text=f"{request.path_qs}\n")
+
+    app = web.Application()
+    app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", logs)
+    server = TestServer(app)
+    await server.start_server()
+    yield f"{server.host}:{server.port}"
+    await server.close()
+
+
+async def read(proxy: NodeProxy, container: str = "main") -> bytes:
+    try:
+        return b"".join([one async for one in proxy.logs(pod_object(), container, {"tailLines": "1"})])
+    finally:
+        await proxy.close()
+
+
+async def test_logs_come_from_the_node(node_server: str) -> None:
+    assert (
+        await read(NodeProxy({"u1": (node_server, "t0ken")}.get)) == b"/containerLogs/n/p1/main?tailLines=1\n"
+    )
+
+
+async def test_refusals_of_a_node_are_passed_on(node_server: str) -> None:
+    with pytest.raises(BadRequest, match='container "nope" not found'):
+        await read(NodeProxy(lambda _: (node_server, "t0ken")), "nope")
+    with pytest.raises(InternalError, match="HTTP 401"):
+        await read(NodeProxy(lambda _: (node_server, "wrong")))
+    with pytest.raises(ServiceUnavailable, match="has not reported yet"):
+        await read(NodeProxy(lambda _: None))
+    with pytest.raises(aiohttp.ClientError):
+        await read(NodeProxy(lambda _: ("127.0.0.1:1", "t0ken")))
