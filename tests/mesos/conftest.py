@@ -1,9 +1,11 @@
 """A scripted master or agent; schedulers and executors that write down what they are told; an embedded Mesos."""
 
 import asyncio
+import importlib.util
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -14,9 +16,24 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from shared.mesos.recordio import encode
 from shared.mesos.vocabulary import Executor, Scheduler
+
+
+def _load(name: str) -> Any:
+    """A helper of the tests of shared.security."""
+    path = Path(__file__).parents[1] / "security" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_authority, _iam = _load("authority"), _load("iam")
 
 LIMIT = 10.0  # seconds any single wait may take before a test fails
 
@@ -72,19 +89,20 @@ class Peer:
         self._open: list[Stream] = []
         self._call_transports: list[asyncio.Transport] = []
         self.port = 0
+        self.certificates: list[Json | None] = []  # what clients showed, a request
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    async def listen(self, port: int = 0) -> "Peer":
+    async def listen(self, port: int = 0, tls: ssl.SSLContext | None = None) -> "Peer":
         app = web.Application()
         app.router.add_post("/api/v1/scheduler", self._handle)
         app.router.add_post("/api/v1/executor", self._handle)
         app.router.add_post("/api/v1", self._operate)
         self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True)
+        site = web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True, ssl_context=tls)
         await site.start()
         self.port = self._runner.addresses[0][1]
         return self
@@ -115,6 +133,7 @@ class Peer:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.headers.append(request.headers)
+        self.certificates.append(request.get_extra_info("peercert"))
         if body["type"] == "SUBSCRIBE":
             self.subscribes.append(body)
             if self.answers:
@@ -188,6 +207,33 @@ async def peer() -> AsyncIterator[Peer]:
 @pytest.fixture
 async def other_peer() -> AsyncIterator[Peer]:
     one = await Peer().listen()
+    yield one
+    await one.close()
+
+
+@pytest.fixture
+async def secure_peer() -> AsyncIterator[Peer]:
+    """Not listening yet: `listen(tls=…)`."""
+    one = Peer()
+    yield one
+    await one.close()
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Any:
+    return _authority.Authority(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def rsa_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+@pytest.fixture
+async def iam(rsa_key: rsa.RSAPrivateKey) -> AsyncIterator[Any]:
+    """DC/OS' login endpoint."""
+    one = _iam.Iam(rsa_key)
+    await one.listen()
     yield one
     await one.close()
 

@@ -159,7 +159,7 @@ async def leader(masters: ZooKeeperMasters) -> str:
 
 
 @needs_zookeeper
-async def test_the_lowest_sequence_leads(znodes: Znodes, masters: ZooKeeperMasters) -> None:
+async def test_row_17_the_lowest_sequence_leads(znodes: Znodes, masters: ZooKeeperMasters) -> None:
     znodes.client.ensure_path(f"{znodes.path}/log_replicas")
     first = znodes.master("127.0.0.1", 6050)
     znodes.master("127.0.0.1", 6051)
@@ -207,7 +207,7 @@ def _expire(client: KazooClient, address: str) -> None:
 
 
 @needs_zookeeper
-async def test_an_expired_session_is_opened_again(
+async def test_row_17_an_expired_session_is_opened_again(
     zookeeper: str, znodes: Znodes, masters: ZooKeeperMasters
 ) -> None:
     first = znodes.master("127.0.0.1", 6050)
@@ -227,7 +227,7 @@ async def test_an_expired_session_is_opened_again(
 
 
 @needs_zookeeper
-async def test_the_driver_follows_the_leader(
+async def test_row_17_the_driver_follows_the_leader(
     znodes: Znodes, peer: Any, other_peer: Any, scheduler: Any
 ) -> None:
     subscribed = {"type": "SUBSCRIBED", "subscribed": {"framework_id": {"value": "F"}, "master_info": {}}}
