@@ -52,7 +52,7 @@ def held() -> int:
 def limit_bounding_set(keep: int, last: int) -> None:
     """Drop everything outside `keep` from the bounding set, and clear the ambient set. Needs CAP_SETPCAP."""
     for number in range(last + 1):
-        if not keep >> number & 1 and syscalls.prctl(syscalls.PR_CAPBSET_READ, number):
+        if not keep >> number & 1:
             syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
     syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
 

@@ -34,7 +34,17 @@ def receive_json(sock: socket.socket) -> tuple[dict[str, Any] | None, list[int]]
 
 def send(sock: socket.socket, message: Any, fds: Sequence[int] = ()) -> None:
     """Send to a process forked from the same one. Raises OSError."""
-    _send(sock, marshal.dumps(message), fds)
+    _send(sock, encode(message), fds)
+
+
+def encode(message: Any) -> bytes:
+    """A message for `send_encoded`, made in advance."""
+    return marshal.dumps(message)
+
+
+def send_encoded(sock: socket.socket, message: bytes, fds: Sequence[int]) -> None:
+    """`send` of what `encode` has made."""
+    _send(sock, message, fds)
 
 
 def receive(sock: socket.socket) -> tuple[Any, list[int]]:

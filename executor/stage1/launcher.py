@@ -23,6 +23,7 @@ from executor.stage1.ops import StageError
 from executor.stage1.sandbox import Sandbox
 
 _REFILL_SECONDS: Final = 0.002
+Child = tuple[int, socket.socket]  # its pid and our end of the socket to it
 
 
 class Launcher:
@@ -36,8 +37,8 @@ class Launcher:
         self._last_cap = caps.last_cap()
         self._spares = spares
         # By flavor and host network; refilled for the kinds that were asked for, and the usual one.
-        self._spare_inits: dict[tuple[str, bool], list[tuple[int, socket.socket]]] = {("linux", False): []}
-        self._spare_starters: list[tuple[int, socket.socket]] = []
+        self._spare_inits: dict[tuple[str, bool], list[Child]] = {("linux", False): []}
+        self._spare_starters: list[Child] = []
         self._sandboxes: dict[str, Sandbox] = {}
         self._children: dict[int, Callable[[int], None]] = {}
         self._early: dict[int, int] = {}
@@ -73,12 +74,12 @@ class Launcher:
         else:
             self._children[pid] = on_exit
 
-    def take_init(self, flavor: str, *, host_network: bool) -> tuple[int, socket.socket]:
+    def take_init(self, flavor: str, *, host_network: bool) -> Child:
         """An init that has made, or is making, its namespaces."""
         spares = self._spare_inits.setdefault((flavor, host_network), [])
         return spares.pop() if spares else self._fork_init(flavor, host_network=host_network)
 
-    def take_starter(self) -> tuple[int, socket.socket]:
+    def take_starter(self) -> Child:
         """A process that waits for an app to start; call `starter_done` when it has answered."""
         self._starting += 1
         return self._spare_starters.pop() if self._spare_starters else self._fork_starter(spare=False)
@@ -212,13 +213,13 @@ class Launcher:
 
     # -- children -----------------------------------------------------------------------------------------
 
-    def _fork_init(self, flavor: str, *, host_network: bool) -> tuple[int, socket.socket]:
+    def _fork_init(self, flavor: str, *, host_network: bool) -> Child:
         def entry(sock: socket.socket) -> None:
             children.init(sock, flavor=flavor, host_network=host_network, last_cap=self._last_cap)
 
         return children.fork(entry, new_pid_namespace=self._own_pid_ns if flavor == "linux" else None)
 
-    def _fork_starter(self, *, spare: bool) -> tuple[int, socket.socket]:
+    def _fork_starter(self, *, spare: bool) -> Child:
         def entry(sock: socket.socket) -> None:
             children.starter(sock, host=self._host, last_cap=self._last_cap, spare=spare)
 
@@ -235,14 +236,25 @@ class Launcher:
         if self._closing or self._starting:
             return  # the end of that start plans the next
         if len(self._spare_starters) < self._spares:
-            self._spare_starters.append(self._fork_starter(spare=True))
+            self._keep(self._spare_starters, self._fork_starter(spare=True))
             self._plan_refill()
             return
         for (flavor, host_network), spares in self._spare_inits.items():
             if len(spares) < self._spares:
-                spares.append(self._fork_init(flavor, host_network=host_network))
+                self._keep(spares, self._fork_init(flavor, host_network=host_network))
                 self._plan_refill()
                 return
+
+    def _keep(self, spares: list[Child], child: Child) -> None:
+        """Keep a child until it is needed, or dies: then the one forked in need will say what is wrong."""
+
+        def on_exit(_: int) -> None:
+            if child in spares:
+                spares.remove(child)
+                child[1].close()
+
+        spares.append(child)
+        self.expect(child[0], on_exit)
 
     def _kill_everything(self) -> None:
         spares = [
@@ -250,7 +262,7 @@ class Launcher:
             *(spare for spares in self._spare_inits.values() for spare in spares),
         ]
         for pid, sock in spares:
-            self._children[pid] = lambda _: None
+            self.expect(pid, lambda _: None)
             sock.close()
         for sandbox in list(self._sandboxes.values()):
             try:

@@ -16,9 +16,7 @@ from executor.stage1.syscalls import (
     MS_NODEV,
     MS_NOEXEC,
     MS_NOSUID,
-    MS_PRIVATE,
     MS_RDONLY,
-    MS_REC,
     MS_REMOUNT,
     RESOLVE_BENEATH,
     RESOLVE_IN_ROOT,
@@ -66,16 +64,6 @@ def execute(ops: "list[Op]", context: Context) -> None:
             raise StageError(f"{op.describe()}: {os.strerror(error.errno or 0)}") from None
         except cgroups.CgroupError as error:
             raise StageError(f"{op.describe()}: {error}") from None
-
-
-class MakePrivate(NamedTuple):
-    """No mount of ours reaches the host, and none of the host's reaches us any more."""
-
-    def describe(self) -> str:
-        return "make every mount private"
-
-    def execute(self, context: Context) -> None:
-        syscalls.mount("none", "/", None, MS_REC | MS_PRIVATE)
 
 
 class Unshare(NamedTuple):
@@ -461,7 +449,7 @@ def _link(place: int, name: str) -> str | None:
 _KINDS: Final = {
     kind.__name__: kind
     for kind in (
-        MakePrivate, Unshare, Enter, TakeTree, TakeVolume, MountOverlay, Attach, MountDev, ReadOnlyRoot,
+        Unshare, Enter, TakeTree, TakeVolume, MountOverlay, Attach, MountDev, ReadOnlyRoot,
         JoinCgroup, OomScore, PivotRoot, SetHostname, Loopback, NewRoot, MountNew, Hide, MakeReadOnly, SealRoot,
     )
 }  # fmt: skip

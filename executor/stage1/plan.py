@@ -3,6 +3,9 @@
 A pod's plan is executed by its init: it builds the namespaces and, in a mount namespace with a root of its
 own, what the apps share (proc, sys, shm, mqueue, memory volumes). An app's plan is executed by the process
 that will start the app: it builds the app's root from the image, copies of the shared mounts, and volumes.
+
+Nothing needs to be made private: the launcher's mounts are slaves of the host's, so nothing of ours travels
+there, and after pivot_root only mounts of our own making are left.
 """
 
 from typing import Final, NamedTuple
@@ -67,7 +70,6 @@ def sandbox_plan(flavor: str, *, host_network: bool) -> list[Op]:
         flags, names = flags | syscalls.CLONE_NEWNET, names + ", net"
     return [
         ops.Unshare(flags, f"the {names} namespaces"),
-        ops.MakePrivate(),
         *([] if host_network else [ops.Loopback()]),
         ops.NewRoot(STAGE),
         ops.MountNew("proc", "proc", _PROC_FLAGS),
@@ -89,7 +91,6 @@ def pod_plan(pod: Pod) -> list[Op]:
         flags = syscalls.CLONE_NEWNS
         plan = [
             ops.Unshare(flags, "the mount namespace"),
-            ops.MakePrivate(),
             ops.NewRoot(STAGE),
             ops.PivotRoot(),
         ]
@@ -111,7 +112,7 @@ def pod_plan(pod: Pod) -> list[Op]:
 def app_plan(pod: Pod, app: App, paths: Paths, lowers: tuple[str, ...], members: tuple[str, ...]) -> list[Op]:
     """From the image's layers to a process that stands in the app's root, cgroup and namespaces."""
     linux = pod.flavor == "linux"
-    plan: list[Op] = [ops.MakePrivate()]
+    plan: list[Op] = []
     if app.oom_score_adj is not None:
         plan.append(ops.OomScore(app.oom_score_adj))
     plan += _shared(pod, app)

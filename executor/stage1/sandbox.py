@@ -46,6 +46,7 @@ class Sandbox:
         self._on_running: Answer | None = None
         self._on_stopped: list[Answer] = []
         self._prepared = False
+        self._ready: dict[str, tuple[tuple[str, ...], bytes]] = {}
         self._ending = False
         self._reason = ""
 
@@ -102,13 +103,32 @@ class Sandbox:
         try:
             _write(f"{self._paths.pod}/pid", f"{self._init}\n")
             _link(f"{self._paths.pod}/flavor", self._pod.flavor)
-            _prepare(self._paths, self._pod)
+            self._make_pod_ready()
             for name in self._pod.apps:
-                self._cgroup.create_app(name, manifest.Limits())
-            self._prepared = True
-        except (OSError, cgroups.CgroupError) as error:
-            self._prepared = False
+                if os.path.exists(self._paths.lowers(name)):
+                    self._make_ready(name)
+        except (OSError, StageError, cgroups.CgroupError) as error:
             sys.stderr.write(f"stage1: prepare {self._key}: {_text(error)}\n")
+
+    def _make_pod_ready(self) -> None:
+        if not self._prepared:
+            _prepare_pod(self._paths, self._pod)
+            self._prepared = True
+
+    def _make_ready(self, name: str) -> bytes:
+        """Directories, cgroup and limits of an app; returns what its starter is told (channel.encode)."""
+        lowers = _read_lowers(self._paths, name)
+        if name in self._ready and self._ready[name][0] == lowers:
+            return self._ready[name][1]
+        app = self._pod.apps[name]
+        for directory in (self._paths.root(name), self._paths.upper(name), self._paths.work(name)):
+            _make_directory(directory)
+        self._cgroup.create_app(name, app.limits)
+        members = self._cgroup.app_members(name)
+        todo = ops.pack(plan.app_plan(self._pod, app, self._paths, lowers, members))
+        job = channel.encode((todo, tuple(plan.app_process(self._pod, app))))
+        self._ready[name] = (lowers, job)
+        return job
 
     def _fail(self, reason: str) -> None:
         answer, self._on_running = self._on_running, None
@@ -124,8 +144,7 @@ class Sandbox:
 
     def start(self, name: str, fds: list[int], answer: Answer) -> None:
         """Start an app with `fds` = [stdin,] stdout, stderr; answers {"pid"} or {"error"}. Raises StageError."""
-        app = self._pod.apps.get(name)
-        if app is None:
+        if name not in self._pod.apps:
             raise StageError(f"start {name}: the pod has no such app")
         if self._ending or self._on_running is not None:
             raise StageError(f"start {name}: the pod does not run")
@@ -139,15 +158,11 @@ class Sandbox:
         self._launcher.expect(pid, lambda _: None)
         self._launcher.watch(sock.fileno(), lambda: self._on_started(name, sock, kills, answer))
         try:
-            if not self._prepared:
-                _prepare(self._paths, self._pod)
-            self._cgroup.create_app(name, app.limits)
-            lowers = _read_lowers(self._paths, name)
-            members = self._cgroup.app_members(name)
-            todo = ops.pack(plan.app_plan(self._pod, app, self._paths, lowers, members))
+            self._make_pod_ready()
+            job = self._make_ready(name)
             streams = fds if len(fds) == 3 else [_null(), *fds]
             try:
-                channel.send(sock, (todo, tuple(plan.app_process(self._pod, app))), [*streams, self._init_fd])
+                channel.send_encoded(sock, job, [*streams, self._init_fd])
             finally:
                 if len(fds) != 3:
                     os.close(streams[0])
@@ -246,6 +261,7 @@ class Sandbox:
         if name in self._apps or name in self._starters:
             raise StageError(f"remove {name}: it still runs")
         self._removing.add(name)
+        self._ready.pop(name, None)
         self._remove_until_gone(name, answer, time.monotonic() + _PATIENCE_SECONDS, 0.001)
 
     def _remove_until_gone(self, name: str, answer: Answer, deadline: float, pause: float) -> None:
@@ -337,12 +353,9 @@ def _read_lowers(paths: plan.Paths, app: str) -> tuple[str, ...]:
     return lowers
 
 
-def _prepare(paths: plan.Paths, pod: manifest.Pod) -> None:
+def _prepare_pod(paths: plan.Paths, pod: manifest.Pod) -> None:
     """Directories and files of the pod directory that stage0 need not have made."""
     _make_directory(os.path.dirname(paths.status("")))
-    for name in pod.apps:
-        for directory in (paths.root(name), paths.upper(name), paths.work(name)):
-            _make_directory(directory)
     for volume in pod.volumes.values():
         if volume.kind == "empty" and not volume.memory:
             _make_volume(paths.volume(volume.name), volume)

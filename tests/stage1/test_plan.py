@@ -39,7 +39,6 @@ def described(parsed: manifest.Pod) -> list[str]:
 
 def test_linux_app() -> None:
     assert described(pod()) == [
-        "make every mount private",
         "enter the namespaces of init",
         "take /proc as proc",
         "take /sys as sys",
