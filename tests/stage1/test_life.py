@@ -338,6 +338,17 @@ async def test_without_spares_it_is_the_same(pods: Any) -> None:
         await launcher.close()
 
 
+async def test_dead_spares_are_not_used(runner: Any, eventually: Any) -> None:
+    await runner.sh("true")
+    children = Path(f"/proc/{runner.launcher.pid}/task/{runner.launcher.pid}/children")
+    await eventually(lambda: len(children.read_text().split()) == 2)  # one init, one starter
+    spares = children.read_text().split()
+    for pid in spares:
+        os.kill(int(pid), signal.SIGKILL)
+    await eventually(lambda: not set(spares) & set(children.read_text().split()))
+    assert (await runner.sh("echo fine")).output == "fine\n"
+
+
 async def test_many_pods_at_once(runner: Any, nothing_left: Any) -> None:
     directories = [runner.pods.make(runner.pods.app("/bin/echo", str(n))) for n in range(12)]
     running = await asyncio.gather(*map(runner.pod, directories))

@@ -86,6 +86,14 @@ async def test_etc_hosts_may_be_a_volume(runner: Any, tmp_path: Path) -> None:
     assert result.lines == ["10.0.0.1 mine", "1"]
 
 
+async def test_termination_log_in_dev(runner: Any, tmp_path: Path) -> None:
+    (tmp_path / "log").touch()
+    volumes = [{"name": "log", "kind": "host", "source": str(tmp_path / "log")}]
+    mounts = [{"volume": "log", "path": "/dev/termination-log"}]
+    await runner.sh("echo the end > /dev/termination-log", mounts=mounts, pod={"volumes": volumes})
+    assert (tmp_path / "log").read_text() == "the end\n"
+
+
 async def test_nested_mounts_in_any_order(runner: Any) -> None:
     volumes = [{"name": name, "kind": "empty"} for name in ("outer", "inner")]
     mounts = [{"volume": "inner", "path": "/a/b"}, {"volume": "outer", "path": "/a"}]
