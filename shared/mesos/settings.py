@@ -63,7 +63,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--mesos-cert-file", metavar="FILE", type=Path, help="PEM client certificate; implies --mesos-tls")
     add("--mesos-key-file", metavar="FILE", type=Path, help="its key, when that is not in the same file")
-    add("--mesos-insecure", action="store_true", help="do not verify the masters' certificates")
+    add(
+        "--mesos-insecure",
+        action="store_true",
+        help="do not verify the masters' certificates; implies --mesos-tls",
+    )
 
 
 def access_from(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Access:
