@@ -24,6 +24,7 @@ from shared.wire import Launch, Report
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
 SECONDS = 30.0
+CGROUPS_ROOT = f"mesos-test-{os.getpid()}"
 FRAMEWORK = {"user": "root", "name": "test", "roles": ["*"], "failover_timeout": 3600.0, "checkpoint": True,
              "capabilities": [{"type": "MULTI_ROLE"}, {"type": "PARTITION_AWARE"}]}  # fmt: skip
 
@@ -54,7 +55,7 @@ class Cluster:
         (self.root / "agent/endpoint").unlink(missing_ok=True)
         self.agent = self.spawn(
             "agent", "--master", self.master, "--port", "0", "--resources", "cpus:4;mem:4096;disk:4096",
-            "--cgroups_root", f"mesos-test-{os.getpid()}", "--executor_reregistration_timeout", "15secs",
+            "--cgroups_root", CGROUPS_ROOT, "--executor_reregistration_timeout", "15secs",
         )  # fmt: skip
         until_written(self.root / "agent/endpoint", self.agent)
 
@@ -79,6 +80,8 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for directory in Path("/sys/fs/cgroup").glob(f"*/{CGROUPS_ROOT}"):
+            directory.rmdir()  # an agent leaves its own root; nothing else may be left in it
 
     def log(self) -> str:
         logs = [*self.root.glob("*.log"), *self.root.glob("agent/**/runs/*/stderr")]
