@@ -18,10 +18,12 @@ from typing import Any
 
 from scheduler.framework import records
 from scheduler.framework.core import effects as fx
-from scheduler.framework.core.events import Event, LaunchAborted, Loaded
+from scheduler.framework.core.events import Event, LaunchAborted, Loaded, TaskReported
+from scheduler.framework.core.lifecycle import AWAY, TERMINAL, TaskState
 from scheduler.framework.core.pods import node_from_object, pod_from_object
 from scheduler.framework.core.state import Policy, State
 from scheduler.framework.core.step import step
+from scheduler.framework.core.verdict import describe
 from scheduler.framework.mesos import Mesos, Payload
 from scheduler.framework.publishing import Publisher
 from scheduler.framework.saving import Saver
@@ -91,6 +93,13 @@ def node_token(secret: str, executor_id: str) -> str:
     return hmac.new(secret.encode(), executor_id.encode(), hashlib.sha256).hexdigest()
 
 
+def _log_report(event: TaskReported) -> None:
+    """What is not a pod's ordinary way."""
+    quiet = event.state is TaskState.FINISHED or event.reason == "RECONCILIATION"
+    level = logging.DEBUG if quiet else logging.INFO
+    log.log(level, "task %s: %s", event.task_id, describe(event))
+
+
 class Engine:
     """Owns the state. `put` from anywhere on the loop; `run` until it is stopped, or Halted or StoreFailed."""
 
@@ -154,6 +163,9 @@ class Engine:
 
     async def _frame(self, events: list[Event]) -> None:
         now = self._clock()
+        for event in events:
+            if isinstance(event, TaskReported) and (event.state in TERMINAL | AWAY or event.reason):
+                _log_report(event)
         effects = step(self.state, events, now, self._token())
         self._mesos.prepare(effects)
         refused, pods = await self._saver.save(effects, now)

@@ -175,6 +175,7 @@ class Mesos(Scheduler):
                     self._offers.pop(offer_id, None)
                 driver.declineOffer(list(offer_ids), {"refuse_seconds": refuse})
             case fx.KillTask(task_id, agent_id, grace):
+                log.info("killing task %s on agent %s", task_id, agent_id)
                 policy = None if grace is None else _kill_policy(grace)
                 driver.killTask(task_id, agent_id or None, policy)
             case fx.Revive():
@@ -211,6 +212,7 @@ class Mesos(Scheduler):
                 pool.remove(info["resources"])
             tasks = [self._task_info(one, pool, info, payloads[one.task.id]) for one in launches]
             operations = [{"type": "LAUNCH", "launch": {"task_infos": tasks}}]
+            log.info("launching %d pods on %s: %s", len(tasks), launches[0].task.node, _names(launches))
         driver.acceptOffers(list(effect.offer_ids), operations, filters)
         for offer_id in effect.offer_ids:
             self._offers.pop(offer_id, None)
@@ -240,6 +242,12 @@ def _unsent(effect: fx.Accept, payloads: Mapping[str, Payload], reason: str, mes
         for one in effect.launches
         if one.task.id in payloads
     ]
+
+
+def _names(launches: Sequence[fx.Launch]) -> str:
+    """The first few, for the log."""
+    names = [f"{one.task.namespace}/{one.task.name} as {one.task.id}" for one in launches[:5]]
+    return ", ".join(names) + (", …" if len(launches) > len(names) else "")
 
 
 def _kill_policy(grace: float) -> Json:

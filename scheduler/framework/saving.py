@@ -108,7 +108,13 @@ def _pod(old: Entry | None, uid: str, change: fx.PodChange, now: float, refused:
 
 
 def _remove(old: Entry | None, uid: str) -> Result:
-    return None if old is not None and old.obj["metadata"].get("uid") == uid else UNCHANGED
+    """Gone; with finalizers it stays, with a grace of 0, and the API removes it when they are done."""
+    if old is None or old.obj["metadata"].get("uid") != uid:
+        return UNCHANGED
+    meta = old.obj["metadata"]
+    if not meta.get("finalizers"):
+        return None
+    return {**old.obj, "metadata": {**meta, "deletionGracePeriodSeconds": 0}}
 
 
 def _delete(old: Entry | None) -> Result:

@@ -1,4 +1,4 @@
-"""The shell: JSON of Mesos to the core's words and back, records, commits, events, the way to the nodes."""
+"""The shell: JSON of Mesos to the core's words and back, commits, and the loop around the core."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +17,7 @@ from scheduler.framework import feed, records
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
 from scheduler.framework.core.lifecycle import TaskState
-from scheduler.framework.core.state import AgentInfo, Executor, Kill, Node, Policy, Task
+from scheduler.framework.core.state import AgentInfo, Executor, Policy, Task
 from scheduler.framework.core.vectors import Vector
 from scheduler.framework.engine import Engine, Halted, load
 from scheduler.framework.mesos import (
@@ -31,12 +28,9 @@ from scheduler.framework.mesos import (
     offer_from_json,
     report_from_json,
 )
-from scheduler.framework.nodeobjects import node_object
-from scheduler.framework.nodes import NodeProxy
 from scheduler.framework.pools import Pool
 from scheduler.framework.publishing import Publisher
 from scheduler.framework.saving import Saver
-from scheduler.registry.errors import BadRequest, InternalError, ServiceUnavailable
 from scheduler.store import Key, Store, StoreError, StoreFailed, open_store
 from shared.mesos.scheduler_driver import NotConnected
 from shared.wire import Launch, PodEvent, Report
@@ -337,33 +331,6 @@ def test_the_other_calls() -> None:
     ]
 
 
-# ---- records
-
-TASKS = st.builds(
-    Task,
-    *(st.text() for _ in range(4)),
-    st.integers(1, 9),
-    *(st.text() for _ in range(3)),
-    state=st.sampled_from(TaskState),
-    asked_node=st.text(),
-    server=st.text(),
-    launched_at=st.floats(0, 2e9),
-    failures=st.integers(0, 99),
-    kill=st.none() | st.builds(Kill, st.floats(0, 2e9), st.floats(0, 9e9)),
-    superseded=st.booleans(),
-)
-
-
-@given(TASKS)
-def test_records_come_back_as_they_were(one: Task) -> None:
-    assert records.task_from_object(records.task_object(one)) == one
-
-
-def test_a_record_of_the_future_stops_the_start() -> None:
-    with pytest.raises(StoreError, match=r"u1\.1 cannot be read"):
-        records.task_from_object({**records.task_object(task()), "state": "HIBERNATING"})
-
-
 # ---- commits
 
 
@@ -420,6 +387,15 @@ async def test_a_pod_of_the_same_name_is_not_removed(store: Store) -> None:
     assert store.get(Key("pods", "n", "p1")) is not None
     await saver.save([fx.RemovePod(ev.Pod("newer", "n", "p1"))], NOW)
     assert store.get(Key("pods", "n", "p1")) is None
+
+
+async def test_finalizers_keep_the_object(store: Store) -> None:
+    marks = {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 30}
+    await put(store, pod_object(1, finalizers=["example.com/x"], **marks))
+    await Saver(store, {}, version="0", max_pods=110).save([fx.RemovePod(ev.Pod("u1", "n", "p1"))], NOW)
+    kept = store.get(Key("pods", "n", "p1"))
+    assert kept is not None
+    assert kept.obj["metadata"]["deletionGracePeriodSeconds"] == 0
 
 
 # ---- the loop
@@ -533,78 +509,3 @@ async def test_events_are_counted_in_one_object(store: Store) -> None:
         publisher.put(one)
     await publisher.flush()
     assert sorted(entry.obj["count"] for entry in store.list("events", "n")[0]) == [1, 3]
-
-
-# ---- nodes
-
-
-def test_a_node_keeps_what_users_gave_it() -> None:
-    info = AgentInfo(
-        "S0", "node-a", 5051, (("rack", "r1"),), Vector(3500, 8_192_000, 0), "1.12.0", ip="10.0.0.1"
-    )
-    node = Node("node-a", "S0", "node-a:5051", info=info)
-    facts: Json = {"now": NOW, "max_pods": 110, "version": "0"}
-    first = node_object(None, node, uid="n1", **facts)
-    assert first["status"]["capacity"] == {
-        "cpu": "3500m",
-        "memory": "8388608Ki",
-        "ephemeral-storage": "0Ki",
-        "pods": "110",
-    }
-    assert {"type": "InternalIP", "address": "10.0.0.1"} in first["status"]["addresses"]
-    touched = {
-        **first,
-        "metadata": {**first["metadata"], "labels": {**first["metadata"]["labels"], "mine": "yes"}},
-        "spec": {**first["spec"], "unschedulable": True, "taints": [{"key": "k", "effect": "NoSchedule"}]},
-    }
-    moved = replace(node, ready=False, info=replace(info, attributes=(("row", "7"),)))
-    second = node_object(touched, moved, uid="n2", **facts)
-    labels = second["metadata"]["labels"]
-    assert (labels["mine"], labels["row"], "rack" in labels) == ("yes", "7", False)
-    assert second["metadata"]["uid"] == "n1"
-    assert [one["key"] for one in second["spec"]["taints"]] == ["k", *["node.kubernetes.io/unreachable"] * 2]
-    assert second["spec"]["unschedulable"]
-    assert second["status"]["conditions"][0]["status"] == "Unknown"
-    back = node_object(second, node, uid="n3", **facts)
-    assert back["spec"]["taints"] == [{"key": "k", "effect": "NoSchedule"}]
-
-
-@pytest.fixture
-async def node_server() -> AsyncIterator[str]:
-    async def logs(request: web.Request) -> web.StreamResponse:
-        if request.headers.get("Authorization") != "Bearer t0ken":
-            return web.Response(status=401)
-        if request.match_info["container"] == "nope":
-            return web.Response(status=404, text='container "nope" not found')
-        return web.Response(text=f"{request.path_qs}\n")
-
-    app = web.Application()
-    app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", logs)
-    server = TestServer(app)
-    await server.start_server()
-    yield f"{server.host}:{server.port}"
-    await server.close()
-
-
-async def read(proxy: NodeProxy, container: str = "main") -> bytes:
-    try:
-        return b"".join([one async for one in proxy.logs(pod_object(), container, {"tailLines": "1"})])
-    finally:
-        await proxy.close()
-
-
-async def test_logs_come_from_the_node(node_server: str) -> None:
-    assert (
-        await read(NodeProxy({"u1": (node_server, "t0ken")}.get)) == b"/containerLogs/n/p1/main?tailLines=1\n"
-    )
-
-
-async def test_refusals_of_a_node_are_passed_on(node_server: str) -> None:
-    with pytest.raises(BadRequest, match='container "nope" not found'):
-        await read(NodeProxy(lambda _: (node_server, "t0ken")), "nope")
-    with pytest.raises(InternalError, match="HTTP 401"):
-        await read(NodeProxy(lambda _: (node_server, "wrong")))
-    with pytest.raises(ServiceUnavailable, match="has not reported yet"):
-        await read(NodeProxy(lambda _: None))
-    with pytest.raises(aiohttp.ClientError):
-        await read(NodeProxy(lambda _: ("127.0.0.1:1", "t0ken")))
