@@ -208,11 +208,15 @@ class Scheduler:
         async with self._news:
             await asyncio.wait_for(self._news.wait_for(lambda: self.closed), TIMEOUT)
 
-    async def offer(self, cpus: float = 0.0) -> Json:
-        """An offer that is out and has that many CPUs."""
+    async def offer(self, cpus: float = 0.0, names: set[str] | None = None) -> Json:
+        """An offer that is out, has that many CPUs, and resources of exactly these names if given."""
 
         def find() -> Json | None:
-            return next((o for o in self.offers if amount(o["resources"], "cpus") >= cpus), None)
+            for offer in self.offers:
+                resources = offer["resources"]
+                if amount(resources, "cpus") >= cpus and names in (None, {r["name"] for r in resources}):
+                    return offer
+            return None
 
         async with self._news:
             await asyncio.wait_for(self._news.wait_for(lambda: find() is not None), TIMEOUT)

@@ -70,7 +70,13 @@ class Replay:
         self.peers: dict[str, Any] = {}
         self.names: dict[str, str] = {"python3 executor.py": ""}
         self.seen: dict[str, int] = {}
-        self.recorded_stream = ""
+        self.offered = {
+            offer["id"]["value"]: {resource["name"] for resource in offer["resources"]}
+            for _, entries in scenarios()
+            for entry in entries
+            if entry.get("body", {}).get("type") == "OFFERS"
+            for offer in entry["body"]["offers"]["offers"]
+        }
 
     def ours(self, body: Json) -> Json:
         """A recorded call with our ids."""
@@ -99,8 +105,8 @@ class Replay:
         kind = body["type"].lower()
         for theirs, mine in zip(recorded[kind]["offer_ids"], body[kind]["offer_ids"], strict=True):
             if theirs["value"] not in self.names:
-                wanted = 0.2 if kind == "accept" else 0.0
-                mine["value"] = self.names[theirs["value"]] = (await peer.offer(wanted))["id"]["value"]
+                offer = await peer.offer(names=self.offered[theirs["value"]])
+                mine["value"] = self.names[theirs["value"]] = offer["id"]["value"]
 
     async def compare(self, scenario: str, entries: list[Json]) -> None:
         """Wait for as many events as were recorded, then compare."""
@@ -192,7 +198,7 @@ async def carry_on(replay: Replay) -> None:
 @pytest.mark.timeout(120)
 async def test_scheduler_api(cluster, executor_command):
     await cluster.start(
-        master=("--agent_ping_timeout", "1secs", "--max_agent_ping_timeouts", "3"),
+        master=("--agent_ping_timeout", "2secs", "--max_agent_ping_timeouts", "3"),
         agent=("--attributes", "rack:r1;os:debian;ssd:true"),
     )
     replay = Replay(cluster)

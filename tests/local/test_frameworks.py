@@ -115,9 +115,11 @@ async def test_static_reservations(cluster):
 async def test_offers_of_one_agent_are_used_together(cluster):
     await cluster.start()
     scheduler = await cluster.subscribe()
-    await scheduler.launch("sleep 0")
-    await scheduler.update("TASK_FINISHED")
-    first, second = await scheduler.offer(), await scheduler.offer()
+    running = await scheduler.launch("hang")
+    await scheduler.update("TASK_RUNNING")
+    first = await scheduler.offer()
+    await scheduler.call("KILL", {"task_id": running["task_id"]})
+    second = await scheduler.offer()  # what the task gave back
     task = scheduler.task(first, "sleep 0")
     task["resources"][0]["scalar"]["value"] = 3.9
     operation = {"type": "LAUNCH", "launch": {"task_infos": [task]}}
