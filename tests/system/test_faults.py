@@ -13,9 +13,9 @@ pytestmark = [
 ]
 
 PARTS = {
-    "scheduler": ("gantry", "scheduler", "--store"),
-    "master": ("gantry", "master", "--work_dir"),
-    "agent": ("gantry", "agent", "--work_dir"),
+    "scheduler": ("-m gantry scheduler",),
+    "master": ("-m gantry master",),
+    "agent": ("-m gantry agent",),
 }
 
 
@@ -52,7 +52,7 @@ def test_each_process_killed_in_turn_with_a_pod_running(own_cluster, tools, mark
         cluster.wait_phase(fresh, "Running")
         cluster.delete(fresh)
         tools.wait_for("end of the fresh pod", lambda: not tools.sleepers(marker + "1"))
-    os.kill(only(cluster.pids("gantry", "executor", "--state-dir")), signal.SIGKILL)
+    os.kill(only(cluster.pids("-m gantry executor")), signal.SIGKILL)
     tools.wait_for("another instance", lambda: [p for p in tools.sleepers(marker) if started(p) != before])
     cluster.wait_phase("survivor", "Running")
     assert started(only(tools.sleepers(marker))) != before
@@ -64,7 +64,7 @@ def test_a_pod_that_must_not_restart_fails_when_its_executor_dies(own_cluster, t
     cluster = own_cluster
     cluster.create(tools.sleeper("once", marker, restartPolicy="Never"))
     cluster.wait_phase("once", "Running")
-    os.kill(only(cluster.pids("gantry", "executor", "--state-dir")), signal.SIGKILL)
+    os.kill(only(cluster.pids("-m gantry executor")), signal.SIGKILL)
     assert cluster.wait_phase("once", "Failed")["status"]["reason"]
     tools.wait_for("end of its process", lambda: not tools.sleepers(marker))
 

@@ -86,7 +86,7 @@ def test_nodes_are_the_agents(cluster):
     assert [node["metadata"]["name"] for node in nodes] == ["agent-1", "agent-2"]
     for node in nodes:
         assert node["status"]["capacity"]["cpu"] == "4"
-        assert node["status"]["capacity"]["memory"] == "8Gi"
+        assert node["status"]["capacity"]["memory"] == "8388608Ki"
         assert "r1" in node["metadata"]["labels"].values()
     assert "Ready" in cluster.kubectl("get", "nodes")
 
