@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Final
 
 from executor.pods.core.effects import Report
@@ -24,13 +25,22 @@ log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 MAX_MESSAGE: Final = 1000
+CAP_SYS_RESOURCE: Final = 1 << 24  # linux/capability.h
+
+
+def lowest_oom_score(proc: Path = Path("/proc/self")) -> int:
+    """The lowest oom_score_adj this process may give another (proc(5)): -1000 with CAP_SYS_RESOURCE, else its own."""
+    for line in (proc / "status").read_text().splitlines():
+        if line.startswith("CapEff:") and int(line.split()[1], 16) & CAP_SYS_RESOURCE:
+            return -1000
+    return int((proc / "oom_score_adj").read_text())
 
 
 class PodExecutor(Executor):
     """Between one driver and the pods. stop: called with a reason (and whether it is an error) when it is all over."""
 
     def __init__(self, ip: str, tokens: Tokens, stop: Callable[[str, bool], None]) -> None:
-        self.node = Node(name="", ip=ip, cpus=Fraction(0), memory=0)
+        self.node = Node(name="", ip=ip, cpus=Fraction(0), memory=0, lowest_oom_score=lowest_oom_score())
         self.server = ""
         self._tokens = tokens
         self._stop = stop

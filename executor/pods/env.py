@@ -28,13 +28,17 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a pod may learn of the node. cpus and memory (bytes): what it can have at most, for missing limits."""
+    """What a pod may learn of the node. cpus and memory (bytes): what it can have at most, for missing limits.
+
+    lowest_oom_score: what we may give a process (proc(5): going below our own takes CAP_SYS_RESOURCE).
+    """
 
     name: str
     ip: str
     cpus: Fraction
     memory: int
     ephemeral_storage: int = 0
+    lowest_oom_score: int = -1000
 
 
 def expand(text: str, values: Mapping[str, str]) -> str:

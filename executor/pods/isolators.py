@@ -34,14 +34,17 @@ GUARANTEED_OOM_SCORE: Final = -997
 BEST_EFFORT_OOM_SCORE: Final = 1000
 
 
-def isolators(container: Mapping[str, Any], qos: str, node_memory: int) -> list[Isolator]:
+def isolators(
+    container: Mapping[str, Any], qos: str, node_memory: int, lowest_oom_score: int = -1000
+) -> list[Isolator]:
     """Every isolator of a container. node_memory: bytes, the scale of the OOM score."""
     context = container.get("securityContext") or {}
     made = resource_isolators(container.get("resources") or {})
     made.append({"name": "os/linux/capabilities-retain-set", "value": {"set": capabilities(context)}})
     if context.get("allowPrivilegeEscalation") is False:
         made.append({"name": "os/linux/no-new-privileges", "value": True})
-    made.append({"name": "os/linux/oom-score-adj", "value": oom_score_adj(container, qos, node_memory)})
+    score = max(oom_score_adj(container, qos, node_memory), lowest_oom_score)
+    made.append({"name": "os/linux/oom-score-adj", "value": score})
     return made
 
 

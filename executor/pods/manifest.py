@@ -86,7 +86,7 @@ def app_entry(
         "supplementaryGIDs": list(identity.groups),
         "workingDirectory": directory,
         "environment": [{"name": name, "value": value} for name, value in env.items()],
-        "isolators": isolators(container, level.qos_class, level.node.memory),
+        "isolators": isolators(container, level.qos_class, level.node.memory, level.node.lowest_oom_score),
         "ports": [],
     }
     notes = {"gantry.io/stop-signal": str(int(stop_signal(config.stop_signal)))}

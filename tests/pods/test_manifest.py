@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from executor.mesos import lowest_oom_score
 from executor.pods.env import ConfigError, Node
 from executor.pods.isolators import (
     ALL_CAPABILITIES,
     DEFAULT_CAPABILITIES,
     capabilities,
+    isolators,
     oom_score_adj,
     qos_class,
     resource_isolators,
@@ -303,3 +305,21 @@ def test_a_link_in_place_of_passwd_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "etc/passwd").symlink_to("/etc/passwd")
     with pytest.raises(ConfigError):
         resolve({"name": "c"}, pod(), "root", (), [tmp_path])
+
+
+def test_the_oom_score_is_no_lower_than_we_may_give():
+    guaranteed = {"resources": {"limits": {"cpu": "1", "memory": "64Mi"}}}
+
+    def score(lowest):
+        made = isolators(guaranteed, "Guaranteed", 8 << 30, lowest)
+        return next(one["value"] for one in made if one["name"] == "os/linux/oom-score-adj")
+
+    assert score(-1000) == -997
+    assert score(0) == 0
+
+
+@pytest.mark.parametrize(("effective", "lowest"), [("000001ffffffffff", -1000), ("000001fffeffffff", 5)])
+def test_what_we_may_give_depends_on_cap_sys_resource(tmp_path, effective, lowest):
+    (tmp_path / "status").write_text(f"Name:\tx\nCapEff:\t{effective}\n")
+    (tmp_path / "oom_score_adj").write_text("5\n")
+    assert lowest_oom_score(tmp_path) == lowest
