@@ -95,7 +95,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             nodes=proxy,
             version=__version__,
             token=settings.token,
-            health=lambda: _health(engine, driver, settings.master),
+            health=lambda: _health(engine, driver),
         )
         listen = settings.listen
         names = [listen.host, settings.framework.hostname, "localhost", "127.0.0.1"]
@@ -111,7 +111,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             publisher.run(),
             feed.follow_pods(store, versions.pods, engine.put, lambda: engine.state.pods),
             feed.follow_nodes(store, versions.nodes, engine.put, lambda: engine.state.nodes),
-            watch_agents(driver, settings.framework.role, engine.put, settings.credentials),
+            watch_agents(driver, settings.framework.role, engine.put, settings.access),
         )
         log.info("stopping; pods run on")
         await publisher.flush()
@@ -134,17 +134,14 @@ async def _engine(settings: Settings, store: Store) -> tuple[Engine, Mesos, Publ
 def _driver(settings: Settings, mesos: Mesos, framework_id: str) -> SchedulerDriver:
     info = settings.framework.info(framework_id)
     try:
-        return SchedulerDriver(mesos, info, settings.master, credentials=settings.credentials)
+        access = settings.access
+        return SchedulerDriver(mesos, info, settings.master, credentials=access.credentials, tls=access.tls)
     except ValueError as error:
         raise UsageError(f"--master {settings.master}: {error}") from error
 
 
-def _health(engine: Engine, driver: SchedulerDriver, master: str) -> HealthReport:
-    problem = (
-        ""
-        if driver.connected and engine.state.connected
-        else f"not connected to the Mesos master at {master}"
-    )
+def _health(engine: Engine, driver: SchedulerDriver) -> HealthReport:
+    problem = driver.trouble or ("" if engine.state.connected else "the subscription is still being saved")
     return HealthReport((Check("mesos", problem),))
 
 

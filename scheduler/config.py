@@ -10,28 +10,24 @@ import argparse
 import getpass
 import hashlib
 import json
+import os
 import shlex
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from scheduler.flags import UsageError, parser
 from scheduler.framework.core.state import Policy
 from scheduler.framework.core.vectors import Vector
 from scheduler.serving import Certificate
-from shared.mesos.credentials import BasicCredentials
+from shared.mesos.settings import Access, access_from
 from shared.mesos.values import milli
+from shared.security.dcos import DcosLogin
 
-ABOUT = "The Mesos framework scheduler and its Kubernetes API."
-
-EPILOG = """\
-exit codes: 0 stopped by SIGTERM or SIGINT; 1 a bug; 2 bad flags or files; 3 cannot listen; 4 the store cannot be used;
-5 Mesos refused, removed or took over the framework. Stopping never ends the pods."""
-
-
-class UsageError(Exception):
-    """One line: which flag is wrong and why."""
+__all__ = ["ExecutorSettings", "Framework", "Listen", "Settings", "UsageError", "parse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +102,7 @@ class Settings:
     certificate: Certificate
     framework: Framework
     executor: ExecutorSettings
-    credentials: BasicCredentials | None
+    access: Access
     max_pods: int
     log_level: str
 
@@ -118,93 +114,16 @@ class Settings:
         )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
-def parser() -> argparse.ArgumentParser:
-    wide = argparse.RawDescriptionHelpFormatter
-    made = _Parser(prog="gantry scheduler", description=ABOUT, formatter_class=wide, epilog=EPILOG)
-    add = made.add_argument
-    add(
-        "--master",
-        required=True,
-        help="HOST:PORT, HOST1:PORT,HOST2:PORT or zk://HOSTS/PATH of the Mesos masters",
-    )
-    add("--store", required=True, metavar="URL", help="where the state is kept: sqlite:PATH")
-    add(
-        "--listen",
-        default="127.0.0.1:8080",
-        metavar="HOST:PORT",
-        help="of the API (%(default)s); port 0: any free one",
-    )
-    add(
-        "--token-file",
-        metavar="FILE",
-        help="bearer token that clients must show; without, only loopback is served",
-    )
-    add("--tls-cert-file", type=Path, metavar="FILE", help="PEM certificate (chain) to serve HTTPS with")
-    add("--tls-private-key-file", type=Path, metavar="FILE", help="its private key, PEM")
-    add(
-        "--cert-dir",
-        type=Path,
-        metavar="DIR",
-        help="without --tls-cert-file: serve HTTPS with a certificate made and kept here; clients trust its ca.crt",
-    )
-    add("--framework-name", default="gantry", metavar="NAME", help="(%(default)s)")
-    add("--role", default="gantry", help="Mesos role of all pods (%(default)s)")
-    add("--user", default="", help="user of the executors on the agents (the user of this process)")
-    stay = "seconds that pods run on without any scheduler before Mesos ends them (%(default).0f)"
-    add("--failover-timeout", type=float, default=604800.0, metavar="SECONDS", help=stay)
-    add(
-        "--principal",
-        default="",
-        help="of the framework; with --secret-file also for HTTP Basic authentication",
-    )
-    add("--secret-file", metavar="FILE", help="secret of --principal")
-    add(
-        "--executor-command",
-        default="",
-        metavar="COMMAND",
-        help="shell command of an executor (this program's own)",
-    )
-    add(
-        "--executor-uri",
-        action="append",
-        default=[],
-        metavar="URI",
-        help="fetched into the sandbox; repeatable",
-    )
-    add(
-        "--executor-cpus",
-        type=float,
-        default=0.1,
-        metavar="CPUS",
-        help="overhead of an executor (%(default)s)",
-    )
-    add(
-        "--executor-mem", type=float, default=64.0, metavar="MB", help="overhead of an executor (%(default)s)"
-    )
-    add("--max-pods-per-node", type=int, default=110, metavar="N", help="(%(default)s)")
-    add("--hostname", default="", help="of this scheduler, as Mesos shows it")
-    add("--advertise-url", default="", metavar="URL", help="of this API, as Mesos shows it (webui_url)")
-    add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(%(default)s)")
-    return made
-
-
-def parse(argv: list[str]) -> Settings:
+def parse(argv: list[str], environ: Mapping[str, str] = os.environ) -> Settings:
     """Raises UsageError; SystemExit for --help."""
     args = parser().parse_args(argv)
-    if args.secret_file and not args.principal:
-        raise UsageError("--secret-file needs --principal: the secret of whom?")
     if (args.tls_cert_file is None) != (args.tls_private_key_file is None):
         raise UsageError("--tls-cert-file and --tls-private-key-file: give both or neither")
     if args.failover_timeout <= 0:
         raise UsageError("--failover-timeout: must be above 0, or a lost connection ends all pods")
     if args.max_pods_per_node < 1:
         raise UsageError("--max-pods-per-node: must be at least 1")
-    secret = _secret_of("--secret-file", args.secret_file)
+    access = _access(args, environ)
     return Settings(
         master=_master(args.master),
         store=args.store,
@@ -216,15 +135,29 @@ def parse(argv: list[str]) -> Settings:
             role=_role(args.role),
             user=args.user or getpass.getuser(),
             failover_timeout=args.failover_timeout,
-            principal=args.principal,
+            principal=_principal(args, access),
             hostname=args.hostname or socket.gethostname(),
             webui_url=args.advertise_url,
         ),
         executor=_executor(args),
-        credentials=BasicCredentials(args.principal, secret) if secret else None,
+        access=access,
         max_pods=args.max_pods_per_node,
         log_level=args.log_level,
     )
+
+
+def _access(args: argparse.Namespace, environ: Mapping[str, str]) -> Access:
+    try:
+        return access_from(args, environ)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _principal(args: argparse.Namespace, access: Access) -> str:
+    """Of FrameworkInfo: who we authenticate as. A bearer token does not tell whose it is."""
+    if isinstance(access.credentials, DcosLogin):
+        return access.credentials.account.uid
+    return args.mesos_principal or ""
 
 
 def _executor(args: argparse.Namespace) -> ExecutorSettings:

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
+BACKLOG = 10_000
+"""Events that may wait for a frame; then Mesos' are left where they are until the engine has caught up."""
+
 
 class Halted(Exception):
     """Mesos refused or removed the framework, or took it over; the message says which."""
@@ -128,6 +131,7 @@ class Engine:
         self._timer: asyncio.TimerHandle | None = None
         self._illegal = 0
         self._stopping = False
+        self._held = False
 
     def stop(self) -> None:
         """Ends `run` after the frame at hand."""
@@ -138,6 +142,10 @@ class Engine:
         """Something happened."""
         self._queue.append(event)
         self._wake.set()
+        if len(self._queue) >= BACKLOG and not self._held:
+            log.warning("%d events wait for the engine: taking no more from Mesos meanwhile", BACKLOG)
+            self._held = True
+            self._mesos.hold(True)
 
     async def run(self) -> None:
         """Frames, until stopped."""
@@ -146,6 +154,9 @@ class Engine:
                 events, self._queue = self._queue, []
                 self._wake.clear()
                 await self._frame(events)
+                if self._held and len(self._queue) < BACKLOG:
+                    self._held = False
+                    self._mesos.hold(False)
                 self._set_timer()
                 await self._wake.wait()
         finally:

@@ -133,6 +133,11 @@ class Mesos(Scheduler):
     def error(self, driver: SchedulerDriver, message: str) -> None:
         self.put(MasterError(message))
 
+    def hold(self, on: bool) -> None:
+        """Holds Mesos' events back, for a while."""
+        assert self.driver is not None
+        (self.driver.pauseEvents if on else self.driver.resumeEvents)()
+
     # ---- effects
 
     def prepare(self, todo: Iterable[fx.Effect]) -> None:

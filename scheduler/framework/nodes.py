@@ -13,8 +13,8 @@ from scheduler.framework.core.events import AgentsListed, Event
 from scheduler.framework.mesos import agent_from_json
 from scheduler.registry.errors import ApiError, BadRequest, InternalError, ServiceUnavailable
 from shared.mesos import operator
-from shared.mesos.credentials import Credentials
 from shared.mesos.scheduler_driver import SchedulerDriver
+from shared.mesos.settings import Access
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ async def _refusal(answer: aiohttp.ClientResponse) -> ApiError:
 
 
 async def watch_agents(
-    driver: SchedulerDriver, role: str, put: Callable[[Event], None], credentials: Credentials | None
+    driver: SchedulerDriver, role: str, put: Callable[[Event], None], access: Access
 ) -> None:
     """Asks the master for its agents, often in the beginning of a connection, then now and then; until cancelled."""
     rounds, master, complained = 0, None, ""
@@ -84,23 +84,20 @@ async def watch_agents(
         if master is None:
             await asyncio.sleep(CONNECTING_SECONDS)
             continue
-        if True:
-            complaint = await _list_agents(master, role, put, credentials)
-            if complaint and complaint != complained:
-                log.warning(
-                    "cannot list the agents of %s, nodes come from offers alone: %s", master, complaint
-                )
-            complained = complaint
-            rounds += 1
+        complaint = await _list_agents(master, role, put, access)
+        if complaint and complaint != complained:
+            log.warning("cannot list the agents of %s, nodes come from offers alone: %s", master, complaint)
+        complained = complaint
+        rounds += 1
         await asyncio.sleep(FAST_SECONDS if rounds < FAST_ROUNDS else SLOW_SECONDS)
 
 
-async def _list_agents(
-    master: str, role: str, put: Callable[[Event], None], credentials: Credentials | None
-) -> str:
+async def _list_agents(master: str, role: str, put: Callable[[Event], None], access: Access) -> str:
     """One round; what went wrong, or ""."""
     try:
-        answer = await operator.call(master, {"type": "GET_AGENTS"}, credentials=credentials)
+        answer = await operator.call(
+            master, {"type": "GET_AGENTS"}, credentials=access.credentials, tls=access.tls
+        )
     except (operator.OperatorError, OSError) as error:
         return str(error) or type(error).__name__
     listed = answer.get("get_agents") or {}

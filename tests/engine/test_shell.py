@@ -19,7 +19,7 @@ from scheduler.framework.core import events as ev
 from scheduler.framework.core.lifecycle import TaskState
 from scheduler.framework.core.state import AgentInfo, Executor, Policy, Task
 from scheduler.framework.core.vectors import Vector
-from scheduler.framework.engine import Engine, Halted, load
+from scheduler.framework.engine import BACKLOG, Engine, Halted, load
 from scheduler.framework.mesos import (
     ExecutorTemplate,
     Mesos,
@@ -484,6 +484,17 @@ async def test_nothing_is_said_when_it_cannot_be_saved(store: Store) -> None:
         await asyncio.wait([deciding], timeout=10)
         assert isinstance(deciding.exception(), StoreFailed)
         assert not silent.of("acceptOffers")
+
+
+async def test_a_flood_of_events_is_held_back_until_the_engine_has_caught_up(store: Store) -> None:
+    driver = Driver()
+    async with running(store, driver) as (engine, mesos, _):
+        mesos.registered(driver, {"value": "F1"}, {})  # type: ignore[arg-type]
+        for _ in range(BACKLOG):
+            engine.put(ev.Tick())
+        assert driver.of("pauseEvents") == [()]
+        await driver.wait("resumeEvents")
+        assert len(driver.of("pauseEvents")) == 1
 
 
 async def test_an_error_of_the_master_halts(store: Store) -> None:

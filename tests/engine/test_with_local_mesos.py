@@ -332,7 +332,7 @@ def _post(local: Local, path: str, body: dict[str, Any], headers: dict[str, str]
         (("--executor-cpus", "0.001"), 2, "--executor-cpus: must be at least 0.01"),
         (("--token-file", "missing"), 2, "--token-file missing: cannot be read: No such file or directory"),
         (("--no-such-flag",), 2, "unrecognized arguments: --no-such-flag"),
-        (("--secret-file", "x"), 2, "--secret-file needs --principal"),
+        (("--mesos-secret-file", "x"), 2, "--mesos-principal and --mesos-secret-file belong together"),
         (("--failover-timeout", "0"), 2, "--failover-timeout: must be above 0"),
         (("--listen", "0.0.0.0:0"), 3, "give --token-file"),
         (("--store", "zk://localhost/x"), 4, "ZooKeeper stores are not available yet"),

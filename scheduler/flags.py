@@ -1,0 +1,101 @@
+"""The command line of `gantry scheduler`: every flag with its unit, default and meaning. What they mean together is
+`config`'s business; the flags of the access to Mesos are `shared.mesos.settings`'.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from shared.mesos.settings import add_flags
+
+ABOUT = "The Mesos framework scheduler and its Kubernetes API."
+
+EPILOG = """\
+exit codes: 0 stopped by SIGTERM or SIGINT; 1 a bug; 2 bad flags or files; 3 cannot listen; 4 the store cannot be used;
+5 Mesos refused, removed or took over the framework. Stopping never ends the pods."""
+
+
+class UsageError(Exception):
+    """One line: which flag is wrong and why."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Raises UsageError where argparse would print and exit."""
+    wide = argparse.RawDescriptionHelpFormatter
+    made = _Parser(prog="gantry scheduler", description=ABOUT, formatter_class=wide, epilog=EPILOG)
+    made.add_argument(
+        "--master",
+        required=True,
+        help="HOST:PORT, HOST1:PORT,HOST2:PORT or zk://HOSTS/PATH of the Mesos masters",
+    )
+    made.add_argument("--store", required=True, metavar="URL", help="where the state is kept: sqlite:PATH")
+    made.add_argument(
+        "--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(%(default)s)"
+    )
+    _api(made.add_argument_group("the API"))
+    _framework(made.add_argument_group("the framework"))
+    _executors(made.add_argument_group("executors"))
+    add_flags(made)
+    return made
+
+
+def _api(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--listen",
+        default="127.0.0.1:8080",
+        metavar="HOST:PORT",
+        help="of the API (%(default)s); port 0: any free one",
+    )
+    add(
+        "--token-file",
+        metavar="FILE",
+        help="bearer token that clients must show; without, only loopback is served",
+    )
+    add("--tls-cert-file", type=Path, metavar="FILE", help="PEM certificate (chain) to serve HTTPS with")
+    add("--tls-private-key-file", type=Path, metavar="FILE", help="its private key, PEM")
+    add(
+        "--cert-dir",
+        type=Path,
+        metavar="DIR",
+        help="without --tls-cert-file: serve HTTPS with a certificate made and kept here; clients trust its ca.crt",
+    )
+    add("--hostname", default="", help="of this scheduler, as Mesos shows it")
+    add("--advertise-url", default="", metavar="URL", help="of this API, as Mesos shows it (webui_url)")
+
+
+def _framework(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--framework-name", default="gantry", metavar="NAME", help="(%(default)s)")
+    add("--role", default="gantry", help="Mesos role of all pods (%(default)s)")
+    add("--user", default="", help="user of the executors on the agents (the user of this process)")
+    stay = "seconds that pods run on without any scheduler before Mesos ends them (%(default).0f)"
+    add("--failover-timeout", type=float, default=604800.0, metavar="SECONDS", help=stay)
+    add("--max-pods-per-node", type=int, default=110, metavar="N", help="(%(default)s)")
+
+
+def _executors(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--executor-command",
+        default="",
+        metavar="COMMAND",
+        help="shell command of an executor (this program's own)",
+    )
+    add(
+        "--executor-uri",
+        action="append",
+        default=[],
+        metavar="URI",
+        help="fetched into the sandbox; repeatable",
+    )
+    overhead = "overhead of an executor (%(default)s)"
+    add("--executor-cpus", type=float, default=0.1, metavar="CPUS", help=overhead)
+    add("--executor-mem", type=float, default=64.0, metavar="MB", help=overhead)
