@@ -151,12 +151,12 @@ async def test_row_06_what_the_scheduler_cannot_take_yet_waits_for_it(
     driver = make()
     await driver.start()
     stream = await peer.stream()
-    await stream.send(subscribed(heartbeat_interval_seconds=0.01))
+    await stream.send(subscribed(heartbeat_interval_seconds=0.1))
     await scheduler.next("registered")
     driver.pauseEvents()
     await stream.send(OFFERS, {"type": "RESCIND", "rescind": {"offer_id": {"value": "O1"}}}, OFFERS)
     loop = asyncio.get_running_loop()
-    enough = loop.time() + 0.1  # twice as long as silence would be taken for a disconnection
+    enough = loop.time() + 0.75  # longer than silence would be taken for a disconnection
     while loop.time() < enough:
         driver.declineOffer("O0")
         await peer.call()
