@@ -2,14 +2,15 @@
 
 Our own protocol (Mesos has libprocess there), not an API. `type` names the message; ids are plain strings.
 
-agent → master: REGISTER{version, info} · REREGISTER{version, info, frameworks, executors, tasks} · PONG · UNREGISTER ·
+agent → master: REGISTER{version, info, checkpointed} · REREGISTER{version, info, checkpointed, frameworks, executors,
+  tasks} · PONG · UNREGISTER ·
   UPDATE{framework_id, status, latest_state} · EXITED_EXECUTOR{framework_id, executor_id, status} ·
   MESSAGE{framework_id, executor_id, data}
 master → agent: REGISTERED{agent_id} · REREGISTERED{agent_id, reconciliations: [{framework, task_ids}]} · PING ·
-  RUN{framework, runs: [{tasks, executor, launch_executor, group?}]} · KILL{framework_id, task_id, kill_policy?} ·
-  ACKNOWLEDGE{framework_id, task_id, uuid} · SHUTDOWN_EXECUTOR{framework_id, executor_id} ·
-  SHUTDOWN_FRAMEWORK{framework_id} · UPDATE_FRAMEWORK{framework} · MESSAGE{framework_id, executor_id, data} ·
-  SHUTDOWN{message}
+  CHECKPOINT_RESOURCES{resources} · RUN{framework, runs: [{tasks, executor, launch_executor, group?}]} ·
+  KILL{framework_id, task_id, kill_policy?} · ACKNOWLEDGE{framework_id, task_id, uuid} ·
+  SHUTDOWN_EXECUTOR{framework_id, executor_id} · SHUTDOWN_FRAMEWORK{framework_id} · UPDATE_FRAMEWORK{framework} ·
+  MESSAGE{framework_id, executor_id, data} · SHUTDOWN{message}
 
 The first message of an agent is REGISTER or REREGISTER. A broken link loses nothing that matters: the agent opens a
 new one, re-registers and sends again what is not acknowledged.

@@ -93,6 +93,8 @@ async def serve(flags: Flags) -> None:
     linking = asyncio.create_task(connection.run())
     try:
         await core.stopped.wait()
+        if core.fatal is not None:
+            raise core.fatal
     finally:
         linking.cancel()
         await asyncio.gather(linking, return_exceptions=True)

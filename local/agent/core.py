@@ -19,9 +19,11 @@ from local.agent.containers.containerizer import Containerizer, Termination
 from local.agent.flags import Flags
 from local.agent.model import Executor, Framework, State, TaskStateError
 from local.agent.updates import StatusUpdates
+from local.agent.volumes import Memory, VolumeError
 from local.link import SocketLink
 from local.tasks import TERMINAL
 from local.wire.proto import Json
+from shared.mesos.resources import Resources
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +41,14 @@ class Core:
         self.flags = flags
         self.port = port
         self.containerizer = containerizer
+        self.memory = Memory(flags.work_dir, flags.resources)
         self.started = time.time()
         self.agent_id: str | None = None
         self.recovering = True  # executors may come back, nothing else happens
         self.terminating = False
         self.frameworks: dict[str, Framework] = {}
         self.link: SocketLink | None = None  # registered with the master through it
+        self.fatal: checkpoint.CheckpointError | None = None  # why the agent ends, when it must
         self.stopped = asyncio.Event()
         self.settled = asyncio.Event()  # an executor came back or ended
         self.updates = StatusUpdates(self._forward, self.later)
@@ -70,6 +74,14 @@ class Core:
     def paths(self) -> checkpoint.Paths:
         assert self.agent_id is not None
         return checkpoint.Paths(self.flags.work_dir, self.agent_id)
+
+    def checkpoint_resources(self, message: Json) -> None:
+        """Take in what the master made of our resources; an agent that cannot has to end."""
+        try:
+            self.memory.take(Resources.from_json(message["resources"]))
+        except checkpoint.CheckpointError as error:
+            self.fatal = error
+            self.stop()
 
     def send(self, message: Json) -> None:
         """To the master; lost when it is away."""
@@ -175,8 +187,9 @@ class Core:
     def resize(self, executor: Executor) -> bool:
         """Fit the container to its tasks; a failure costs the whole container. Returns success."""
         try:
+            executor.links = self.memory.link(executor.sandbox, executor.links, executor.volumes)
             self.containerizer.update(executor.container_id, executor.cpus, executor.mem)
-        except CgroupError as error:
+        except (CgroupError, VolumeError) as error:
             log.error("cannot resize container %s: %s", executor.container_id, error)
             framework = self.frameworks[executor.framework_id]
             executor.pending = Termination(

@@ -35,6 +35,7 @@ class MasterConnection:
             "REREGISTERED": self._reregistered,
             "PING": lambda _: core.send({"type": "PONG"}),
             "RUN": launches.run,
+            "CHECKPOINT_RESOURCES": core.checkpoint_resources,
             "KILL": launches.kill,
             "ACKNOWLEDGE": lambda m: core.acknowledged(m["framework_id"], m["task_id"], m["uuid"]),
             "SHUTDOWN_EXECUTOR": launches.shutdown_executor,
@@ -78,14 +79,16 @@ class MasterConnection:
     def _hello(self) -> Json:
         core = self._core
         info = {**core.info(), "ip": core.flags.ip, "checkpoint": True}
+        remembered = core.memory.resources.to_json()
         if core.agent_id is None:
-            return {"type": "REGISTER", "version": VERSION, "info": info}
+            return {"type": "REGISTER", "version": VERSION, "info": info, "checkpointed": remembered}
         executors = [e for f in core.frameworks.values() for e in f.executors.values()]
         live = [e for e in executors if e.state.value != "terminated"]
         return {
             "type": "REREGISTER",
             "version": VERSION,
             "info": info,
+            "checkpointed": remembered,
             "frameworks": [framework.info for framework in core.frameworks.values()],
             "executors": [executor.info for executor in live],
             "tasks": [task.to_json() for executor in executors for task in executor.tasks()],

@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from local.agent.containers.containerizer import Termination
+from local.reservations import is_volume
 from local.tasks import TERMINAL, Task
 from local.wire.proto import Json
 from local.wire.stream import EventStream
@@ -52,6 +53,8 @@ class Executor:
     pending: Termination | None = None  # why the agent itself ends it
     cpus: int = 0  # thousandths, of the executor and the tasks that have not ended
     mem: int = 0
+    volumes: Resources = field(default_factory=Resources)  # persistent ones, of the same
+    links: dict[str, Path] = field(default_factory=dict)  # names in the sandbox that lead to them
 
     def __post_init__(self) -> None:
         self.count(Resources.from_json(self.info.get("resources", [])), 1)
@@ -60,6 +63,9 @@ class Executor:
         """Keep the sums that limit the container; adding up all tasks each time would cost too much."""
         self.cpus += sign * resources.scalar("cpus")
         self.mem += sign * resources.scalar("mem")
+        for part in resources.split():
+            if is_volume(part):
+                self.volumes = self.volumes + part if sign > 0 else self.volumes - part
 
     def enqueue(self, task: Json) -> None:
         self.queued[task["task_id"]["value"]] = task

@@ -66,7 +66,7 @@ def state(core: Core) -> Json:
         "hostname": core.flags.hostname,
         "start_time": core.started,
         "attributes": list(core.flags.attributes),
-        "resources": core.flags.resources.to_json(),
+        "resources": core.memory.total.to_json(),
         "frameworks": [
             {
                 "id": framework.framework_id,

@@ -1,6 +1,6 @@
 """`gantry master`: an embedded Mesos master, one process, the real v1 HTTP APIs in JSON.
 
-For laptops and tests, never for production: no ZooKeeper, no authentication, no quota, no reservations.
+For laptops and tests, never for production: no ZooKeeper, no authentication, no quota.
 """
 
 import asyncio

@@ -12,7 +12,9 @@ from typing import Any
 from local.master import statuses
 from local.master.cluster import Cluster
 from local.master.model import Agent, Framework, Link
+from local.master.operations import checkpoint_message
 from local.master.validation.resources import bag
+from local.reservations import restored
 from local.tasks import Task
 from local.wire.proto import Json
 from shared.mesos.resources import Resources
@@ -73,7 +75,8 @@ class Agents:
 
     @staticmethod
     def _agent(info: Json, message: Json, ip: str, link: Link) -> Agent:
-        total = Resources.from_json(info.get("resources", []))
+        remembered = Resources.from_json(message.get("checkpointed", []))
+        total = restored(Resources.from_json(info.get("resources", [])), remembered)
         return Agent(info["id"]["value"], info, ip, message["version"], total, link)
 
     def _admit(self, agent: Agent, used: dict[str, Resources]) -> None:
@@ -109,6 +112,7 @@ class Agents:
                 ],
             }
         )
+        agent.send(checkpoint_message(agent))  # it may have missed one
         present = {(e["framework_id"]["value"], e["executor_id"]["value"]) for e in message["executors"]}
         for framework_id, executors in list(agent.executors.items()):
             for executor_id in [e for e in executors if (framework_id, e) not in present]:

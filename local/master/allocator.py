@@ -144,6 +144,12 @@ class Allocator:
             key = (role, agent_id)
             framework.filters.setdefault(key, []).append(Filter(resources.unallocate(), expires))
 
+    def convert(self, framework_id: str, agent_id: str, consumed: Resources, converted: Resources) -> None:
+        """An operation changed what an agent has, and a framework holds of it; both with allocation_info."""
+        agent = self._agents[agent_id]
+        agent.total = agent.total - consumed.unallocate() + converted.unallocate()
+        agent.taken[framework_id] = agent.taken.get(framework_id, Resources()) - consumed + converted
+
     # ---- the decision
 
     def allocate(self, now: float, agents: Iterable[str] | None = None) -> list[Allocation]:

@@ -9,7 +9,10 @@ from typing import Any
 from local.master import statuses
 from local.master.cluster import Cluster
 from local.master.model import Agent, Framework, Offer
+from local.master.operations import KINDS as OPERATIONS
+from local.master.operations import OperationError, Operations
 from local.master.validation import resources as resource_rules
+from local.master.validation.operations import resources_of, source_of
 from local.master.validation.resources import bag
 from local.master.validation.tasks import Context, group_error, task_error
 from local.tasks import Task
@@ -72,9 +75,15 @@ def _executors_of(operation: Json) -> list[Json]:
 
 def inject_role(operation: Json, role: str) -> None:
     """Resources without allocation_info get the offers' (`injectAllocationInfo`)."""
-    for holder in [*tasks_of(operation), *_executors_of(operation)]:
-        for resource in holder.get("resources", []):
-            resource.setdefault("allocation_info", {}).setdefault("role", role)
+    for resource in _all_resources(operation):
+        resource.setdefault("allocation_info", {}).setdefault("role", role)
+
+
+def _all_resources(operation: Json) -> list[Json]:
+    if operation["type"] in OPERATIONS:
+        return [*resources_of(operation), *source_of(operation)]
+    holders = [*tasks_of(operation), *_executors_of(operation)]
+    return [resource for holder in holders for resource in holder.get("resources", [])]
 
 
 class Launches:
@@ -82,6 +91,7 @@ class Launches:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        self._operations = Operations(cluster)
 
     def accept(self, framework: Framework, call: Json) -> None:
         """Use, refuse and give back the offers of one call."""
@@ -100,8 +110,12 @@ class Launches:
         remaining = sum((offer.resources for offer in offers), Resources())
         runs: list[Json] = []
         for operation in operations:
-            if self._checked(framework, operation, offers[0].role):
+            if not self._checked(framework, operation, offers[0].role):
+                continue
+            if operation["type"] in LAUNCHES:
                 remaining = self._launch(framework, agent, operation, remaining, runs)
+            else:
+                remaining = self._convert(framework, agent, operation, remaining)
         if runs:
             agent.send({"type": "RUN", "framework": framework.info, "runs": runs})
         refuse = call.get("filters", {}).get("refuse_seconds", 5.0)
@@ -155,13 +169,18 @@ class Launches:
     def _checked(self, framework: Framework, operation: Json, role: str) -> bool:
         """Whether to go on with an operation: its resources are well formed, it is one we do."""
         kind = operation.get("type")
-        if kind not in LAUNCHES:
+        if kind not in LAUNCHES and kind not in OPERATIONS:
             text = f"{kind} is not supported by the embedded Mesos"
             self._drop(framework, operation, f"Operation attempted with invalid resources: {text}")
             return False
+        error = resource_rules.upgrade_error(_all_resources(operation))
+        if kind in OPERATIONS:
+            if error is not None:
+                self._drop(framework, operation, f"Operation attempted with invalid resources: {error}")
+                return False
+            inject_role(operation, role)
+            return True
         reason = "REASON_TASK_INVALID" if kind == "LAUNCH" else "REASON_TASK_GROUP_INVALID"
-        holders = [*tasks_of(operation), *_executors_of(operation)]
-        error = resource_rules.upgrade_error(r for holder in holders for r in holder.get("resources", []))
         if error is None and "id" in operation:
             error = f"The `id` field cannot be set on {kind} operations"
         if error is not None:
@@ -169,6 +188,16 @@ class Launches:
             return False
         inject_role(operation, role)
         return True
+
+    def _convert(
+        self, framework: Framework, agent: Agent, operation: Json, remaining: Resources
+    ) -> Resources:
+        """RESERVE and the like. One that is dropped leaves the rest of the call as it is."""
+        try:
+            return self._operations.perform(framework, agent, operation, remaining)
+        except OperationError as error:
+            self._drop(framework, operation, str(error))
+            return remaining
 
     def _launch(
         self, framework: Framework, agent: Agent, operation: Json, remaining: Resources, runs: list[Json]

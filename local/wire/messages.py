@@ -46,8 +46,12 @@ _BASICS = {
     "Set": "item*=string",
     "Allocation": "role=string",
     "Reservation": "principal=string labels=Labels role=string type=enum(STATIC|DYNAMIC)",
+    "Persistence": "id!=string principal=string",
+    "Volume": "container_path!=string host_path=string mode!=enum(RW|RO) image=any source=any",
+    "DiskInfo": "persistence=Persistence volume=Volume source=any",
     "Resource": (
-        "name!=string type!=enum(SCALAR|RANGES|SET|TEXT) scalar=Double ranges=Ranges set=Set role=string disk=any "
+        "name!=string type!=enum(SCALAR|RANGES|SET|TEXT) scalar=Double ranges=Ranges set=Set role=string "
+        "disk=DiskInfo "
         "reservation=Reservation revocable=any shared=any allocation_info=Allocation provider_id=ID "
         "reservations*=Reservation"
     ),
@@ -97,8 +101,12 @@ _INFOS = {
 _SCHEDULER = {
     "Launch": "task_infos*=TaskInfo",
     "LaunchGroup": "executor!=ExecutorInfo task_group!=TaskGroupInfo",
+    "Reserve": "resources*=Resource source*=Resource",
+    "Unreserve": "resources*=Resource",
+    "Volumes": "volumes*=Resource",
     "Operation": (
-        f"type=enum({_OPERATIONS}) launch=Launch reserve=any unreserve=any create=any destroy=any "
+        f"type=enum({_OPERATIONS}) launch=Launch reserve=Reserve unreserve=Unreserve create=Volumes "
+        "destroy=Volumes "
         "launch_group=LaunchGroup grow_volume=any shrink_volume=any create_disk=any destroy_disk=any id=ID"
     ),
     "Subscribe": "framework_info!=FrameworkInfo suppressed_roles*=string offer_constraints=any",

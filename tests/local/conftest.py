@@ -347,6 +347,12 @@ class Cluster:
         (found,) = self.tmp_path.glob(f"agent/slaves/*/frameworks/*/executors/{executor_id}/runs/latest")
         return found.resolve()
 
+    def sandbox_of(self, agent_id: str, executor_id: str = "gantry.a1b2c3.1") -> Path:
+        """The same on one of several agent ids."""
+        path = self.tmp_path / "agent" / "slaves" / agent_id / "frameworks"
+        (found,) = path.glob(f"*/executors/{executor_id}/runs/latest")
+        return found.resolve()
+
     def wire(self, executor_id: str = "gantry.a1b2c3.1") -> list[Json]:
         """What the executor saw, in its present run."""
         try:

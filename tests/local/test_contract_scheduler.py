@@ -1,7 +1,6 @@
 """The embedded Mesos says what a real one said: the recorded scheduler calls, replayed scenario by scenario.
 
 Ids, times, ports and pids are masked; everything else of an event must be equal. The order is compared within a task.
-Left out are the recorded reservations and volumes, which the embedded Mesos refuses (see test_operations.py).
 """
 
 import asyncio
@@ -21,7 +20,6 @@ UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
 NUMBER = re.compile(r"-(\d{4}|S\d+|O\d+)\b")
 PORT = re.compile(r"127\.0\.0\.1:\d+")
 MASKED = frozenset(("timestamp", "uuid", "executor_pid", "port", "nanoseconds"))
-SKIPPED = frozenset(("reserve, create a volume, launch on it, destroy, unreserve",))
 # What the recording compares by time only, or where only silence follows.
 NOT_COMPARED = frozenset(("OFFERS", "HEARTBEAT"))
 
@@ -203,7 +201,7 @@ async def test_scheduler_api(cluster, executor_command):
     )
     replay = Replay(cluster)
     replay.names["python3 executor.py"] = executor_command
-    all_scenarios = [s for s in scenarios() if s[0] not in SKIPPED]
+    all_scenarios = scenarios()
     subscribes = all_scenarios[0][1] + all_scenarios[1][1]
     for text, entries in all_scenarios:
         await run_scenario(replay, text, entries)

@@ -139,7 +139,7 @@ async def test_a_framework_that_knows_no_partitions(cluster):
     await scheduler.update("TASK_LOST", "x")
 
 
-@pytest.mark.parametrize("kind", ["RESERVE", "UNRESERVE", "CREATE", "DESTROY", "GROW_VOLUME", "CREATE_DISK"])
+@pytest.mark.parametrize("kind", ["GROW_VOLUME", "SHRINK_VOLUME", "CREATE_DISK", "DESTROY_DISK"])
 async def test_operations_that_are_not_done_here(cluster, kind):
     await cluster.start()
     scheduler = await cluster.subscribe()

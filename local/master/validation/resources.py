@@ -7,7 +7,7 @@ src/master/validation.cpp (namespace `resource`).
 from collections.abc import Iterable
 from itertools import pairwise
 
-from local.master.validation.ids import role_error
+from local.master.validation.ids import id_error, role_error
 from local.wire.proto import Json
 from shared.mesos.resources import Resources
 from shared.mesos.values import format_value, milli, value_from_json
@@ -127,15 +127,35 @@ def set_error(resources: list[Json]) -> str | None:
             return f"Invalid resources: {error}"
         if resource["name"] == "gpus" and milli(resource["scalar"]["value"]) % 1000:
             return "Invalid 'gpus' resource: The 'gpus' resource must be an unsigned integer"
-        disk = resource.get("disk") or {}
-        if "persistence" in disk:
-            if "volume" not in disk:
-                return "Invalid DiskInfo: Expecting 'volume' to be set for persistent volume"
-            if disk["volume"].get("mode") == "RO":
-                return "Invalid DiskInfo: Read-only persistent volume not supported"
-        elif "volume" in disk:
-            return "Invalid DiskInfo: Non-persistent volume not supported"
+        error = _disk_error(resource) if "disk" in resource else None
+        if error:
+            return f"Invalid DiskInfo: {error}"
+        stack = bag([resource]).reservations() if not _empty(resource) else []
+        if "revocable" in resource and stack and stack[-1]["type"] == "DYNAMIC":
+            text = (
+                f"Dynamically reserved resource {show(resource)} cannot be created from revocable resources"
+            )
+            return f"Invalid ReservationInfo: {text}"
     return None
+
+
+def _disk_error(resource: Json) -> str | None:
+    """`validateDiskInfo`."""
+    disk = resource["disk"]
+    if "persistence" not in disk:
+        if "volume" in disk:
+            return "Non-persistent volume not supported"
+        return None if "source" in disk else "DiskInfo is set but empty"
+    if "revocable" in resource:
+        return "Persistent volumes cannot be created from revocable resources"
+    if not resource.get("reservations") and resource.get("role", "*") == "*":
+        return "Persistent volumes cannot be created from unreserved resources"
+    if "volume" not in disk:
+        return "Expecting 'volume' to be set for persistent volume"
+    if "host_path" in disk["volume"]:
+        return "Expecting 'host_path' to be unset for persistent volume"
+    error = id_error(disk["persistence"]["id"])
+    return f"Invalid persistence ID for persistent volume: {error}" if error else None
 
 
 def single_role_error(resources: list[Json]) -> str | None:
