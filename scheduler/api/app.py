@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from aiohttp import web
 
@@ -19,7 +19,7 @@ from scheduler.api.health import HealthReport
 from scheduler.api.services import SERVICES
 from scheduler.api.status import status_middleware
 from scheduler.registry import RESOURCES
-from scheduler.registry.errors import MethodNotAllowed
+from scheduler.registry.errors import MethodNotAllowed, NotAvailable
 from scheduler.registry.resource import Resource
 from scheduler.store import Store
 
@@ -36,6 +36,13 @@ SUBRESOURCES: dict[str, tuple[tuple[str, Action], ...]] = {
     "binding": (("POST", pods.bind),),
     "eviction": (("POST", pods.evict),),
 }
+
+
+LATER: dict[str, tuple[str, ...]] = {
+    "pods": ("attach", "ephemeralcontainers", "exec", "portforward", "proxy", "resize"),
+    "nodes": ("proxy",),
+}
+"""Subresources of Kubernetes that are refused by name, so that nobody looks for a typing error."""
 
 
 def make_app(
@@ -96,6 +103,12 @@ def _add_resource(app: web.Application, resource: Resource) -> None:
     for name in resource.subresources:
         for method, action in SUBRESOURCES[name]:
             _route(app, method, f"{item}/{name}", resource, "", action)
+    for name in LATER.get(resource.store_name, ()):
+        _route(app, "*", f"{item}/{name}", resource, "", partial(_not_available, subresource=name))
+
+
+async def _not_available(request: web.Request, resource: Resource, *, subresource: str) -> NoReturn:
+    raise NotAvailable(subresource, resource.plural, request.match_info["name"], group=resource.group)
 
 
 def _route(

@@ -24,6 +24,7 @@ __all__ = [
     "Invalid",
     "MethodNotAllowed",
     "NotAcceptable",
+    "NotAvailable",
     "NotFound",
     "ServiceUnavailable",
     "Timeout",
@@ -174,6 +175,14 @@ class MethodNotAllowed(ApiError):
         else:
             message = "the server does not allow this method on the requested resource"
         super().__init__(405, "MethodNotAllowed", message, _details(group, resource))
+
+
+class NotAvailable(ApiError):
+    """501: Kubernetes has this subresource and Gantry does not, yet."""
+
+    def __init__(self, subresource: str, resource: str, name: str, *, group: str = "") -> None:
+        message = f"{_qualified(resource, group)}/{subresource} is not supported by Gantry yet"
+        super().__init__(501, "NotImplemented", message, _details(group, resource, name))
 
 
 class NotAcceptable(ApiError):

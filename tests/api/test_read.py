@@ -236,3 +236,11 @@ async def test_large_lists_are_compressed(api, pod):
         assert "Content-Encoding" not in response.headers
         body = await response.read()
         assert len(body) > len(gzip.compress(body)) * 10
+
+
+@pytest.mark.parametrize("subresource", ["exec", "attach", "portforward"])
+async def test_what_kubernetes_has_and_we_do_not_is_refused_by_name(api, subresource):
+    for method in ("GET", "POST"):
+        answer = await api(method, f"{PODS}/web/{subresource}")
+        assert (answer.status, answer.json["reason"]) == (501, "NotImplemented")
+        assert answer.json["message"] == f"pods/{subresource} is not supported by Gantry yet"

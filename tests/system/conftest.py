@@ -168,8 +168,8 @@ def can_run_pods() -> None:
 def cluster(can_run_pods: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpCluster]:
     """One cluster of two agents for all tests of a worker."""
     up = UpCluster(tmp_path_factory.mktemp("cluster"), ("--agents", "2", "--agent-attributes", "rack:r1"))
-    up.start()
     try:
+        up.start()
         yield up
     finally:
         if up.process is not None:
@@ -180,8 +180,8 @@ def cluster(can_run_pods: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def own_cluster(can_run_pods: None, tmp_path: Path) -> Iterator[UpCluster]:
     """A cluster that the test may stop, kill and start again."""
     up = UpCluster(tmp_path / "data")
-    up.start()
     try:
+        up.start()
         yield up
     finally:
         if up.process is not None:
