@@ -1,0 +1,47 @@
+"""The documents are true: their links lead somewhere, their commands and files exist, their field lists are the code's."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gantry.__main__ import COMMANDS
+from local.up import parser
+from scheduler.registry.supported import SUPPORTED
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_and_files_exist(document):
+    text = document.read_text()
+    for command in re.findall(r"(?:^\s+|bin/|`)gantry ([a-z]+)", text, re.MULTILINE):
+        assert command in COMMANDS, command
+    for name in re.findall(r"examples/[a-z-]+\.yaml", text):
+        assert (ROOT / name).exists(), name
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for target in re.findall(r"\bmake ([a-z][a-z-]+)\b(?=`|\s+#|$)", text, re.MULTILINE):
+        assert target in targets, target
+
+
+def test_the_pod_fields_are_those_of_the_code():
+    text = (ROOT / "docs" / "pods.md").read_text()
+    words = set(re.findall(r"`([A-Za-z-]+)`", text))
+    missing = {name for kind, names in SUPPORTED.items() for name in names if name not in words}
+    assert not missing
+
+
+def test_the_options_of_gantry_up_are_documented():
+    text = (ROOT / "docs" / "running-locally.md").read_text()
+    options = {
+        option for action in parser()._actions for option in action.option_strings if option.startswith("--")
+    }
+    assert {option for option in options - {"--help", "--log-level"} if option not in text} == set()
