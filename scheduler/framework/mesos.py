@@ -19,6 +19,8 @@ from scheduler.framework.core.events import (
     Disconnected,
     Event,
     ExecutorLost,
+    InverseOffer,
+    InverseOffersReceived,
     MasterError,
     OfferRescinded,
     OffersReceived,
@@ -106,9 +108,7 @@ class Mesos(Scheduler):
         self.put(OfferRescinded(offer_id["value"]))
 
     def inverseOffers(self, driver: SchedulerDriver, offers: Sequence[Json]) -> None:
-        """Declined: they are hints, and an agent that really goes says so by its tasks."""
-        log.info("declining %d inverse offers: nothing is moved before a maintenance yet", len(offers))
-        driver.declineInverseOffer([one["id"] for one in offers])
+        self.put(InverseOffersReceived(tuple(inverse_from_json(one) for one in offers if "agent_id" in one)))
 
     def statusUpdate(self, driver: SchedulerDriver, status: Json) -> None:
         self.put(report_from_json(status))
@@ -179,6 +179,10 @@ class Mesos(Scheduler):
                 for offer_id in offer_ids:
                     self._offers.pop(offer_id, None)
                 driver.declineOffer(list(offer_ids), {"refuse_seconds": refuse})
+            case fx.AnswerInverse(offer_ids, accept, refuse):
+                log.info("%s inverse offers %s", "accepting" if accept else "declining", ", ".join(offer_ids))
+                answer = driver.acceptInverseOffers if accept else driver.declineInverseOffer
+                answer(list(offer_ids), {"refuse_seconds": refuse})
             case fx.KillTask(task_id, agent_id, grace):
                 log.info("killing task %s on agent %s", task_id, agent_id)
                 policy = None if grace is None else _kill_policy(grace)
@@ -290,7 +294,7 @@ def offer_from_json(offer: Json, role: str) -> Offer:
     pool = Pool(offer.get("resources") or (), role)
     address = (offer.get("url") or {}).get("address") or {}
     region, zone = _domain(offer)
-    start = ((offer.get("unavailability") or {}).get("start") or {}).get("nanoseconds")
+    start, lasts = _unavailability(offer)
     return Offer(
         id=offer["id"]["value"],
         agent_id=offer["agent_id"]["value"],
@@ -300,11 +304,24 @@ def offer_from_json(offer: Json, role: str) -> Offer:
         ports=pool.ports(),
         attributes=attributes_from_json(offer.get("attributes") or ()),
         executors=tuple(one["value"] for one in offer.get("executor_ids") or ()),
-        unavailable_at=None if start is None else start / 1e9,
+        unavailable_at=start,
+        unavailable_for=lasts,
         ip=address.get("ip") or "",
         region=region,
         zone=zone,
     )
+
+
+def _unavailability(obj: Json) -> tuple[float | None, float | None]:
+    """Start and duration in seconds, None for what is not given."""
+    found = obj.get("unavailability") or {}
+    start, lasts = ((found.get(name) or {}).get("nanoseconds") for name in ("start", "duration"))
+    return (None if start is None else start / 1e9, None if lasts is None else lasts / 1e9)
+
+
+def inverse_from_json(offer: Json) -> InverseOffer:
+    start, lasts = _unavailability(offer)
+    return InverseOffer(offer["id"]["value"], offer["agent_id"]["value"], start or 0.0, lasts)
 
 
 def agent_from_json(agent: Json, role: str) -> AgentInfo:
@@ -320,6 +337,7 @@ def agent_from_json(agent: Json, role: str) -> AgentInfo:
         total=Pool(agent.get("total_resources") or (), role).vector(),
         version=agent.get("version", ""),
         active=bool(agent.get("active", True)),
+        draining=bool(agent.get("deactivated") or agent.get("drain_info")),
         ip=host.strip("[]"),
         region=region,
         zone=zone,

@@ -7,7 +7,12 @@ import platform
 from typing import Any
 
 from scheduler.framework.core.nodes import ATTRIBUTE_PREFIX, labels_of
-from scheduler.framework.core.pods import ADDRESS_ANNOTATION, AGENT_ANNOTATION
+from scheduler.framework.core.pods import (
+    ADDRESS_ANNOTATION,
+    AGENT_ANNOTATION,
+    MAINTENANCE_ANNOTATION,
+    OUR_TAINTS,
+)
 from scheduler.framework.core.state import AgentInfo, Node
 from scheduler.framework.core.status import rfc3339
 from scheduler.framework.core.vectors import Vector
@@ -33,8 +38,12 @@ def node_object(old: Json | None, node: Node, *, uid: str, now: float, max_pods:
         AGENT_ANNOTATION: node.agent_id,
         ADDRESS_ANNOTATION: node.address,
     }
+    meta["annotations"].pop(MAINTENANCE_ANNOTATION, None)
+    if node.window is not None:
+        meta["annotations"][MAINTENANCE_ANNOTATION] = f"{node.window[0]}/{node.window[1]}"
     spec = {**(before.get("spec") or {}), "providerID": f"mesos://{node.agent_id}"}
-    taints = [one for one in spec.get("taints") or [] if one["key"] != UNREACHABLE]
+    taints = [one for one in spec.get("taints") or [] if one["key"] not in OUR_TAINTS]
+    taints += [{"key": one.key, "effect": one.effect} for one in node.own]
     if not node.ready:
         taints += [{"key": UNREACHABLE, "effect": effect} for effect in ("NoSchedule", "NoExecute")]
     spec["taints"] = taints

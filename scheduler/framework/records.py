@@ -48,6 +48,8 @@ def executor_key(executor_id: str) -> Key:
 def task_object(task: Task) -> Json:
     obj: Json = {"metadata": {"name": task.id}, "state": task.state.name}
     obj |= {ours: getattr(task, name) for name, ours in _FIELDS.items()}
+    if task.moving:
+        obj["moving"] = True
     if task.kill is not None:
         obj["killing"] = {"askedAt": task.kill.asked_at, "grace": task.kill.grace}
     return obj
@@ -61,6 +63,7 @@ def task_from_object(obj: Json) -> Task:
             id=obj["metadata"]["name"],
             state=TaskState[obj["state"]],
             kill=Kill(kill["askedAt"], kill["grace"]) if kill else None,
+            moving=bool(obj.get("moving")),
             **{name: obj[ours] for name, ours in _FIELDS.items()},
         )
     except (KeyError, TypeError) as error:

@@ -220,6 +220,10 @@ class Cluster:
         self.connected = False
         self.heard = False
         """The scheduler has read SUBSCRIBED: from then on its calls count."""
+        self.inverse: set[str] = set()
+        """Inverse offers without an answer."""
+        self.windows: dict[str, tuple[float, float]] = {}
+        """Planned maintenance by agent: when, how long."""
         self.number = 0
 
     def next_id(self, letter: str) -> str:
@@ -246,6 +250,7 @@ class Cluster:
     def disconnect(self) -> None:
         self.stream.clear()
         self.offers.clear()
+        self.inverse.clear()
         self.connected = self.heard = False
 
     def _send(self, event: ev.Event) -> None:
@@ -285,11 +290,33 @@ class Cluster:
             for amounts in out:
                 left = left - amounts
             if left.cpus > 0 and left.mem > 0:
+                window = self.windows.get(name, (None, None))
                 offer = Offer(
-                    self.next_id("O"), name, agent.info.hostname, 5051, left, executors=tuple(agent.executors)
+                    *(self.next_id("O"), name, agent.info.hostname, 5051, left),
+                    executors=tuple(agent.executors),
+                    unavailable_at=window[0],
+                    unavailable_for=window[1],
                 )
                 self.offers[offer.id] = offer
                 self._send(ev.OffersReceived((offer,)))
+
+    def plan(self, agent: MesosAgent, start: float, duration: float) -> None:
+        """Maintenance: its offers are rescinded, what we have there is asked back."""
+        self.windows[agent.info.id] = (start, duration)
+        self._renew(agent)
+        if self.connected and agent.reachable and any(one.state in LIVE for one in agent.tasks.values()):
+            name = self.next_id("I")
+            self.inverse.add(name)
+            offer = ev.InverseOffer(name, agent.info.id, start, duration)
+            self._send(ev.InverseOffersReceived((offer,)))
+
+    def cancel(self, agent: MesosAgent) -> None:
+        self.windows.pop(agent.info.id, None)
+        self._renew(agent)
+
+    def _renew(self, agent: MesosAgent) -> None:
+        for offer in [one for one in self.offers.values() if one.agent_id == agent.info.id]:
+            self.rescind(offer.id)
 
     def rescind(self, offer_id: str) -> None:
         del self.offers[offer_id]
@@ -351,6 +378,9 @@ class Cluster:
                     self._use(offer_id)
             case fx.KillTask(task_id, agent_id):
                 self._kill(task_id, agent_id)
+            case fx.AnswerInverse(ids):
+                for offer_id in ids:
+                    self.inverse.discard(offer_id)
             case fx.Acknowledge(agent_id, task_id, uuid):
                 self._acknowledged(agent_id, task_id, uuid)
             case fx.Reconcile(tasks):
@@ -393,7 +423,7 @@ class Cluster:
         assert launch.executor.id in self.desk.executors
         assert task.id not in self.launched, f"{task.id} was used twice"
         self.launched.add(task.id)
-        alive = [one.task.id for one in self.alive(task.uid)]
+        alive = [one.task.id for one in self.alive(task.uid) if not self.desk.tasks[one.task.id].moving]
         assert not alive, f"{task.id} is launched while {alive} may run"
 
     def alive(self, uid: str) -> list[MesosTask]:

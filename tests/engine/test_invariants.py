@@ -152,6 +152,18 @@ class Histories(RuleBasedStateMachine):
             for agent, one in self._tasks(frozenset(NEXT)):
                 self.cluster.update(agent, one, TaskState.RUNNING)
 
+    # ---- operators
+
+    @rule(pick=PICK, after=st.sampled_from([0.0, 60.0, 600.0, 7200.0]))
+    def plan_maintenance(self, pick: int, after: float) -> None:
+        agents = list(self.cluster.agents.values())
+        self.cluster.plan(agents[pick % len(agents)], self.desk.now + after, 100.0)
+
+    @rule(pick=PICK)
+    def cancel_maintenance(self, pick: int) -> None:
+        agents = list(self.cluster.agents.values())
+        self.cluster.cancel(agents[pick % len(agents)])
+
     # ---- time and crashes
 
     @rule(seconds=st.sampled_from([0.5, 5.0, 70.0, 400.0]))
@@ -178,13 +190,22 @@ class Histories(RuleBasedStateMachine):
         assert not self.desk.state.offers
 
     @invariant()
+    def only_moves_overlap(self) -> None:
+        for uid in self.desk.state.by_pod:
+            going = [
+                one for one in self.desk.state.tasks_of(uid) if one.moving and not one.kill and not one.over
+            ]
+            assert len(going) <= 1, f"{uid} moves from {len(going)} nodes"
+
+    @invariant()
     def no_pod_runs_twice(self) -> None:
         uids = {one.task.uid for agent in self.cluster.agents.values() for one in agent.tasks.values()}
         for uid in uids:
             wanted = [
                 one.task.id
                 for one in self.cluster.alive(uid)
-                if not (record := self.desk.tasks.get(one.task.id)) or not record.kill
+                if not (record := self.desk.tasks.get(one.task.id))
+                or not (record.kill or (record.moving and record.superseded))
             ]
             assert len(wanted) <= 1, f"{uid} runs as {wanted}"
 
@@ -205,6 +226,7 @@ class Histories(RuleBasedStateMachine):
     def teardown(self) -> None:
         for agent in self.cluster.agents.values():
             agent.deaf = False
+            self.cluster.cancel(agent)
             self.cluster.heal(agent)
         self.cluster.subscribe()
         for _ in range(60):

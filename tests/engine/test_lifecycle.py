@@ -55,7 +55,7 @@ def test_every_effect_has_its_place_and_saves_come_first() -> None:
     assert set(ORDER) == set(Effect.__args__)
     assert ORDER[: len(SAVES)] == SAVES
     assert [kind.__name__ for kind in ORDER[len(SAVES) :]] == [
-        *("Acknowledge", "Accept", "Decline", "KillTask"),
+        *("Acknowledge", "Accept", "Decline", "AnswerInverse", "KillTask"),
         *("Suppress", "Revive", "Reconcile"),
         *("Publish", "Halt"),
     ]

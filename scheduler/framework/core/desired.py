@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scheduler.framework.core import tasks
+from scheduler.framework.core import evictions, maintenance, tasks
 from scheduler.framework.core.frame import Frame
 from scheduler.framework.core.lifecycle import AWAY, TaskState
 from scheduler.framework.core.state import Alarm, Needs, Pod, State
@@ -24,6 +24,18 @@ def loaded(frame: Frame) -> None:
             tasks.watch_away(frame, task)
         elif task.state is TaskState.STAGED:
             state.set_timer(task.launched_at + state.policy.launch_overdue, Alarm.OVERDUE, task.id)
+    for uid in list(state.current):
+        _recall_speaker(state, uid)
+    for node in list(state.nodes.values()):
+        evictions.check_node(frame, node)
+    maintenance.loaded(frame)
+
+
+def _recall_speaker(state: State, uid: str) -> None:
+    """The task that speaks for a pod is the newest that no other took over from."""
+    speaking = [one for one in state.tasks_of(uid) if not one.superseded]
+    if speaking:
+        state.current[uid] = max(speaking, key=lambda one: one.attempt).id
 
 
 def changed(frame: Frame, pod: Pod) -> None:
@@ -48,11 +60,15 @@ def changed(frame: Frame, pod: Pod) -> None:
             frame.enqueue(pod.uid)
         elif task.over:
             frame.enqueue(pod.uid, tasks.not_before(task))
+        elif old is not None and old.needs.tolerations != pod.needs.tolerations:
+            evictions.check(frame, pod.uid)
 
 
 def _delete(frame: Frame, pod: Pod, grace: float) -> None:
     frame.state.pending.pop(pod.uid, None)
-    alive = [one for one in frame.state.tasks_of(pod.uid) if not one.over and not one.superseded]
+    alive = [
+        one for one in frame.state.tasks_of(pod.uid) if not one.over and not (one.superseded and one.kill)
+    ]
     if not alive:
         frame.remove_pod(pod)
     for task in alive:

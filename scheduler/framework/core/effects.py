@@ -66,7 +66,15 @@ class Ended:
     message: str
 
 
-PodChange = Bound | Reported | Unschedulable | Away | Back | Requeued | Ended
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """The pod is deleted on behalf of its node; `grace` in seconds."""
+
+    grace: float
+    message: str
+
+
+PodChange = Bound | Reported | Unschedulable | Away | Back | Requeued | Ended | Evicted
 
 # ---- effects
 
@@ -147,6 +155,15 @@ class Decline:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerInverse:
+    """To inverse offers: whether we can leave the agent in time; not asked again for `refuse` seconds."""
+
+    offer_ids: tuple[str, ...]
+    accept: bool
+    refuse: float
+
+
+@dataclass(frozen=True, slots=True)
 class KillTask:
     """`grace` None: as the task's own kill policy says."""
 
@@ -195,7 +212,19 @@ class Halt:
 
 
 Save = SaveFramework | SaveNode | SaveExecutor | SavePod | SaveTask | DropTask | DropExecutor | RemovePod
-Effect = Save | Acknowledge | Accept | Decline | KillTask | Revive | Suppress | Reconcile | Publish | Halt
+Effect = (
+    Save
+    | Acknowledge
+    | Accept
+    | Decline
+    | AnswerInverse
+    | KillTask
+    | Revive
+    | Suppress
+    | Reconcile
+    | Publish
+    | Halt
+)
 
 SAVES: Final = (SaveFramework, SaveNode, SaveExecutor, SavePod, SaveTask, DropTask, DropExecutor, RemovePod)
 """Committed as one; SavePod stands before SaveTask because a launch counts only if its pod was bound."""
@@ -205,6 +234,7 @@ ORDER: Final[tuple[type[Effect], ...]] = (
     Acknowledge,
     Accept,
     Decline,
+    AnswerInverse,
     KillTask,
     Suppress,
     Revive,

@@ -64,6 +64,21 @@ class OfferRescinded:
 
 
 @dataclass(frozen=True, slots=True)
+class InverseOffer:
+    """An agent's operator wants it back: from when (seconds since the epoch), for how long (None for ever)."""
+
+    id: str
+    agent_id: str
+    start: float
+    duration: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InverseOffersReceived:
+    offers: tuple[InverseOffer, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PodEvent:
     """What an executor has to tell about a pod, for the v1 Event."""
 
@@ -142,6 +157,7 @@ Event = (
     | Disconnected
     | OffersReceived
     | OfferRescinded
+    | InverseOffersReceived
     | TaskReported
     | LaunchAborted
     | ExecutorLost

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from scheduler.framework.core import reconcile
+from scheduler.framework.core import evictions, maintenance, reconcile
 from scheduler.framework.core.effects import SaveNode
 from scheduler.framework.core.events import AgentsListed
 from scheduler.framework.core.frame import Frame
@@ -88,8 +88,9 @@ def seen(frame: Frame, info: AgentInfo) -> Node:
         address=f"{info.hostname}:{info.port}",
         info=info,
         labels=labels,
-        ready=info.active,
-        missing_since=0.0 if info.active else node.missing_since,
+        ready=info.active or info.draining,
+        own=maintenance.own_taints(frame, node, draining=info.draining),
+        missing_since=0.0 if info.active or info.draining else node.missing_since,
     )
     if new != node:
         state.put_node(new)
@@ -114,9 +115,9 @@ def listed(frame: Frame, event: AgentsListed) -> None:
     not missing."""
     state = frame.state
     for info in event.agents:
-        if info.active:
+        if info.active or info.draining:
             seen(frame, info)
-    present = {info.id for info in event.agents if info.active} | event.recovering
+    present = {info.id for info in event.agents if info.active or info.draining} | event.recovering
     for node in list(state.nodes.values()):
         if not node.agent_id or node.agent_id in present or not node.ready:
             continue
@@ -166,6 +167,7 @@ def changed(frame: Frame, node: Node) -> None:
     new = replace(old, labels=node.labels, taints=node.taints, unschedulable=node.unschedulable)
     if new != old:
         state.put_node(new)
+        evictions.check_node(frame, new)
         frame.demand = frame.demand or bool(state.pending)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from scheduler.framework.core import desired, nodes, placement, tasks
+from scheduler.framework.core import desired, maintenance, nodes, placement, tasks
 from scheduler.framework.core.backoff import grow
 from scheduler.framework.core.effects import (
     Accept,
@@ -25,7 +25,7 @@ from scheduler.framework.core.effects import (
 from scheduler.framework.core.frame import Frame
 from scheduler.framework.core.lifecycle import LIVE
 from scheduler.framework.core.placement import Candidate
-from scheduler.framework.core.state import Alarm, Executor, Needs, Node, Offer, Task
+from scheduler.framework.core.state import Alarm, Executor, Needs, Node, Offer, State, Task
 from scheduler.framework.core.vectors import ZERO, Ranges, Vector, join
 
 
@@ -33,6 +33,7 @@ def receive(frame: Frame, offers: Sequence[Offer]) -> None:
     for offer in offers:
         frame.state.offers[offer.id] = offer
         nodes.seen(frame, nodes.from_offer(offer))
+        maintenance.offered(frame, offer)
 
 
 def match(frame: Frame) -> None:
@@ -55,10 +56,14 @@ def _due(frame: Frame) -> Iterator[str]:
     """Pods that may be launched now: not those whose former task runs, or may run for all we have heard."""
     state = frame.state
     for uid, entry in state.pending.items():
-        if entry.not_before <= frame.now and not any(
-            state.tasks[one].state in LIVE or one in state.questions for one in state.by_pod.get(uid, ())
-        ):
+        if entry.not_before <= frame.now and not any(_holds(state, one) for one in state.by_pod.get(uid, ())):
             yield uid
+
+
+def _holds(state: State, task_id: str) -> bool:
+    """A task that keeps its pod from another launch."""
+    task = state.tasks[task_id]
+    return (task.state in LIVE and not tasks.gives_way(task)) or task_id in state.questions
 
 
 def _revive(frame: Frame) -> None:

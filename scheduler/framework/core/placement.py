@@ -100,8 +100,8 @@ def dynamic_reasons(needs: Needs, one: Candidate) -> list[str]:
 def taints(node: Node) -> tuple[Taint, ...]:
     """The user's taints, and the one of a node that is gone (as the node lifecycle controller sets it)."""
     if node.ready:
-        return node.taints
-    return (*node.taints, Taint("node.kubernetes.io/unreachable", "", "NoSchedule"))
+        return (*node.taints, *node.own)
+    return (*node.taints, *node.own, Taint("node.kubernetes.io/unreachable", "", "NoSchedule"))
 
 
 def _tolerates(tolerations: Iterable[Toleration], taint: Taint) -> bool:

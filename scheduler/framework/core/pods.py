@@ -27,12 +27,30 @@ DEFAULT_AWAY_SECONDS: Final = 300.0
 
 ADDRESS_ANNOTATION: Final = "gantry.io/agent-address"
 AGENT_ANNOTATION: Final = "gantry.io/agent-id"
+MAINTENANCE_ANNOTATION: Final = "gantry.io/maintenance"
+"""On nodes: seconds since the epoch, `start/end`."""
+ON_RETURN: Final = "gantry.io/on-return"
+"""On pods: keep-newest (default) or keep-oldest, when a task that was replaced comes back."""
+ON_MAINTENANCE: Final = "gantry.io/on-maintenance"
+"""On pods: start-first (default), stop-first or stay."""
+DRAINING_TAINT: Final = "gantry.io/draining"
+MAINTENANCE_TAINT: Final = "gantry.io/maintenance"
+OUR_TAINTS: Final = frozenset(
+    {
+        "node.kubernetes.io/unreachable",
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unschedulable",
+        DRAINING_TAINT,
+        MAINTENANCE_TAINT,
+    }
+)
 
 
 def pod_from_object(obj: Json) -> Pod:
     """`obj` is a validated v1 Pod."""
     meta, spec = obj["metadata"], obj["spec"]
     deletion = None
+    stateful = any(one.get("kind") == "StatefulSet" for one in meta.get("ownerReferences") or [])
     if "deletionTimestamp" in meta:
         deletion = float(meta.get("deletionGracePeriodSeconds") or 0)
     return Pod(
@@ -45,7 +63,20 @@ def pod_from_object(obj: Json) -> Pod:
         created=meta.get("creationTimestamp") or "",
         deletion=deletion,
         done=(obj.get("status") or {}).get("phase") in FINAL_PHASES,
+        grace=float(spec.get("terminationGracePeriodSeconds", 30)),
+        stateful=stateful,
+        keep_oldest=(meta.get("annotations") or {}).get(ON_RETURN) == "keep-oldest",
+        on_maintenance=_on_maintenance(meta, spec, stateful),
     )
+
+
+def _on_maintenance(meta: Json, spec: Json, stateful: bool) -> str:
+    """What becomes of a pod whose node goes into maintenance; two copies only where nothing speaks against it."""
+    asked = (meta.get("annotations") or {}).get(ON_MAINTENANCE)
+    if asked == "stay" or (spec.get("restartPolicy") or "Always") != "Always":
+        return "stay"
+    claims = any("persistentVolumeClaim" in one for one in spec.get("volumes") or [])
+    return "stop-first" if asked == "stop-first" or claims or stateful else "start-first"
 
 
 def _needs(spec: Json) -> Needs:
@@ -122,12 +153,23 @@ def node_from_object(obj: Json) -> Node:
         taints=tuple(
             Taint(one["key"], one.get("value") or "", one["effect"])
             for one in spec.get("taints") or []
-            if not _ours(one)
+            if one["key"] not in OUR_TAINTS
         ),
+        own=tuple(
+            Taint(one["key"], "", one["effect"])
+            for one in spec.get("taints") or []
+            if one["key"] in {DRAINING_TAINT, MAINTENANCE_TAINT}
+        ),
+        window=_window(notes.get(MAINTENANCE_ANNOTATION)),
         unschedulable=bool(spec.get("unschedulable")),
         ready=ready is not None and ready["status"] == "True",
     )
 
 
-def _ours(taint: Json) -> bool:
-    return taint["key"] in {"node.kubernetes.io/unreachable", "node.kubernetes.io/unschedulable"}
+def _window(text: str | None) -> tuple[float, float] | None:
+    """`start/end` as `nodeobjects` writes it. What cannot be read is no window: the next offer tells it again."""
+    start, _, end = (text or "").partition("/")
+    try:
+        return (float(start), float(end))
+    except ValueError:
+        return None

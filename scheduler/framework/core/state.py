@@ -43,6 +43,12 @@ class Policy:
     revive_max: float = 300.0
     report_after: float = 1.0
     report_again: float = 60.0
+    maintenance_lead: float = 3600.0
+    """So long before an agent's maintenance its node takes no more pods and its pods begin to move."""
+    maintenance_stop: float = 120.0
+    """So long before, beside their own grace, pods are ended that must not run twice at once."""
+    maintenance_again: float = 60.0
+    """When a declined inverse offer may come again."""
     nodes_gone: float = 40.0
     """An agent that the master no longer lists is NotReady after this long (a master that failed over
     learns of its agents one by one)."""
@@ -95,6 +101,14 @@ class Pod:
     deletion: float | None = None
     done: bool = False
     """Its phase is Succeeded or Failed."""
+    grace: float = 30.0
+    """terminationGracePeriodSeconds."""
+    stateful: bool = False
+    """Has an identity that must never run twice: nothing replaces it before it is known to be dead."""
+    keep_oldest: bool = False
+    """Should a task that was replaced come back, it is kept and the replacement ended."""
+    on_maintenance: str = "start-first"
+    """start-first, stop-first or stay."""
 
     @property
     def key(self) -> str:
@@ -134,6 +148,8 @@ class Task:
     kill: Kill | None = None
     superseded: bool = False
     """A newer attempt took its pod over."""
+    moving: bool = False
+    """Its agent goes into maintenance: its pod is to run elsewhere. Without a kill it runs on until it does."""
 
     @property
     def over(self) -> bool:
@@ -162,6 +178,8 @@ class Offer:
     attributes: tuple[tuple[str, str], ...] = ()
     executors: tuple[str, ...] = ()
     unavailable_at: float | None = None
+    unavailable_for: float | None = None
+    """Seconds; None for ever."""
     ip: str = ""
     region: str = ""
     zone: str = ""
@@ -178,6 +196,8 @@ class AgentInfo:
     total: Vector | None = None
     version: str = ""
     active: bool = True
+    draining: bool = False
+    """Drained or deactivated by its operator: registered, but nothing is offered there."""
     ip: str = ""
     region: str = ""
     zone: str = ""
@@ -206,6 +226,10 @@ class Node:
     """hostname:port of the agent; survives a new agent id."""
     labels: tuple[tuple[str, str], ...] = ()
     taints: tuple[Taint, ...] = ()
+    own: tuple[Taint, ...] = ()
+    """Taints of ours: the agent drains, or goes into maintenance."""
+    window: tuple[float, float] | None = None
+    """When maintenance begins and ends (infinity for never), seconds since the epoch."""
     unschedulable: bool = False
     ready: bool = True
     info: AgentInfo | None = None
@@ -223,6 +247,8 @@ class Alarm(Enum):
     RECONCILE = auto()
     IMPLICIT = auto()
     REVIVE = auto()
+    EVICT = auto()
+    MAINTENANCE = auto()
 
 
 @dataclass(slots=True)
@@ -268,6 +294,8 @@ class State:
     executors: dict[str, Executor] = field(default_factory=dict)
     executors_of: dict[str, set[str]] = field(default_factory=dict)
     questions: dict[str, Question] = field(default_factory=dict)
+    evictions: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Pods, by uid, whose nodes have NoExecute taints: since when, how many seconds they tolerate them."""
     kills: dict[str, Question] = field(default_factory=dict)
     """The wanted kills that were sent in this run."""
     removed: set[str] = field(default_factory=set)

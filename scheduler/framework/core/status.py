@@ -16,6 +16,7 @@ from scheduler.framework.core.effects import (
     Back,
     Bound,
     Ended,
+    Evicted,
     PodChange,
     Reported,
     Requeued,
@@ -43,7 +44,7 @@ def can_bind(pod: Mapping[str, Any] | None, uid: str) -> bool:
     return not over and "deletionTimestamp" not in pod["metadata"]
 
 
-def apply(pod: Mapping[str, Any], change: PodChange, now: float) -> Json:
+def apply(pod: Mapping[str, Any], change: PodChange, now: float) -> Json:  # noqa: C901 - one case for each change
     """The new object; shares with the old one what did not change."""
     status = dict(pod.get("status") or {})
     new: Json = {**pod, "status": status}
@@ -72,11 +73,26 @@ def apply(pod: Mapping[str, Any], change: PodChange, now: float) -> Json:
             if node:
                 new["spec"]["nodeName"] = node
             new["status"] = _requeued(status, reason, message, now)
+        case Evicted():
+            _evicted(new, change, now)
         case Ended(reason=reason, message=message):
             status.update(phase="Failed", reason=reason, message=message)
             for kind in ("Ready", "ContainersReady"):
                 _condition(status, now, kind, "False", "PodFailed")
     return new
+
+
+def _evicted(new: Json, change: Evicted, now: float) -> None:
+    """As the API deletes with a grace; a deletion that is under way stays as it is."""
+    if "deletionTimestamp" in new["metadata"]:
+        return
+    marks = {
+        "deletionTimestamp": rfc3339(now + change.grace),
+        "deletionGracePeriodSeconds": int(change.grace),
+    }
+    new["metadata"] = {**new["metadata"], **marks}
+    reason = "DeletionByTaintManager"
+    _condition(new["status"], now, "DisruptionTarget", "True", reason, change.message)
 
 
 def _reported(old: Json, told: Mapping[str, Any] | None, phase: str, now: float) -> Json:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
-from scheduler.framework.core import desired, nodes, offers, reconcile, tasks
+from scheduler.framework.core import desired, evictions, maintenance, nodes, offers, reconcile, tasks
 from scheduler.framework.core.effects import Effect, Halt, SaveFramework, in_order
 from scheduler.framework.core.events import (
     AgentLost,
@@ -17,6 +17,7 @@ from scheduler.framework.core.events import (
     Disconnected,
     Event,
     ExecutorLost,
+    InverseOffersReceived,
     LaunchAborted,
     Loaded,
     MasterError,
@@ -66,6 +67,8 @@ def _handle(frame: Frame, event: Event) -> None:  # noqa: C901 - one line for ea
             offers.receive(frame, many)
         case OfferRescinded(offer_id):
             frame.state.offers.pop(offer_id, None)
+        case InverseOffersReceived(inverse):
+            maintenance.asked(frame, inverse)
         case TaskReported():
             tasks.report(frame, event)
         case LaunchAborted():
@@ -102,6 +105,10 @@ def _wake(frame: Frame, alarm: Alarm, subject: str) -> None:
             reconcile.ask_all(frame)
         case Alarm.REVIVE:
             offers.revive_again(frame)
+        case Alarm.EVICT:
+            evictions.due(frame, subject)
+        case Alarm.MAINTENANCE:
+            maintenance.due(frame, subject)
         case _:
             assert_never(alarm)
 

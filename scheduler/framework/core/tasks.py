@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scheduler.framework.core import backoff
+from scheduler.framework.core import backoff, evictions
 from scheduler.framework.core.effects import (
     Acknowledge,
     Away,
     Back,
+    Bound,
     Ended,
     KillTask,
     Publish,
@@ -65,6 +66,8 @@ def report(frame: Frame, event: TaskReported) -> None:
         watch_away(frame, new)
     elif Action.RETURN in move.actions:
         _returned(frame, new)
+    evictions.check(frame, task.uid)
+    _end_moved(frame, task.uid)
     if new.state is TaskState.RUNNING and new.agent_id in state.agents:
         state.agents[new.agent_id] = replace(state.agents[new.agent_id], strikes=0)
 
@@ -90,7 +93,7 @@ def _container_ran(event: TaskReported) -> bool:
     return any({"running", "terminated"} & (one.get("state") or {}).keys() for one in listed)
 
 
-def _newest(frame: Frame, task: Task) -> Pod | None:
+def speaker(frame: Frame, task: Task) -> Pod | None:
     """The pod of a task, if that is the task which speaks for it."""
     if task.superseded or frame.state.current.get(task.uid) != task.id:
         return None
@@ -99,7 +102,7 @@ def _newest(frame: Frame, task: Task) -> Pod | None:
 
 def _tell(frame: Frame, task: Task, event: TaskReported, *, changed: bool) -> None:
     """Events and status of a task that goes on; the end is told by `_settle`."""
-    pod = _newest(frame, task)
+    pod = speaker(frame, task)
     if pod is None:
         return
     for one in event.events:
@@ -155,7 +158,7 @@ def kill_again(frame: Frame, task_id: str) -> None:
 
 def _away(frame: Frame, task: Task, event: TaskReported) -> None:
     watch_away(frame, task)
-    pod = _newest(frame, task)
+    pod = speaker(frame, task)
     if pod is not None:
         frame.save_pod(pod, Away(describe(event)))
         frame.publish(pod, "Warning", "NodeLost", f"node {task.node} cannot be reached: {describe(event)}")
@@ -169,9 +172,11 @@ def watch_away(frame: Frame, task: Task) -> None:
 
 def patience_of(frame: Frame, task: Task) -> float | None:
     """Seconds a pod waits for its node, None for ever: its tolerations of node.kubernetes.io/unreachable."""
-    pod = _newest(frame, task)
+    pod = speaker(frame, task)
     if pod is None or task.kill is not None:
         return frame.state.policy.away
+    if pod.stateful:
+        return None
     found = [one for one in pod.needs.tolerations if tolerates(one, UNREACHABLE_TAINT)]
     if not found:
         return frame.state.policy.away
@@ -195,7 +200,7 @@ def given_up(frame: Frame, task_id: str) -> None:
     patience = patience_of(frame, task)
     if patience is None or frame.now < task.away_since + patience:
         return
-    pod = _newest(frame, task)
+    pod = speaker(frame, task)
     if task.kill is not None or pod is None:
         if (
             task.state is TaskState.UNKNOWN
@@ -214,16 +219,61 @@ def given_up(frame: Frame, task_id: str) -> None:
 
 
 def supersede(frame: Frame, task: Task) -> None:
-    """Nobody waits for an absent task any more: should it come back, it is killed and the newer wins."""
+    """Nobody waits for an absent task any more: should it come back, it is killed and the newer wins. One that only
+    gives way to the new one runs on until that runs (`_end_moved`)."""
+    if gives_way(task):
+        frame.save_task(replace(task, superseded=True))
+        return
     frame.save_task(replace(task, superseded=True, kill=task.kill or Kill(frame.now, 0.0)))
     frame.timer(frame.state.policy.away, Alarm.AWAY, task.id)
 
 
+def gives_way(task: Task) -> bool:
+    """It runs, and its pod may be started elsewhere before it ends."""
+    return task.moving and task.kill is None and task.state in LIVE
+
+
+def _end_moved(frame: Frame, uid: str) -> None:
+    """A pod that moved runs elsewhere now: where it was, it ends."""
+    new, pod = frame.state.task_of(uid), frame.state.pods.get(uid)
+    if new is None or new.state is not TaskState.RUNNING or new.superseded:
+        return
+    for old in frame.state.tasks_of(uid):
+        if old.superseded and gives_way(old):
+            want_kill(frame, old, pod.grace if pod is not None else 0.0)
+
+
+def _keep_oldest(frame: Frame, task: Task) -> bool:
+    """A task that was replaced came back, and its pod wants it rather than the replacement, which is ended."""
+    state = frame.state
+    pod, newer = state.pods.get(task.uid), state.task_of(task.uid)
+    if pod is None or not pod.keep_oldest or pod.deletion is not None or pod.done or not task.superseded:
+        return False
+    if newer is not None and newer.id != task.id:
+        if newer.superseded:
+            return False  # it was decided before
+        if newer.over:
+            frame.drop_task(newer)
+        else:
+            frame.save_task(replace(newer, superseded=True))
+            want_kill(frame, state.tasks[newer.id], pod.grace)
+    state.current[task.uid] = task.id
+    frame.save_task(replace(task, superseded=False, kill=None))
+    state.pods[pod.uid] = replace(pod, node=task.node)
+    state.pending.pop(pod.uid, None)
+    frame.save_pod(pod, Bound(task.id, task.node))
+    frame.save_pod(pod, Reported(None, PHASE[task.state]))
+    frame.publish(pod, "Normal", "NodeBack", f"node {task.node} is back: keeping the pod there, as it asks")
+    return True
+
+
 def _returned(frame: Frame, task: Task) -> None:
+    if _keep_oldest(frame, task):
+        return
     if task.kill is not None:
         send_kill(frame, task)
         return
-    pod = _newest(frame, task)
+    pod = speaker(frame, task)
     if pod is not None:
         frame.state.pending.pop(pod.uid, None)
         frame.save_pod(pod, Back())
@@ -234,9 +284,12 @@ def _returned(frame: Frame, task: Task) -> None:
 
 
 def _settle(frame: Frame, task: Task, event: TaskReported) -> None:
-    pod = _newest(frame, task)
+    pod = speaker(frame, task)
     if pod is None:
         frame.drop_task(task)
+        left = frame.state.pods.get(task.uid)
+        if left is not None and left.deletion is not None and task.uid not in frame.state.by_pod:
+            frame.remove_pod(left)
         frame.demand = frame.demand or task.uid in frame.state.pending
         return
     if pod.deletion is not None:

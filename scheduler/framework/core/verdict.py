@@ -66,6 +66,8 @@ def judge(task: Task, report: TaskReported, restart: str) -> Verdict:
     if report.state is TaskState.FAILED and report.source == "EXECUTOR":
         final = phase == "Failed" or restart == "Never"
         return Verdict(Fate.FAILED if final else Fate.RETRY, reason, message)
+    if task.moving and task.kill is not None:
+        return Verdict(Fate.RELAUNCH, "NodeMaintenance", f"{message}: its node goes into maintenance")
     dead = report.reason in EXECUTOR_REASONS
     if report.state is TaskState.ERROR:
         return Verdict(Fate.RETRY, reason, message, executor_dead=dead)
