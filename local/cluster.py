@@ -77,6 +77,7 @@ def gantry(*args: str) -> list[str]:
 def executor_command(settings: Settings) -> str:
     """The shell command by which the agents start an executor."""
     options = ["--state-dir", settings.data_dir / "executor", "--local-images", settings.images]
+    options += ["--node-listen", f"{LOOPBACK}:0"]  # only this machine reads the logs
     return " ".join(f"'{word}'" for word in gantry("executor", *map(str, options)))
 
 
