@@ -14,6 +14,7 @@ import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -29,8 +30,10 @@ from scheduler.framework.mesos import ExecutorTemplate, Mesos
 from scheduler.framework.nodes import NodeProxy, watch_agents
 from scheduler.framework.publishing import Publisher
 from scheduler.framework.saving import Saver
+from scheduler.registry import RESOURCES
+from scheduler.registry.wishes import with_wishes
 from scheduler.serving import ServingError
-from scheduler.store import Store, StoreError, open_store
+from scheduler.store import Key, Store, StoreError, open_store
 from shared.mesos.scheduler_driver import SchedulerDriver
 
 log = logging.getLogger("gantry.scheduler")
@@ -92,6 +95,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(proxy.close)
         app = make_app(
             store,
+            resources=with_wishes(RESOURCES, settings.framework.roles, partial(_annotations, store)),
             nodes=proxy,
             version=__version__,
             token=settings.token,
@@ -111,7 +115,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             publisher.run(),
             feed.follow_pods(store, versions.pods, engine.put, lambda: engine.state.pods),
             feed.follow_nodes(store, versions.nodes, engine.put, lambda: engine.state.nodes),
-            watch_agents(driver, settings.framework.role, engine.put, settings.access),
+            watch_agents(driver, settings.framework.roles, engine.put, settings.access),
         )
         log.info("stopping; pods run on")
         await publisher.flush()
@@ -121,7 +125,7 @@ async def _engine(settings: Settings, store: Store) -> tuple[Engine, Mesos, Publ
     policy = settings.policy(__version__)
     state, versions, secret, infos = await load(store, policy)
     template = ExecutorTemplate(settings.executor.command_info())
-    mesos = Mesos(settings.framework.role, template, policy.executor, lambda event: engine.put(event))
+    mesos = Mesos(template, policy.executor, lambda event: engine.put(event))
     mesos.executor_infos.update(infos)
     saver = Saver(store, mesos.executor_infos, version=__version__, max_pods=policy.max_pods)
     publisher = Publisher(store)
@@ -131,11 +135,23 @@ async def _engine(settings: Settings, store: Store) -> tuple[Engine, Mesos, Publ
     return engine, mesos, publisher, versions
 
 
+def _annotations(store: Store, namespace: str) -> dict[str, str]:
+    entry = store.get(Key("namespaces", "", namespace))
+    return (entry.obj["metadata"].get("annotations") or {}) if entry else {}
+
+
 def _driver(settings: Settings, mesos: Mesos, framework_id: str) -> SchedulerDriver:
     info = settings.framework.info(framework_id)
     try:
         access = settings.access
-        return SchedulerDriver(mesos, info, settings.master, credentials=access.credentials, tls=access.tls)
+        return SchedulerDriver(
+            mesos,
+            info,
+            settings.master,
+            suppressed_roles=settings.framework.roles,  # nothing is offered before a pod waits
+            credentials=access.credentials,
+            tls=access.tls,
+        )
     except ValueError as error:
         raise UsageError(f"--master {settings.master}: {error}") from error
 

@@ -11,6 +11,7 @@ import getpass
 import hashlib
 import json
 import os
+import re
 import shlex
 import socket
 import sys
@@ -41,7 +42,8 @@ class Framework:
     """What goes into FrameworkInfo. failover_timeout: seconds the master waits for us before it ends our tasks."""
 
     name: str
-    role: str
+    roles: tuple[str, ...]
+    """The first is that of pods which ask for none."""
     user: str
     failover_timeout: float
     principal: str
@@ -59,7 +61,7 @@ class Framework:
         info: dict[str, Any] = {
             "user": self.user,
             "name": self.name,
-            "roles": [self.role],
+            "roles": list(self.roles),
             "capabilities": [{"type": one} for one in capabilities],
             "checkpoint": True,
             "failover_timeout": self.failover_timeout,
@@ -111,6 +113,7 @@ class Settings:
             executor_version=self.executor.version(program),
             executor=self.executor.overhead,
             max_pods=self.max_pods,
+            roles=self.framework.roles,
         )
 
 
@@ -132,7 +135,7 @@ def parse(argv: list[str], environ: Mapping[str, str] = os.environ) -> Settings:
         certificate=Certificate(args.tls_cert_file, args.tls_private_key_file, args.cert_dir),
         framework=Framework(
             name=args.framework_name,
-            role=_role(args.role),
+            roles=_roles(args.role, args.roles),
             user=args.user or getpass.getuser(),
             failover_timeout=args.failover_timeout,
             principal=_principal(args, access),
@@ -189,9 +192,18 @@ def _master(text: str) -> str:
     return text
 
 
-def _role(text: str) -> str:
-    if not text or text.startswith("-") or text in {".", ".."} or any(c in text for c in " \t\n\\\x7f\x08"):
-        raise UsageError(f"--role {text!r}: not a Mesos role")
+def _roles(first: str, more: str) -> tuple[str, ...]:
+    """Without repetitions, in order."""
+    found = [_role("--role", first)]
+    found += [_role("--roles", one.strip()) for one in more.split(",") if one.strip()]
+    return tuple(dict.fromkeys(found))
+
+
+def _role(flag: str, text: str) -> str:
+    """Mesos' rules (`src/common/roles.cpp`), and not `*`: offers to it cannot be told from anybody's."""
+    for part in text.split("/"):
+        if not part or part.startswith("-") or part in {".", "..", "*"} or re.search(r"[\s\\\x7f\x08]", part):
+            raise UsageError(f"{flag} {text!r}: not a role that a Mesos framework can have")
     return text
 
 

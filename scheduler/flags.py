@@ -74,7 +74,9 @@ def _api(group: argparse._ArgumentGroup) -> None:
 def _framework(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--framework-name", default="gantry", metavar="NAME", help="(%(default)s)")
-    add("--role", default="gantry", help="Mesos role of all pods (%(default)s)")
+    add("--role", default="gantry", help="Mesos role of pods that ask for none (%(default)s)")
+    more = "further Mesos roles that pods and namespaces may ask for, by the annotation gantry.io/role"
+    add("--roles", default="", metavar="ROLE,…", help=more)
     add("--user", default="", help="user of the executors on the agents (the user of this process)")
     stay = "seconds that pods run on without any scheduler before Mesos ends them (%(default).0f)"
     add("--failover-timeout", type=float, default=604800.0, metavar="SECONDS", help=stay)

@@ -72,10 +72,7 @@ class Payload:
 class Mesos(Scheduler):
     """The driver's scheduler. `put` takes events into the engine's queue."""
 
-    def __init__(
-        self, role: str, template: ExecutorTemplate, overhead: Vector, put: Callable[[Event], None]
-    ) -> None:
-        self.role = role
+    def __init__(self, template: ExecutorTemplate, overhead: Vector, put: Callable[[Event], None]) -> None:
         self.overhead = overhead
         self.template = template
         self.put = put
@@ -101,7 +98,7 @@ class Mesos(Scheduler):
     def resourceOffers(self, driver: SchedulerDriver, offers: Sequence[Json]) -> None:
         for one in offers:
             self._offers[one["id"]["value"]] = one
-        self.put(OffersReceived(tuple(offer_from_json(one, self.role) for one in offers)))
+        self.put(OffersReceived(tuple(offer_from_json(one) for one in offers)))
 
     def offerRescinded(self, driver: SchedulerDriver, offer_id: Json) -> None:
         self._offers.pop(offer_id["value"], None)
@@ -143,18 +140,29 @@ class Mesos(Scheduler):
     def prepare(self, todo: Iterable[fx.Effect]) -> None:
         """Makes the ExecutorInfo of each new instance of this frame, out of the offers it will be launched with."""
         for effect in todo:
-            if isinstance(effect, fx.Accept) and effect.launches:
-                executor = effect.launches[0].executor
-                if executor.id not in self.executor_infos:
-                    self.executor_infos[executor.id] = self._new_info(effect, executor.id)
+            if isinstance(effect, fx.Accept):
+                self._new_infos(effect)
 
-    def _new_info(self, effect: fx.Accept, executor_id: str) -> Json:
-        try:
-            return self.template.info(executor_id, self._pool(effect).take(self.overhead))
-        except (
-            ValueError
-        ):  # its offers were rescinded meanwhile: the launch will not be sent, nor this be used
-            return self.template.info(executor_id, [])
+    def _new_infos(self, effect: fx.Accept) -> None:
+        """Each new instance after the other, from what those leave that the master will start with them."""
+        new = [one for one in _executors(effect.launches) if one not in self.executor_infos]
+        if not new:
+            return
+        pool = self._pool(effect)
+        self._set_aside(pool, effect, [one for one in _executors(effect.launches) if one not in new])
+        for executor_id in new:
+            try:
+                resources = pool.take(self.overhead)
+            except ValueError:  # the offers were rescinded meanwhile: nothing is sent, nor is this used
+                resources = []
+            self.executor_infos[executor_id] = self.template.info(executor_id, resources)
+
+    def _set_aside(self, pool: Pool, effect: fx.Accept, executors: Iterable[str]) -> None:
+        """What the master takes of the offers for instances that do not run yet."""
+        offers = [self._offers[one] for one in effect.offer_ids if one in self._offers]
+        for executor_id in executors:
+            if not any(_runs(offer, executor_id) for offer in offers):
+                pool.remove(self.executor_infos[executor_id]["resources"])
 
     def perform(self, effect: fx.Effect, payloads: Mapping[str, Payload]) -> list[Event]:
         """Makes the call. Returns what must be known of launches that did not leave."""
@@ -187,10 +195,10 @@ class Mesos(Scheduler):
                 log.info("killing task %s on agent %s", task_id, agent_id)
                 policy = None if grace is None else _kill_policy(grace)
                 driver.killTask(task_id, agent_id or None, policy)
-            case fx.Revive():
-                driver.reviveOffers([self.role])
-            case fx.Suppress():
-                driver.suppressOffers([self.role])
+            case fx.Revive(roles):
+                driver.reviveOffers(list(roles))
+            case fx.Suppress(roles):
+                driver.suppressOffers(list(roles))
             case fx.Reconcile(tasks):
                 driver.reconcileTasks([{"task_id": task, "agent_id": agent} for task, agent in tasks])
             case _:
@@ -199,7 +207,7 @@ class Mesos(Scheduler):
 
     def _pool(self, effect: fx.Accept) -> Pool:
         offers = [self._offers[one] for one in effect.offer_ids if one in self._offers]
-        return Pool((resource for offer in offers for resource in offer.get("resources") or ()), self.role)
+        return Pool((resource for offer in offers for resource in offer.get("resources") or ()), effect.role)
 
     def _accept(
         self, driver: SchedulerDriver, effect: fx.Accept, payloads: Mapping[str, Payload]
@@ -216,10 +224,8 @@ class Mesos(Scheduler):
         operations = []
         if launches:
             pool = self._pool(effect)
-            info = self.executor_infos[launches[0].executor.id]
-            if not any(_runs(offer, launches[0].executor.id) for offer in offers):
-                pool.remove(info["resources"])
-            tasks = [self._task_info(one, pool, info, payloads[one.task.id]) for one in launches]
+            self._set_aside(pool, effect, _executors(launches))
+            tasks = [self._task_info(one, pool, payloads[one.task.id]) for one in launches]
             operations = [{"type": "LAUNCH", "launch": {"task_infos": tasks}}]
             log.info("launching %d pods on %s: %s", len(tasks), launches[0].task.node, _names(launches))
         driver.acceptOffers(list(effect.offer_ids), operations, filters)
@@ -227,7 +233,7 @@ class Mesos(Scheduler):
             self._offers.pop(offer_id, None)
         return []
 
-    def _task_info(self, launch: fx.Launch, pool: Pool, executor: Json, payload: Payload) -> Json:
+    def _task_info(self, launch: fx.Launch, pool: Pool, payload: Payload) -> Json:
         task = launch.task
         grace = float(payload.pod["spec"].get("terminationGracePeriodSeconds", 30))
         labels = {"pod": task.name, "namespace": task.namespace}
@@ -236,7 +242,7 @@ class Mesos(Scheduler):
             "task_id": {"value": task.id},
             "agent_id": {"value": task.agent_id},
             "resources": pool.take(launch.amounts, launch.ports),
-            "executor": executor,
+            "executor": self.executor_infos[launch.executor.id],
             "data": Launch(payload.pod, task.node, payload.node_token).encode(),
             "labels": {"labels": [{"key": key, "value": value} for key, value in labels.items()]},
             "kill_policy": _kill_policy(grace),
@@ -251,6 +257,11 @@ def _unsent(effect: fx.Accept, payloads: Mapping[str, Payload], reason: str, mes
         for one in effect.launches
         if one.task.id in payloads
     ]
+
+
+def _executors(launches: Iterable[fx.Launch]) -> list[str]:
+    """Their executors' ids, each once, in order."""
+    return list(dict.fromkeys(one.executor.id for one in launches))
 
 
 def _names(launches: Sequence[fx.Launch]) -> str:
@@ -290,7 +301,8 @@ def _domain(obj: Json) -> tuple[str, str]:
     return (fault.get("region") or {}).get("name", ""), (fault.get("zone") or {}).get("name", "")
 
 
-def offer_from_json(offer: Json, role: str) -> Offer:
+def offer_from_json(offer: Json) -> Offer:
+    role = (offer.get("allocation_info") or {}).get("role", "")
     pool = Pool(offer.get("resources") or (), role)
     address = (offer.get("url") or {}).get("address") or {}
     region, zone = _domain(offer)
@@ -309,6 +321,7 @@ def offer_from_json(offer: Json, role: str) -> Offer:
         ip=address.get("ip") or "",
         region=region,
         zone=zone,
+        role=role,
     )
 
 
@@ -324,8 +337,8 @@ def inverse_from_json(offer: Json) -> InverseOffer:
     return InverseOffer(offer["id"]["value"], offer["agent_id"]["value"], start or 0.0, lasts)
 
 
-def agent_from_json(agent: Json, role: str) -> AgentInfo:
-    """An agent of GET_AGENTS."""
+def agent_from_json(agent: Json, roles: Sequence[str]) -> AgentInfo:
+    """An agent of GET_AGENTS; its total is what pods of any of our roles may use."""
     info = agent["agent_info"]
     region, zone = _domain(info)
     host, _, port = agent.get("pid", "").rpartition("@")[2].rpartition(":")
@@ -334,7 +347,7 @@ def agent_from_json(agent: Json, role: str) -> AgentInfo:
         hostname=info["hostname"],
         port=int(info.get("port") or port or 5051),
         attributes=attributes_from_json(info.get("attributes") or ()),
-        total=Pool(agent.get("total_resources") or (), role).vector(),
+        total=Pool(agent.get("total_resources") or (), *roles).vector(),
         version=agent.get("version", ""),
         active=bool(agent.get("active", True)),
         draining=bool(agent.get("deactivated") or agent.get("drain_info")),

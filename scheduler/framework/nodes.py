@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -74,7 +74,7 @@ async def _refusal(answer: aiohttp.ClientResponse) -> ApiError:
 
 
 async def watch_agents(
-    driver: SchedulerDriver, role: str, put: Callable[[Event], None], access: Access
+    driver: SchedulerDriver, roles: Sequence[str], put: Callable[[Event], None], access: Access
 ) -> None:
     """Asks the master for its agents, often in the beginning of a connection, then now and then; until cancelled."""
     rounds, master, complained = 0, None, ""
@@ -84,7 +84,7 @@ async def watch_agents(
         if master is None:
             await asyncio.sleep(CONNECTING_SECONDS)
             continue
-        complaint = await _list_agents(master, role, put, access)
+        complaint = await _list_agents(master, roles, put, access)
         if complaint and complaint != complained:
             log.warning("cannot list the agents of %s, nodes come from offers alone: %s", master, complaint)
         complained = complaint
@@ -92,7 +92,9 @@ async def watch_agents(
         await asyncio.sleep(FAST_SECONDS if rounds < FAST_ROUNDS else SLOW_SECONDS)
 
 
-async def _list_agents(master: str, role: str, put: Callable[[Event], None], access: Access) -> str:
+async def _list_agents(
+    master: str, roles: Sequence[str], put: Callable[[Event], None], access: Access
+) -> str:
     """One round; what went wrong, or ""."""
     try:
         answer = await operator.call(
@@ -101,7 +103,7 @@ async def _list_agents(master: str, role: str, put: Callable[[Event], None], acc
     except (operator.OperatorError, OSError) as error:
         return str(error) or type(error).__name__
     listed = answer.get("get_agents") or {}
-    agents = tuple(agent_from_json(one, role) for one in listed.get("agents") or ())
+    agents = tuple(agent_from_json(one, roles) for one in listed.get("agents") or ())
     recovering = frozenset(one["id"]["value"] for one in listed.get("recovered_agents") or ())
     put(AgentsListed(agents, recovering))
     return ""

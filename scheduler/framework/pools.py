@@ -1,7 +1,8 @@
 """The resources of offers, as Mesos JSON: what of them we may use, and taking amounts out of them.
 
-Used: unreserved resources, and those statically reserved for our role, which are taken first. Never touched: other
-roles' and dynamic reservations, volumes, MOUNT disks, revocable resources.
+Used: unreserved resources, and those reserved for our role or a role above it, which are taken first: by the agent's
+operator (static), or at run time with the label `gantry.io/pods: "true"`. Never touched: other roles' reservations,
+and all others made at run time (they are somebody's, maybe ours for a volume), volumes, MOUNT disks, revocable ones.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from scheduler.framework.core.vectors import Ranges, Vector, has_ports, join, wi
 from shared.mesos.values import milli
 
 Json = dict[str, Any]
+
+POOL_LABEL = "gantry.io/pods"
+"""Of a dynamic reservation that pods may use."""
 
 SCALARS = {"cpus": "cpus", "mem": "mem", "disk": "disk"}
 
@@ -29,11 +33,11 @@ class _Part:
 
 
 class Pool:
-    """The usable resources of some offers of one agent."""
+    """The usable resources of some offers of one agent; `roles`: whose."""
 
-    def __init__(self, resources: Iterable[Json], role: str) -> None:
-        usable = [one for one in resources if _usable(one, role)]
-        self._parts = [_part(one) for one in sorted(usable, key=lambda one: not _reserved(one))]
+    def __init__(self, resources: Iterable[Json], *roles: str) -> None:
+        usable = [one for one in resources if any(_usable(one, role) for role in roles)]
+        self._parts = [_part(one) for one in sorted(usable, key=lambda one: -_reservations(one))]
 
     def vector(self) -> Vector:
         sums = dict.fromkeys(SCALARS, 0)
@@ -107,11 +111,24 @@ def _usable(resource: Json, role: str) -> bool:
     if "reservation" in resource:  # dynamic, in the format before refined reservations
         return False
     old = resource.get("role", "*")
-    stack = resource.get("reservations") or []
-    return old in {"*", role} and all(
-        one.get("type") == "STATIC" and one.get("role") == role for one in stack
+    return (old == "*" or _above(old, role)) and all(
+        _above(one.get("role", ""), role) and _open(one) for one in resource.get("reservations") or []
     )
 
 
-def _reserved(resource: Json) -> bool:
-    return bool(resource.get("reservations")) or resource.get("role", "*") != "*"
+def _above(owner: str, role: str) -> bool:
+    """What is reserved for `eng` is offered to `eng/web`, too (Mesos docs/roles.md)."""
+    return role == owner or role.startswith(owner + "/")
+
+
+def _open(reservation: Mapping[str, Any]) -> bool:
+    """Whether a reservation is for whatever runs in its role, not for somebody's own purpose."""
+    if reservation.get("type") == "STATIC":
+        return True
+    labels = (reservation.get("labels") or {}).get("labels") or []
+    return {"key": POOL_LABEL, "value": "true"} in labels
+
+
+def _reservations(resource: Json) -> int:
+    """How deep it is reserved: the most refined is the hardest to use for anything else."""
+    return len(resource.get("reservations") or []) or int(resource.get("role", "*") != "*")

@@ -79,6 +79,8 @@ def executor_object(executor: Executor, info: Json) -> Json:
         "metadata": {"name": executor.id},
         "agentId": executor.agent_id,
         "version": executor.version,
+        "role": executor.role,
+        "podUid": executor.pod,
         "info": info,
     }
 
@@ -86,7 +88,18 @@ def executor_object(executor: Executor, info: Json) -> Json:
 def executor_from_object(obj: Json) -> tuple[Executor, Json]:
     """Raises StoreError."""
     try:
-        executor = Executor(obj["metadata"]["name"], obj["agentId"], obj["version"])
-        return executor, obj["info"]
-    except (KeyError, TypeError) as error:
+        info = obj["info"]
+        role = obj["role"] if "role" in obj else _allocation_role(info)
+        executor = Executor(
+            obj["metadata"]["name"], obj["agentId"], obj["version"], role, obj.get("podUid", "")
+        )
+        return executor, info
+    except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"the record of an executor cannot be read ({error!r})") from error
+
+
+def _allocation_role(info: Json) -> str:
+    """Of an ExecutorInfo: records of before there were several roles say it only there."""
+    for resource in info.get("resources") or ():
+        return str((resource.get("allocation_info") or {}).get("role", ""))
+    return ""

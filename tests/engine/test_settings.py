@@ -45,9 +45,18 @@ def test_a_token_and_tls(tmp_path: Path) -> None:
     assert settings(environ={"LIBPROCESS_SSL_ENABLED": "1"}).access.tls is not None
 
 
+def test_roles() -> None:
+    made = settings("--role", "eng/web", "--roles", "batch, eng/web,batch")
+    assert made.framework.info("")["roles"] == ["eng/web", "batch"]
+    assert made.policy("1").roles == ("eng/web", "batch")
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
+        (("--role", "*"), "--role '*': not a role that a Mesos framework can have"),
+        (("--roles", "a,-b"), "--roles '-b': not a role"),
+        (("--roles", "a//b"), "--roles 'a//b': not a role"),
         (("--mesos-principal", "alice"), "--mesos-principal and --mesos-secret-file belong together"),
         (("--mesos-token-file", "missing"), "missing"),
         (("--mesos-ca-file", "missing"), "missing"),

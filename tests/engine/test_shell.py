@@ -105,6 +105,29 @@ def test_reserved_resources_are_taken_first_and_named_as_offered() -> None:
         pool.take(Vector(), [5])
 
 
+def test_the_most_refined_reservation_is_taken_first() -> None:
+    """What an operator reserved for pods, and for the roles above ours, is ours; a volume's or a stranger's is not."""
+    pods = {"labels": [{"key": "gantry.io/pods", "value": "true"}]}
+    above = {"type": "STATIC", "role": "eng"}
+    refined = {"type": "DYNAMIC", "role": "eng/web", "principal": "operator", "labels": pods}
+    foreign = {"type": "DYNAMIC", "role": "eng/web", "principal": "cassandra"}
+    beside = {"type": "STATIC", "role": "eng/db"}
+    offered = [
+        scalar("cpus", 8.0),
+        scalar("cpus", 4.0, reservations=[above]),
+        scalar("cpus", 2.0, reservations=[above, refined]),
+        scalar("cpus", 1.0, reservations=[above, foreign]),
+        scalar("cpus", 1.0, reservations=[beside]),
+    ]
+    pool = Pool(offered, "eng/web")
+    assert pool.vector() == Vector(cpus=14_000)
+    assert pool.take(Vector(cpus=6_500)) == [
+        scalar("cpus", 2.0, reservations=[above, refined]),
+        scalar("cpus", 4.0, reservations=[above]),
+        scalar("cpus", 0.5),
+    ]
+
+
 @given(st.lists(st.integers(1, 4000), min_size=1, max_size=5), st.lists(st.integers(1, 900), max_size=30))
 def test_taking_never_loses_a_thousandth(offered: list[int], wanted: list[int]) -> None:
     pool = Pool([scalar("cpus", one / 1000) for one in offered], ROLE)
@@ -124,7 +147,7 @@ def test_taking_never_loses_a_thousandth(offered: list[int], wanted: list[int]) 
 
 
 def test_an_offer() -> None:
-    offer = offer_from_json(offer_json(executors=("gantry.a.1",)), ROLE)
+    offer = offer_from_json(offer_json(executors=("gantry.a.1",)))
     assert (offer.id, offer.agent_id, offer.hostname, offer.port, offer.ip) == (
         "O1",
         "S0",
@@ -146,7 +169,7 @@ def test_an_agent_of_the_masters_list() -> None:
         "pid": "slave(1)@10.0.0.1:5051",
         "total_resources": [scalar("cpus", 4.0, role="*"), scalar("mem", 8192.0, role="*")],
     }
-    info = agent_from_json(agent, ROLE)
+    info = agent_from_json(agent, [ROLE])
     assert info == AgentInfo(
         "S0", "node-a", 5051, total=Vector(4000, 8_192_000), version="1.12.0", ip="10.0.0.1"
     )
@@ -238,7 +261,7 @@ def task(number: int = 1, **more: Any) -> Task:
 def door() -> tuple[Mesos, Driver, list[ev.Event]]:
     heard: list[ev.Event] = []
     driver = Driver()
-    mesos = Mesos(ROLE, TEMPLATE, OVERHEAD, heard.append)
+    mesos = Mesos(TEMPLATE, OVERHEAD, heard.append)
     mesos.driver = driver  # type: ignore[assignment]
     return mesos, driver, heard
 
@@ -246,7 +269,7 @@ def door() -> tuple[Mesos, Driver, list[ev.Event]]:
 def accept(*numbers: int, offers: tuple[str, ...] = ("O1",)) -> fx.Accept:
     executor = Executor("gantry.v.1", "S0", "v")
     launches = tuple(fx.Launch(task(one), executor, Vector(500, 32_000), (31000 + one,)) for one in numbers)
-    return fx.Accept("S0", offers, launches, 0.0)
+    return fx.Accept("S0", offers, launches, 0.0, ROLE)
 
 
 def payloads(*numbers: int) -> dict[str, Payload]:
@@ -270,6 +293,27 @@ def test_an_accept_names_the_resources_of_its_offers() -> None:
     assert first["labels"]["labels"][0] == {"key": "pod", "value": "p1"}
     launch = Launch.decode(first["data"])
     assert (launch.node_name, launch.node_token) == ("node-a", "secret")
+
+
+def test_two_new_executors_of_one_accept_share_nothing() -> None:
+    mesos, driver, _ = door()
+    reserved = scalar("cpus", 0.15, reservations=[{"type": "STATIC", "role": ROLE}])
+    mesos.resourceOffers(driver, [offer_json("O1", reserved, scalar("cpus", 1.15), scalar("mem", 192.0))])  # type: ignore[arg-type]
+    shared, own = Executor("gantry.v.1", "S0", "v", ROLE), Executor("gantry.v.2", "S0", "v", ROLE, "u2")
+    amounts = Vector(550, 32_000)
+    launches = (fx.Launch(task(1), shared, amounts, ()), fx.Launch(task(2), own, amounts, ()))
+    call = fx.Accept("S0", ("O1",), launches, 0.0, ROLE)
+    mesos.prepare([call])
+    mesos.perform(call, payloads(1, 2))
+    ((_, operations, _),) = driver.of("acceptOffers")
+    infos = operations[0]["launch"]["task_infos"]
+    assert [one["executor"]["executor_id"]["value"] for one in infos] == ["gantry.v.1", "gantry.v.2"]
+    used = [r for one in infos for r in (*one["resources"], *one["executor"]["resources"])]
+    cpus = dict.fromkeys((True, False), 0)
+    for one in used:
+        if one["name"] == "cpus":
+            cpus["reservations" in one] += round(one["scalar"]["value"] * 1000)
+    assert cpus == {True: 150, False: 1150}, "all that was offered, and not a thousandth twice"
 
 
 def test_a_launch_that_was_not_saved_is_not_sent() -> None:
@@ -314,8 +358,8 @@ def test_the_other_calls() -> None:
         fx.Decline(("O1", "O2"), 3600.0),
         fx.KillTask("t", "S0", 5.0),
         fx.KillTask("ghost", "", None),
-        fx.Revive(),
-        fx.Suppress(),
+        fx.Revive(("gantry",)),
+        fx.Suppress(("gantry",)),
         fx.Reconcile((("t", "S0"),)),
     ):
         mesos.perform(effect, {})
@@ -416,8 +460,8 @@ class Failing:
 
 @contextlib.asynccontextmanager
 async def running(store: Any, driver: Driver) -> AsyncIterator[tuple[Engine, Mesos, asyncio.Task[None]]]:
-    state, versions, secret, infos = await load(store, Policy(executor_version="v"))
-    mesos = Mesos(ROLE, TEMPLATE, OVERHEAD, lambda event: engine.put(event))
+    state, versions, secret, infos = await load(store, Policy(executor_version="v", roles=(ROLE,)))
+    mesos = Mesos(TEMPLATE, OVERHEAD, lambda event: engine.put(event))
     mesos.driver = driver  # type: ignore[assignment]
     mesos.executor_infos.update(infos)
     saver = Saver(store, mesos.executor_infos, version="0", max_pods=110)

@@ -140,12 +140,13 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """All offers of one agent, all launches on it. `refuse` seconds hide what is left over."""
+    """All offers of one agent to one role, all launches on them. `refuse` seconds hide what is left over."""
 
     agent_id: str
     offer_ids: tuple[str, ...]
     launches: tuple[Launch, ...]
     refuse: float
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +175,12 @@ class KillTask:
 
 @dataclass(frozen=True, slots=True)
 class Revive:
-    pass
+    roles: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Suppress:
-    pass
+    roles: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from scheduler.framework.core.effects import SaveNode
 from scheduler.framework.core.events import AgentsListed
 from scheduler.framework.core.frame import Frame
 from scheduler.framework.core.state import Agent, AgentInfo, Node, Offer, State
-from scheduler.framework.core.vectors import ZERO
 
 ATTRIBUTE_PREFIX = "gantry.io/attribute-"
 HOSTNAME_LABEL = "kubernetes.io/hostname"
@@ -142,7 +141,7 @@ def lost(frame: Frame, agent_id: str) -> None:
     agent = state.agents.get(agent_id)
     if agent is None:
         return
-    state.agents[agent_id] = replace(agent, free=ZERO, ports=())
+    state.left.pop(agent_id, None)
     node = state.nodes.get(agent.node)
     if node is not None and node.agent_id == agent_id:
         not_ready(frame, node)

@@ -1,14 +1,14 @@
 """What is done with offers: used together, or given back at once. Nothing is held over a frame.
 
-All offers of an agent go into one ACCEPT with all launches there. Left over in it: hidden for no time when
+All offers of an agent to one role go into one ACCEPT with all launches there. Left over in it: hidden for no time when
 pods still wait, for long when none does. What fits nothing is declined for long: the filter hides it only until
-there is more (`RefusedOfferFilter`), or until a REVIVE. When nobody waits the role is suppressed; a new pod
+there is more (`RefusedOfferFilter`), or until a REVIVE. A role that no pod waits for is suppressed; a new pod
 revives it, and offers come within milliseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from scheduler.framework.core import desired, maintenance, nodes, placement, tasks
@@ -25,8 +25,8 @@ from scheduler.framework.core.effects import (
 from scheduler.framework.core.frame import Frame
 from scheduler.framework.core.lifecycle import LIVE
 from scheduler.framework.core.placement import Candidate
-from scheduler.framework.core.state import Alarm, Executor, Needs, Node, Offer, State, Task
-from scheduler.framework.core.vectors import ZERO, Ranges, Vector, join
+from scheduler.framework.core.state import Alarm, Executor, Left, Needs, Node, Offer, State, Task
+from scheduler.framework.core.vectors import ZERO, join
 
 
 def receive(frame: Frame, offers: Sequence[Offer]) -> None:
@@ -37,19 +37,26 @@ def receive(frame: Frame, offers: Sequence[Offer]) -> None:
 
 
 def match(frame: Frame) -> None:
-    """The end of every frame: offers are answered, and more are asked for or none."""
+    """The end of every frame: offers are answered, and for each role more are asked for or none."""
     state = frame.state
     if not state.connected:
         return
     if state.offers:
         _answer(frame)
-    if any(_due(frame)):
-        if frame.demand and (state.suppressed or state.returned):
-            state.revives = 0
-            _revive(frame)
-    elif not state.suppressed:
-        state.suppressed = True
-        frame.emit(Suppress())
+    wanted = {state.role_of(state.pods[uid].needs) for uid in _due(frame)}
+    revived, suppressed = [], []
+    for role, asking in state.asking.items():
+        if role not in wanted:
+            if not asking.suppressed:
+                asking.suppressed = True
+                suppressed.append(role)
+        elif frame.demand and (asking.suppressed or asking.returned):
+            asking.revives = 0
+            revived.append(role)
+    if suppressed:
+        frame.emit(Suppress(tuple(suppressed)))
+    if revived:
+        _revive(frame, revived)
 
 
 def _due(frame: Frame) -> Iterator[str]:
@@ -66,90 +73,110 @@ def _holds(state: State, task_id: str) -> bool:
     return (task.state in LIVE and not tasks.gives_way(task)) or task_id in state.questions
 
 
-def _revive(frame: Frame) -> None:
+def _revive(frame: Frame, roles: Sequence[str]) -> None:
     """Filters end, everything free is offered again: what was known to be free is no longer."""
     state = frame.state
-    state.suppressed = state.returned = False
-    for agent in state.agents.values():
-        if agent.free != ZERO:
-            state.agents[agent.id] = replace(agent, free=ZERO, ports=())
-    state.revives += 1
-    state.revived_at = frame.now
-    delay = grow(state.policy.revive_first, state.revives, state.policy.revive_max)
-    state.next_revive = frame.now + delay
-    frame.timer(delay, Alarm.REVIVE)
-    frame.emit(Revive())
+    for role in roles:
+        asking = state.asking[role]
+        asking.suppressed = asking.returned = False
+        for left in state.left.values():
+            left.pop(role, None)
+        asking.revives += 1
+        asking.revived_at = frame.now
+        delay = grow(state.policy.revive_first, asking.revives, state.policy.revive_max)
+        asking.next_revive = frame.now + delay
+        frame.timer(delay, Alarm.REVIVE, role)
+    frame.emit(Revive(tuple(roles)))
 
 
-def revive_again(frame: Frame) -> None:
+def revive_again(frame: Frame, role: str) -> None:
     """Pods still wait: now and then ask for everything, in case a filter hides what would do."""
     state = frame.state
-    if not state.connected or frame.now < state.next_revive:
+    asking = state.asking.get(role)
+    if asking is None or not state.connected or frame.now < asking.next_revive:
         return
-    if any(_due(frame)):
-        _revive(frame)
+    if any(state.role_of(state.pods[uid].needs) == role for uid in _due(frame)):
+        _revive(frame, [role])
 
 
 def _answer(frame: Frame) -> None:
+    """Role by role, because one ACCEPT may use offers to one role only."""
     state = frame.state
-    by_agent: dict[str, list[Offer]] = {}
+    by_role: dict[str, dict[str, list[Offer]]] = {}
+    alive: dict[str, set[str]] = {}
     for offer in state.offers.values():
-        by_agent.setdefault(offer.agent_id, []).append(offer)
+        by_role.setdefault(offer.role, {}).setdefault(offer.agent_id, []).append(offer)
+        alive.setdefault(offer.agent_id, set()).update(offer.executors)
     state.offers = {}
-    state.returned = True
-    candidates = []
-    for agent_id, offers in by_agent.items():
-        _forget_executors(frame, agent_id, offers)
-        candidates.append(_candidate(frame, agent_id, offers))
-    usable = [one for one in candidates if state.agents[one.agent_id].avoid_until <= frame.now]
-    wants = [(uid, desired.needs_of(state, state.pods[uid])) for uid in _due(frame)]
-    short = bool(placement.place(wants, usable))
+    for agent_id, listed in alive.items():
+        _forget_executors(frame, agent_id, listed)
+    wants: dict[str, list[tuple[str, Needs]]] = {}
+    for uid in _due(frame):
+        needs = desired.needs_of(state, state.pods[uid])
+        wants.setdefault(state.role_of(needs), []).append((uid, needs))
     declined: list[str] = []
-    for one in candidates:
-        ids = tuple(offer.id for offer in by_agent[one.agent_id])
-        state.agents[one.agent_id] = replace(state.agents[one.agent_id], free=one.free, ports=one.ports)
-        if one.uids:
-            refuse = 0.0 if short else state.policy.long_filter
-            frame.emit(Accept(one.agent_id, ids, _bind(frame, one), refuse))
-        else:
-            declined += ids
+    for role, by_agent in by_role.items():
+        if role in state.asking:
+            state.asking[role].returned = True
+            declined += _answer_role(frame, role, by_agent, wants.get(role, []))
+        else:  # of a role that was ours before the last restart
+            declined += [offer.id for offers in by_agent.values() for offer in offers]
     if declined:
         frame.emit(Decline(tuple(declined), state.policy.long_filter))
 
 
-def _forget_executors(frame: Frame, agent_id: str, offers: list[Offer]) -> None:
+def _answer_role(
+    frame: Frame, role: str, by_agent: Mapping[str, list[Offer]], wants: Sequence[tuple[str, Needs]]
+) -> list[str]:
+    """Returns the ids of offers that nobody uses."""
+    state = frame.state
+    candidates = [_candidate(frame, agent_id, role, offers) for agent_id, offers in by_agent.items()]
+    usable = [one for one in candidates if state.agents[one.agent_id].avoid_until <= frame.now]
+    short = bool(placement.place(wants, usable))
+    unused: list[str] = []
+    for one in candidates:
+        ids = tuple(offer.id for offer in by_agent[one.agent_id])
+        state.left.setdefault(one.agent_id, {})[role] = Left(one.free, one.ports)
+        if one.uids:
+            refuse = 0.0 if short else state.policy.long_filter
+            frame.emit(Accept(one.agent_id, ids, _bind(frame, one, role), refuse, role))
+        else:
+            unused += ids
+    return unused
+
+
+def _forget_executors(frame: Frame, agent_id: str, listed: set[str]) -> None:
     """An instance that the master does not list and that has no task left is dead."""
     state = frame.state
-    alive = {one for offer in offers for one in offer.executors}
-    alive |= {
+    busy = {
         state.tasks[one].executor_id for one in state.by_agent.get(agent_id, ()) if not state.tasks[one].over
     }
-    for executor_id in sorted(state.executors_of.get(agent_id, set()) - alive):
+    for executor_id in sorted(state.executors_of.get(agent_id, set()) - listed - busy):
         frame.drop_executor(executor_id)
 
 
-def _candidate(frame: Frame, agent_id: str, offers: list[Offer]) -> Candidate:
+def _candidate(frame: Frame, agent_id: str, role: str, offers: list[Offer]) -> Candidate:
     total = ZERO
     for offer in offers:
         total = total + offer.amounts
-    agent = frame.state.agents[agent_id]
-    node = frame.state.nodes[agent.node]
+    node = frame.state.nodes[frame.state.agents[agent_id].node]
     listed = {one for offer in offers for one in offer.executors}
-    return _make(frame, node, agent_id, total, join(*(one.ports for one in offers)), listed, offers)
+    left = Left(total, join(*(one.ports for one in offers)))
+    return _make(frame, node, agent_id, role, left, listed, offers)
 
 
 def _make(
     frame: Frame,
     node: Node,
     agent_id: str,
-    free: Vector,
-    ports: Ranges,
+    role: str,
+    left: Left,
     listed: set[str],
     offers: Sequence[Offer] = (),
 ) -> Candidate:
     state = frame.state
     tasks_here = [state.tasks[one] for one in state.by_agent.get(agent_id, ())]
-    executor = state.executor_on(agent_id)
+    executor = state.executor_on(agent_id, role)
     runs = executor is not None and (
         executor.id in listed
         or any(one.started_at and not one.over and one.executor_id == executor.id for one in tasks_here)
@@ -157,24 +184,34 @@ def _make(
     return Candidate(
         agent_id,
         node,
-        free,
-        ports,
+        left.free,
+        left.ports,
         overhead=ZERO if runs else state.policy.executor,
+        instance=state.policy.executor,
         room=state.policy.max_pods - sum(not one.over for one in tasks_here),
         last_resort=any(one.unavailable_at is not None for one in offers),
     )
 
 
-def _bind(frame: Frame, one: Candidate) -> tuple[Launch, ...]:
+def _bind(frame: Frame, one: Candidate, role: str) -> tuple[Launch, ...]:
     """Records every launch; it is saved before the ACCEPT that this is for."""
-    state = frame.state
-    executor = state.executor_on(one.agent_id)
-    if executor is None:
-        version = state.policy.executor_version
-        executor_id = f"gantry.{version}.{frame.token}{state.fresh()}"
-        executor = Executor(executor_id, one.agent_id, version)
-        frame.save_executor(executor)
-    return tuple(_launch(frame, uid, one.node.name, executor) for uid in one.uids)
+    launches = []
+    for uid in one.uids:
+        dedicated = frame.state.pods[uid].needs.dedicated
+        executor = None if dedicated else frame.state.executor_on(one.agent_id, role)
+        if executor is None:
+            executor = _instance(frame, one.agent_id, role, uid if dedicated else "")
+        launches.append(_launch(frame, uid, one.node.name, executor))
+    return tuple(launches)
+
+
+def _instance(frame: Frame, agent_id: str, role: str, uid: str) -> Executor:
+    """A new executor, shared or for one pod alone. Its id was never used before."""
+    version = frame.state.policy.executor_version
+    executor_id = f"gantry.{version}.{frame.token}{frame.state.fresh()}"
+    executor = Executor(executor_id, agent_id, version, role, uid)
+    frame.save_executor(executor)
+    return executor
 
 
 def _launch(frame: Frame, uid: str, node: str, executor: Executor) -> Launch:
@@ -216,7 +253,8 @@ def report(frame: Frame, uid: str) -> None:
     entry, pod = state.pending.get(uid), state.pods.get(uid)
     if entry is None or pod is None or entry.not_before > frame.now:
         return
-    if frame.now < state.revived_at + state.policy.report_after:  # its offers are still to come
+    asking = state.asking.get(state.role_of(pod.needs))
+    if asking and frame.now < asking.revived_at + state.policy.report_after:  # its offers are still to come
         frame.timer(state.policy.report_after, Alarm.REPORT, uid)
         return
     message = _why(frame, desired.needs_of(state, pod))
@@ -233,11 +271,14 @@ def _why(frame: Frame, needs: Needs) -> str:
     state = frame.state
     if not state.connected:
         return "not connected to the Mesos master"
+    role = state.role_of(needs)
+    if role not in state.asking:
+        return f"role {role} is not one of this framework's: {', '.join(state.asking)} (see --roles)"
     if needs not in frame.explained:
         known = {}
         for node in state.nodes.values():
-            agent = state.agents.get(node.agent_id)
-            if agent is not None:
-                known[node.name] = _make(frame, node, agent.id, agent.free, agent.ports, set())
+            if node.agent_id in state.agents:
+                left = state.left.get(node.agent_id, {}).get(role, Left())
+                known[node.name] = _make(frame, node, node.agent_id, role, left, set())
         frame.explained[needs] = placement.explain(needs, placement.all_nodes(state.nodes, known))
     return frame.explained[needs]

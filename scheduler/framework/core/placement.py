@@ -21,23 +21,30 @@ UNSCHEDULABLE = Taint("node.kubernetes.io/unschedulable", "", "NoSchedule")
 
 @dataclass(slots=True)
 class Candidate:
-    """An agent with offers: what is free there, and what a first pod must pay for the executor."""
+    """An agent with offers to one role: what is free there, and what a first pod must pay for the shared executor
+    (`overhead`), or any for one of its own (`instance`)."""
 
     agent_id: str
     node: Node
     free: Vector
     ports: Ranges = ()
     overhead: Vector = ZERO
+    instance: Vector = ZERO
     room: int = 0
     """How many more pods the node may have."""
     last_resort: bool = False
     """Maintenance is planned: only if nothing else fits."""
     uids: list[str] = field(default_factory=list)
 
+    def cost(self, needs: Needs) -> Vector:
+        """What such a pod takes of the offers, its executor included where it is the first."""
+        return needs.amounts + (self.instance if needs.dedicated else self.overhead)
+
     def take(self, uid: str, needs: Needs) -> None:
-        self.free = self.free - needs.amounts - self.overhead
+        self.free = self.free - self.cost(needs)
         self.ports = without_ports(self.ports, needs.ports)
-        self.overhead = ZERO
+        if not needs.dedicated:
+            self.overhead = ZERO
         self.room -= 1
         self.uids.append(uid)
 
@@ -83,7 +90,7 @@ def static_reason(needs: Needs, node: Node) -> str | None:
 
 def dynamic_reasons(needs: Needs, one: Candidate) -> list[str]:
     """What a node lacks now, in kube-scheduler's words."""
-    asked = needs.amounts + one.overhead
+    asked = one.cost(needs)
     reasons = []
     if one.room <= 0:
         reasons.append("Too many pods")

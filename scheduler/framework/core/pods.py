@@ -9,11 +9,13 @@ MINIMUM, because Mesos refuses a task without resources.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from scheduler.framework.core.state import Needs, Node, Pod, Taint, Toleration
 from scheduler.framework.core.status import FINAL_PHASES
 from scheduler.framework.core.vectors import Vector
+from shared.models.annotations import DEDICATED, EXECUTOR, ROLE
 from shared.models.quantities import cpu_millis, quantity_bytes
 
 Json = Mapping[str, Any]
@@ -57,7 +59,7 @@ def pod_from_object(obj: Json) -> Pod:
         uid=meta["uid"],
         namespace=meta["namespace"],
         name=meta["name"],
-        needs=_needs(spec),
+        needs=replace(_needs(spec), **_wishes(meta.get("annotations") or {})),
         node=spec.get("nodeName") or "",
         restart=spec.get("restartPolicy") or "Always",
         created=meta.get("creationTimestamp") or "",
@@ -77,6 +79,14 @@ def _on_maintenance(meta: Json, spec: Json, stateful: bool) -> str:
         return "stay"
     claims = any("persistentVolumeClaim" in one for one in spec.get("volumes") or [])
     return "stop-first" if asked == "stop-first" or claims or stateful else "start-first"
+
+
+def _wishes(notes: Mapping[str, str]) -> dict[str, Any]:
+    """What annotations ask for; the API has checked them, and given a pod those of its namespace."""
+    return {
+        "role": notes.get(ROLE, ""),
+        "dedicated": notes.get(EXECUTOR) == DEDICATED,
+    }
 
 
 def _needs(spec: Json) -> Needs:

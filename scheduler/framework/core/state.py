@@ -28,6 +28,8 @@ class Policy:
     """Hash over all that makes an ExecutorInfo; part of every executor id."""
     executor: Vector = EXECUTOR
     """Overhead of one executor instance."""
+    roles: tuple[str, ...] = ("",)
+    """The Mesos roles of the framework; the first is that of pods which ask for none."""
     max_pods: int = 110
     """Pods on one node, as the kubelet's default."""
     long_filter: float = 3600.0
@@ -85,6 +87,10 @@ class Needs:
     """The one node the user asked for, "" for any."""
     selector: tuple[tuple[str, str], ...] = ()
     tolerations: tuple[Toleration, ...] = ()
+    role: str = ""
+    """The Mesos role whose offers it takes, "" for the framework's first."""
+    dedicated: bool = False
+    """It wants an executor instance of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +164,19 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Executor:
-    """An executor instance that may take more pods."""
+    """An executor instance. It takes pods of one role, because its own resources are allocated to that role;
+    with `pod` (a uid) it is dedicated and takes that one only."""
 
     id: str
     agent_id: str
     version: str
+    role: str = ""
+    pod: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One offer, reduced to what we may use of it (unreserved, or reserved for our role)."""
+    """One offer to one role, reduced to what we may use of it (unreserved, or reserved for that role)."""
 
     id: str
     agent_id: str
@@ -183,6 +192,7 @@ class Offer:
     ip: str = ""
     region: str = ""
     zone: str = ""
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,12 +215,10 @@ class AgentInfo:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent id we have met. `free` is what its last offers left us, `strikes` its failures in a row."""
+    """An agent id we have met. `strikes`: its failures in a row."""
 
     id: str
     node: str
-    free: Vector = ZERO
-    ports: Ranges = ()
     strikes: int = 0
     struck_at: float = 0.0
     avoid_until: float = 0.0
@@ -251,6 +259,26 @@ class Alarm(Enum):
     MAINTENANCE = auto()
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What an agent's last offers to a role left there."""
+
+    free: Vector = ZERO
+    ports: Ranges = ()
+
+
+@dataclass(slots=True)
+class Asking:
+    """How one role stands with the allocator. `returned`: resources were given back since its last REVIVE, so
+    filters may hide them. `revives` in a row without a new wish, the last one's time, the next one's."""
+
+    suppressed: bool = False
+    returned: bool = False
+    revives: int = 0
+    revived_at: float = 0.0
+    next_revive: float = 0.0
+
+
 @dataclass(slots=True)
 class Waiting:
     """A pod in the queue: not before when, since when it waits, what was last said about it."""
@@ -276,9 +304,8 @@ class State:
     policy: Policy = field(default_factory=Policy)
     framework_id: str = ""
     connected: bool = False
-    suppressed: bool = False
-    returned: bool = False
-    """Resources were given back since the last REVIVE: filters may hide them."""
+    asking: dict[str, Asking] = field(default_factory=dict)
+    """By role; every role of the policy has one."""
     pods: dict[str, Pod] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
     current: dict[str, str] = field(default_factory=dict)
@@ -288,6 +315,8 @@ class State:
     pending: dict[str, Waiting] = field(default_factory=dict)
     offers: dict[str, Offer] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
+    left: dict[str, dict[str, Left]] = field(default_factory=dict)
+    """By agent id and role."""
     nodes: dict[str, Node] = field(default_factory=dict)
     node_names: dict[str, str] = field(default_factory=dict)
     """Node by agent id and by address; may be out of date, the Node itself decides."""
@@ -300,12 +329,15 @@ class State:
     """The wanted kills that were sent in this run."""
     removed: set[str] = field(default_factory=set)
     """Pods that we removed; what the watch still tells of them is old."""
-    revives: int = 0
-    revived_at: float = 0.0
-    next_revive: float = 0.0
     timers: list[tuple[float, int, Alarm, str]] = field(default_factory=list)
     counters: Counter[str] = field(default_factory=Counter)
     _sequence: int = 0
+
+    def __post_init__(self) -> None:
+        self.asking = {role: Asking() for role in self.policy.roles}
+
+    def role_of(self, needs: Needs) -> str:
+        return needs.role or self.policy.roles[0]
 
     def put_task(self, task: Task) -> None:
         if task.id not in self.tasks:
@@ -354,11 +386,13 @@ class State:
         _discard(self.executors_of, executor.agent_id, executor_id)
         return True
 
-    def executor_on(self, agent_id: str) -> Executor | None:
-        """The instance of our version that takes new pods on an agent."""
+    def executor_on(self, agent_id: str, role: str) -> Executor | None:
+        """The shared instance of our version that takes new pods of a role on an agent."""
+        wanted = (self.policy.executor_version, role, "")
         for executor_id in sorted(self.executors_of.get(agent_id, ())):
-            if self.executors[executor_id].version == self.policy.executor_version:
-                return self.executors[executor_id]
+            one = self.executors[executor_id]
+            if (one.version, one.role, one.pod) == wanted:
+                return one
         return None
 
     def fresh(self) -> int:

@@ -104,7 +104,7 @@ def _wake(frame: Frame, alarm: Alarm, subject: str) -> None:
         case Alarm.IMPLICIT:
             reconcile.ask_all(frame)
         case Alarm.REVIVE:
-            offers.revive_again(frame)
+            offers.revive_again(frame, subject)
         case Alarm.EVICT:
             evictions.due(frame, subject)
         case Alarm.MAINTENANCE:
@@ -125,7 +125,9 @@ def _subscribed(frame: Frame, framework_id: str) -> None:
         frame.emit(SaveFramework(framework_id))
     state.connected = True
     state.offers.clear()
-    state.suppressed, state.returned = False, True
+    state.left.clear()
+    for asking in state.asking.values():
+        asking.suppressed, asking.returned = False, True
     frame.demand = True
     reconcile.subscribed(frame)
     state.kills.clear()
