@@ -23,7 +23,8 @@ from local.settings import Settings, free_port, write_kubeconfig
 
 SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
 BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-STABLE_SECONDS = 10.0  # a process that ran this long starts afresh in the back-off
+STABLE_SECONDS = 5.0  # a process that ran this long starts afresh in the back-off
+KILLED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}  # somebody ended it: no failure of its own
 START_SECONDS = 60.0
 STOP_SECONDS = 5.0
 LOOPBACK = "127.0.0.1"
@@ -171,7 +172,7 @@ class Cluster:
         if self.stopping:
             return
         ran = time.monotonic() - part.started
-        part.failures = 1 if ran >= STABLE_SECONDS else part.failures + 1
+        part.failures = 1 if ran >= STABLE_SECONDS or code in KILLED else part.failures + 1
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         if part.failures > len(BACKOFF_SECONDS):
             raise ClusterError(f"the {part.name} {how} again and again; its last line: {part.last_line()}")
