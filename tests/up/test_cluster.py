@@ -9,6 +9,14 @@ from local.cluster import SIGNALS, Cluster, ClusterError, Component
 from local.settings import Settings
 
 
+def run_until(cluster, part, done):
+    """Start the part and let the cluster look after it, without waiting for its back-offs."""
+    cluster._start(part)
+    while not done():
+        cluster.step(0.05)
+        part.restart_at = 0.0 if part.restart_at else None
+
+
 @pytest.fixture
 def watch(tmp_path):
     """A cluster of one process that runs a Python script, and what was said of it."""
@@ -30,20 +38,12 @@ def watch(tmp_path):
 
 def test_what_fails_again_and_again_ends_the_cluster_with_its_last_words(watch):
     cluster, part, said = watch("import sys; sys.exit('no such flag')")
-    part.start()
-    cluster._by_pid[part.process.pid] = part
     with pytest.raises(ClusterError, match=r"worker exited with code 1 again and again; .* no such flag"):
-        for _ in range(1000):
-            cluster.step(0.05)
-            part.restart_at = 0.0 if part.restart_at else None  # do not wait for the back-off
+        run_until(cluster, part, lambda: False)
     assert said[0].startswith("the worker exited with code 1; starting it again")
 
 
 def test_what_is_killed_is_started_again_however_often(watch):
     cluster, part, said = watch("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    part.start()
-    cluster._by_pid[part.process.pid] = part
-    while len(said) < 12:
-        cluster.step(0.05)
-        part.restart_at = 0.0 if part.restart_at else None
+    run_until(cluster, part, lambda: len(said) >= 12)
     assert "the worker was killed by SIGKILL; starting it again" in said[-1]
