@@ -26,6 +26,7 @@ import orjson
 from shared.mesos.backoff import Backoff
 from shared.mesos.durations import parse_duration
 from shared.mesos.http import Endpoint
+from shared.mesos.life import Life
 from shared.mesos.settings import tls_from_environ
 from shared.mesos.subscription import (
     NotConnected,
@@ -50,7 +51,7 @@ TERMINAL = frozenset(("TASK_FINISHED", "TASK_FAILED", "TASK_KILLED", "TASK_ERROR
 _PATH = "/api/v1/executor"
 
 
-class ExecutorDriver(MesosExecutorDriver):
+class ExecutorDriver(Life, MesosExecutorDriver):
     """A `pymesos.Executor`'s connection to its agent. All callbacks run on the loop, in order.
 
     `environ` is what the agent gave: MESOS_AGENT_ENDPOINT, MESOS_FRAMEWORK_ID and MESOS_EXECUTOR_ID are needed.
@@ -76,6 +77,7 @@ class ExecutorDriver(MesosExecutorDriver):
         """
         # Not MesosExecutorDriver's, which reads os.environ.
         Process.__init__(self)
+        Life.__init__(self)
         self.executor = executor
         self.framework_id = {"value": _need(environ, "MESOS_FRAMEWORK_ID")}
         self.executor_id = {"value": _need(environ, "MESOS_EXECUTOR_ID")}
@@ -98,17 +100,11 @@ class ExecutorDriver(MesosExecutorDriver):
         longest = _seconds(environ, "MESOS_SUBSCRIPTION_BACKOFF_MAX", "2secs") / 2
         self._backoff = Backoff(min(0.02, longest), longest, jitter=random.random)
         self._authorization = _token(environ)
-        self._trouble: str | None = None
         self._subscribe_timeout = subscribe_timeout
         self._unsent: dict[str, None] = {}  # uuids that were in no UPDATE and no SUBSCRIBE of this connection
         self._all_acknowledged = asyncio.Event()
         self._all_acknowledged.set()
-        self._subscription: Subscription | None = None
-        self._registered = False
-        self._stopping = False
         self._shutting_down = False
-        self._fatal: str | None = None
-        self._running: asyncio.Task[None] | None = None
 
     # ---- life
 
@@ -135,34 +131,6 @@ class ExecutorDriver(MesosExecutorDriver):
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait((self._running,))
-
-    async def join(self) -> str | None:
-        """Wait for the end; the message of the ERROR that was it, or None after `stop()` or `shutdown`."""
-        if self._running is not None:
-            await asyncio.wait((self._running,))
-        return self._fatal
-
-    async def run(self) -> str | None:
-        """Start, and wait for the end."""
-        await self.start()
-        return await self.join()
-
-    def abort(self) -> None:
-        """Disconnect at once, without waiting for anything."""
-        self._stopping = True
-        if self._running is not None:
-            self._running.cancel()
-        self._close("aborted")
-
-    @property
-    def connected(self) -> bool:
-        """Whether SUBSCRIBED was seen and the connection still stands."""
-        return self._registered and self._subscription is not None and not self._subscription.closed
-
-    @property
-    def trouble(self) -> str | None:
-        """Why we are not connected, in one line; None while we are, or when nothing was tried yet."""
-        return None if self.connected else self._fatal or self._trouble
 
     # ---- calls
 

@@ -22,6 +22,7 @@ from shared.mesos.backoff import Backoff
 from shared.mesos.credentials import Credentials
 from shared.mesos.detector import masters_of
 from shared.mesos.http import Endpoint
+from shared.mesos.life import Life
 from shared.mesos.subscription import NotConnected, Redirected, Refused, Subscription, Unavailable, describe
 from shared.mesos.vocabulary import MesosSchedulerDriver, Scheduler
 
@@ -45,7 +46,7 @@ def _ids(values: Id | Iterable[Id]) -> list[Json]:
     return [_id(values)] if isinstance(values, str | Mapping) else [_id(value) for value in values]
 
 
-class SchedulerDriver(MesosSchedulerDriver):
+class SchedulerDriver(Life, MesosSchedulerDriver):
     """A `pymesos.Scheduler`'s connection to the leading master. All callbacks run on the loop, in order.
 
     `framework` is a FrameworkInfo; with an `id` the subscription takes that framework over, and the first
@@ -72,7 +73,9 @@ class SchedulerDriver(MesosSchedulerDriver):
     ) -> None:
         """ValueError for a master that is no address, or a framework without `failover_timeout` (the default
         of 0 would end every task when a connection drops)."""
-        super().__init__(
+        Life.__init__(self)
+        MesosSchedulerDriver.__init__(
+            self,
             scheduler,
             dict(framework),
             master,
@@ -92,13 +95,8 @@ class SchedulerDriver(MesosSchedulerDriver):
         self._paused = False
         self._backoff = Backoff(*backoff, jitter=random.random)
         self._subscribe_timeout = subscribe_timeout
-        self._subscription: Subscription | None = None
-        self._registered = False
-        self._fatal: str | None = None
-        self._running: asyncio.Task[None] | None = None
-        self._stopping = False
         self._redirects = 0  # since the last registration
-        self._trouble: str | None = "not started"
+        self._trouble = "not started"
         self._changed = asyncio.Event()  # another master leads
 
     # ---- life
@@ -129,40 +127,12 @@ class SchedulerDriver(MesosSchedulerDriver):
             await asyncio.wait((self._running,))
         await self._masters.stop()
 
-    async def join(self) -> str | None:
-        """Wait for the end; the message of the ERROR that was it, or None after `stop()`."""
-        if self._running is not None:
-            await asyncio.wait((self._running,))
-        return self._fatal
-
-    async def run(self) -> str | None:
-        """Start, and wait for the end."""
-        await self.start()
-        return await self.join()
-
-    def abort(self) -> None:
-        """Disconnect at once, without waiting for anything."""
-        self._stopping = True
-        if self._running is not None:
-            self._running.cancel()
-        self._close("aborted")
-
-    @property
-    def connected(self) -> bool:
-        """Whether calls can be made: SUBSCRIBED was seen and the connection still stands."""
-        return self._registered and self._subscription is not None and not self._subscription.closed
-
     @property
     def master(self) -> str | None:
         """`host:port`, or `https://host:port`, of the master we are subscribed to."""
         if not self.connected or self._subscription is None:
             return None
         return self._subscription.endpoint.url(self._tls)
-
-    @property
-    def trouble(self) -> str | None:
-        """Why we are not connected, in one line for health checks; None while we are."""
-        return None if self.connected else self._fatal or self._trouble
 
     @property
     def framework(self) -> Json:
