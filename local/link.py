@@ -10,7 +10,7 @@ master → agent: REGISTERED{agent_id} · REREGISTERED{agent_id, reconciliations
   CHECKPOINT_RESOURCES{resources} · RUN{framework, runs: [{tasks, executor, launch_executor, group?}]} ·
   KILL{framework_id, task_id, kill_policy?} · ACKNOWLEDGE{framework_id, task_id, uuid} ·
   SHUTDOWN_EXECUTOR{framework_id, executor_id} · SHUTDOWN_FRAMEWORK{framework_id} · UPDATE_FRAMEWORK{framework} ·
-  MESSAGE{framework_id, executor_id, data} · SHUTDOWN{message}
+  DRAIN{config} · MESSAGE{framework_id, executor_id, data} · SHUTDOWN{message}
 
 The first message of an agent is REGISTER or REREGISTER. A broken link loses nothing that matters: the agent opens a
 new one, re-registers and sends again what is not acknowledged.

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from local.agent import checkpoint
 from local.agent.containers.cgroups import CgroupError
 from local.agent.containers.containerizer import Containerizer, Termination
+from local.agent.draining import Drain
 from local.agent.flags import Flags
 from local.agent.model import Executor, Framework, State, TaskStateError
 from local.agent.updates import StatusUpdates
@@ -42,6 +43,7 @@ class Core:
         self.port = port
         self.containerizer = containerizer
         self.memory = Memory(flags.work_dir, flags.resources)
+        self.drain = Drain(flags.work_dir)
         self.started = time.time()
         self.agent_id: str | None = None
         self.recovering = True  # executors may come back, nothing else happens
@@ -153,6 +155,7 @@ class Core:
             self.updates.update(framework_id, status, None)
             return
         self._container_status(executor, status)
+        self.drain.rewrite(status)
         if status["source"] == "SOURCE_EXECUTOR" and not executor.heard:
             executor.heard = True
             if executor.checkpoint:
@@ -248,6 +251,8 @@ class Core:
         if framework.executors or self.frameworks.get(framework.framework_id) is not framework:
             return
         del self.frameworks[framework.framework_id]
+        if not self.frameworks:
+            self.drain.end()
         self.updates_of_idle(framework)
         checkpoint.remove(self.paths.framework(framework.framework_id))
         if self.terminating and not self.frameworks:

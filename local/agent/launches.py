@@ -39,6 +39,9 @@ class Launches:
         tasks, info = run["tasks"], run["executor"]
         executor_id = info["executor_id"]["value"]
         executor = framework.executors.get(executor_id)
+        if self._core.drain.config is not None:
+            self._drained(framework, run, executor)
+            return
         if run["launch_executor"] and executor is not None:
             self._drop(framework, tasks, "Master wants to launch executor, but one already exists")
             if executor.state is State.TERMINATED:
@@ -89,7 +92,34 @@ class Launches:
             task_id = task["task_id"]["value"]
             self._core.report(framework.framework_id, task_id, state, text, "REASON_EXECUTOR_TERMINATED")
 
+    def _drained(self, framework: Framework, run: Json, executor: Executor | None) -> None:
+        executor_id = run["executor"]["executor_id"]["value"]
+        if run["launch_executor"] and executor is None:
+            self._core.exited(framework.framework_id, executor_id, -1)
+        state = framework.state_or_lost("TASK_DROPPED")
+        text = "Task was received while agent was already draining"
+        for task in run["tasks"]:
+            task_id = task["task_id"]["value"]
+            self._core.report(
+                framework.framework_id, task_id, state, text, "REASON_AGENT_DRAINING", executor_id
+            )
+
     # ---- kill
+
+    def drain(self, config: Json) -> None:
+        """Kill everything, with at most the grace in `config`; drop what comes until nothing is left here."""
+        core = self._core
+        if not core.frameworks:
+            return
+        core.drain.begin(config)
+        for framework in list(core.frameworks.values()):
+            for executor in list(framework.executors.values()):
+                policies = {task_id: task.get("kill_policy") for task_id, task in executor.queued.items()}
+                policies |= {one.task_id: one.shown.get("kill_policy") for one in executor.launched.values()}
+                for task_id, own in policies.items():
+                    message: Json = {"framework_id": framework.framework_id, "task_id": task_id}
+                    policy = core.drain.kill_policy(own)
+                    self.kill({**message, "kill_policy": policy} if policy else message)
 
     def kill(self, message: Json) -> None:
         """KILL: to the executor, or answered here when the task has not reached it."""

@@ -37,6 +37,7 @@ class MasterConnection:
             "RUN": launches.run,
             "CHECKPOINT_RESOURCES": core.checkpoint_resources,
             "KILL": launches.kill,
+            "DRAIN": lambda m: launches.drain(m["config"]),
             "ACKNOWLEDGE": lambda m: core.acknowledged(m["framework_id"], m["task_id"], m["uuid"]),
             "SHUTDOWN_EXECUTOR": launches.shutdown_executor,
             "SHUTDOWN_FRAMEWORK": lambda m: executors.shutdown_framework(m["framework_id"]),

@@ -7,6 +7,7 @@ Source: Mesos src/master/master.cpp (`registerSlave`, `reregisterSlave`, `reconc
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from local.master import statuses
@@ -27,6 +28,8 @@ class Agents:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        self.admitted: Callable[[Agent], None] = lambda agent: None
+        self.is_down: Callable[[tuple[str, str]], bool] = lambda machine: False
 
     def start(self) -> None:
         """Give the agents of the registry their time to come back."""
@@ -42,10 +45,19 @@ class Agents:
 
     # ---- messages of agents
 
-    def register(self, message: Json, ip: str, link: Link) -> Agent:
-        """A new agent; an agent that vanished from the same address is given up for it."""
+    def _refused(self, message: Json, ip: str, link: Link) -> bool:
+        """A machine that is under maintenance has no agents."""
+        down = self.is_down((message["info"]["hostname"].lower(), ip))
+        if down:
+            link.send({"type": "SHUTDOWN", "message": "Machine is `DOWN`"})
+        return down
+
+    def register(self, message: Json, ip: str, link: Link) -> Agent | None:
+        """A new agent; one that vanished from the same address is given up for it. None: it was told to shut down."""
         cluster = self._cluster
         info = message["info"]
+        if self._refused(message, ip, link):
+            return None
         for old in list(cluster.agents.values()):
             if not old.connected and (old.ip, old.info["port"]) == (ip, info["port"]):
                 self.remove(old, "a new agent registered at the same address")
@@ -54,6 +66,7 @@ class Agents:
         agent.registered = agent.reregistered = cluster.now()
         self._admit(agent, {})
         agent.send({"type": "REGISTERED", "agent_id": agent_id})
+        self.admitted(agent)
         log.info("registered agent %s at %s:%d with %s", agent_id, ip, info["port"], agent.total)
         return agent
 
@@ -61,6 +74,8 @@ class Agents:
         """An agent that has an id. None: it was told to shut down."""
         cluster = self._cluster
         agent_id = message["info"]["id"]["value"]
+        if self._refused(message, ip, link):
+            return None
         if agent_id in cluster.registry.gone:
             link.send({"type": "SHUTDOWN", "message": "Agent has been marked gone"})
             return None
@@ -121,6 +136,7 @@ class Agents:
             agent.send({"type": "KILL", "framework_id": framework_id, "task_id": task_id})
         self._frameworks_of(agent, message)
         cluster.allocator.set_agent_active(agent.agent_id, True)
+        self.admitted(agent)
         cluster.allocate_soon([agent.agent_id])
         log.info("agent %s is back", agent.agent_id)
         return agent
@@ -158,6 +174,7 @@ class Agents:
         agent.registered = agent.reregistered = cluster.now()
         self._admit(agent, used)
         agent.send({"type": "REREGISTERED", "agent_id": agent.agent_id, "reconciliations": []})
+        self.admitted(agent)
         log.info("re-registered agent %s with %d tasks", agent.agent_id, len(tasks))
         return agent
 

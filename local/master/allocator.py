@@ -150,6 +150,10 @@ class Allocator:
         agent.total = agent.total - consumed.unallocate() + converted.unallocate()
         agent.taken[framework_id] = agent.taken.get(framework_id, Resources()) - consumed + converted
 
+    def holders(self, agent_id: str) -> list[str]:
+        """Frameworks that are offered or use something of an agent."""
+        return list(self._agents[agent_id].taken)
+
     # ---- the decision
 
     def allocate(self, now: float, agents: Iterable[str] | None = None) -> list[Allocation]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from local.master import reconcile, statuses
 from local.master.cluster import Cluster
 from local.master.launches import Launches
+from local.master.maintenance import Maintenance
 from local.master.model import Framework
 from local.master.subscriptions import Subscriptions
 from local.tasks import TERMINAL
@@ -22,13 +23,16 @@ log = logging.getLogger(__name__)
 class Calls:
     """Acts on calls of a subscribed framework."""
 
-    def __init__(self, cluster: Cluster, subscriptions: Subscriptions) -> None:
+    def __init__(self, cluster: Cluster, subscriptions: Subscriptions, maintenance: Maintenance) -> None:
         self._cluster = cluster
+        self._maintenance = maintenance
         self._subscriptions = subscriptions
         launches = Launches(cluster)
         self._handlers: dict[str, Callable[[Framework, Json], None]] = {
             "ACCEPT": launches.accept,
             "DECLINE": launches.decline,
+            "ACCEPT_INVERSE_OFFERS": lambda f, call: maintenance.answer(f, call, "ACCEPT"),
+            "DECLINE_INVERSE_OFFERS": lambda f, call: maintenance.answer(f, call, "DECLINE"),
             "REVIVE": self.revive,
             "SUPPRESS": self.suppress,
             "KILL": self.kill,
@@ -49,7 +53,7 @@ class Calls:
             return self._subscriptions.update_framework(framework, call["update_framework"])
         handler = self._handlers.get(kind)
         if handler is None:
-            # Nothing here makes inverse offers, requests or operations that could be meant.
+            # Nothing here makes requests or operations that could be meant.
             log.warning("%s of framework %s is not supported here: dropped", kind, framework.framework_id)
             return None
         handler(framework, call.get(kind.lower(), {}))
@@ -72,6 +76,7 @@ class Calls:
         roles = call.get("roles", [])
         if self._known_roles(framework, "REVIVE", roles):
             self._cluster.allocator.revive(framework.framework_id, roles)
+            self._maintenance.revived(framework)
             self._cluster.allocate_soon()
 
     def suppress(self, framework: Framework, call: Json) -> None:

@@ -46,6 +46,9 @@ class Cluster:
         self.counters: Counter[str] = Counter()
         self.allocator = Allocator(flags.allocation_interval, random.shuffle)
         self._ids: Counter[str] = Counter()
+        self.unavailability: Callable[[Agent], Json | None] = lambda agent: None
+        self.allocated: Callable[[], None] = lambda: None
+        self.task_removed: Callable[[Agent], None] = lambda agent: None
         self._waiting: set[str] | None = set()  # agents to allocate; None: all of them
         self._scheduled = False
 
@@ -105,6 +108,7 @@ class Cluster:
             framework = self.frameworks[framework_id]
             framework.send("OFFERS", {"offers": [self.offer_json(offer) for offer in offers]})
             self.counters["master/offers_sent"] += len(offers)
+        self.allocated()
 
     def _offer(self, allocation: Allocation) -> Offer | None:
         framework = self.frameworks.get(allocation.framework_id)
@@ -120,23 +124,29 @@ class Cluster:
 
     def offer_json(self, offer: Offer) -> Json:
         agent = self.agents[offer.agent_id]
-        host = agent.info["hostname"]
-        address = {"hostname": host, "ip": agent.ip, "port": agent.info["port"]}
         result: Json = {
             "id": {"value": offer.offer_id},
             "framework_id": {"value": offer.framework_id},
             "agent_id": {"value": offer.agent_id},
-            "hostname": host,
-            "url": {"scheme": "http", "address": address, "path": "/slave(1)"},
+            "hostname": agent.info["hostname"],
+            "url": self.url_of(agent),
             "resources": offer.resources.to_json(),
             "allocation_info": {"role": offer.role},
         }
         if agent.info.get("attributes"):
             result["attributes"] = agent.info["attributes"]
+        unavailability = self.unavailability(agent)
+        if unavailability is not None:
+            result["unavailability"] = unavailability
         executors = agent.executors.get(offer.framework_id)
         if executors:
             result["executor_ids"] = [{"value": executor_id} for executor_id in reversed(executors)]
         return result
+
+    @staticmethod
+    def url_of(agent: Agent) -> Json:
+        address = {"hostname": agent.info["hostname"], "ip": agent.ip, "port": agent.info["port"]}
+        return {"scheme": "http", "address": address, "path": "/slave(1)"}
 
     def forget_offer(self, offer: Offer) -> None:
         """The offer is no more; its resources stay taken."""
@@ -188,6 +198,8 @@ class Cluster:
         if framework is not None:
             framework.tasks.pop(task.task_id, None)
             framework.completed.append(task)
+        if agent is not None:
+            self.task_removed(agent)
 
     def add_executor(self, agent: Agent, framework: Framework, executor: Json) -> None:
         executor_id = executor["executor_id"]["value"]

@@ -102,12 +102,23 @@ class Agent:
     killed: set[tuple[str, str]] = field(default_factory=set)  # tasks to kill when the agent is back
     registered: float = 0.0
     reregistered: float = 0.0
+    deactivated: Json | None = None
+    """As the registry has it, None for an agent that is in use."""
     missed_pings: int = 0
     ping_timer: TimerHandle | None = None
 
     @property
     def connected(self) -> bool:
         return self.link is not None
+
+    @property
+    def active(self) -> bool:
+        """Whether something may be offered there."""
+        return self.connected and self.deactivated is None
+
+    @property
+    def machine(self) -> tuple[str, str]:
+        return self.info["hostname"].lower(), self.ip
 
     @property
     def pid(self) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 
 import orjson
 
+_KEPT = ("admitted", "unreachable", "gone", "deactivated", "maintenance")
+
 
 class RegistryError(Exception):
     """The registry cannot be read or written; one line."""
@@ -26,6 +28,10 @@ class Registry:
     admitted: dict[str, dict[str, Any]] = field(default_factory=dict)
     unreachable: dict[str, float] = field(default_factory=dict)
     gone: dict[str, float] = field(default_factory=dict)
+    deactivated: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By agent: nothing, or `drain_info` and `start` of a drain."""
+    maintenance: dict[str, Any] = field(default_factory=dict)
+    """`windows` and `down`, see `local.master.maintenance`."""
 
     @classmethod
     def open(cls, work_dir: Path) -> "Registry":
@@ -36,10 +42,10 @@ class Registry:
             content = orjson.loads(path.read_bytes()) if path.exists() else {}
         except (OSError, ValueError) as error:
             raise RegistryError(f"{path}: {error}; remove it to start with no agents") from error
-        return cls(path, **{key: content.get(key, {}) for key in ("admitted", "unreachable", "gone")})
+        return cls(path, **{key: content.get(key, {}) for key in _KEPT})
 
     def _save(self) -> None:
-        content = {"admitted": self.admitted, "unreachable": self.unreachable, "gone": self.gone}
+        content = {key: getattr(self, key) for key in _KEPT}
         temporary = self.path.with_suffix(".tmp")
         try:
             temporary.write_bytes(orjson.dumps(content))
@@ -61,9 +67,23 @@ class Registry:
         self.admitted.pop(agent_id, None)
         self.unreachable.pop(agent_id, None)
         self.gone[agent_id] = when
+        self.deactivated.pop(agent_id, None)
+        self._save()
+
+    def keep_deactivated(self, agent_id: str, what: dict[str, Any] | None) -> None:
+        """An agent is drained or deactivated; None: no longer."""
+        if what is None:
+            self.deactivated.pop(agent_id, None)
+        else:
+            self.deactivated[agent_id] = what
+        self._save()
+
+    def keep_maintenance(self, what: dict[str, Any]) -> None:
+        self.maintenance = what
         self._save()
 
     def remove(self, agent_id: str) -> None:
         """An agent that unregistered by itself."""
         self.admitted.pop(agent_id, None)
+        self.deactivated.pop(agent_id, None)
         self._save()

@@ -15,6 +15,8 @@ from local.master import views
 from local.master.agents import Agents
 from local.master.calls import Calls
 from local.master.cluster import Cluster
+from local.master.draining import DrainError, Draining
+from local.master.maintenance import Maintenance, MaintenanceError
 from local.master.model import Agent, Framework
 from local.master.subscriptions import Subscriptions
 from local.master.validation.calls import scheduler_call_error
@@ -34,7 +36,9 @@ class Server:
         self._cluster = cluster
         self._agents = Agents(cluster)
         self._subscriptions = Subscriptions(cluster)
-        self._calls = Calls(cluster, self._subscriptions)
+        self._maintenance = Maintenance(cluster, self._agents)
+        self._draining = Draining(cluster, self._agents)
+        self._calls = Calls(cluster, self._subscriptions, self._maintenance)
         self._views: dict[str, Callable[[Cluster], Json]] = {
             "/state": views.state,
             "/state-summary": views.summary,
@@ -57,6 +61,8 @@ class Server:
             "GET_TASKS": views.get_tasks,
             "GET_EXECUTORS": views.get_executors,
             "GET_ROLES": views.get_roles,
+            "GET_MAINTENANCE_SCHEDULE": lambda _: self._maintenance.schedule(),
+            "GET_MAINTENANCE_STATUS": lambda _: self._maintenance.status(),
         }
 
     def app(self) -> web.Application:
@@ -108,7 +114,7 @@ class Server:
     # ---- operator API
 
     async def operator(self, request: web.Request) -> web.Response:
-        """Reads, and TEARDOWN and MARK_AGENT_GONE; 501 for what is not done here."""
+        """Reads, TEARDOWN, and what operators do with agents and machines; 501 for what is not done here."""
         http.require_post(request)
         call = await http.read_json(request)
         if not isinstance(call, dict):
@@ -123,7 +129,42 @@ class Server:
             return self._teardown(self._named(call, kind, "framework_id"))
         if kind == "MARK_AGENT_GONE":
             return self._mark_gone(self._named(call, kind, "agent_id"))
+        if kind.endswith("_MAINTENANCE") or kind == "UPDATE_MAINTENANCE_SCHEDULE":
+            return self._maintain(kind, call)
+        if kind in ("DRAIN_AGENT", "DEACTIVATE_AGENT", "REACTIVATE_AGENT"):
+            return self._drain(kind, self._named(call, kind, "agent_id"), call[kind.lower()])
         raise web.HTTPNotImplemented(text=f"{kind} is not supported by the embedded Mesos")
+
+    def _maintain(self, kind: str, call: Json) -> web.Response:
+        body = call.get(kind.lower())
+        if not isinstance(body, dict):
+            raise http.bad_request(
+                f"Failed to validate master::Call: Expecting '{kind.lower()}' to be present"
+            )
+        try:
+            if kind == "UPDATE_MAINTENANCE_SCHEDULE":
+                self._maintenance.update((body.get("schedule") or {}).get("windows") or [])
+            elif kind == "START_MAINTENANCE":
+                self._maintenance.start(body.get("machines") or [])
+            elif kind == "STOP_MAINTENANCE":
+                self._maintenance.stop(body.get("machines") or [])
+            else:
+                raise web.HTTPNotImplemented(text=f"{kind} is not supported by the embedded Mesos")
+        except MaintenanceError as error:
+            raise http.bad_request(str(error)) from error
+        return web.Response()
+
+    def _drain(self, kind: str, agent_id: str, body: Json) -> web.Response:
+        try:
+            if kind == "DRAIN_AGENT":
+                self._draining.drain(agent_id, body)
+            elif kind == "DEACTIVATE_AGENT":
+                self._draining.deactivate(agent_id)
+            else:
+                self._draining.reactivate(agent_id)
+        except DrainError as error:
+            raise http.bad_request(str(error)) from error
+        return web.Response()
 
     @staticmethod
     def _named(call: Json, kind: str, field: str) -> str:
@@ -193,11 +234,15 @@ class Server:
             raise http.bad_request(f"Subscribe calls should not include the '{_STREAM_ID}' header")
         stream = EventStream(str(uuid.uuid4()))
         framework = self._subscriptions.subscribe(call, stream)
+        if framework is not None:
+            self._maintenance.forget(framework)
         try:
             return await stream.pump(request, {_STREAM_ID: stream.stream_id})
         finally:
             stream.close()
             if framework is not None:
+                if framework.stream is stream:
+                    self._maintenance.forget(framework)
                 self._subscriptions.disconnected(framework, stream)
 
     # ---- agents

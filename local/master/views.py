@@ -94,8 +94,8 @@ def get_agents(cluster: Cluster) -> Json:
 def _agent(agent: Agent) -> Json:
     result = {
         "agent_info": agent.info,
-        "active": agent.connected,
-        "deactivated": False,
+        "active": agent.active,
+        "deactivated": agent.deactivated is not None,
         "version": agent.version,
         "pid": agent.pid,
         "registered_time": nanoseconds(agent.registered),
@@ -105,6 +105,9 @@ def _agent(agent: Agent) -> Json:
         "offered_resources": with_role(total(offer.resources for offer in agent.offers.values())),
         "capabilities": [{"type": name} for name in AGENT_CAPABILITIES],
     }
+    if agent.deactivated and "drain_info" in agent.deactivated:
+        result["drain_info"] = agent.deactivated["drain_info"]
+        result["estimated_drain_start_time"] = nanoseconds(agent.deactivated["start"])
     return {key: value for key, value in result.items() if value != []}
 
 
@@ -206,8 +209,8 @@ def agent_view(agent: Agent) -> Json:
         "resources": amounts(agent.total),
         "used_resources": amounts(agent_used(agent)),
         "offered_resources": amounts(total(offer.resources for offer in agent.offers.values())),
-        "active": agent.connected,
-        "deactivated": False,
+        "active": agent.active,
+        "deactivated": agent.deactivated is not None,
         "version": agent.version,
         "capabilities": list(AGENT_CAPABILITIES),
     }
@@ -342,7 +345,7 @@ def state(cluster: Cluster) -> Json:
         "leader": info["pid"],
         "leader_info": {key: info[key] for key in ("id", "pid", "port", "hostname")},
         "activated_slaves": float(sum(agent.connected for agent in cluster.agents.values())),
-        "deactivated_slaves": float(sum(not agent.connected for agent in cluster.agents.values())),
+        "deactivated_slaves": float(sum(not agent.active for agent in cluster.agents.values())),
         "unreachable_slaves": float(len(cluster.registry.unreachable)),
         **slaves(cluster),
         **frameworks(cluster),
@@ -361,8 +364,8 @@ def metrics(cluster: Cluster) -> Json:
     result |= {
         "master/elected": 1.0,
         "master/uptime_secs": cluster.now() - cluster.started,
-        "master/slaves_active": float(sum(a.connected for a in agents)),
-        "master/slaves_connected": float(sum(a.connected for a in agents)),
+        "master/slaves_active": float(sum(a.active for a in agents)),
+        "master/slaves_connected": float(sum(a.active for a in agents)),
         "master/slaves_disconnected": float(sum(not a.connected for a in agents)),
         "master/slaves_unreachable": float(len(cluster.registry.unreachable)),
         "master/frameworks_active": float(sum(f.active for f in known)),
