@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from scheduler.framework.core import status
 from scheduler.framework.core.effects import Away, Back, Bound, Ended, Reported, Requeued, Unschedulable
-from scheduler.framework.core.placement import Candidate, place, tolerates
+from scheduler.framework.core.placement import Candidate, Want, place, tolerates
 from scheduler.framework.core.pods import MINIMUM, pod_from_object
 from scheduler.framework.core.state import Needs, Node, Taint, Toleration
 from scheduler.framework.core.vectors import ZERO, Vector, has_ports, join, without_ports
@@ -85,7 +85,7 @@ def test_placement_never_overfills_and_never_forgets(pods: list[Needs], sizes: l
         Candidate(f"A{i}", Node(f"n{i}"), Vector(size, size), ((1, 4),), overhead=overhead, room=8)
         for i, size in enumerate(sizes)
     ]
-    left = place([(str(i), needs) for i, needs in enumerate(pods)], agents)
+    left = place([Want(str(i), needs) for i, needs in enumerate(pods)], agents).unplaced
     placed = [uid for one in agents for uid in one.uids]
     assert sorted([*left, *placed], key=int) == [str(i) for i in range(len(pods))]
     for one, size in zip(agents, sizes, strict=True):

@@ -48,6 +48,7 @@ def changed(frame: Frame, pod: Pod) -> None:
         deletion = old.deletion if pod.deletion is None else pod.deletion
         pod = replace(pod, done=pod.done or old.done, deletion=deletion)
     state.pods[pod.uid] = pod
+    state.residents.dirty.add(pod.uid)
     if pod.deletion is not None:
         _delete(frame, pod, pod.deletion)
     elif pod.done:

@@ -18,7 +18,8 @@ from scheduler.framework.core.effects import (
     SavePod,
     SaveTask,
 )
-from scheduler.framework.core.state import Alarm, Executor, Needs, Pod, State, Task, Waiting
+from scheduler.framework.core.placement import Want
+from scheduler.framework.core.state import Alarm, Executor, Pod, State, Task, Waiting
 
 
 @dataclass(slots=True)
@@ -30,7 +31,7 @@ class Frame:
     token: str
     effects: list[Effect] = field(default_factory=list)
     demand: bool = False
-    explained: dict[Needs, str] = field(default_factory=dict)
+    explained: dict[Want, str] = field(default_factory=dict)
 
     def emit(self, effect: Effect) -> None:
         self.effects.append(effect)

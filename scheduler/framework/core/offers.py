@@ -8,7 +8,7 @@ revives it, and offers come within milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from scheduler.framework.core import desired, maintenance, nodes, placement, tasks
@@ -24,8 +24,8 @@ from scheduler.framework.core.effects import (
 )
 from scheduler.framework.core.frame import Frame
 from scheduler.framework.core.lifecycle import LIVE
-from scheduler.framework.core.placement import Candidate
-from scheduler.framework.core.state import Alarm, Executor, Left, Needs, Node, Offer, State, Task
+from scheduler.framework.core.placement import Candidate, Topology, Want
+from scheduler.framework.core.state import Alarm, Executor, Left, Node, Offer, State, Task
 from scheduler.framework.core.vectors import ZERO, join
 
 
@@ -43,6 +43,8 @@ def match(frame: Frame) -> None:
         return
     if state.offers:
         _answer(frame)
+        if state.offers:  # kept for a turn that goes on
+            return
     wanted = {state.role_of(state.pods[uid].needs) for uid in _due(frame)}
     revived, suppressed = [], []
     for role, asking in state.asking.items():
@@ -62,6 +64,7 @@ def match(frame: Frame) -> None:
 def _due(frame: Frame) -> Iterator[str]:
     """Pods that may be launched now: not those whose former task runs, or may run for all we have heard."""
     state = frame.state
+    claimed: set[str] = set()
     for uid, entry in state.pending.items():
         if entry.not_before <= frame.now and not any(_holds(state, one) for one in state.by_pod.get(uid, ())):
             yield uid
@@ -110,10 +113,10 @@ def _answer(frame: Frame) -> None:
     state.offers = {}
     for agent_id, listed in alive.items():
         _forget_executors(frame, agent_id, listed)
-    wants: dict[str, list[tuple[str, Needs]]] = {}
+    wants: dict[str, list[Want]] = {}
     for uid in _due(frame):
-        needs = desired.needs_of(state, state.pods[uid])
-        wants.setdefault(state.role_of(needs), []).append((uid, needs))
+        want = _want(state, uid)
+        wants.setdefault(state.role_of(want.needs), []).append(want)
     declined: list[str] = []
     for role, by_agent in by_role.items():
         if role in state.asking:
@@ -126,13 +129,13 @@ def _answer(frame: Frame) -> None:
 
 
 def _answer_role(
-    frame: Frame, role: str, by_agent: Mapping[str, list[Offer]], wants: Sequence[tuple[str, Needs]]
+    frame: Frame, role: str, by_agent: Mapping[str, list[Offer]], wants: Sequence[Want]
 ) -> list[str]:
     """Returns the ids of offers that nobody uses."""
     state = frame.state
     candidates = [_candidate(frame, agent_id, role, offers) for agent_id, offers in by_agent.items()]
     usable = [one for one in candidates if state.agents[one.agent_id].avoid_until <= frame.now]
-    short = bool(placement.place(wants, usable))
+    short = _fill(frame, role, wants, usable)
     unused: list[str] = []
     for one in candidates:
         ids = tuple(offer.id for offer in by_agent[one.agent_id])
@@ -140,9 +143,44 @@ def _answer_role(
         if one.uids:
             refuse = 0.0 if short else state.policy.long_filter
             frame.emit(Accept(one.agent_id, ids, _bind(frame, one, role), refuse, role))
+        elif state.asking[role].turn:
+            state.offers |= {offer.id: offer for offer in by_agent[one.agent_id]}
         else:
             unused += ids
     return unused
+
+
+def _fill(frame: Frame, role: str, wants: Sequence[Want], candidates: Sequence[Candidate]) -> bool:
+    """Places pods; True when some fit nowhere. So many that the frame would become long have several: the pods
+    that were not looked at have the next one, and the offers that nobody took are kept for them."""
+    state, policy, asking = frame.state, frame.state.policy, frame.state.asking[role]
+    turn = [one for one in wants if one.uid in asking.turn]
+    outcome = placement.place(
+        turn or wants,
+        candidates,
+        _topology(state, wants),
+        strategy=policy.placement,
+        most_pods=policy.frame_pods,
+        most_work=policy.frame_work,
+    )
+    asking.short = bool(outcome.unplaced) or (bool(turn) and asking.short)
+    asking.news = frame.demand or (bool(turn) and asking.news)
+    asking.turn = frozenset(outcome.postponed)
+    if asking.turn:
+        frame.timer(0.0, Alarm.TURN)
+    elif turn:
+        frame.demand = asking.news
+    return bool(asking.turn) or asking.short
+
+
+def _want(state: State, uid: str) -> Want:
+    pod = state.pods[uid]
+    return Want(uid, desired.needs_of(state, pod), pod.namespace, pod.labels)
+
+
+def _topology(state: State, wants: Iterable[Want]) -> Topology:
+    state.residents.refresh(state.resident)
+    return Topology(state.nodes, state.residents, {one.needs.rules.away for one in wants})
 
 
 def _forget_executors(frame: Frame, agent_id: str, listed: set[str]) -> None:
@@ -257,7 +295,10 @@ def report(frame: Frame, uid: str) -> None:
     if asking and frame.now < asking.revived_at + state.policy.report_after:  # its offers are still to come
         frame.timer(state.policy.report_after, Alarm.REPORT, uid)
         return
-    message = _why(frame, desired.needs_of(state, pod))
+    message = _why(frame, _want(state, uid))
+    if message is None:
+        frame.timer(state.policy.report_after / 10, Alarm.REPORT, uid)
+        return
     changed = message != entry.said
     if changed or frame.now - entry.said_at >= state.policy.report_again:
         frame.publish(pod, "Warning", "FailedScheduling", message)
@@ -267,18 +308,23 @@ def report(frame: Frame, uid: str) -> None:
     frame.timer(state.policy.report_again / 6, Alarm.REPORT, uid)
 
 
-def _why(frame: Frame, needs: Needs) -> str:
-    state = frame.state
+def _why(frame: Frame, want: Want) -> str | None:
+    """None: enough was looked at in this frame."""
+    state, needs = frame.state, want.needs
     if not state.connected:
         return "not connected to the Mesos master"
     role = state.role_of(needs)
     if role not in state.asking:
         return f"role {role} is not one of this framework's: {', '.join(state.asking)} (see --roles)"
-    if needs not in frame.explained:
+    topology = _topology(state, [want])
+    key = want._replace(uid="") if topology.guards else Want("", needs)
+    if key not in frame.explained:
+        if len(frame.explained) * len(state.nodes) > state.policy.frame_work // 4:
+            return None
         known = {}
         for node in state.nodes.values():
             if node.agent_id in state.agents:
                 left = state.left.get(node.agent_id, {}).get(role, Left())
                 known[node.name] = _make(frame, node, node.agent_id, role, left, set())
-        frame.explained[needs] = placement.explain(needs, placement.all_nodes(state.nodes, known))
-    return frame.explained[needs]
+        frame.explained[key] = placement.explain(key, placement.all_nodes(state.nodes, known), topology)
+    return frame.explained[key]

@@ -1,137 +1,297 @@
-"""Which pods go where, and why the others wait. All waiting pods against all offers at once.
+"""Which pods go where, and why the others wait. All waiting pods against all offers at once, first come first served.
 
-Filters and their wording are kube-scheduler's (`pkg/scheduler/framework/plugins`), because people search for those
-sentences. Bin-packing: an agent that runs our executor first, then the fullest. Not here: which offers exist, and
+Filters are in `placement_filters`, the order of preference in `placement_index`. Not here: which offers exist, and
 what is sent.
 
-Pods with equal needs share one list of candidates. Within a frame resources only shrink, so a candidate that was
-too small once is dropped from that list: the cost is pods + needs x agents, not pods x agents.
+Pods with equal needs share one `_Group`. Within a frame resources only shrink, so a node that was too small for a
+group is never looked at again for it; the cost is pods + groups x classes of nodes, not pods x nodes. Groups whose
+rules are about other pods look at nodes one by one until `SAMPLE` of them would do and take the best of these, as
+kube-scheduler does in large clusters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from scheduler.framework.core.state import Needs, Node, Taint, Toleration
-from scheduler.framework.core.vectors import ZERO, Ranges, Vector, has_ports, without_ports
+from scheduler.framework.core.placement_filters import NO_PORTS, Relations, static_reason, tolerates
+from scheduler.framework.core.placement_index import Candidate, Index, Tier, static_score
+from scheduler.framework.core.placement_rules import Labels
+from scheduler.framework.core.placement_topology import Kind, Residents, Topology
+from scheduler.framework.core.state import Needs, Node
+from scheduler.framework.core.vectors import ZERO, has_ports
 
-UNSCHEDULABLE = Taint("node.kubernetes.io/unschedulable", "", "NoSchedule")
+__all__ = ["Candidate", "Outcome", "Topology", "Want", "all_nodes", "explain", "place", "tolerates"]
 
-
-@dataclass(slots=True)
-class Candidate:
-    """An agent with offers to one role: what is free there, and what a first pod must pay for the shared executor
-    (`overhead`), or any for one of its own (`instance`)."""
-
-    agent_id: str
-    node: Node
-    free: Vector
-    ports: Ranges = ()
-    overhead: Vector = ZERO
-    instance: Vector = ZERO
-    room: int = 0
-    """How many more pods the node may have."""
-    last_resort: bool = False
-    """Maintenance is planned: only if nothing else fits."""
-    uids: list[str] = field(default_factory=list)
-
-    def cost(self, needs: Needs) -> Vector:
-        """What such a pod takes of the offers, its executor included where it is the first."""
-        return needs.amounts + (self.instance if needs.dedicated else self.overhead)
-
-    def take(self, uid: str, needs: Needs) -> None:
-        self.free = self.free - self.cost(needs)
-        self.ports = without_ports(self.ports, needs.ports)
-        if not needs.dedicated:
-            self.overhead = ZERO
-        self.room -= 1
-        self.uids.append(uid)
+SAMPLE = 32
+"""Nodes that would do, among which the best is taken for a pod with rules about other pods."""
 
 
-def place(waiting: Iterable[tuple[str, Needs]], candidates: Sequence[Candidate]) -> list[str]:
-    """Fills the candidates with pods, first come first served; returns the uids that fit nowhere."""
-    lists: dict[Needs, list[Candidate]] = {}
-    unplaced: list[str] = []
-    for uid, needs in waiting:
-        fitting = lists.get(needs)
-        if fitting is None:
-            fitting = lists[needs] = sorted(
-                (one for one in candidates if static_reason(needs, one.node) is None), key=_preference
-            )
-            fitting.reverse()  # the best last: it is popped when it no longer fits
-        while fitting and dynamic_reasons(needs, fitting[-1]):
-            fitting.pop()
-        if fitting:
-            fitting[-1].take(uid, needs)
-        else:
-            unplaced.append(uid)
-    return unplaced
+class Want(NamedTuple):
+    """A waiting pod. Namespace and labels are what other pods' anti-affinity looks at."""
+
+    uid: str
+    needs: Needs
+    namespace: str = ""
+    labels: Labels = ()
 
 
-def _preference(one: Candidate) -> tuple[bool, bool, int, int, str]:
-    return (one.last_resort, one.overhead != ZERO, one.free.cpus, one.free.mem, one.node.name)
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`unplaced` fit nowhere; `postponed` were not looked at, because the frame would have become too long."""
+
+    unplaced: list[str] = field(default_factory=list)
+    postponed: list[str] = field(default_factory=list)
 
 
-def static_reason(needs: Needs, node: Node) -> str | None:
-    """Why a pod can never run on a node as it is; None when it can. Order as in kube-scheduler."""
-    if node.unschedulable and not _tolerates(needs.tolerations, UNSCHEDULABLE):
-        return "node(s) were unschedulable"
-    if needs.node and needs.node != node.name:
-        return "node(s) didn't match the requested node name"
-    for taint in taints(node):
-        if taint.effect in {"NoSchedule", "NoExecute"} and not _tolerates(needs.tolerations, taint):
-            return f"node(s) had untolerated taint {{{taint}}}"
-    labels = dict(node.labels)
-    if any(labels.get(key) != value for key, value in needs.selector):
-        return "node(s) didn't match Pod's node affinity/selector"
-    return None
+def place(
+    waiting: Iterable[Want],
+    candidates: Sequence[Candidate],
+    topology: Topology | None = None,
+    *,
+    strategy: str = "binpack",
+    most_pods: int = 1 << 62,
+    most_work: int = 1 << 62,
+) -> Outcome:
+    """Fills the candidates with pods. Stops after `most_pods` placed or `most_work` nodes looked at, not before one
+    pod was tried. Without a topology, `candidates` are all the nodes there are."""
+    outcome = Outcome()
+    wants = list(waiting)
+    if topology is None:
+        aways = {one.needs.rules.away for one in wants}
+        topology = Topology({one.node.name: one.node for one in candidates}, Residents(), aways)
+    planner = _Planner(candidates, topology, strategy)
+    for position, want in enumerate(wants):
+        if planner.placed >= most_pods or planner.work >= most_work:
+            outcome.postponed.extend(one.uid for one in wants[position:])
+            break
+        if not planner.place(want):
+            outcome.unplaced.append(want.uid)
+    return outcome
+
+
+class _Group:
+    """Pods with equal needs, of which equal anti-affinity is true. `tiers`: nodes by falling preference."""
+
+    __slots__ = (
+        "at",
+        "away",
+        "cpus",
+        "disk",
+        "gpus",
+        "mem",
+        "needs",
+        "ports",
+        "relations",
+        "stuck",
+        "tier",
+        "tiers",
+    )
+
+    def __init__(self, needs: Needs, relations: Relations | None, tiers: list[Tier]) -> None:
+        self.needs = needs
+        self.ports = needs.ports
+        amounts = needs.amounts
+        self.cpus, self.mem, self.disk, self.gpus = amounts.cpus, amounts.mem, amounts.disk, amounts.gpus
+        self.relations = relations
+        self.tiers = tiers
+        self.tier = self.at = 0
+        self.stuck = -1
+
+    def fits(self, one: Candidate) -> bool:
+        """Resources, ports and the number of pods."""
+        free, extra = one.free, one.extra(self.needs)
+        return (
+            one.room > 0
+            and free.cpus >= self.cpus + extra.cpus
+            and free.mem >= self.mem + extra.mem
+            and free.disk >= self.disk + extra.disk
+            and free.gpus >= self.gpus + extra.gpus
+            and (not self.ports or has_ports(one.ports, self.ports))
+        )
+
+
+class _Planner:
+    """One frame's placements."""
+
+    def __init__(self, candidates: Sequence[Candidate], topology: Topology, strategy: str) -> None:
+        self.topology = topology
+        self.index = Index(candidates)
+        self.strategy = strategy
+        self.work = 0
+        self.placed = 0
+        self._groups: dict[tuple[Needs, tuple[int, ...]], _Group] = {}
+
+    def place(self, want: Want) -> bool:
+        group = self._group(want)
+        one = self._choose(group)
+        if one is None:
+            return False
+        one.take(want.uid, group.needs)
+        self.placed += 1
+        if not self.topology.idle:
+            self.topology.placed(Kind(want.namespace, want.labels, group.needs.rules.away), one.node.name)
+        return True
+
+    def _group(self, want: Want) -> _Group:
+        guards = self.topology.guards_against(want.namespace, want.labels)
+        key = (want.needs, tuple(map(id, guards)))
+        group = self._groups.get(key)
+        if group is None:
+            needs = want.needs
+            relations = None
+            if guards or needs.rules.about_pods:
+                relations = Relations(needs, guards, self.topology)
+                self.work += len(self.topology.nodes) * len(needs.rules.spreads)
+            tiers, work = self.index.tiers(needs)
+            self.work += work
+            group = self._groups[key] = _Group(needs, relations, tiers)
+        return group
+
+    def _choose(self, group: _Group) -> Candidate | None:
+        relations = group.relations
+        if relations is not None and not relations.plain:
+            version = relations.version()
+            if group.stuck == version:
+                return None
+            found = self._best(group, relations)
+            if found is None:
+                group.stuck = version
+            return found
+        spread = (group.needs.rules.strategy or self.strategy) == "spread"
+        while group.tier < len(group.tiers):
+            tier = group.tiers[group.tier]
+            found = self._freest(group, tier, relations) if spread else self._first(group, tier, relations)
+            if found is not None:
+                return found
+            group.tier, group.at = group.tier + 1, 0
+        return None
+
+    def _allowed(self, relations: Relations | None, one: Candidate) -> bool:
+        return relations is None or relations.reason(one.labels) is None
+
+    def _first(self, group: _Group, tier: Tier, relations: Relations | None) -> Candidate | None:
+        """The first that fits; those before it never will again."""
+        members, at = tier.members, group.at
+        for position in range(at, len(members)):
+            one = members[position]
+            if group.fits(one) and self._allowed(relations, one):
+                self.work += position - at + 1
+                group.at = position
+                return one
+        self.work += len(members) - at
+        return None
+
+    def _freest(self, group: _Group, tier: Tier, relations: Relations | None) -> Candidate | None:
+        """The one with the largest share free."""
+        aside = []
+        found = None
+        for one in tier.freest():
+            self.work += 1
+            if group.fits(one) and self._allowed(relations, one):
+                found = one
+                break
+            aside.append(one)
+        tier.put_back(aside)
+        return found
+
+    def _best(self, group: _Group, relations: Relations) -> Candidate | None:
+        """The best of the first few that would do, tier by tier."""
+        for tier in group.tiers:
+            members = self._near(relations, tier)
+            count, start = len(members), group.at if relations.spreads or relations.soft else 0
+            found: list[Candidate] = []
+            for step in range(count):
+                one = members[(start + step) % count]
+                if group.fits(one) and relations.reason(one.labels) is None:
+                    found.append(one)
+                    if len(found) == SAMPLE:
+                        self.work += step
+                        group.at = (start + step) % count
+                        break
+            else:
+                self.work += count
+            if found:
+                return self._highest(group, relations, found)
+        return None
+
+    def _near(self, relations: Relations, tier: Tier) -> list[Candidate]:
+        """Of a tier, the nodes in a place that required affinity allows, if that says where."""
+        for key, count in relations.near:
+            places = [value for value, pods in count.values.items() if pods]
+            if places:
+                return tier.within(key, places)
+        return tier.members
+
+    def _highest(self, group: _Group, relations: Relations, found: list[Candidate]) -> Candidate:
+        """Scores of 0 to 100 each: rules about pods and spreading count twice, as in kube-scheduler."""
+        wished = _scaled([_wishes(relations, one) for one in found])
+        crowded = _scaled([-_crowd(relations, one) for one in found])
+        spread = (group.needs.rules.strategy or self.strategy) == "spread"
+        scores = []
+        for position, one in enumerate(found):
+            room = one.free_share // 20 if spread else 100 - one.free_share // 20
+            static = static_score(group.needs, one.node, one.labels)
+            scores.append((2 * wished[position] + 2 * crowded[position] + static + room, -position))
+        return found[-max(scores)[1]]
+
+
+def _wishes(relations: Relations, one: Candidate) -> int:
+    labels = one.labels
+    return sum(
+        wish.weight * count.values.get(labels[count.key], 0)
+        for wish, count in relations.wishes
+        if count.key in labels
+    )
+
+
+def _crowd(relations: Relations, one: Candidate) -> int:
+    """Pods that spread constraints would rather have elsewhere; a node outside the topology counts as the fullest."""
+    total = 0
+    for _, count, _ in (*relations.soft, *relations.spreads):
+        value = one.labels.get(count.key)
+        total += max(count.values.values(), default=0) + 1 if value is None else count.values.get(value, 0)
+    return total
+
+
+def _scaled(values: list[int]) -> list[int]:
+    """To 0 to 100; all alike: 0."""
+    low, high = min(values), max(values)
+    return [100 * (one - low) // (high - low) if high > low else 0 for one in values]
+
+
+# ---- why pods wait
 
 
 def dynamic_reasons(needs: Needs, one: Candidate) -> list[str]:
     """What a node lacks now, in kube-scheduler's words."""
-    asked = one.cost(needs)
-    reasons = []
-    if one.room <= 0:
-        reasons.append("Too many pods")
     if needs.ports and not has_ports(one.ports, needs.ports):
-        reasons.append("node(s) didn't have free ports for the requested pod ports")
-    if not one.free.covers(asked):
-        lacking = (("cpu", "cpus"), ("memory", "mem"), ("ephemeral-storage", "disk"))
-        reasons += [
-            f"Insufficient {word}" for word, name in lacking if getattr(one.free, name) < getattr(asked, name)
-        ]
-    return reasons
+        return [NO_PORTS]
+    asked = needs.amounts + one.extra(needs)
+    lacking = (("cpu", "cpus"), ("memory", "mem"), ("ephemeral-storage", "disk"), ("nvidia.com/gpu", "gpus"))
+    reasons = ["Too many pods"] if one.room <= 0 else []
+    return reasons + [
+        f"Insufficient {word}" for word, name in lacking if getattr(one.free, name) < getattr(asked, name)
+    ]
 
 
-def taints(node: Node) -> tuple[Taint, ...]:
-    """The user's taints, and the one of a node that is gone (as the node lifecycle controller sets it)."""
-    if node.ready:
-        return (*node.taints, *node.own)
-    return (*node.taints, *node.own, Taint("node.kubernetes.io/unreachable", "", "NoSchedule"))
-
-
-def _tolerates(tolerations: Iterable[Toleration], taint: Taint) -> bool:
-    return any(tolerates(one, taint) for one in tolerations)
-
-
-def tolerates(one: Toleration, taint: Taint) -> bool:
-    """v1 Toleration.ToleratesTaint (`pkg/apis/core/v1/toleration.go`)."""
-    if one.effect and one.effect != taint.effect:
-        return False
-    if one.key and one.key != taint.key:
-        return False
-    return one.operator == "Exists" or (bool(one.key) and one.value == taint.value)
-
-
-def explain(needs: Needs, candidates: Sequence[Candidate]) -> str:
+def explain(want: Want, candidates: Sequence[Candidate], topology: Topology | None = None) -> str:
     """kube-scheduler's FitError: `0/3 nodes are available: 2 Insufficient cpu, 1 Too many pods.`"""
     if not candidates:
         return "no nodes available to schedule pods"
+    if topology is None:
+        topology = Topology({one.node.name: one.node for one in candidates}, Residents())
+    needs = want.needs
+    relations = Relations(needs, topology.guards_against(want.namespace, want.labels), topology)
     counts: dict[str, int] = {}
     for one in candidates:
-        static = static_reason(needs, one.node)
-        for reason in [static] if static else dynamic_reasons(needs, one):
+        static = static_reason(needs, one.node, one.labels)
+        reasons = [static] if static else dynamic_reasons(needs, one)
+        if not reasons:
+            related = relations.reason(one.labels)
+            reasons = [related] if related else []
+        for reason in reasons:
             counts[reason] = counts.get(reason, 0) + 1
     head = f"0/{len(candidates)} nodes are available"
     if not counts:

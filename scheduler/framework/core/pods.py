@@ -2,16 +2,18 @@
 
 Kubernetes quantities become Mesos units rounded up: cpu to thousandths of a core, bytes to thousandths
 of a MB (2**20 bytes). A container's missing request is its limit; init containers run one after another, so
-they count with their largest (`pkg/api/v1/resource/helpers.go`). A pod that asks for nothing is accounted with
-MINIMUM, because Mesos refuses a task without resources.
+they count with their largest (`pkg/api/v1/resource/helpers.go`). `nvidia.com/gpu` is Mesos' `gpus`, whole ones.
+A pod that asks for nothing is accounted with MINIMUM, because Mesos refuses a task without resources.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final
 
+from scheduler.framework.core.placement_terms import labels_of, rules_of
 from scheduler.framework.core.state import Needs, Node, Pod, Taint, Toleration
 from scheduler.framework.core.status import FINAL_PHASES
 from scheduler.framework.core.vectors import Vector
@@ -24,6 +26,7 @@ MINIMUM: Final = Vector(cpus=10, mem=32_000)
 """0.01 cpus and 32 MB."""
 
 MIB: Final = 1 << 20
+GPU: Final = "nvidia.com/gpu"
 DEFAULT_AWAY_SECONDS: Final = 300.0
 """tolerationSeconds that Kubernetes' DefaultTolerationSeconds admission gives every pod."""
 
@@ -59,12 +62,13 @@ def pod_from_object(obj: Json) -> Pod:
         uid=meta["uid"],
         namespace=meta["namespace"],
         name=meta["name"],
-        needs=replace(_needs(spec), **_wishes(meta.get("annotations") or {})),
+        needs=_same(replace(_needs(meta, spec), **_wishes(meta.get("annotations") or {}))),
         node=spec.get("nodeName") or "",
         restart=spec.get("restartPolicy") or "Always",
         created=meta.get("creationTimestamp") or "",
         deletion=deletion,
         done=(obj.get("status") or {}).get("phase") in FINAL_PHASES,
+        labels=labels_of(meta),
         grace=float(spec.get("terminationGracePeriodSeconds", 30)),
         stateful=stateful,
         keep_oldest=(meta.get("annotations") or {}).get(ON_RETURN) == "keep-oldest",
@@ -81,6 +85,12 @@ def _on_maintenance(meta: Json, spec: Json, stateful: bool) -> str:
     return "stop-first" if asked == "stop-first" or claims or stateful else "start-first"
 
 
+@lru_cache(maxsize=4096)
+def _same(needs: Needs) -> Needs:
+    """One object for all pods of equal needs: a Deployment's replicas are compared by identity then."""
+    return needs
+
+
 def _wishes(notes: Mapping[str, str]) -> dict[str, Any]:
     """What annotations ask for; the API has checked them, and given a pod those of its namespace."""
     return {
@@ -89,7 +99,7 @@ def _wishes(notes: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _needs(spec: Json) -> Needs:
+def _needs(meta: Json, spec: Json) -> Needs:
     containers = spec.get("containers") or []
     running = Vector()
     for one in containers:
@@ -100,13 +110,17 @@ def _needs(spec: Json) -> Needs:
         ports=_host_ports(containers),
         selector=tuple(sorted((spec.get("nodeSelector") or {}).items())),
         tolerations=tuple(_toleration(one) for one in spec.get("tolerations") or []),
+        rules=rules_of(meta, spec),
     )
 
 
 def _largest(many: Iterable[Vector]) -> Vector:
     vectors = list(many)
     return Vector(
-        max(one.cpus for one in vectors), max(one.mem for one in vectors), max(one.disk for one in vectors)
+        max(one.cpus for one in vectors),
+        max(one.mem for one in vectors),
+        max(one.disk for one in vectors),
+        max(one.gpus for one in vectors),
     )
 
 
@@ -117,6 +131,7 @@ def _request(container: Json) -> Vector:
         cpus=cpu_millis(both.get("cpu", 0)),
         mem=megabytes(both.get("memory", 0)),
         disk=megabytes(both.get("ephemeral-storage", 0)),
+        gpus=-(-cpu_millis(both.get(GPU, 0)) // 1000) * 1000,
     )
 
 

@@ -15,6 +15,8 @@ from enum import Enum, auto
 from typing import Final
 
 from scheduler.framework.core.lifecycle import TERMINAL, TaskState
+from scheduler.framework.core.placement_rules import NO_RULES, Labels, Rules
+from scheduler.framework.core.placement_topology import Kind, Residents
 from scheduler.framework.core.vectors import ZERO, Ranges, Vector
 
 EXECUTOR: Final = Vector(cpus=100, mem=64_000)
@@ -32,6 +34,11 @@ class Policy:
     """The Mesos roles of the framework; the first is that of pods which ask for none."""
     max_pods: int = 110
     """Pods on one node, as the kubelet's default."""
+    placement: str = "binpack"
+    """Or spread; what pods get that do not say."""
+    frame_pods: int = 400
+    frame_work: int = 60_000
+    """Pods launched and nodes looked at in one frame; the rest is for the next one, so that none takes long."""
     long_filter: float = 3600.0
     launch_overdue: float = 60.0
     kill_retry: float = 5.0
@@ -79,7 +86,10 @@ class Taint:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What decides where a pod can run; pods with equal needs are interchangeable to placement."""
+    """What decides where a pod can run; pods with equal needs are interchangeable to placement.
+
+    The hash is kept: placement groups tens of thousands of pods by it.
+    """
 
     amounts: Vector = ZERO
     ports: tuple[int, ...] = ()
@@ -87,10 +97,27 @@ class Needs:
     """The one node the user asked for, "" for any."""
     selector: tuple[tuple[str, str], ...] = ()
     tolerations: tuple[Toleration, ...] = ()
+    rules: Rules = NO_RULES
     role: str = ""
     """The Mesos role whose offers it takes, "" for the framework's first."""
     dedicated: bool = False
     """It wants an executor instance of its own."""
+    _hash: int = field(default=0, init=False, repr=False, compare=False)
+
+    def __hash__(self) -> int:
+        if not self._hash:
+            facts = (
+                self.amounts,
+                self.ports,
+                self.node,
+                self.selector,
+                self.tolerations,
+                self.rules,
+                self.role,
+                self.dedicated,
+            )
+            object.__setattr__(self, "_hash", hash(facts))
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +134,7 @@ class Pod:
     deletion: float | None = None
     done: bool = False
     """Its phase is Succeeded or Failed."""
+    labels: Labels = ()
     grace: float = 30.0
     """terminationGracePeriodSeconds."""
     stateful: bool = False
@@ -255,6 +283,7 @@ class Alarm(Enum):
     RECONCILE = auto()
     IMPLICIT = auto()
     REVIVE = auto()
+    TURN = auto()
     EVICT = auto()
     MAINTENANCE = auto()
 
@@ -277,6 +306,12 @@ class Asking:
     revives: int = 0
     revived_at: float = 0.0
     next_revive: float = 0.0
+    turn: frozenset[str] = frozenset()
+    """Waiting pods that the last frame did not get to; their offers are kept for the next one."""
+    short: bool = False
+    """A pod of this turn fitted nowhere."""
+    news: bool = False
+    """Something new came up during the turn."""
 
 
 @dataclass(slots=True)
@@ -329,6 +364,7 @@ class State:
     """The wanted kills that were sent in this run."""
     removed: set[str] = field(default_factory=set)
     """Pods that we removed; what the watch still tells of them is old."""
+    residents: Residents = field(default_factory=Residents)
     timers: list[tuple[float, int, Alarm, str]] = field(default_factory=list)
     counters: Counter[str] = field(default_factory=Counter)
     _sequence: int = 0
@@ -340,6 +376,7 @@ class State:
         return needs.role or self.policy.roles[0]
 
     def put_task(self, task: Task) -> None:
+        self.residents.dirty.add(task.uid)
         if task.id not in self.tasks:
             self.by_pod.setdefault(task.uid, set()).add(task.id)
             self.by_agent.setdefault(task.agent_id, set()).add(task.id)
@@ -352,6 +389,7 @@ class State:
         task = self.tasks.pop(task_id, None)
         if task is None:
             return
+        self.residents.dirty.add(task.uid)
         self.questions.pop(task_id, None)
         self.kills.pop(task_id, None)
         _discard(self.by_pod, task.uid, task_id)
@@ -368,6 +406,14 @@ class State:
 
     def tasks_of(self, uid: str) -> list[Task]:
         return [self.tasks[task_id] for task_id in sorted(self.by_pod.get(uid, ()))]
+
+    def resident(self, uid: str) -> tuple[Kind, tuple[str, ...]] | None:
+        """What rules about pods see of one: its kind, and the nodes its tasks are on."""
+        pod = self.pods.get(uid)
+        nodes = tuple(one.node for one in self.tasks_of(uid) if not one.over)
+        if pod is None or not nodes:
+            return None
+        return Kind(pod.namespace, pod.labels, pod.needs.rules.away, pod.deletion is not None), nodes
 
     def put_node(self, node: Node) -> None:
         self.nodes[node.name] = node

@@ -105,6 +105,8 @@ def _wake(frame: Frame, alarm: Alarm, subject: str) -> None:
             reconcile.ask_all(frame)
         case Alarm.REVIVE:
             offers.revive_again(frame, subject)
+        case Alarm.TURN:
+            pass  # the end of the frame goes on with the pods that the last one did not get to
         case Alarm.EVICT:
             evictions.due(frame, subject)
         case Alarm.MAINTENANCE:

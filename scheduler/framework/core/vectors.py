@@ -1,4 +1,4 @@
-"""Amounts that placement compares: whole thousandths of cpus, MB of memory and disk, and port ranges.
+"""Amounts that placement compares: whole thousandths of cpus, MB of memory and disk and GPUs, and port ranges.
 
 Mesos rounds every scalar to three decimals (`src/common/values.cpp`), so integers of thousandths add and compare
 exactly as the master does. Not here: roles and reservations; the shell turns offers into these amounts.
@@ -15,20 +15,30 @@ Ranges = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """Thousandths: of a cpu, of a MB (2**20 bytes) of memory, of a MB of disk."""
+    """Thousandths: of a cpu, of a MB (2**20 bytes) of memory, of a MB of disk, of a GPU (only whole ones exist)."""
 
     cpus: int = 0
     mem: int = 0
     disk: int = 0
+    gpus: int = 0
 
     def __add__(self, other: Vector) -> Vector:
-        return Vector(self.cpus + other.cpus, self.mem + other.mem, self.disk + other.disk)
+        return Vector(
+            self.cpus + other.cpus, self.mem + other.mem, self.disk + other.disk, self.gpus + other.gpus
+        )
 
     def __sub__(self, other: Vector) -> Vector:
-        return Vector(self.cpus - other.cpus, self.mem - other.mem, self.disk - other.disk)
+        return Vector(
+            self.cpus - other.cpus, self.mem - other.mem, self.disk - other.disk, self.gpus - other.gpus
+        )
 
     def covers(self, other: Vector) -> bool:
-        return self.cpus >= other.cpus and self.mem >= other.mem and self.disk >= other.disk
+        return (
+            self.cpus >= other.cpus
+            and self.mem >= other.mem
+            and self.disk >= other.disk
+            and self.gpus >= other.gpus
+        )
 
 
 ZERO = Vector()
