@@ -70,7 +70,7 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
         asyncio.get_running_loop().add_signal_handler(
             signum, stop, f"{signal.Signals(signum).name} came", False
         )
-    executor = PodExecutor(config.ip, tokens, stop)
+    executor = PodExecutor(config.ip, tokens, stop, config.idle_timeout)
     driver = ExecutorDriver(executor, environ)
     dirs = PodDirs(config.pods_dir)
     dirs.open()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from shared.wire import IDLE_TIMEOUT_VARIABLE
+
 FLAVORS: Final = ("linux", "fly")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -16,7 +18,8 @@ class Settings:
     """state_dir: the image store, and pods when there is no sandbox. local_images: OCI layouts for localhost/NAME:TAG.
 
     sandbox: where the agent wants our files, or None. listen_host, listen_port: of the node server; port 0 takes a
-    free one. ip: what others reach this machine by. flavor: for pods without runtimeClassName.
+    free one. ip: what others reach this machine by. flavor: for pods without runtimeClassName. idle_timeout: seconds
+    without a pod after which the executor leaves, 0 for never.
     """
 
     state_dir: Path
@@ -26,6 +29,7 @@ class Settings:
     listen_port: int
     ip: str
     flavor: str
+    idle_timeout: float
     log_level: str
 
     @property
@@ -58,6 +62,11 @@ def parser() -> argparse.ArgumentParser:
         "--default-flavor", choices=FLAVORS, default="linux",
         help="stage1 flavor of pods without runtimeClassName (default: %(default)s)",
     )  # fmt: skip
+    made.add_argument(
+        "--idle-timeout", type=float, metavar="SECONDS",
+        help=f"leave after so long without a pod, 0: never (the scheduler's --executor-idle-timeout, which comes in "
+        f"{IDLE_TIMEOUT_VARIABLE}, or else 0)",
+    )  # fmt: skip
     made.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="(default: %(default)s)")
     return made
 
@@ -74,8 +83,23 @@ def settings(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         listen_port=port,
         ip=_own_ip(host, environ),
         flavor=args.default_flavor,
+        idle_timeout=_idle_timeout(args.idle_timeout, environ),
         log_level=args.log_level,
     )
+
+
+def _idle_timeout(flag: float | None, environ: Mapping[str, str]) -> float:
+    if flag is not None:
+        name, seconds = "--idle-timeout", flag
+    else:
+        name, text = IDLE_TIMEOUT_VARIABLE, environ.get(IDLE_TIMEOUT_VARIABLE) or "0"
+        try:
+            seconds = float(text)
+        except ValueError:
+            raise ValueError(f"{name} {text!r}: expected seconds") from None
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"{name} {seconds:g}: expected seconds, or 0 for never")
+    return seconds
 
 
 def _host_port(text: str) -> tuple[str, int]:

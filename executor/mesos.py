@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
+from executor.idle import IdleTimer
 from executor.pods.core.effects import Report
 from executor.pods.env import Node
 from executor.pods.pods import Pods
@@ -37,13 +38,17 @@ def lowest_oom_score(proc: Path = Path("/proc/self")) -> int:
 
 
 class PodExecutor(Executor):
-    """Between one driver and the pods. stop: called with a reason (and whether it is an error) when it is all over."""
+    """Between one driver and the pods. stop: called with a reason (and whether it is an error) when it is all over.
+    idle_timeout: seconds without a pod after which that is so, 0 for never."""
 
-    def __init__(self, ip: str, tokens: Tokens, stop: Callable[[str, bool], None]) -> None:
+    def __init__(
+        self, ip: str, tokens: Tokens, stop: Callable[[str, bool], None], idle_timeout: float = 0.0
+    ) -> None:
         self.node = Node(name="", ip=ip, cpus=Fraction(0), memory=0, lowest_oom_score=lowest_oom_score())
         self.server = ""
         self._tokens = tokens
         self._stop = stop
+        self._idle = IdleTimer(idle_timeout, lambda reason: stop(reason, False))
         self._pods: Pods | None = None
         self._driver: ExecutorDriver | None = None
 
@@ -66,6 +71,7 @@ class PodExecutor(Executor):
             memory=int(scalars.get("mem", 0) * 2**20),
             ephemeral_storage=int(scalars.get("disk", 0) * 2**20),
         )
+        self._idle.start()
 
     def reregistered(self, driver: Any, agentInfo: Json) -> None:  # noqa: N803
         log.info("the agent is back; its pods never noticed")
@@ -75,6 +81,7 @@ class PodExecutor(Executor):
 
     def launchTask(self, driver: Any, task: Json) -> None:
         task_id = task["task_id"]["value"]
+        self._idle.came(task_id)
         try:
             launch = Launch.decode(task.get("data", ""))
             self._tokens.add(launch.node_token)
@@ -90,6 +97,7 @@ class PodExecutor(Executor):
     def launchTaskGroup(self, driver: Any, tasks: list[Json]) -> None:
         message = "task groups are not for this executor: a pod is one task"
         for task in tasks:
+            self._idle.came(task["task_id"]["value"])
             status = {"phase": "Failed", "reason": "InvalidPod", "message": message}
             self.report(task["task_id"]["value"], Report("TASK_FAILED", message, status, ()))
 
@@ -128,3 +136,5 @@ class PodExecutor(Executor):
         if report.message:
             update["message"] = " ".join(report.message.split())[:MAX_MESSAGE]
         self._driver.sendStatusUpdate(update)
+        if report.terminal:
+            self._idle.went(task_id)

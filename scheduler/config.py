@@ -10,6 +10,7 @@ import argparse
 import getpass
 import hashlib
 import json
+import math
 import os
 import re
 import shlex
@@ -27,8 +28,13 @@ from scheduler.serving import Certificate
 from shared.mesos.settings import Access, access_from
 from shared.mesos.values import milli
 from shared.security.dcos import DcosLogin
+from shared.wire import IDLE_TIMEOUT_VARIABLE
 
 __all__ = ["ExecutorSettings", "Framework", "Listen", "Settings", "UsageError", "parse"]
+
+
+LEAST_IDLE = 10.0
+"""Half of it must be more than a launch is under way for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +88,13 @@ class ExecutorSettings:
     command: str
     uris: tuple[str, ...]
     overhead: Vector
+    idle_timeout: float
+    """Seconds without a pod after which an instance leaves; 0: never."""
 
     def command_info(self) -> dict[str, Any]:
-        info: dict[str, Any] = {"shell": True, "value": self.command}
+        variables = [{"name": IDLE_TIMEOUT_VARIABLE, "type": "VALUE", "value": f"{self.idle_timeout:g}"}]
+        environment = {"variables": variables}
+        info: dict[str, Any] = {"shell": True, "value": self.command, "environment": environment}
         if self.uris:
             info["uris"] = [{"value": one, "cache": True} for one in self.uris]
         return info
@@ -112,6 +122,7 @@ class Settings:
         return Policy(
             executor_version=self.executor.version(program),
             executor=self.executor.overhead,
+            idle=self.executor.idle_timeout or math.inf,
             max_pods=self.max_pods,
             roles=self.framework.roles,
         )
@@ -169,7 +180,10 @@ def _executor(args: argparse.Namespace) -> ExecutorSettings:
         _amount("--executor-mem", args.executor_mem, 32.0),
     )
     command = args.executor_command or f"{shlex.quote(sys.executable)} -m gantry executor"
-    return ExecutorSettings(command, tuple(args.executor_uri), Vector(cpus, mem))
+    idle = args.executor_idle_timeout
+    if idle != 0 and not LEAST_IDLE <= idle < math.inf:
+        raise UsageError(f"--executor-idle-timeout: must be at least {LEAST_IDLE:g} seconds, or 0 for never")
+    return ExecutorSettings(command, tuple(args.executor_uri), Vector(cpus, mem), idle)
 
 
 def _amount(flag: str, value: float, least: float) -> int:

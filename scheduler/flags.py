@@ -98,6 +98,14 @@ def _executors(group: argparse._ArgumentGroup) -> None:
         metavar="URI",
         help="fetched into the sandbox; repeatable",
     )
+    add(
+        "--executor-idle-timeout",
+        type=float,
+        default=900.0,
+        metavar="SECONDS",
+        help="an executor leaves after so long without a pod, and the logs of its last pods with it; 0: never "
+        "(%(default).0f)",
+    )
     overhead = "overhead of an executor (%(default)s)"
     add("--executor-cpus", type=float, default=0.1, metavar="CPUS", help=overhead)
     add("--executor-mem", type=float, default=64.0, metavar="MB", help=overhead)

@@ -20,6 +20,9 @@ import orjson
 
 VERSION: Final = 1
 
+IDLE_TIMEOUT_VARIABLE: Final = "GANTRY_EXECUTOR_IDLE_TIMEOUT"
+"""In an executor's environment: seconds without a pod after which it leaves, 0 for never."""
+
 EventType = Literal["Normal", "Warning"]
 
 

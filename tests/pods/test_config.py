@@ -1,5 +1,6 @@
 """The executor's flags and environment, and the doors to Mesos and to users, without Mesos."""
 
+import asyncio
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ import pytest
 
 from executor.app import main
 from executor.config import Settings, parser, settings
+from executor.idle import IdleTimer
 from executor.mesos import PodExecutor
 from executor.pods.core.effects import Report
 from executor.server.app import Tokens
-from shared.wire import Launch, PodEvent
+from shared.wire import IDLE_TIMEOUT_VARIABLE, Launch, PodEvent
 from shared.wire import Report as WireReport
 
 
@@ -24,6 +26,37 @@ def test_defaults() -> None:
     assert (made.state_dir, made.local_images, made.flavor) == (Path("/var/lib/gantry"), None, "linux")
     assert (made.listen_host, made.listen_port, made.ip) == ("0.0.0.0", 0, "127.0.0.1")
     assert made.pods_dir == Path("/var/lib/gantry/pods")
+
+
+def test_when_it_leaves() -> None:
+    assert parse().idle_timeout == 0.0
+    assert parse(**{IDLE_TIMEOUT_VARIABLE: "90"}).idle_timeout == 90.0
+    assert parse("--idle-timeout", "5", **{IDLE_TIMEOUT_VARIABLE: "90"}).idle_timeout == 5.0
+    for wrong in ("soon", "-1", "nan", "inf"):
+        with pytest.raises(ValueError, match=f"{IDLE_TIMEOUT_VARIABLE} .*expected seconds"):
+            parse(**{IDLE_TIMEOUT_VARIABLE: wrong})
+
+
+async def test_an_idle_executor_leaves_once() -> None:
+    """The first timer is stopped by a task; the second is started after it, so when that fires the first never will."""
+    left: list[str] = []
+    over = asyncio.Event()
+    first = IdleTimer(0.02, lambda reason: (left.append(reason), over.set()))
+    second = IdleTimer(0.02, lambda reason: over.set())
+    first.start()
+    first.came("a")
+    first.came("b")
+    second.start()
+    async with asyncio.timeout(10):
+        await over.wait()
+    assert left == []
+    first.went("a")
+    first.start()
+    over.clear()
+    first.went("b")
+    async with asyncio.timeout(10):
+        await over.wait()
+    assert left == ["no pod for 0.02 s"]
 
 
 def test_what_the_agent_says() -> None:

@@ -19,11 +19,12 @@ import pytest
 from executor.pods.launcher import Launcher, LaunchError
 from shared.mesos.scheduler_driver import SchedulerDriver
 from shared.mesos.vocabulary import Scheduler
-from shared.wire import Launch, Report
+from shared.wire import IDLE_TIMEOUT_VARIABLE, Launch, Report
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
 SECONDS = 30.0
+ROOT = Path(__file__).resolve().parents[2]
 CGROUPS_ROOT = f"mesos-test-{os.getpid()}"
 FRAMEWORK = {"user": "root", "name": "test", "roles": ["*"], "failover_timeout": 3600.0, "checkpoint": True,
              "capabilities": [{"type": "MULTI_ROLE"}, {"type": "PARTITION_AWARE"}]}  # fmt: skip
@@ -123,7 +124,8 @@ class TestScheduler(Scheduler):  # type: ignore[misc]
         self.news.set()
 
     def executorLost(self, driver: Any, executorId: Any, agentId: Any, status: Any) -> None:
-        self.updates.append({"executor_lost": executorId, "task_id": {"value": ""}, "state": "EXECUTOR_LOST"})
+        ended = {"task_id": {"value": executorId["value"]}, "state": "EXECUTOR_LOST", "status": status}
+        self.updates.append(ended)
         self.news.set()
 
     async def until(self, task_id: str, test: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
@@ -179,7 +181,8 @@ async def mesos(
     cluster: Cluster, local_images: Path, image_state: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[tuple[TestScheduler, SchedulerDriver]]:
     nonce = os.urandom(4).hex()
-    command = f"exec {sys.executable} -m executor --state-dir {image_state} --local-images {local_images}"
+    program = f"exec env PYTHONPATH={ROOT} {sys.executable} -m executor"
+    command = f"{program} --state-dir {image_state} --local-images {local_images}"
     resources = [
         {"name": n, "type": "SCALAR", "scalar": {"value": v}} for n, v in (("cpus", 0.1), ("mem", 64.0))
     ]
@@ -281,6 +284,17 @@ async def test_a_killed_executor_leaves_nothing_running(mesos: Mesos, cluster: C
     for app in apps:
         async with asyncio.timeout(SECONDS):
             await asyncio.to_thread(until_gone, app)
+
+
+async def test_an_executor_without_pods_leaves_when_its_time_has_come(mesos: Mesos) -> None:
+    scheduler, _ = mesos
+    job, executor_id = f"{name()}.1", scheduler.executor["executor_id"]["value"]
+    variable = {"name": IDLE_TIMEOUT_VARIABLE, "type": "VALUE", "value": "0.3"}
+    scheduler.executor["command"]["environment"] = {"variables": [variable]}
+    scheduler.waiting.append(task(job, "sleep 0.6"))
+    lost = await scheduler.until(executor_id, lambda u: u["state"] == "EXECUTOR_LOST")
+    assert lost["status"] == 0, "it left by itself"
+    assert [u["state"] for u in scheduler.updates if u["task_id"]["value"] == job][-1] == "TASK_FINISHED"
 
 
 def pids() -> list[int]:

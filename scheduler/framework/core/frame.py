@@ -18,6 +18,7 @@ from scheduler.framework.core.effects import (
     SavePod,
     SaveTask,
 )
+from scheduler.framework.core.lifecycle import TaskState
 from scheduler.framework.core.placement import Want
 from scheduler.framework.core.state import Alarm, Executor, Pod, State, Task, Waiting
 
@@ -37,6 +38,9 @@ class Frame:
         self.effects.append(effect)
 
     def save_task(self, task: Task, *, binds: bool = False) -> None:
+        before = self.state.tasks.get(task.id)
+        if before is not None and task.over and before.state not in {TaskState.STAGED, task.state}:
+            self.state.empty_since[task.executor_id] = self.now  # of the last one that ended this counts
         self.state.put_task(task)
         self.emit(SaveTask(task, binds))
 
@@ -59,6 +63,7 @@ class Frame:
 
     def save_executor(self, executor: Executor) -> None:
         self.state.put_executor(executor)
+        self.state.empty_since[executor.id] = self.now
         self.emit(SaveExecutor(executor))
 
     def drop_executor(self, executor_id: str) -> None:

@@ -214,7 +214,7 @@ def _make(
 ) -> Candidate:
     state = frame.state
     tasks_here = [state.tasks[one] for one in state.by_agent.get(agent_id, ())]
-    executor = state.executor_on(agent_id, role)
+    executor = state.executor_on(agent_id, role, frame.now)
     runs = executor is not None and (
         executor.id in listed
         or any(one.started_at and not one.over and one.executor_id == executor.id for one in tasks_here)
@@ -236,7 +236,7 @@ def _bind(frame: Frame, one: Candidate, role: str) -> tuple[Launch, ...]:
     launches = []
     for uid in one.uids:
         dedicated = frame.state.pods[uid].needs.dedicated
-        executor = None if dedicated else frame.state.executor_on(one.agent_id, role)
+        executor = None if dedicated else frame.state.executor_on(one.agent_id, role, frame.now)
         if executor is None:
             executor = _instance(frame, one.agent_id, role, uid if dedicated else "")
         launches.append(_launch(frame, uid, one.node.name, executor))

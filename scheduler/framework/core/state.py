@@ -12,6 +12,7 @@ import heapq
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from math import inf
 from typing import Final
 
 from scheduler.framework.core.lifecycle import TERMINAL, TaskState
@@ -32,6 +33,8 @@ class Policy:
     """Overhead of one executor instance."""
     roles: tuple[str, ...] = ("",)
     """The Mesos roles of the framework; the first is that of pods which ask for none."""
+    idle: float = 900.0
+    """Seconds without a pod after which an executor leaves; infinity for never."""
     max_pods: int = 110
     """Pods on one node, as the kubelet's default."""
     placement: str = "binpack"
@@ -357,6 +360,8 @@ class State:
     """Node by agent id and by address; may be out of date, the Node itself decides."""
     executors: dict[str, Executor] = field(default_factory=dict)
     executors_of: dict[str, set[str]] = field(default_factory=dict)
+    empty_since: dict[str, float] = field(default_factory=dict)
+    """By executor id: when its last task was over, or when it was made. Unknown after a restart of ours."""
     questions: dict[str, Question] = field(default_factory=dict)
     evictions: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Pods, by uid, whose nodes have NoExecute taints: since when, how many seconds they tolerate them."""
@@ -430,14 +435,21 @@ class State:
         if executor is None:
             return False
         _discard(self.executors_of, executor.agent_id, executor_id)
+        self.empty_since.pop(executor_id, None)
         return True
 
-    def executor_on(self, agent_id: str, role: str) -> Executor | None:
-        """The shared instance of our version that takes new pods of a role on an agent."""
+    def executor_on(self, agent_id: str, role: str, now: float) -> Executor | None:
+        """The shared instance of our version that takes new pods of a role on an agent: none that may be about to
+        leave. One without tasks is used for half of the time after which it leaves."""
         wanted = (self.policy.executor_version, role, "")
+        tasks = [self.tasks[one] for one in self.by_agent.get(agent_id, ())]
+        busy = {one.executor_id for one in tasks if not one.over}
         for executor_id in sorted(self.executors_of.get(agent_id, ())):
             one = self.executors[executor_id]
-            if (one.version, one.role, one.pod) == wanted:
+            if (one.version, one.role, one.pod) != wanted:
+                continue
+            since = self.empty_since.get(executor_id, -inf)
+            if executor_id in busy or self.policy.idle == inf or now <= since + self.policy.idle / 2:
                 return one
         return None
 
