@@ -13,6 +13,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "image": ("executor.stage0.cli", "fetch, list, build and remove images on this machine"),
     "master": ("local.master", "embedded Mesos master (for one machine, never for production)"),
     "agent": ("local.agent", "embedded Mesos agent (for one machine, never for production)"),
+    "simulate": (
+        "local.simulation",
+        "many agents in one process whose tasks run nowhere, for tests of scale",
+    ),
 }
 
 

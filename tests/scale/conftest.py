@@ -1,0 +1,111 @@
+"""A cluster of real processes whose agents are simulated: master, scheduler, `gantry simulate`."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = float(os.environ.get("GANTRY_TEST_PATIENCE", "60"))
+T = TypeVar("T")
+
+
+class Cluster:
+    """All processes in one directory, on free ports. `record`: what the simulation says really ran."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.record = directory / "record.jsonl"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.master_port, self.api = self._free(), self._free()
+
+    @staticmethod
+    def _free() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    def _spawn(self, name: str, *argv: str) -> None:
+        with (self.directory / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "gantry", name, *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+
+    def start_master(self) -> None:
+        self._spawn("master", "--port", str(self.master_port), "--work_dir", "master")
+
+    def start_scheduler(self) -> None:
+        self._spawn(
+            *("scheduler", "--master", f"127.0.0.1:{self.master_port}", "--store", "sqlite:state.db"),
+            *("--listen", f"127.0.0.1:{self.api}", "--executor-command", "simulated"),
+        )
+
+    def start_agents(self, count: int, *flags: str) -> None:
+        self._spawn(
+            *("simulate", "--master", f"127.0.0.1:{self.master_port}", "--agents", str(count)),
+            *("--record", str(self.record), *flags),
+        )
+
+    def kill(self, name: str) -> None:
+        process = self.processes.pop(name)
+        process.send_signal(signal.SIGKILL)
+        process.wait(PATIENCE)
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.kill()
+        for process in self.processes.values():
+            process.wait(PATIENCE)
+
+    def get(self, path: str, *, port: int | None = None) -> Any:
+        """The JSON of a path of the API, or of the master; None while nobody answers."""
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.api, timeout=20)
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            if answer.status == 200:
+                return json.loads(answer.read())
+        return None
+
+    def rescinded(self) -> int:
+        """How many offers the master has taken back."""
+        metrics = self.get("/metrics/snapshot", port=self.master_port) or {}
+        return int(metrics.get("master/offers_rescinded", 0))
+
+    def until(self, what: str, check: Callable[[], T | None], seconds: float = PATIENCE) -> T:
+        """The first true answer of `check`."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if answer := check():
+                return answer
+            if dead := [name for name, one in self.processes.items() if one.poll() is not None]:
+                what = f"{what}, but {', '.join(dead)} has ended"
+                break
+            time.sleep(0.05)
+        logs = {path.name: path.read_text(errors="replace")[-2000:] for path in self.directory.glob("*.log")}
+        raise AssertionError(f"waited up to {seconds:.0f} s in vain for {what}: {json.dumps(logs, indent=1)}")
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    started = Cluster(tmp_path)
+    started.start_master()
+    try:
+        yield started
+    finally:
+        started.stop()
