@@ -26,7 +26,7 @@ from scheduler.framework.core.vectors import ZERO, Vector
 START = 1_800_000_000.0
 
 
-class Crash(Exception):
+class Crash(RuntimeError):
     """The scheduler dies here."""
 
 

@@ -45,7 +45,8 @@ def ask_due(frame: Frame) -> None:
     state = frame.state
     if not state.connected:
         return
-    due = []
+    due: list[tuple[str, str]] = []
+    delays: set[float] = set()
     for task_id, question in list(state.questions.items()):
         task = state.tasks.get(task_id)
         if task is None or task.over:
@@ -54,8 +55,10 @@ def ask_due(frame: Frame) -> None:
             question.tries += 1
             delay = backoff.grow(state.policy.reconcile_first, question.tries, state.policy.reconcile_max)
             question.next_at = frame.now + delay
-            frame.timer(delay, Alarm.RECONCILE)
+            delays.add(delay)
             due.append((task.id, task.agent_id))
+    for delay in delays:  # a timer for each of 50,000 questions would ask 50,000 times whether one is due
+        frame.timer(delay, Alarm.RECONCILE)
     if due:
         frame.emit(Reconcile(tuple(due)))
 

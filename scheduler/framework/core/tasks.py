@@ -298,8 +298,8 @@ def _settle(frame: Frame, task: Task, event: TaskReported) -> None:
     verdict = judge(task, event, pod.restart)
     if verdict.executor_dead:
         frame.drop_executor(task.executor_id)
-    if verdict.agent_strike:
-        _strike(frame, task)
+    if verdict.agent_strikes:
+        _strike(frame, task, verdict.agent_strikes)
     if verdict.fate in {Fate.SUCCEEDED, Fate.FAILED}:
         _finish(frame, pod, task, event, verdict)
     else:
@@ -342,13 +342,13 @@ def not_before(task: Task) -> float:
     return task.ended_at + backoff.relaunch_delay(task.failures) if task.failures else 0.0
 
 
-def _strike(frame: Frame, task: Task) -> None:
+def _strike(frame: Frame, task: Task, count: int) -> None:
     """The agent is left alone for a while. Tasks launched before its last strike ended by the same incident."""
     state = frame.state
     agent = state.agents.get(task.agent_id)
     if agent is None or task.launched_at < agent.struck_at:
         return
-    strikes = agent.strikes + 1
+    strikes = agent.strikes + count
     delay = backoff.agent_delay(strikes)
     state.agents[agent.id] = replace(
         agent, strikes=strikes, struck_at=frame.now, avoid_until=frame.now + delay

@@ -38,6 +38,11 @@ BLAMELESS_REASONS: Final = frozenset({"INVALID_OFFERS", "RECONCILIATION", "MASTE
 """Nothing was wrong with the agent: it may be used again at once."""
 
 
+SLOW_REASONS: Final = frozenset({"EXECUTOR_REGISTRATION_TIMEOUT"})
+"""It took the agent a minute to find out (it fetches within that time): another one may have what this one lacks."""
+SLOW_STRIKES: Final = 6
+
+
 class Fate(Enum):
     SUCCEEDED = auto()
     FAILED = auto()
@@ -53,7 +58,8 @@ class Verdict:
     reason: str
     """CamelCase, for pod.status.reason and events."""
     message: str
-    agent_strike: bool = False
+    agent_strikes: int = 0
+    """How much it counts against the agent: the more, the longer that is left alone."""
     executor_dead: bool = False
 
 
@@ -71,10 +77,12 @@ def judge(task: Task, report: TaskReported, restart: str) -> Verdict:
     dead = report.reason in EXECUTOR_REASONS
     if report.state is TaskState.ERROR:
         return Verdict(Fate.RETRY, reason, message, executor_dead=dead)
-    strike = report.reason not in BLAMELESS_REASONS
+    strikes = (
+        0 if report.reason in BLAMELESS_REASONS else SLOW_STRIKES if report.reason in SLOW_REASONS else 1
+    )
     ran = task.started_at > 0
     fate = Fate.FAILED if ran and restart == "Never" else Fate.RELAUNCH
-    return Verdict(fate, reason, message, agent_strike=strike, executor_dead=dead)
+    return Verdict(fate, reason, message, agent_strikes=strikes, executor_dead=dead)
 
 
 def camel(report: TaskReported) -> str:
