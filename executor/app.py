@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import uvloop
@@ -71,6 +72,7 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
             signum, stop, f"{signal.Signals(signum).name} came", False
         )
     executor = PodExecutor(config.ip, tokens, stop, config.idle_timeout)
+    executor.sandbox = Path(environ.get("MESOS_SANDBOX", "."))
     driver = ExecutorDriver(executor, environ)
     dirs = PodDirs(config.pods_dir)
     dirs.open()

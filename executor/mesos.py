@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from executor.idle import IdleTimer
+from executor.pods.claims import paths, with_claims
 from executor.pods.core.effects import Report
 from executor.pods.env import Node
 from executor.pods.pods import Pods
@@ -46,6 +47,7 @@ class PodExecutor(Executor):
     ) -> None:
         self.node = Node(name="", ip=ip, cpus=Fraction(0), memory=0, lowest_oom_score=lowest_oom_score())
         self.server = ""
+        self.sandbox = Path()
         self._tokens = tokens
         self._stop = stop
         self._idle = IdleTimer(idle_timeout, lambda reason: stop(reason, False))
@@ -88,7 +90,8 @@ class PodExecutor(Executor):
             self.node = replace(self.node, name=launch.node_name)
             if self._pods is None:
                 raise ValueError("the executor is not ready")
-            self._pods.launch(task_id, launch.pod)
+            volumes = paths(task.get("resources") or (), self.sandbox)
+            self._pods.launch(task_id, with_claims(launch.pod, volumes))
         except (WireError, ValueError) as error:
             log.error("task %s: %s", task_id, error)
             status = {"phase": "Failed", "reason": "InvalidPod", "message": str(error)}
