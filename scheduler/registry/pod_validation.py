@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from scheduler.registry import names
+from scheduler.registry.affinity_validation import validate_affinity, validate_spread
 from scheduler.registry.container_validation import validate_containers, validate_id
 from scheduler.registry.errors import FieldError
 from scheduler.registry.metadata import validate_labels, validate_metadata, validate_metadata_update
 from scheduler.registry.resource import Object
 from scheduler.registry.supported import unsupported
+from shared.models.annotations import PLACEMENT, STRATEGIES
 
 RESTART_POLICIES = ("Always", "Never", "OnFailure")
 _DNS_POLICIES = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
@@ -42,8 +44,15 @@ _AFTER_LAUNCH = "changing it is not supported by Gantry yet once the pod is boun
 def validate_pod(pod: Object) -> list[FieldError]:
     """A new pod."""
     errors = validate_metadata(pod, namespaced=True)
+    errors += _validate_placement(pod)
     errors += validate_pod_spec(pod.get("spec") or {})
     return errors
+
+
+def _validate_placement(pod: Object) -> Iterator[FieldError]:
+    value = (pod["metadata"].get("annotations") or {}).get(PLACEMENT)
+    if value is not None and value not in STRATEGIES:
+        yield FieldError.not_supported(f"metadata.annotations[{PLACEMENT}]", value, STRATEGIES)
 
 
 def validate_pod_spec(spec: Object) -> list[FieldError]:
@@ -56,6 +65,8 @@ def validate_pod_spec(spec: Object) -> list[FieldError]:
         *_validate_names(spec),
         *validate_labels(spec.get("nodeSelector"), "spec.nodeSelector"),
         *_validate_tolerations(spec.get("tolerations")),
+        *validate_affinity(spec.get("affinity")),
+        *validate_spread(spec.get("topologySpreadConstraints")),
     ]
     known = {error.field for error in errors}
     return errors + [error for error in unsupported(spec) if error.field not in known]
@@ -66,6 +77,7 @@ def validate_pod_update(new: Object, old: Object) -> list[FieldError]:
     errors = validate_metadata_update(new, old)
     if new["metadata"] != old["metadata"]:
         errors += validate_metadata(new, namespaced=True)
+        errors += _validate_placement(new)
     spec, before = new.get("spec") or {}, old.get("spec") or {}
     if spec == before:
         return errors

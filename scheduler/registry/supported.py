@@ -17,10 +17,10 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
     name: frozenset(fields.split())
     for name, fields in {
         "PodSpec": """
-            activeDeadlineSeconds automountServiceAccountToken containers dnsPolicy enableServiceLinks hostNetwork
-            hostname initContainers nodeName nodeSelector preemptionPolicy priority restartPolicy runtimeClassName
-            schedulerName securityContext serviceAccount serviceAccountName terminationGracePeriodSeconds
-            tolerations volumes
+            activeDeadlineSeconds affinity automountServiceAccountToken containers dnsPolicy enableServiceLinks
+            hostNetwork hostname initContainers nodeName nodeSelector preemptionPolicy priority restartPolicy
+            runtimeClassName schedulerName securityContext serviceAccount serviceAccountName
+            terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes
         """,
         "Container": """
             args command env image imagePullPolicy name ports resources securityContext terminationMessagePath

@@ -9,3 +9,7 @@ ROLE: Final = "gantry.io/role"
 EXECUTOR: Final = "gantry.io/executor"
 DEDICATED: Final = "dedicated"
 SHARED: Final = "shared"
+
+PLACEMENT: Final = "gantry.io/placement"
+"""Whether a pod's node is filled up before others (binpack), or the emptiest is taken (spread)."""
+STRATEGIES: Final = ("binpack", "spread")

@@ -39,7 +39,6 @@ def test_the_table_names_fields_that_exist():
 
 PROBE = {"exec": {"command": ["true"]}}
 NOT_YET = [
-    ({"affinity": {"nodeAffinity": {}}}, "spec.affinity"),
     ({"dnsConfig": {"nameservers": ["1.1.1.1"]}}, "spec.dnsConfig"),
     ({"ephemeralContainers": [{"name": "e", "image": "x"}]}, "spec.ephemeralContainers"),
     ({"hostAliases": [{"ip": "1.1.1.1"}]}, "spec.hostAliases"),
@@ -56,7 +55,6 @@ NOT_YET = [
     ({"schedulingGates": [{"name": "x"}]}, "spec.schedulingGates"),
     ({"setHostnameAsFQDN": True}, "spec.setHostnameAsFQDN"),
     ({"subdomain": "x"}, "spec.subdomain"),
-    ({"topologySpreadConstraints": [{"maxSkew": 1}]}, "spec.topologySpreadConstraints"),
     ({"securityContext": {"fsGroup": 1}}, "spec.securityContext.fsGroup"),
     ({"securityContext": {"sysctls": [{"name": "a"}]}}, "spec.securityContext.sysctls"),
     (

@@ -18,12 +18,11 @@ from scheduler.framework.core.placement_rules import (
     Rules,
     Spread,
 )
+from shared.models.annotations import PLACEMENT, STRATEGIES
 from shared.models.selectors import LabelRequirement, LabelSelector, Operator
 
 Json = Mapping[str, Any]
 
-PLACEMENT_ANNOTATION: Final = "gantry.io/placement"
-STRATEGIES: Final = ("binpack", "spread")
 _REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
 _PREFERRED: Final = "preferredDuringSchedulingIgnoredDuringExecution"
 
@@ -32,7 +31,7 @@ def rules_of(meta: Json, spec: Json) -> Rules:
     """`meta` and `spec` of a validated v1 Pod."""
     affinity = spec.get("affinity") or {}
     constraints = spec.get("topologySpreadConstraints") or ()
-    strategy = (meta.get("annotations") or {}).get(PLACEMENT_ANNOTATION, "")
+    strategy = (meta.get("annotations") or {}).get(PLACEMENT, "")
     strategy = strategy if strategy in STRATEGIES else ""
     if not affinity and not constraints:
         return Rules(strategy=strategy) if strategy else NO_RULES
