@@ -10,6 +10,7 @@ import base64
 import binascii
 import hmac
 import ipaddress
+from functools import lru_cache
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -65,6 +66,7 @@ def refuse_web_pages(request: web.Request) -> None:
         )
 
 
+@lru_cache(maxsize=128)
 def is_loopback(host: str) -> bool:
     """Whether `host[:port]` names this machine only: 127.0.0.0/8, ::1, localhost and names below it."""
     name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]

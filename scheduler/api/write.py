@@ -56,7 +56,7 @@ async def create(request: web.Request, resource: Resource) -> web.StreamResponse
 async def create_object(
     api: Api, resource: Resource, obj: Object, namespace: str, dry_run: bool = False
 ) -> Entry:
-    """Stores a decoded object. Raises the ApiErrors of a create."""
+    """Stores a decoded object, which belongs to it from now on. Raises the ApiErrors of a create."""
     meta = obj.setdefault("metadata", {})
     _check_namespace(meta, namespace)
     if meta.pop("resourceVersion", None):
@@ -67,8 +67,9 @@ async def create_object(
     for attempt in range(ATTEMPTS):
         if generate:
             meta["name"] = str(generate)[:LONGEST_PREFIX] + api.suffix()
+        new = orjson.loads(orjson.dumps(obj)) if generate else obj  # there may be a second attempt
         try:
-            return await _create_named(api, resource, obj, namespace, dry_run)
+            return await _create_named(api, resource, new, namespace, dry_run)
         except AlreadyExists:
             if not generate or attempt == ATTEMPTS - 1:
                 raise
@@ -76,8 +77,9 @@ async def create_object(
 
 
 async def _create_named(api: Api, resource: Resource, obj: Object, namespace: str, dry_run: bool) -> Entry:
+    """`obj` is changed."""
     now = api.clock()
-    new = resource.prepare_create(orjson.loads(orjson.dumps(obj)), now)
+    new = resource.prepare_create(obj, now)
     new["metadata"] |= {"uid": api.new_uid(), "creationTimestamp": rfc3339(now)}
     problems = resource.validate_create(new)
     if problems:

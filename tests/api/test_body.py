@@ -1,9 +1,12 @@
 """Bodies: YAML as Kubernetes reads it, places of errors, limits, the protobuf envelope."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scheduler.api.body import parse_json, parse_yaml
 from scheduler.api.protobuf import parse_protobuf
+from scheduler.registry.decode import duplicate_fields
 from scheduler.registry.errors import BadRequest
 
 
@@ -142,3 +145,20 @@ def test_protobuf_eviction():
 def test_protobuf_that_is_not(body, message):
     with pytest.raises(BadRequest, match=message):
         parse_protobuf(body)
+
+
+JSON_TEXTS = st.recursive(
+    st.sampled_from(['"a"', '"\\""', '"\\u0022"', "1", "null", '"ä"', '""']),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(lambda many: "[" + ", ".join(many) + "]"),
+        st.lists(st.tuples(st.sampled_from(['"a"', '"b"', '"\\u0061"', '""']), inner), max_size=4).map(
+            lambda many: "{" + ", ".join(f"{key}: {value}" for key, value in many) + "}"
+        ),
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON_TEXTS)
+def test_keys_that_stand_twice_are_found_however_they_are_looked_for(text: str) -> None:
+    assert parse_json(text.encode())[1] == duplicate_fields(text)
