@@ -37,6 +37,8 @@ class TaskState(Enum):
     LOST = auto()
     GONE = auto()
 
+    __hash__ = object.__hash__  # Enum's own is Python code, and states are looked up in sets all the time
+
 
 class Action(Enum):
     """What a move asks for, in the order in which it is done."""

@@ -186,10 +186,8 @@ def _topology(state: State, wants: Iterable[Want]) -> Topology:
 def _forget_executors(frame: Frame, agent_id: str, listed: set[str]) -> None:
     """An instance that the master does not list and that has no task left is dead."""
     state = frame.state
-    busy = {
-        state.tasks[one].executor_id for one in state.by_agent.get(agent_id, ()) if not state.tasks[one].over
-    }
-    for executor_id in sorted(state.executors_of.get(agent_id, set()) - listed - busy):
+    busy = state.hosted.get(agent_id, {})
+    for executor_id in sorted(state.executors_of.get(agent_id, set()) - listed - busy.keys()):
         frame.drop_executor(executor_id)
 
 
@@ -213,12 +211,8 @@ def _make(
     offers: Sequence[Offer] = (),
 ) -> Candidate:
     state = frame.state
-    tasks_here = [state.tasks[one] for one in state.by_agent.get(agent_id, ())]
     executor = state.executor_on(agent_id, role, frame.now)
-    runs = executor is not None and (
-        executor.id in listed
-        or any(one.started_at and not one.over and one.executor_id == executor.id for one in tasks_here)
-    )
+    runs = executor is not None and (executor.id in listed or _has_started(state, executor))
     return Candidate(
         agent_id,
         node,
@@ -226,9 +220,15 @@ def _make(
         left.ports,
         overhead=ZERO if runs else state.policy.executor,
         instance=state.policy.executor,
-        room=state.policy.max_pods - sum(not one.over for one in tasks_here),
+        room=state.policy.max_pods - sum(state.hosted.get(agent_id, {}).values()),
         last_resort=any(one.unavailable_at is not None for one in offers),
     )
+
+
+def _has_started(state: State, executor: Executor) -> bool:
+    """Whether a task that runs tells that it does, too."""
+    here = (state.tasks[one] for one in state.by_agent.get(executor.agent_id, ()))
+    return any(one.started_at and not one.over and one.executor_id == executor.id for one in here)
 
 
 def _bind(frame: Frame, one: Candidate, role: str) -> tuple[Launch, ...]:

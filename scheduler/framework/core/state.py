@@ -349,6 +349,8 @@ class State:
     current: dict[str, str] = field(default_factory=dict)
     by_pod: dict[str, set[str]] = field(default_factory=dict)
     by_agent: dict[str, set[str]] = field(default_factory=dict)
+    hosted: dict[str, dict[str, int]] = field(default_factory=dict)
+    """How many tasks that are not over each executor has, by agent; none has 0."""
     attempts: dict[str, int] = field(default_factory=dict)
     pending: dict[str, Waiting] = field(default_factory=dict)
     offers: dict[str, Offer] = field(default_factory=dict)
@@ -382,19 +384,34 @@ class State:
 
     def put_task(self, task: Task) -> None:
         self.residents.dirty.add(task.uid)
-        if task.id not in self.tasks:
+        before = self.tasks.get(task.id)
+        if before is not None:
+            self._count(before, -1)
+        else:
             self.by_pod.setdefault(task.uid, set()).add(task.id)
             self.by_agent.setdefault(task.agent_id, set()).add(task.id)
             if task.attempt > self.attempts.get(task.uid, 0):
                 self.attempts[task.uid] = task.attempt
                 self.current[task.uid] = task.id
+        self._count(task, 1)
         self.tasks[task.id] = task
+
+    def _count(self, task: Task, change: int) -> None:
+        if task.over:
+            return
+        counts = self.hosted.setdefault(task.agent_id, {})
+        counts[task.executor_id] = counts.get(task.executor_id, 0) + change
+        if not counts[task.executor_id]:
+            del counts[task.executor_id]
+            if not counts:
+                del self.hosted[task.agent_id]
 
     def drop_task(self, task_id: str) -> None:
         task = self.tasks.pop(task_id, None)
         if task is None:
             return
         self.residents.dirty.add(task.uid)
+        self._count(task, -1)
         self.questions.pop(task_id, None)
         self.kills.pop(task_id, None)
         _discard(self.by_pod, task.uid, task_id)
@@ -442,8 +459,7 @@ class State:
         """The shared instance of our version that takes new pods of a role on an agent: none that may be about to
         leave. One without tasks is used for half of the time after which it leaves."""
         wanted = (self.policy.executor_version, role, "")
-        tasks = [self.tasks[one] for one in self.by_agent.get(agent_id, ())]
-        busy = {one.executor_id for one in tasks if not one.over}
+        busy = self.hosted.get(agent_id, {})
         for executor_id in sorted(self.executors_of.get(agent_id, ())):
             one = self.executors[executor_id]
             if (one.version, one.role, one.pod) != wanted:
