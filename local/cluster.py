@@ -15,8 +15,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from local import rootfs
 from local.settings import Settings, free_port, write_kubeconfig
@@ -28,6 +29,7 @@ KILLED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}  # somebody ended it
 START_SECONDS = 60.0
 STOP_SECONDS = 5.0
 LOOPBACK = "127.0.0.1"
+ISOLATION = "cgroups/cpu,cgroups/mem,cgroups/pids,cgroups/devices,cgroups/blkio"
 
 
 class ClusterError(Exception):
@@ -82,46 +84,40 @@ def executor_command(settings: Settings) -> str:
     return " ".join(f"'{word}'" for word in gantry("executor", *map(str, options)))
 
 
+def flags(values: dict[str, object]) -> list[str]:
+    """`{"port": 1}` as `--port 1`; what is empty is left out."""
+    return [word for name, value in values.items() if value != "" for word in (f"--{name}", str(value))]
+
+
 def components(settings: Settings) -> list[Component]:
     """Master, agents, scheduler, in the order in which they start. Ports are picked now and kept over restarts."""
-    data = settings.data_dir
-    master = f"{LOOPBACK}:{free_port(LOOPBACK)}"
-    ip, port = master.split(":")
-    wanted = {"master": gantry("master", "--ip", ip, "--port", port, "--work_dir", str(data / "master"))}
-    for number in range(1, settings.agents + 1):
-        name = f"agent-{number}"
-        isolation = "cgroups/cpu,cgroups/mem,cgroups/pids,cgroups/devices,cgroups/blkio"
-        wanted[name] = gantry(
-            *(
-                "agent",
-                "--master",
-                master,
-                "--ip",
-                LOOPBACK,
-                "--port",
-                str(free_port(LOOPBACK)),
-                "--hostname",
-                name,
-            ),
-            *(
-                "--work_dir",
-                str(data / name),
-                "--resources",
-                settings.agent_resources,
-                "--isolation",
-                isolation,
-            ),
-            *("--cgroups_root", settings.cgroups_prefix + name),
-            *(["--attributes", settings.agent_attributes] if settings.agent_attributes else []),
-        )
-    host, api_port = settings.listen
-    wanted["scheduler"] = gantry(
-        *("scheduler", "--master", master, "--store", f"sqlite:{data / 'scheduler.db'}"),
-        *("--listen", f"[{host}]:{api_port}" if ":" in host else f"{host}:{api_port}"),
-        *("--token-file", str(settings.token_file), "--cert-dir", str(settings.certificates)),
-        *("--executor-command", executor_command(settings)),
-        *("--log-level", settings.log_level),
-    )
+    data, (host, port) = settings.data_dir, settings.listen
+    ip, master_port = settings.master.split(":")
+    master = {"ip": ip, "port": master_port, "work_dir": data / "master"}
+    wanted = {"master": gantry("master", *flags(master))}
+    for name in (f"agent-{number}" for number in range(1, settings.agents + 1)):
+        agent = {
+            "master": settings.master,
+            "ip": LOOPBACK,
+            "port": free_port(LOOPBACK),
+            "hostname": name,
+            "work_dir": data / name,
+            "resources": settings.agent_resources,
+            "attributes": settings.agent_attributes,
+            "isolation": ISOLATION,
+            "cgroups_root": settings.cgroups_prefix + name,
+        }
+        wanted[name] = gantry("agent", *flags(agent))
+    scheduler = {
+        "master": settings.master,
+        "store": f"sqlite:{data / 'scheduler.db'}",
+        "listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        "token-file": settings.token_file,
+        "cert-dir": settings.certificates,
+        "executor-command": executor_command(settings),
+        "log-level": settings.log_level,
+    }
+    wanted["scheduler"] = gantry("scheduler", *flags(scheduler))
     return [Component(name, argv, settings.logs / f"{name}.log") for name, argv in wanted.items()]
 
 
@@ -148,6 +144,11 @@ def build_demo_image(settings: Settings) -> None:
         raise ClusterError(str(error)) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _is_ready(node: dict[str, Any]) -> bool:
+    conditions = node.get("status", {}).get("conditions", [])
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
 @dataclass
@@ -220,29 +221,28 @@ class Cluster:
 
     def _missing(self) -> str:
         """What the cluster still lacks to be ready, in words; empty when nothing."""
-        if self._get("/readyz") is None:
+        metrics = json.loads(self._get(self._master(), "/metrics/snapshot") or "{}")
+        registered = int(metrics.get("master/slaves_active", 0))
+        if registered < self.settings.agents:
+            return f"{self.settings.agents - registered} of {self.settings.agents} agents"
+        if not self.settings.authority.exists() or self._get(self._api(), "/readyz") is None:
             return "the scheduler's API"
-        nodes = json.loads(self._get("/api/v1/nodes") or "{}").get("items", [])
-        ready = [
-            node
-            for node in nodes
-            if any(
-                c["type"] == "Ready" and c["status"] == "True"
-                for c in node.get("status", {}).get("conditions", [])
-            )
-        ]
-        lacking = self.settings.agents - len(ready)
-        return f"{lacking} of {self.settings.agents} agents" if lacking > 0 else ""
+        nodes = json.loads(self._get(self._api(), "/api/v1/nodes") or "{}").get("items", [])
+        lacking = self.settings.agents - sum(map(_is_ready, nodes))
+        return f"{lacking} of {self.settings.agents} nodes" if lacking > 0 else ""
 
-    def _get(self, path: str) -> bytes | None:
-        host, port = self.settings.listen
-        if not self.settings.authority.exists():
-            return None
+    def _master(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self.settings.master, timeout=2)
+
+    def _api(self) -> http.client.HTTPSConnection:
         trust = ssl.create_default_context(cafile=self.settings.authority)
-        connection = http.client.HTTPSConnection(host, port, timeout=2, context=trust)
+        return http.client.HTTPSConnection(*self.settings.listen, timeout=2, context=trust)
+
+    def _get(self, connection: http.client.HTTPConnection, path: str) -> bytes | None:
         token = self.settings.token_file.read_text().strip()
+        secure = isinstance(connection, http.client.HTTPSConnection)
         try:
-            connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+            connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if secure else {})
             answer = connection.getresponse()
             body = answer.read()
         except OSError:
@@ -273,6 +273,7 @@ def run(settings: Settings, ready: Callable[[], None]) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     settings.logs.mkdir(exist_ok=True)
     build_demo_image(settings)
+    settings = replace(settings, master=f"{LOOPBACK}:{free_port(LOOPBACK)}")
     cluster = Cluster(settings, components(settings))
     try:
         cluster.start()

@@ -20,7 +20,10 @@ def free_port(host: str) -> int:
 
 @dataclass(frozen=True)
 class Settings:
-    """One cluster on this machine. `listen` is (host, port) of the scheduler's API, its port never 0."""
+    """One cluster on this machine.
+
+    `listen`: (host, port) of the scheduler's API, its port never 0. `master`: host:port, picked at each start.
+    """
 
     data_dir: Path
     listen: tuple[str, int]
@@ -28,6 +31,7 @@ class Settings:
     agent_resources: str = DEFAULT_RESOURCES
     agent_attributes: str = ""
     log_level: str = "info"
+    master: str = ""
 
     @property
     def cgroups_prefix(self) -> str:
