@@ -9,6 +9,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("local.up", "run a whole cluster on this machine until Ctrl-C"),
     "demo": ("local.demo", "start a cluster, run examples/hello.yaml in it, show it, clean up"),
     "scheduler": ("scheduler.app", "the Mesos framework scheduler and its Kubernetes API"),
+    "uninstall": ("scheduler.uninstall", "end the framework, kill its pods, remove its state (asks first)"),
     "executor": ("executor.app", "the Mesos executor (started by a Mesos agent)"),
     "image": ("executor.stage0.cli", "fetch, list, build and remove images on this machine"),
     "master": ("local.master", "embedded Mesos master (for one machine, never for production)"),

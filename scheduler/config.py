@@ -30,7 +30,18 @@ from shared.mesos.values import milli
 from shared.security.dcos import DcosLogin
 from shared.wire import IDLE_TIMEOUT_VARIABLE
 
-__all__ = ["ExecutorSettings", "Framework", "Listen", "Settings", "UsageError", "parse"]
+__all__ = [
+    "ExecutorSettings",
+    "Framework",
+    "Listen",
+    "Settings",
+    "UsageError",
+    "access_of",
+    "master_of",
+    "parse",
+    "principal_of",
+    "roles_of",
+]
 
 
 LEAST_IDLE = 10.0
@@ -137,19 +148,19 @@ def parse(argv: list[str], environ: Mapping[str, str] = os.environ) -> Settings:
         raise UsageError("--failover-timeout: must be above 0, or a lost connection ends all pods")
     if args.max_pods_per_node < 1:
         raise UsageError("--max-pods-per-node: must be at least 1")
-    access = _access(args, environ)
+    access = access_of(args, environ)
     return Settings(
-        master=_master(args.master),
+        master=master_of(args.master),
         store=args.store,
         listen=_listen(args.listen),
         token=_secret_of("--token-file", args.token_file),
         certificate=Certificate(args.tls_cert_file, args.tls_private_key_file, args.cert_dir),
         framework=Framework(
             name=args.framework_name,
-            roles=_roles(args.role, args.roles),
+            roles=roles_of(args.role, args.roles),
             user=args.user or getpass.getuser(),
             failover_timeout=args.failover_timeout,
-            principal=_principal(args, access),
+            principal=principal_of(args, access),
             hostname=args.hostname or socket.gethostname(),
             webui_url=args.advertise_url,
         ),
@@ -160,14 +171,15 @@ def parse(argv: list[str], environ: Mapping[str, str] = os.environ) -> Settings:
     )
 
 
-def _access(args: argparse.Namespace, environ: Mapping[str, str]) -> Access:
+def access_of(args: argparse.Namespace, environ: Mapping[str, str]) -> Access:
+    """Raises UsageError."""
     try:
         return access_from(args, environ)
     except ValueError as error:
         raise UsageError(str(error)) from None
 
 
-def _principal(args: argparse.Namespace, access: Access) -> str:
+def principal_of(args: argparse.Namespace, access: Access) -> str:
     """Of FrameworkInfo: who we authenticate as. A bearer token does not tell whose it is."""
     if isinstance(access.credentials, DcosLogin):
         return access.credentials.account.uid
@@ -197,7 +209,8 @@ def _amount(flag: str, value: float, least: float) -> int:
     return amount
 
 
-def _master(text: str) -> str:
+def master_of(text: str) -> str:
+    """As it is. Raises UsageError."""
     if not text.startswith("zk://"):
         for one in text.split(","):
             host, _, port = one.rpartition(":")
@@ -206,8 +219,8 @@ def _master(text: str) -> str:
     return text
 
 
-def _roles(first: str, more: str) -> tuple[str, ...]:
-    """Without repetitions, in order."""
+def roles_of(first: str, more: str) -> tuple[str, ...]:
+    """Without repetitions, in order. Raises UsageError."""
     found = [_role("--role", first)]
     found += [_role("--roles", one.strip()) for one in more.split(",") if one.strip()]
     return tuple(dict.fromkeys(found))

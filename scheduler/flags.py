@@ -30,20 +30,44 @@ def parser() -> argparse.ArgumentParser:
     """Raises UsageError where argparse would print and exit."""
     wide = argparse.RawDescriptionHelpFormatter
     made = _Parser(prog="gantry scheduler", description=ABOUT, formatter_class=wide, epilog=EPILOG)
+    _places(made)
+    made.add_argument(
+        "--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(%(default)s)"
+    )
+    _api(made.add_argument_group("the API"))
+    framework = made.add_argument_group("the framework")
+    _identity(framework)
+    _framework(framework)
+    _executors(made.add_argument_group("executors"))
+    add_flags(made)
+    return made
+
+
+def uninstall_parser(about: str, epilog: str) -> argparse.ArgumentParser:
+    """Of `gantry uninstall`: what it has in common with the scheduler, and `--yes`."""
+    wide = argparse.RawDescriptionHelpFormatter
+    made = _Parser(prog="gantry uninstall", description=about, formatter_class=wide, epilog=epilog)
+    _places(made)
+    made.add_argument("--yes", action="store_true", help="do not ask")
+    made.add_argument(
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="to reach the master and to see the framework end (%(default).0f)",
+    )
+    _identity(made.add_argument_group("the framework, as the scheduler was told"))
+    add_flags(made)
+    return made
+
+
+def _places(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--master",
         required=True,
         help="HOST:PORT, HOST1:PORT,HOST2:PORT or zk://HOSTS/PATH of the Mesos masters",
     )
     made.add_argument("--store", required=True, metavar="URL", help="where the state is kept: sqlite:PATH")
-    made.add_argument(
-        "--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(%(default)s)"
-    )
-    _api(made.add_argument_group("the API"))
-    _framework(made.add_argument_group("the framework"))
-    _executors(made.add_argument_group("executors"))
-    add_flags(made)
-    return made
 
 
 def _api(group: argparse._ArgumentGroup) -> None:
@@ -71,13 +95,17 @@ def _api(group: argparse._ArgumentGroup) -> None:
     add("--advertise-url", default="", metavar="URL", help="of this API, as Mesos shows it (webui_url)")
 
 
-def _framework(group: argparse._ArgumentGroup) -> None:
+def _identity(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--framework-name", default="gantry", metavar="NAME", help="(%(default)s)")
     add("--role", default="gantry", help="Mesos role of pods that ask for none (%(default)s)")
     more = "further Mesos roles that pods and namespaces may ask for, by the annotation gantry.io/role"
     add("--roles", default="", metavar="ROLE,…", help=more)
     add("--user", default="", help="user of the executors on the agents (the user of this process)")
+
+
+def _framework(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     stay = "seconds that pods run on without any scheduler before Mesos ends them (%(default).0f)"
     add("--failover-timeout", type=float, default=604800.0, metavar="SECONDS", help=stay)
     add("--max-pods-per-node", type=int, default=110, metavar="N", help="(%(default)s)")

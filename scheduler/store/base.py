@@ -129,6 +129,14 @@ class Store(Protocol):
         """Finishes the commits in flight, ends all watches."""
         ...
 
+    def exists(self) -> bool:
+        """Whether there is anything to open; without, `open` begins a new store."""
+        ...
+
+    async def destroy(self) -> None:
+        """Closes an open store and removes all that it kept. Only uninstalling does that."""
+        ...
+
     def get(self, key: Key) -> Entry | None:
         """The committed object."""
         ...

@@ -95,6 +95,15 @@ class SqliteStore:
         if self._file.logged > CHECKPOINT_IDLE:
             self._idle = loop.call_later(IDLE, self._thread.submit, self._file.checkpoint)
 
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    async def destroy(self) -> None:
+        """The log file goes first: a database without its log is an old state, a log without its database is none."""
+        await self.close()
+        for path in (Path(f"{self.path}-wal"), Path(f"{self.path}-shm"), self.path):
+            path.unlink(missing_ok=True)
+
     async def close(self) -> None:
         if self._pipeline is None or self._file is None:
             return

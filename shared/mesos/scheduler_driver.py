@@ -232,6 +232,11 @@ class SchedulerDriver(Life, MesosSchedulerDriver):
         self._check("MESSAGE")
         super().sendFrameworkMessage(_id(executor_id), _id(agent_id), data)
 
+    def tearDown(self) -> None:
+        """TEARDOWN: the framework ends and all its tasks with it, and the master closes the connection. Nothing
+        in this driver calls it, `stop` least of all."""
+        self._call("TEARDOWN")
+
     def requestResources(self, requests: Sequence[Json]) -> None:
         """REQUEST."""
         self._check("REQUEST")

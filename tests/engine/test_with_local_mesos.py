@@ -74,16 +74,17 @@ class Local:
             *("--hostname", name, "--work_dir", name, "--resources", resources, "--launcher", "posix"),
         )
 
-    def spawn_scheduler(self) -> subprocess.Popen[bytes]:
+    def spawn_scheduler(self, *flags: str) -> subprocess.Popen[bytes]:
         script = ROOT / "tests/engine/scripted_executor.py"
         words = ["env", f"PYTHONPATH={ROOT}", sys.executable, str(script), str(self.executors)]
         return self.spawn(
             *("scheduler", "scheduler", "--master", f"127.0.0.1:{self.mesos}", "--store", "sqlite:state.db"),
             *("--listen", f"127.0.0.1:{self.api}", "--executor-command", shlex.join(words)),
+            *flags,
         )
 
-    def start_scheduler(self) -> None:
-        self.spawn_scheduler()
+    def start_scheduler(self, *flags: str) -> None:
+        self.spawn_scheduler(*flags)
         until("the API", lambda: self.get("/readyz") == "ok")
 
     def start(self, *agents: str) -> None:
@@ -423,3 +424,98 @@ def test_an_agent_may_restart_and_no_pod_notices(local: Local) -> None:
     assert before.items() <= local.running().items()
     local.call("DELETE", f"{PODS}/a")
     until("the deletion", lambda: set(local.phases()) == {"b"})
+
+
+# ---- beside other frameworks
+
+
+def offered(local: Local) -> dict[str, dict[str, float]]:
+    """What each framework holds offers of now, by its name, as the master has it."""
+    url = f"http://127.0.0.1:{local.mesos}/master/state"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        frameworks = json.loads(answer.read())["frameworks"]
+    return {one["name"]: one["offered_resources"] for one in frameworks}
+
+
+def holds_nothing(local: Local) -> bool:
+    return offered(local)["gantry"].get("cpus", 0) == 0
+
+
+def test_another_framework_gets_all_it_wants_while_our_pods_wait(local: Local) -> None:
+    """80 % of the cluster, in at most two rounds of offers, although a pod of ours waits for what no agent has."""
+    local.start("agent-1", "agent-2")
+    until("the idle framework to hold no offer", lambda: holds_nothing(local))
+    resources = {"requests": {"cpu": "100"}}
+    huge = [{"name": "main", "image": "localhost/x", "resources": resources}]
+    local.create("huge", containers=huge)
+    until("the pod to be unschedulable", lambda: "Insufficient cpu" in local.get(f"{PODS}/huge"))
+    until("the waiting framework to hold no offer", lambda: holds_nothing(local))
+    with (
+        (local.directory / "greedy.jsonl").open("wb") as said,
+        (local.directory / "greedy.log").open("wb") as log,
+    ):
+        command = [sys.executable, str(ROOT / "tests/engine/greedy.py"), "scheduler"]
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        local.processes["greedy"] = subprocess.Popen(
+            [*command, f"127.0.0.1:{local.mesos}", "12.8"], stdin=subprocess.DEVNULL, stdout=said, stderr=log,
+            env=environ,
+        )  # fmt: skip
+
+    def lines() -> list[dict[str, Any]]:
+        text = (local.directory / "greedy.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+    running = {"event": "update", "state": "TASK_RUNNING"}
+    until("its 16 tasks to run", lambda: lines().count(running) == 16)
+    rounds = [one for one in lines() if one["event"] == "offers"]
+    assert 0 in [one["left"] for one in rounds[:2]], rounds
+    local.create("small")
+    until("ours to run in what is left", lambda: local.phases() == {"huge": "Pending", "small": "Running"})
+
+
+def test_an_upgrade_restarts_no_pod(local: Local) -> None:
+    """Other executor flags are another version, as another Gantry would be: new pods start on a new instance."""
+    local.start("agent-1")
+    local.create("a", "b")
+    local.all_running(2)
+    before, pids = local.running(), set(local.executor_pids())
+    assert local.kill("scheduler", signal.SIGTERM) == 0
+    local.start_scheduler("--executor-mem", "48")
+    local.create("c")
+    local.all_running(3)
+    assert before.items() <= local.running().items()
+    assert len(set(local.executor_pids()) - pids) == 1
+    local.call("DELETE", f"{PODS}/a")
+    until("the old instance to be told", lambda: len(local.items()) == 2)
+    local.assert_each_runs_once()
+
+
+def test_uninstalling_ends_all_pods(local: Local) -> None:
+    local.start("agent-1")
+    local.create("a")
+    local.all_running(1)
+    command = [sys.executable, "-m", "gantry", "uninstall", "--master", f"127.0.0.1:{local.mesos}"]
+    command += ["--store", "sqlite:state.db", "--yes"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def uninstall() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            cwd=local.directory,
+            env=environ,
+            check=False,
+        )
+
+    refused = uninstall()
+    assert (refused.returncode, "in use by another scheduler" in refused.stderr) == (4, True)
+    assert local.running()
+    local.kill("scheduler", signal.SIGTERM)
+    done = uninstall()
+    assert done.returncode == 0, done.stderr
+    until("the executor to end", lambda: not local.running())
+    assert not list(local.directory.glob("state.db*"))
+    local.start_scheduler()
+    assert local.items() == []

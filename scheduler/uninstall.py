@@ -1,0 +1,174 @@
+"""`gantry uninstall`: ends the framework at Mesos, all its pods with it, and removes the state. After asking.
+
+Nothing else ever tears the framework down. The store is locked meanwhile, so no scheduler can run on it; it is removed
+only when the master has ended the framework. Not here yet: giving cluster volumes back, which would stand between the
+subscription and its end; while there are any, nothing is uninstalled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import getpass
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from scheduler.config import Framework, UsageError, access_of, master_of, principal_of, roles_of
+from scheduler.flags import uninstall_parser
+from scheduler.framework import records
+from scheduler.framework.core.lifecycle import TERMINAL, TaskState
+from scheduler.store import Store, StoreError, open_store
+from shared.mesos.scheduler_driver import NotConnected, Scheduler, SchedulerDriver
+from shared.mesos.settings import Access
+
+ABOUT = "End the framework at Mesos, kill all its pods, and remove its state. There is no way back."
+
+EPILOG = """\
+exit codes: 0 done; 1 not confirmed, or there are volumes; 2 bad flags or files; 4 the store cannot be used, for one
+because a scheduler runs on it; 5 Mesos cannot be reached or refuses. But for 0, what is in the store is still there."""
+
+OK, NO, USAGE, STORE, MESOS = 0, 1, 2, 4, 5
+"""Exit codes; 2, 4 and 5 mean what they mean for the scheduler."""
+
+REMOVED = "has been removed"
+"""In the ERROR for a SUBSCRIBE with the id of a framework that has ended (`Master::_subscribe`)."""
+
+FAILOVER_SECONDS = 604800.0
+"""Of a subscription that is interrupted before the framework ended: everything goes on as before."""
+
+
+class MesosError(Exception):
+    """One line: why the framework was not ended."""
+
+
+class Declined(Exception):
+    """One line: why nothing was done."""
+
+
+def main(argv: list[str], ask: Callable[[str], str] = input) -> int:
+    """Returns the exit code (see EPILOG)."""
+    logging.basicConfig(stream=sys.stderr, level="WARNING", format="%(levelname)s %(name)s: %(message)s")
+    try:
+        args = uninstall_parser(ABOUT, EPILOG).parse_args(argv)
+        asyncio.run(_uninstall(args, access_of(args, os.environ), ask))
+    except UsageError as error:
+        return _fail(USAGE, error)
+    except Declined as error:
+        return _fail(NO, error)
+    except StoreError as error:
+        return _fail(STORE, error)
+    except MesosError as error:
+        return _fail(MESOS, error)
+    _say(f"{args.framework_name} is uninstalled")
+    return OK
+
+
+def _fail(code: int, error: Exception) -> int:
+    print(f"gantry: error: {error}", file=sys.stderr)  # noqa: T201 - the one line for the user
+    return code
+
+
+def _say(line: str) -> None:
+    print(line)  # noqa: T201 - this is a conversation
+
+
+async def _uninstall(args: argparse.Namespace, access: Access, ask: Callable[[str], str]) -> None:
+    master = master_of(args.master)
+    framework = Framework(
+        name=args.framework_name,
+        roles=roles_of(args.role, args.roles),
+        user=args.user or getpass.getuser(),
+        failover_timeout=FAILOVER_SECONDS,
+        principal=principal_of(args, access),
+        hostname=socket.gethostname(),
+        webui_url="",
+    )
+    store = open_store(args.store)
+    if not store.exists():
+        raise StoreError(f"store {args.store}: there is none; is it the path that the scheduler was given?")
+    await store.open()
+    try:
+        record = store.get(records.FRAMEWORK)
+        framework_id = record.obj.get("frameworkId", "") if record else ""
+        _check_volumes(store)
+        if not args.yes:
+            _confirm(args, store, framework_id, ask)
+        if framework_id:
+            await _end(framework.info(framework_id), master, access, args.timeout)
+        await store.destroy()
+    finally:
+        await store.close()
+
+
+def _check_volumes(store: Store) -> None:
+    volumes, _ = store.list("persistentvolumes")
+    if volumes:
+        raise Declined(
+            f"there are {len(volumes)} cluster volumes, {volumes[0].key.name} for one, that nobody could give back "
+            "afterwards: delete their claims first, and wait until the volumes are gone"
+        )
+
+
+def _confirm(args: argparse.Namespace, store: Store, framework_id: str, ask: Callable[[str], str]) -> None:
+    name = args.framework_name
+    tasks = [TaskState[one.obj["state"]] for one in store.list(records.TASKS)[0]]
+    running = sum(state not in TERMINAL for state in tasks)
+    _say(f"This ends framework {name} ({framework_id or 'never registered'}) at {args.master}:")
+    _say(f"{running} running pods are killed, {len(store.list('pods')[0])} pods and all else in")
+    _say(f"{args.store} is removed. There is no way back.")
+    try:
+        answer = ask(f"Type the framework's name ({name}) to go on: ").strip()
+    except EOFError:
+        raise Declined("nobody answered, so nothing was done; --yes does not ask") from None
+    if answer != name:
+        raise Declined(f"the answer was not {name}, so nothing was done")
+
+
+class _Last(Scheduler):
+    """Ends the framework each time that it is there; done when the master says that it is no more. (A connection that
+    closes after TEARDOWN proves nothing, so the driver subscribes again, and the refusal is the proof.)"""
+
+    def __init__(self) -> None:
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def reregistered(self, driver: SchedulerDriver, master_info: dict[str, Any]) -> None:
+        with contextlib.suppress(NotConnected):  # the next connection will do
+            driver.tearDown()
+
+    def error(self, driver: SchedulerDriver, message: str) -> None:
+        if self.done.done():
+            return
+        if REMOVED in message:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(MesosError(f"Mesos refused: {message}; the state is kept"))
+
+
+async def _end(info: dict[str, Any], master: str, access: Access, timeout: float) -> None:
+    """Takes the framework over and ends it."""
+    last = _Last()
+    try:
+        driver = SchedulerDriver(
+            last,
+            info,
+            master,
+            suppressed_roles=info["roles"],
+            credentials=access.credentials,
+            tls=access.tls,
+        )
+    except ValueError as error:
+        raise UsageError(f"--master {master}: {error}") from error
+    await driver.start()
+    try:
+        async with asyncio.timeout(timeout):
+            await last.done
+    except TimeoutError:
+        trouble = driver.trouble or "the framework does not end"
+        raise MesosError(f"gave up after {timeout:g} s: {trouble}; the state is kept") from None
+    finally:
+        await driver.stop()
