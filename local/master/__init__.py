@@ -4,6 +4,7 @@ For laptops and tests, never for production: no ZooKeeper, no authentication, no
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -66,6 +67,7 @@ def main(argv: list[str]) -> int:
     )
     try:
         registry = Registry.open(flags.work_dir)
+        gc.set_threshold(50_000, 10, 20)  # the state is no garbage, and large
         uvloop.run(_until_signalled(flags, registry))
     except (RegistryError, OSError) as error:
         sys.stderr.write(f"gantry: error: master: {error}\n")

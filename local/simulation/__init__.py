@@ -6,6 +6,7 @@ They speak to the embedded master over its own link for agents and answer as age
 
 import argparse
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -117,6 +118,7 @@ def main(argv: list[str]) -> int:
         level=args.log_level.upper(), format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
     )
     try:
+        gc.set_threshold(50_000, 10, 20)  # the state is no garbage, and large
         with Record(args.record) as record:
             uvloop.run(_simulate(args, record))
     except OSError as error:
