@@ -27,6 +27,7 @@ from scheduler.api.server import ConfigError, start_server
 from scheduler.config import Settings, UsageError, parse
 from scheduler.framework import feed
 from scheduler.framework.engine import Engine, Halted, Versions, load
+from scheduler.framework.identity import IdentityChanged, hold
 from scheduler.framework.mesos import ExecutorTemplate, Mesos
 from scheduler.framework.nodes import NodeProxy, watch_agents
 from scheduler.framework.publishing import Publisher
@@ -83,13 +84,18 @@ async def _run(settings: Settings) -> int:
         return _fail(LISTEN, str(error))
     except StoreError as error:
         return _fail(STORE, str(error))
+    except IdentityChanged as error:
+        return _fail(MESOS, str(error))
     except Halted as error:
         return _fail(MESOS, f"Mesos ended the framework: {error}; its state is kept")
     return OK
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
-    """Everything, until `stop` is set. Raises UsageError, ServingError, ConfigError, StoreError or Halted."""
+    """Everything, until `stop` is set.
+
+    Raises UsageError, ServingError, ConfigError, StoreError, IdentityChanged or Halted.
+    """
     async with AsyncExitStack() as stack:
         store = open_store(settings.store)
         await store.open()
@@ -130,6 +136,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
 async def _engine(settings: Settings, store: Store) -> tuple[Engine, Mesos, Publisher, Versions]:
     policy = settings.policy(__version__)
+    await hold(store, settings.framework.info(""))
     state, versions, secret, infos = await load(store, policy)
     template = ExecutorTemplate(settings.executor.command_info())
     mesos = Mesos(template, policy.executor, lambda event: engine.put(event))

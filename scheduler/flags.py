@@ -14,7 +14,7 @@ ABOUT = "The Mesos framework scheduler and its Kubernetes API."
 
 EPILOG = """\
 exit codes: 0 stopped by SIGTERM or SIGINT; 1 a bug; 2 bad flags or files; 3 cannot listen; 4 the store cannot be used;
-5 Mesos refused, removed or took over the framework. Stopping never ends the pods."""
+5 Mesos refused, removed or took over the framework, or it would be another one. Stopping never ends the pods."""
 
 
 class UsageError(Exception):

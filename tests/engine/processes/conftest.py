@@ -1,0 +1,208 @@
+"""A master, agents and a scheduler as real processes, with a scripted executor: the whole protocol, no container."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+PATIENCE = float(os.environ.get("GANTRY_TEST_PATIENCE", "60"))
+PODS = "/api/v1/namespaces/default/pods"
+T = TypeVar("T")
+
+
+def until(what: str, check: Callable[[], T | None]) -> T:
+    """The first true answer of `check`."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if answer := check():
+            return answer
+        time.sleep(0.02)
+    raise AssertionError(f"waited {PATIENCE:.0f} s in vain for {what}")
+
+
+class Local:
+    """A master, agents and a scheduler in a directory of their own."""
+
+    until = staticmethod(until)
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.executors = directory / "executors"
+        self.executors.mkdir()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        with socket.socket() as one, socket.socket() as two:
+            one.bind(("127.0.0.1", 0))
+            two.bind(("127.0.0.1", 0))
+            self.api, self.mesos = one.getsockname()[1], two.getsockname()[1]
+
+    def spawn(self, name: str, *argv: str) -> subprocess.Popen[bytes]:
+        with (self.directory / f"{name}.log").open("ab") as log:
+            command = [sys.executable, "-m", "gantry", *argv]
+            environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, env=environ
+            )
+        self.processes[name] = process
+        return process
+
+    def start_master(self, *flags: str) -> None:
+        base = ("--ip", "127.0.0.1", "--port", str(self.mesos), "--work_dir", "master")
+        self.spawn("master", "master", *base, *flags)
+
+    def start_agent(self, name: str, *flags: str) -> None:
+        resources = "cpus:8;mem:8192;disk:20000;ports:[31000-32000]"
+        self.spawn(
+            *(name, "agent", "--master", f"127.0.0.1:{self.mesos}", "--ip", "127.0.0.1", "--port", "0"),
+            *("--hostname", name, "--work_dir", name, "--resources", resources, "--launcher", "posix"),
+            *flags,
+        )
+
+    def spawn_scheduler(self, *flags: str, name: str = "scheduler") -> subprocess.Popen[bytes]:
+        """The last of equal flags counts."""
+        script = ROOT / "tests/engine/scripted_executor.py"
+        words = ["env", f"PYTHONPATH={ROOT}", sys.executable, str(script), str(self.executors)]
+        return self.spawn(
+            *(name, "scheduler", "--master", f"127.0.0.1:{self.mesos}", "--store", "sqlite:state.db"),
+            *("--listen", f"127.0.0.1:{self.api}", "--executor-command", shlex.join(words)),
+            *flags,
+        )
+
+    def start_scheduler(self, *flags: str) -> None:
+        self.spawn_scheduler(*flags)
+        until("the API", lambda: self.get("/readyz") == "ok")
+
+    def start(self, *agents: str) -> None:
+        self.start_master()
+        for name in agents:
+            self.start_agent(name)
+        self.start_scheduler()
+        until("the nodes", lambda: len(self.items("/api/v1/nodes")) == len(agents))
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
+        process = self.processes.pop(name)
+        process.send_signal(number)
+        return process.wait(PATIENCE)
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.kill()
+        for process in self.processes.values():
+            process.wait()
+        for pid in self.executor_pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    # ---- the API
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.api}{path}", data, method=method)
+        request.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.loads(answer.read())
+
+    def get(self, path: str) -> str:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.api}{path}", timeout=10) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            return ""
+
+    def items(self, path: str = PODS) -> list[dict[str, Any]]:
+        return list(json.loads(self.get(path) or "{}").get("items") or [])
+
+    def create(self, *names: str, **spec: Any) -> None:
+        for name in names:
+            containers = [{"name": "main", "image": "localhost/x"}]
+            body = {"metadata": {"name": name}, "spec": {"containers": containers, **spec}}
+            self.call("POST", PODS, {"apiVersion": "v1", "kind": "Pod", **body})
+
+    def phases(self) -> dict[str, str]:
+        return {one["metadata"]["name"]: one["status"]["phase"] for one in self.items()}
+
+    def all_running(self, count: int) -> None:
+        until(f"{count} running pods", lambda: list(self.phases().values()) == ["Running"] * count)
+
+    def unready(self) -> str:
+        """What /readyz complains of."""
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{self.api}/readyz", timeout=10).close()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.read().decode()
+        except OSError:
+            pass
+        return ""
+
+    def last_line(self, name: str = "scheduler") -> str:
+        return (self.directory / f"{name}.log").read_text().strip().splitlines()[-1]
+
+    # ---- Mesos' operators
+
+    def post(self, path: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> Any:
+        plain = {"Content-Type": "application/json", "Accept": "application/json"}
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.mesos}{path}", data, {**plain, **(headers or {})}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.loads(answer.read() or b"{}")
+
+    def operate(self, kind: str, **body: Any) -> Any:
+        return self.post("/api/v1", {"type": kind, kind.lower(): body})
+
+    # ---- what the executors saw
+
+    def executor_pids(self) -> list[int]:
+        return [int(path.suffix[1:]) for path in self.executors.glob("executor.*")]
+
+    def running(self) -> dict[str, list[str]]:
+        """Task ids that run, by pod uid. Fails when a pod ever had two at once."""
+        now: dict[str, dict[str, int]] = {}
+        log = self.executors / "log"
+        for line in log.read_text().splitlines() if log.exists() else []:
+            word, task_id, pid = line.split()
+            tasks = now.setdefault(task_id.partition(".")[0], {})
+            if word == "started":
+                others = [other for other, where in tasks.items() if _alive(where)]
+                assert not others, f"{task_id} was started while {others} ran"
+                tasks[task_id] = int(pid)
+            else:
+                tasks.pop(task_id, None)
+        alive = {uid: sorted(t for t, pid in tasks.items() if _alive(pid)) for uid, tasks in now.items()}
+        return {uid: tasks for uid, tasks in alive.items() if tasks}
+
+    def assert_each_runs_once(self) -> None:
+        running = self.running()
+        assert set(running) == {one["metadata"]["uid"] for one in self.items()}
+        assert all(len(tasks) == 1 for tasks in running.values()), running
+
+
+def _alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Local]:
+    made = Local(tmp_path)
+    try:
+        yield made
+    except BaseException:
+        made.stop()
+        raise
+    made.stop()
