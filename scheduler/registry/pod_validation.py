@@ -16,7 +16,7 @@ from scheduler.registry.errors import FieldError
 from scheduler.registry.metadata import validate_labels, validate_metadata, validate_metadata_update
 from scheduler.registry.resource import Object
 from scheduler.registry.supported import unsupported
-from shared.models.annotations import PLACEMENT, STRATEGIES
+from shared.models.annotations import CHOICES
 
 RESTART_POLICIES = ("Always", "Never", "OnFailure")
 _DNS_POLICIES = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
@@ -44,15 +44,16 @@ _AFTER_LAUNCH = "changing it is not supported by Gantry yet once the pod is boun
 def validate_pod(pod: Object) -> list[FieldError]:
     """A new pod."""
     errors = validate_metadata(pod, namespaced=True)
-    errors += _validate_placement(pod)
+    errors += _validate_annotations(pod)
     errors += validate_pod_spec(pod.get("spec") or {})
     return errors
 
 
-def _validate_placement(pod: Object) -> Iterator[FieldError]:
-    value = (pod["metadata"].get("annotations") or {}).get(PLACEMENT)
-    if value is not None and value not in STRATEGIES:
-        yield FieldError.not_supported(f"metadata.annotations[{PLACEMENT}]", value, STRATEGIES)
+def _validate_annotations(pod: Object) -> Iterator[FieldError]:
+    notes = pod["metadata"].get("annotations") or {}
+    for name, words in CHOICES.items():
+        if name in notes and notes[name] not in words:
+            yield FieldError.not_supported(f"metadata.annotations[{name}]", notes[name], words)
 
 
 def validate_pod_spec(spec: Object) -> list[FieldError]:
@@ -77,7 +78,7 @@ def validate_pod_update(new: Object, old: Object) -> list[FieldError]:
     errors = validate_metadata_update(new, old)
     if new["metadata"] != old["metadata"]:
         errors += validate_metadata(new, namespaced=True)
-        errors += _validate_placement(new)
+        errors += _validate_annotations(new)
     spec, before = new.get("spec") or {}, old.get("spec") or {}
     if spec == before:
         return errors

@@ -13,3 +13,21 @@ SHARED: Final = "shared"
 PLACEMENT: Final = "gantry.io/placement"
 """Whether a pod's node is filled up before others (binpack), or the emptiest is taken (spread)."""
 STRATEGIES: Final = ("binpack", "spread")
+
+ON_RETURN: Final = "gantry.io/on-return"
+KEEP_NEWEST: Final = "keep-newest"
+KEEP_OLDEST: Final = "keep-oldest"
+"""Which of two stays when a task comes back that was replaced; the newest if nothing is said."""
+
+ON_MAINTENANCE: Final = "gantry.io/on-maintenance"
+START_FIRST: Final = "start-first"
+STOP_FIRST: Final = "stop-first"
+STAY: Final = "stay"
+"""What becomes of a pod before its node goes into maintenance."""
+
+CHOICES: Final = {
+    PLACEMENT: STRATEGIES,
+    ON_RETURN: (KEEP_NEWEST, KEEP_OLDEST),
+    ON_MAINTENANCE: (START_FIRST, STOP_FIRST, STAY),
+}
+"""Annotations of pods that take one of a few words."""

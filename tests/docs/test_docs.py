@@ -45,3 +45,18 @@ def test_the_options_of_gantry_up_are_documented():
         option for action in parser()._actions for option in action.option_strings if option.startswith("--")
     }
     assert {option for option in options - {"--help", "--log-level"} if option not in text} == set()
+
+
+def test_every_trap_has_its_tests():
+    """`docs/mesos-traps.md` names no test that is not there, and every named trap is one of its numbers."""
+    text = (ROOT / "docs" / "mesos-traps.md").read_text()
+    sources = {path: path.read_text() for path in ROOT.glob("tests/**/test_*.py")}
+    there = {name for source in sources.values() for name in re.findall(r"def (test_\w+)\(", source)}
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert named <= there, named - there
+    ours = [source for path, source in sources.items() if path.name.startswith("test_traps")]
+    traps = {name for source in ours for name in re.findall(r"def (test_\w+)\(", source)}
+    assert traps <= named, traps - named
+    assert set(re.findall(r"^\*\*(\d+)\.", text, re.MULTILINE)) == {str(number) for number in range(1, 26)}
+    for path in re.findall(r"\((tests/\S+\.py)\)", text):
+        assert (ROOT / path).exists(), path

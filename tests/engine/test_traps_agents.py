@@ -19,7 +19,7 @@ from scheduler.framework.core import events as ev
 from scheduler.framework.core.pods import pod_from_object
 from scheduler.framework.core.state import Offer, Policy
 from scheduler.framework.core.vectors import ZERO, Vector
-from scheduler.framework.mesos import ExecutorTemplate
+from scheduler.framework.mesos import ExecutorTemplate, Mesos, Payload
 from scheduler.framework.pools import Pool
 from shared.mesos.resources import Resources
 
@@ -335,3 +335,43 @@ def test_more_gpu_agents_are_hidden_from_who_does_not_know_gpus() -> None:
     assert allocator.allocate(0.0) == []
     allocator.add_framework("F1", ["r"], [], frozenset({"MULTI_ROLE", "GPU_RESOURCES"}))
     assert allocator.allocate(0.0)
+
+
+class Recorder:
+    """A driver that keeps the calls."""
+
+    def __init__(self) -> None:
+        self.accepted: list[Any] = []
+
+    def acceptOffers(self, offer_ids: Any, operations: Any, filters: Any) -> None:
+        self.accepted += operations
+
+
+def test_more_no_launch_asks_for_feedback(desk: Desk, offer: MakeOffer) -> None:
+    """An operation id on a LAUNCH is an error for all its tasks, and feedback has crashed masters."""
+    events: list[Any] = []
+    mesos = Mesos(ExecutorTemplate({"value": "x"}), Vector(cpus=100, mem=64_000), events.append)
+    driver = Recorder()
+    mesos.driver = driver  # type: ignore[assignment]
+    allocated = {"type": "SCALAR", "allocation_info": {"role": "gantry"}}
+    resources = [
+        {"name": "cpus", "scalar": {"value": 4.0}, **allocated},
+        {"name": "mem", "scalar": {"value": 8192.0}, **allocated},
+    ]
+    raw = {"id": {"value": "O1"}, "agent_id": {"value": "A1"}, "hostname": "h", "resources": resources}
+    mesos.resourceOffers(driver, [{**raw, "allocation_info": {"role": "gantry"}}])  # type: ignore[arg-type]
+    desk.subscribe()
+    desk.create("a")
+    desk.watch()
+    effects = desk.offer(offer("O1"))
+    mesos.prepare(effects)
+    (accept,) = only(effects, fx.Accept)
+    mesos.perform(accept, {"a.1": Payload(desk.pods["a"], "token")})
+    assert [set(one) for one in driver.accepted] == [{"type", "launch"}]
+
+
+def test_more_messages_change_nothing() -> None:
+    events: list[Any] = []
+    mesos = Mesos(ExecutorTemplate({"value": "x"}), Vector(), events.append)
+    mesos.frameworkMessage(None, {"value": "e"}, {"value": "A1"}, "hello")  # type: ignore[arg-type]
+    assert events == []

@@ -154,3 +154,17 @@ def test_rules_of_a_pod_do_not_change(create, update, manifest):
 def test_the_placement_annotation_has_two_values(create, manifest, value, count):
     _, errors = create(manifest(metadata={"annotations": {"gantry.io/placement": value}}))
     assert len(errors) == count
+
+
+@pytest.mark.parametrize("value", ["keep-newest", "keep-oldest", "", "newest"])
+def test_which_task_stays_is_one_of_two_words(create, manifest, value):
+    _, errors = create(manifest(metadata={"annotations": {"gantry.io/on-return": value}}))
+    known = value.startswith("keep-")
+    said = f'metadata.annotations[gantry.io/on-return]: Unsupported value: "{value}"'
+    assert [str(one).partition(": supported")[0] for one in errors] == ([] if known else [said])
+
+
+@pytest.mark.parametrize(("value", "count"), [("start-first", 0), ("stop-first", 0), ("stay", 0), ("go", 1)])
+def test_what_maintenance_does_is_one_of_three_words(create, manifest, value, count):
+    _, errors = create(manifest(metadata={"annotations": {"gantry.io/on-maintenance": value}}))
+    assert len(errors) == count

@@ -23,6 +23,7 @@ from scheduler.framework.core.lifecycle import LIVE
 from scheduler.framework.core.placement import tolerates
 from scheduler.framework.core.pods import DRAINING_TAINT, MAINTENANCE_TAINT
 from scheduler.framework.core.state import Alarm, Node, Offer, Pod, Taint, Task
+from shared.models.annotations import START_FIRST, STAY
 
 SOON = Taint(MAINTENANCE_TAINT, "", "NoSchedule")
 LATER = Taint(MAINTENANCE_TAINT, "", "PreferNoSchedule")
@@ -119,7 +120,7 @@ def _move(frame: Frame, task: Task, start: float) -> None:
     if pod is None or task.kill is not None or task.state not in LIVE or _why_stays(task, pod):
         return
     when = f"node {task.node} goes into maintenance at {_time(start)}"
-    if pod.on_maintenance == "start-first":
+    if pod.on_maintenance == START_FIRST:
         if not task.moving:
             frame.save_task(replace(task, moving=True))
             frame.publish(pod, "Normal", "MaintenanceMove", f"{when}: starting the pod elsewhere first")
@@ -151,7 +152,7 @@ def _why_stays(task: Task, pod: Pod) -> str:
         return "it asks for this node"
     if any(tolerates(one, SOON) for one in pod.needs.tolerations):
         return "it tolerates maintenance"
-    if pod.on_maintenance == "stay":
+    if pod.on_maintenance == STAY:
         return "it asks to stay, or is a job that must run to its end"
     return ""
 

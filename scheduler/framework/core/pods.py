@@ -17,7 +17,17 @@ from scheduler.framework.core.placement_terms import labels_of, rules_of
 from scheduler.framework.core.state import Needs, Node, Pod, Taint, Toleration
 from scheduler.framework.core.status import FINAL_PHASES
 from scheduler.framework.core.vectors import Vector
-from shared.models.annotations import DEDICATED, EXECUTOR, ROLE
+from shared.models.annotations import (
+    DEDICATED,
+    EXECUTOR,
+    KEEP_OLDEST,
+    ON_MAINTENANCE,
+    ON_RETURN,
+    ROLE,
+    START_FIRST,
+    STAY,
+    STOP_FIRST,
+)
 from shared.models.quantities import cpu_millis, quantity_bytes
 
 Json = Mapping[str, Any]
@@ -34,10 +44,6 @@ ADDRESS_ANNOTATION: Final = "gantry.io/agent-address"
 AGENT_ANNOTATION: Final = "gantry.io/agent-id"
 MAINTENANCE_ANNOTATION: Final = "gantry.io/maintenance"
 """On nodes: seconds since the epoch, `start/end`."""
-ON_RETURN: Final = "gantry.io/on-return"
-"""On pods: keep-newest (default) or keep-oldest, when a task that was replaced comes back."""
-ON_MAINTENANCE: Final = "gantry.io/on-maintenance"
-"""On pods: start-first (default), stop-first or stay."""
 DRAINING_TAINT: Final = "gantry.io/draining"
 MAINTENANCE_TAINT: Final = "gantry.io/maintenance"
 OUR_TAINTS: Final = frozenset(
@@ -71,7 +77,7 @@ def pod_from_object(obj: Json) -> Pod:
         labels=labels_of(meta),
         grace=float(spec.get("terminationGracePeriodSeconds", 30)),
         stateful=stateful,
-        keep_oldest=(meta.get("annotations") or {}).get(ON_RETURN) == "keep-oldest",
+        keep_oldest=(meta.get("annotations") or {}).get(ON_RETURN) == KEEP_OLDEST,
         on_maintenance=_on_maintenance(meta, spec, stateful),
     )
 
@@ -79,10 +85,10 @@ def pod_from_object(obj: Json) -> Pod:
 def _on_maintenance(meta: Json, spec: Json, stateful: bool) -> str:
     """What becomes of a pod whose node goes into maintenance; two copies only where nothing speaks against it."""
     asked = (meta.get("annotations") or {}).get(ON_MAINTENANCE)
-    if asked == "stay" or (spec.get("restartPolicy") or "Always") != "Always":
-        return "stay"
+    if asked == STAY or (spec.get("restartPolicy") or "Always") != "Always":
+        return STAY
     claims = any("persistentVolumeClaim" in one for one in spec.get("volumes") or [])
-    return "stop-first" if asked == "stop-first" or claims or stateful else "start-first"
+    return STOP_FIRST if asked == STOP_FIRST or claims or stateful else START_FIRST
 
 
 @lru_cache(maxsize=4096)
