@@ -46,7 +46,8 @@ def changed(frame: Frame, pod: Pod) -> None:
     old = state.pods.get(pod.uid)
     if old is not None:
         deletion = old.deletion if pod.deletion is None else pod.deletion
-        pod = replace(pod, done=pod.done or old.done, deletion=deletion)
+        if (old.done and not pod.done) or deletion != pod.deletion:
+            pod = replace(pod, done=pod.done or old.done, deletion=deletion)
     state.pods[pod.uid] = pod
     state.residents.dirty.add(pod.uid)
     if pod.deletion is not None:

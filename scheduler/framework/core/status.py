@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from scheduler.framework.core.effects import (
@@ -33,7 +34,13 @@ FINAL_PHASES = frozenset({"Succeeded", "Failed"})
 
 def rfc3339(now: float) -> str:
     """Kubernetes' Time: UTC, whole seconds."""
-    return datetime.fromtimestamp(int(now), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _rfc3339(int(now))
+
+
+@lru_cache(maxsize=64)
+def _rfc3339(seconds: int) -> str:
+    """A frame writes the same time into all its pods."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def can_bind(pod: Mapping[str, Any] | None, uid: str) -> bool:
