@@ -8,7 +8,7 @@ revives it, and offers come within milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from scheduler.framework.core import desired, maintenance, nodes, placement, tasks
@@ -24,8 +24,8 @@ from scheduler.framework.core.effects import (
 )
 from scheduler.framework.core.frame import Frame
 from scheduler.framework.core.lifecycle import LIVE
-from scheduler.framework.core.placement import Candidate, Topology, Want
-from scheduler.framework.core.state import Alarm, Executor, Left, Node, Offer, State, Task
+from scheduler.framework.core.placement import Candidate, Planner, Topology, Want
+from scheduler.framework.core.state import Alarm, Asking, Executor, Left, Node, Offer, State, Task
 from scheduler.framework.core.vectors import ZERO, join
 
 
@@ -45,7 +45,7 @@ def match(frame: Frame) -> None:
         _answer(frame)
         if state.offers:  # kept for a turn that goes on
             return
-    wanted = {state.role_of(state.pods[uid].needs) for uid in _due(frame)}
+    wanted = _waiting_roles(frame)
     revived, suppressed = [], []
     for role, asking in state.asking.items():
         if role not in wanted:
@@ -61,12 +61,26 @@ def match(frame: Frame) -> None:
         _revive(frame, revived)
 
 
-def _due(frame: Frame) -> Iterator[str]:
+def _waiting_roles(frame: Frame) -> set[str]:
+    """Roles that some pod waits for; most pods are not even looked at."""
+    state = frame.state
+    found: set[str] = set()
+    for uid in _due(frame):
+        found.add(state.role_of(state.pods[uid].needs))
+        if len(found) >= len(state.asking):
+            break
+    return found
+
+
+def _due(frame: Frame, uids: Iterable[str] | None = None) -> Iterator[str]:
     """Pods that may be launched now: not those whose former task runs, or may run for all we have heard."""
     state = frame.state
     claimed: set[str] = set()
-    for uid, entry in state.pending.items():
-        if entry.not_before <= frame.now and not any(_holds(state, one) for one in state.by_pod.get(uid, ())):
+    for uid in list(state.pending) if uids is None else uids:
+        entry = state.pending.get(uid)
+        if entry is None or entry.not_before > frame.now:
+            continue
+        if not any(_holds(state, one) for one in state.by_pod.get(uid, ())):
             yield uid
 
 
@@ -111,64 +125,90 @@ def _answer(frame: Frame) -> None:
         by_role.setdefault(offer.role, {}).setdefault(offer.agent_id, []).append(offer)
         alive.setdefault(offer.agent_id, set()).update(offer.executors)
     state.offers = {}
-    for agent_id, listed in alive.items():
-        _forget_executors(frame, agent_id, listed)
-    wants: dict[str, list[Want]] = {}
-    for uid in _due(frame):
-        want = _want(state, uid)
-        wants.setdefault(state.role_of(want.needs), []).append(want)
+    for agent_id in alive.keys() & state.executors_of.keys():
+        _forget_executors(frame, agent_id, alive[agent_id])
+    wants = _turns(frame, by_role)
     declined: list[str] = []
     for role, by_agent in by_role.items():
         if role in state.asking:
             state.asking[role].returned = True
-            declined += _answer_role(frame, role, by_agent, wants.get(role, []))
+            declined += _answer_role(frame, role, by_agent, wants.get(role, ()))
         else:  # of a role that was ours before the last restart
             declined += [offer.id for offers in by_agent.values() for offer in offers]
+    state.touched.clear()
     if declined:
         frame.emit(Decline(tuple(declined), state.policy.long_filter))
 
 
+def _turns(frame: Frame, roles: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """The pods that get a try at the offers, by role: those that the last frame left over, or else all."""
+    state = frame.state
+    found = {role: state.asking[role].turn for role in roles if role in state.asking and state.asking[role].turn}
+    if len(found) < len(roles):
+        fresh: dict[str, list[str]] = {}
+        for uid in _due(frame):
+            fresh.setdefault(state.role_of(state.pods[uid].needs), []).append(uid)
+        found = {role: tuple(uids) for role, uids in fresh.items()} | found
+    return found
+
+
 def _answer_role(
-    frame: Frame, role: str, by_agent: Mapping[str, list[Offer]], wants: Sequence[Want]
+    frame: Frame, role: str, by_agent: Mapping[str, list[Offer]], turn: tuple[str, ...]
 ) -> list[str]:
     """Returns the ids of offers that nobody uses."""
-    state = frame.state
-    candidates = [_candidate(frame, agent_id, role, offers) for agent_id, offers in by_agent.items()]
-    usable = [one for one in candidates if state.agents[one.agent_id].avoid_until <= frame.now]
-    short = _fill(frame, role, wants, usable)
-    unused: list[str] = []
-    for one in candidates:
-        ids = tuple(offer.id for offer in by_agent[one.agent_id])
-        state.left.setdefault(one.agent_id, {})[role] = Left(one.free, one.ports)
+    state, asking = frame.state, frame.state.asking[role]
+    planner = _kept_planner(state, asking, by_agent)
+    if planner is None:
+        made = [_candidate(frame, agent_id, role, offers) for agent_id, offers in by_agent.items()]
+        usable = [one for one in made if state.agents[one.agent_id].avoid_until <= frame.now]
+        planner = placement.Planner(usable, state.policy.placement)
+        for one in made:
+            state.left.setdefault(one.agent_id, {})[role] = Left(one.free, one.ports)
+    short = _fill(frame, asking, turn, planner)
+    used = {one.agent_id for one in planner.candidates if one.uids}
+    for one in planner.candidates:
         if one.uids:
+            state.left[one.agent_id][role] = Left(one.free, one.ports)
+            ids = tuple(offer.id for offer in by_agent[one.agent_id])
             refuse = 0.0 if short else state.policy.long_filter
             frame.emit(Accept(one.agent_id, ids, _bind(frame, one, role), refuse, role))
-        elif state.asking[role].turn:
-            state.offers |= {offer.id: offer for offer in by_agent[one.agent_id]}
-        else:
-            unused += ids
-    return unused
+    rest = {offer.id: offer for name, offers in by_agent.items() if name not in used for offer in offers}
+    if not asking.turn:
+        asking.planner, asking.kept = None, frozenset()
+        return list(rest)
+    planner.go_on()
+    asking.planner, asking.kept = planner, frozenset(rest)
+    state.offers |= rest
+    return []
 
 
-def _fill(frame: Frame, role: str, wants: Sequence[Want], candidates: Sequence[Candidate]) -> bool:
-    """Places pods; True when some fit nowhere. So many that the frame would become long have several: the pods
-    that were not looked at have the next one, and the offers that nobody took are kept for them."""
-    state, policy, asking = frame.state, frame.state.policy, frame.state.asking[role]
-    turn = [one for one in wants if one.uid in asking.turn]
-    outcome = placement.place(
-        turn or wants,
-        candidates,
-        _topology(state, wants),
-        strategy=policy.placement,
+def _kept_planner(state: State, asking: Asking, by_agent: Mapping[str, list[Offer]]) -> Planner | None:
+    """That of the last frame, if it still says how things are."""
+    planner = asking.planner
+    if not isinstance(planner, Planner) or not state.touched.isdisjoint(by_agent):
+        return None
+    if asking.kept != {offer.id for offers in by_agent.values() for offer in offers}:
+        return None
+    return planner if all(state.nodes.get(one.node.name) is one.node for one in planner.candidates) else None
+
+
+def _fill(frame: Frame, asking: Asking, turn: tuple[str, ...], planner: Planner) -> bool:
+    """Places pods; True when some fit nowhere or are still to come. So many that the frame would become long have
+    several: the pods that were not looked at have the next one, and the offers that nobody took are kept for them."""
+    state, policy = frame.state, frame.state.policy
+    goes_on = bool(asking.turn)
+    outcome = planner.run(
+        (_want(state, uid) for uid in _due(frame, turn)),
+        _topology(state),
         most_pods=policy.frame_pods,
         most_work=policy.frame_work,
     )
-    asking.short = bool(outcome.unplaced) or (bool(turn) and asking.short)
-    asking.news = frame.demand or (bool(turn) and asking.news)
-    asking.turn = frozenset(outcome.postponed)
+    asking.short = bool(outcome.unplaced) or (goes_on and asking.short)
+    asking.news = frame.demand or (goes_on and asking.news)
+    asking.turn = turn[turn.index(outcome.postponed[0]) :] if outcome.postponed else ()
     if asking.turn:
         frame.timer(0.0, Alarm.TURN)
-    elif turn:
+    elif goes_on:
         frame.demand = asking.news
     return bool(asking.turn) or asking.short
 
@@ -178,9 +218,9 @@ def _want(state: State, uid: str) -> Want:
     return Want(uid, desired.needs_of(state, pod), pod.namespace, pod.labels)
 
 
-def _topology(state: State, wants: Iterable[Want]) -> Topology:
+def _topology(state: State) -> Topology:
     state.residents.refresh(state.resident)
-    return Topology(state.nodes, state.residents, {one.needs.rules.away for one in wants})
+    return Topology(state.nodes, state.residents)
 
 
 def _forget_executors(frame: Frame, agent_id: str, listed: set[str]) -> None:
@@ -316,7 +356,7 @@ def _why(frame: Frame, want: Want) -> str | None:
     role = state.role_of(needs)
     if role not in state.asking:
         return f"role {role} is not one of this framework's: {', '.join(state.asking)} (see --roles)"
-    topology = _topology(state, [want])
+    topology = _topology(state)
     key = want._replace(uid="") if topology.guards else Want("", needs)
     if key not in frame.explained:
         if len(frame.explained) * len(state.nodes) > state.policy.frame_work // 4:

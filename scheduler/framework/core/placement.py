@@ -22,7 +22,7 @@ from scheduler.framework.core.placement_topology import Kind, Residents, Topolog
 from scheduler.framework.core.state import Needs, Node
 from scheduler.framework.core.vectors import ZERO, has_ports
 
-__all__ = ["Candidate", "Outcome", "Topology", "Want", "all_nodes", "explain", "place", "tolerates"]
+__all__ = ["Candidate", "Outcome", "Planner", "Topology", "Want", "all_nodes", "explain", "place", "tolerates"]
 
 SAMPLE = 32
 """Nodes that would do, among which the best is taken for a pod with rules about other pods."""
@@ -56,18 +56,11 @@ def place(
 ) -> Outcome:
     """Fills the candidates with pods. Stops after `most_pods` placed or `most_work` nodes looked at, not before one
     pod was tried. Without a topology, `candidates` are all the nodes there are."""
-    outcome = Outcome()
-    wants = list(waiting)
     if topology is None:
-        aways = {one.needs.rules.away for one in wants}
-        topology = Topology({one.node.name: one.node for one in candidates}, Residents(), aways)
-    planner = _Planner(candidates, topology, strategy)
-    for position, want in enumerate(wants):
-        if planner.placed >= most_pods or planner.work >= most_work:
-            outcome.postponed.extend(one.uid for one in wants[position:])
-            break
-        if not planner.place(want):
-            outcome.unplaced.append(want.uid)
+        topology = Topology({one.node.name: one.node for one in candidates}, Residents())
+    rest = iter(waiting)
+    outcome = Planner(candidates, strategy).run(rest, topology, most_pods=most_pods, most_work=most_work)
+    outcome.postponed.extend(one.uid for one in rest)
     return outcome
 
 
@@ -112,26 +105,57 @@ class _Group:
         )
 
 
-class _Planner:
-    """One frame's placements."""
+class Planner:
+    """The placements of a frame, or of several in a row in which nothing else changed what is offered."""
 
-    def __init__(self, candidates: Sequence[Candidate], topology: Topology, strategy: str) -> None:
-        self.topology = topology
-        self.index = Index(candidates)
+    def __init__(self, candidates: Sequence[Candidate], strategy: str = "binpack") -> None:
+        self.candidates = list(candidates)
         self.strategy = strategy
         self.work = 0
-        self.placed = 0
+        self._index = Index(candidates)
         self._groups: dict[tuple[Needs, tuple[int, ...]], _Group] = {}
 
-    def place(self, want: Want) -> bool:
+    def run(
+        self,
+        waiting: Iterable[Want],
+        topology: Topology,
+        *,
+        most_pods: int = 1 << 62,
+        most_work: int = 1 << 62,
+    ) -> Outcome:
+        """Places pods until so many are placed or so many nodes were looked at, not before one pod was tried.
+
+        The first pod that is not tried is the one of `postponed`; `waiting` is read no further.
+        """
+        outcome = Outcome()
+        self.topology = topology
+        self.work = placed = 0
+        for want in waiting:
+            if placed >= most_pods or self.work >= most_work:
+                outcome.postponed.append(want.uid)
+                break
+            if self._place(want):
+                placed += 1
+            else:
+                outcome.unplaced.append(want.uid)
+        return outcome
+
+    def go_on(self) -> None:
+        """For the next frame: what was used was accepted, and is no longer offered. Counts of pods are made anew."""
+        for one in self.candidates:
+            if one.uids:
+                one.room = 0
+        self.candidates = [one for one in self.candidates if not one.uids]
+        self._groups = {key: group for key, group in self._groups.items() if group.relations is None}
+
+    def _place(self, want: Want) -> bool:
         group = self._group(want)
         one = self._choose(group)
         if one is None:
             return False
         one.take(want.uid, group.needs)
-        self.placed += 1
-        if not self.topology.idle:
-            self.topology.placed(Kind(want.namespace, want.labels, group.needs.rules.away), one.node.name)
+        kind = Kind(want.namespace, want.labels, group.needs.rules.away)
+        self.topology.placed(kind, one.node.name)
         return True
 
     def _group(self, want: Want) -> _Group:
@@ -144,7 +168,7 @@ class _Planner:
             if guards or needs.rules.about_pods:
                 relations = Relations(needs, guards, self.topology)
                 self.work += len(self.topology.nodes) * len(needs.rules.spreads)
-            tiers, work = self.index.tiers(needs)
+            tiers, work = self._index.tiers(needs)
             self.work += work
             group = self._groups[key] = _Group(needs, relations, tiers)
         return group

@@ -8,9 +8,9 @@ for it and then follows every placement of the frame. Not here: what the counts 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from scheduler.framework.core.placement_rules import Labels, PodTerm
 
@@ -18,8 +18,7 @@ if TYPE_CHECKING:  # the state holds Residents
     from scheduler.framework.core.state import Node
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """All that other pods' rules can see of a pod. `away`: its required anti-affinity, which binds others too."""
 
     namespace: str
@@ -114,10 +113,7 @@ class Count:
 class Topology:
     """Counts by place, of the pods that run and of those placed in this frame."""
 
-    def __init__(
-        self, nodes: Mapping[str, Node], residents: Residents, waiting: Iterable[tuple[PodTerm, ...]] = ()
-    ) -> None:
-        """`waiting`: the required anti-affinity of pods that may be placed in this frame."""
+    def __init__(self, nodes: Mapping[str, Node], residents: Residents) -> None:
         self.nodes = nodes
         self._residents = residents
         self._labels: dict[str, dict[str, str]] = {}
@@ -127,10 +123,11 @@ class Topology:
         self._against: dict[tuple[str, Labels], tuple[Count, ...]] = {}
         self.guards: dict[PodTerm, Count] = {}
         """Places that a pod with this anti-affinity is in: pods the term matches may not be there."""
-        for term in residents.guards().union(*waiting):
-            self.guards[term] = Count((), term.key)
-        for kind, where in residents.where.items() if self.guards else ():
-            self._guard(kind, where)
+        self._log: list[tuple[Kind, str]] = []
+        """What this frame placed, for counts that are asked for later."""
+        for kind, where in residents.where.items():
+            if kind.away:
+                self._guard(kind, where)
 
     def labels(self, node: str) -> dict[str, str]:
         """Of a node; empty for one that is gone."""
@@ -159,12 +156,21 @@ class Topology:
             if count.matches(kind):
                 for node, pods in where.items():
                     count.add(node, self.labels(node).get(count.key), pods)
+        matching: dict[Kind, bool] = {}
+        for kind, node in self._log:
+            if kind not in matching:
+                matching[kind] = count.matches(kind)
+            if matching[kind]:
+                count.add(node, self.labels(node).get(count.key))
         self._counts.append(count)
         self._matching.clear()
 
     def _guard(self, kind: Kind, where: Mapping[str, int]) -> None:
         for term in kind.away:
-            guard = self.guards[term]
+            guard = self.guards.get(term)
+            if guard is None:
+                guard = self.guards[term] = Count((), term.key)
+                self._against.clear()
             for node in where:
                 guard.add(node, self.labels(node).get(term.key))
 
@@ -179,13 +185,9 @@ class Topology:
             self._against[namespace, labels] = found
         return found
 
-    @property
-    def idle(self) -> bool:
-        """Nobody counts pods: placements need not be told."""
-        return not self._counts and not self.guards
-
-    def placed(self, kind: Kind, node: str) -> list[Count]:
-        """A pod was placed; returns the counts that changed."""
+    def placed(self, kind: Kind, node: str) -> None:
+        """A pod was placed in this frame."""
+        self._log.append((kind, node))
         matching = self._matching.get(kind)
         if matching is None:
             matching = self._matching[kind] = [one for one in self._counts if one.matches(kind)]
@@ -194,4 +196,3 @@ class Topology:
             count.add(node, labels.get(count.key))
         if kind.away:
             self._guard(kind, {node: 1})
-        return matching

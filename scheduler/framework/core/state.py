@@ -309,8 +309,11 @@ class Asking:
     revives: int = 0
     revived_at: float = 0.0
     next_revive: float = 0.0
-    turn: frozenset[str] = frozenset()
-    """Waiting pods that the last frame did not get to; their offers are kept for the next one."""
+    turn: tuple[str, ...] = ()
+    """Waiting pods that the last frame did not get to, in their order; their offers are kept for the next one."""
+    planner: object = None
+    """What placement keeps for that frame, and of which offers it was made."""
+    kept: frozenset[str] = frozenset()
     short: bool = False
     """A pod of this turn fitted nowhere."""
     news: bool = False
@@ -372,6 +375,8 @@ class State:
     removed: set[str] = field(default_factory=set)
     """Pods that we removed; what the watch still tells of them is old."""
     residents: Residents = field(default_factory=Residents)
+    touched: set[str] = field(default_factory=set)
+    """Agents of which tasks or executors changed since offers were last answered."""
     timers: list[tuple[float, int, Alarm, str]] = field(default_factory=list)
     counters: Counter[str] = field(default_factory=Counter)
     _sequence: int = 0
@@ -384,6 +389,7 @@ class State:
 
     def put_task(self, task: Task) -> None:
         self.residents.dirty.add(task.uid)
+        self.touched.add(task.agent_id)
         before = self.tasks.get(task.id)
         if before is not None:
             self._count(before, -1)
@@ -411,6 +417,7 @@ class State:
         if task is None:
             return
         self.residents.dirty.add(task.uid)
+        self.touched.add(task.agent_id)
         self._count(task, -1)
         self.questions.pop(task_id, None)
         self.kills.pop(task_id, None)
@@ -445,12 +452,14 @@ class State:
 
     def put_executor(self, executor: Executor) -> None:
         self.executors[executor.id] = executor
+        self.touched.add(executor.agent_id)
         self.executors_of.setdefault(executor.agent_id, set()).add(executor.id)
 
     def drop_executor(self, executor_id: str) -> bool:
         executor = self.executors.pop(executor_id, None)
         if executor is None:
             return False
+        self.touched.add(executor.agent_id)
         _discard(self.executors_of, executor.agent_id, executor_id)
         self.empty_since.pop(executor_id, None)
         return True
