@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
+TICK = 0.001
+"""Seconds that a timer is late: the loop rounds to milliseconds, and frame after frame would find it not yet due."""
+
 BACKLOG = 10_000
 """Events that may wait for a frame; then Mesos' are left where they are until the engine has caught up."""
 
@@ -94,6 +97,11 @@ async def _secret(store: Store, framework: Entry | None) -> str:
 def node_token(secret: str, executor_id: str) -> str:
     """The bearer token of one executor's node server; no other executor's is known to it."""
     return hmac.new(secret.encode(), executor_id.encode(), hashlib.sha256).hexdigest()
+
+
+def delay_until(at: float, now: float) -> float:
+    """How long the loop's timer must be for `at` to have come when it fires: never too short, unless `at` is past."""
+    return at - now + TICK if at > now else 0.0
 
 
 def _log_report(event: TaskReported) -> None:
@@ -169,7 +177,7 @@ class Engine:
             self._timer = None
         at = self.state.next_timer()
         if at is not None:
-            delay = max(0.0, at - self._clock())
+            delay = delay_until(at, self._clock())
             self._timer = asyncio.get_running_loop().call_later(delay, self._wake.set)
 
     async def _frame(self, events: list[Event]) -> None:

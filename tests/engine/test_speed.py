@@ -8,6 +8,7 @@ from scheduler.framework.core.events import PodChanged, PodGone
 from scheduler.framework.core.lifecycle import TaskState
 from scheduler.framework.core.pods import pod_from_object
 from scheduler.framework.core.state import State, Task
+from scheduler.framework.engine import delay_until
 from scheduler.framework.feed import PodReader
 from scheduler.store import Entry, Key, WatchEvent
 
@@ -81,3 +82,11 @@ def test_a_pod_that_is_read_from_its_changes_is_the_pod_that_is_read_whole() -> 
         assert reader.event(WatchEvent("MODIFIED", entry, None)) == PodChanged(pod_from_object(stamped))
         if number == 5:
             assert reader.event(WatchEvent("DELETED", entry, None)) == PodGone("u")
+
+
+def test_a_timer_never_fires_too_early() -> None:
+    """The loop rounds to milliseconds: what is woken early finds nothing due, and waits again, and again."""
+    for microseconds in range(1, 5000, 37):
+        rounded = int(delay_until(1.0 + microseconds / 1e6, 1.0) * 1000) / 1000
+        assert rounded >= microseconds / 1e6 - 1e-9
+    assert delay_until(1.0, 1.0) == delay_until(0.5, 1.0) == 0.0
