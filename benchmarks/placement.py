@@ -152,12 +152,13 @@ def in_frames(nodes: list[Node], many: list[Want]) -> tuple[float, float, int]:
     places = {one.uid: index for index, one in enumerate(many)}
     planner, at = Planner(candidates(nodes)), 0
     whole, longest, frames = 0.0, 0.0, 0
+    counts = Topology(by_name, residents)
     while at < len(many):
         gc.collect()
         start = time.process_time()
         outcome = planner.run(
             itertools.islice(many, at, None),
-            Topology(by_name, residents),
+            counts,
             most_pods=policy.frame_pods,
             most_work=policy.frame_work,
         )

@@ -199,7 +199,7 @@ def _fill(frame: Frame, asking: Asking, turn: tuple[str, ...], planner: Planner)
     goes_on = bool(asking.turn)
     outcome = planner.run(
         (_want(state, uid) for uid in _due(frame, turn)),
-        _topology(state),
+        _topology(state, planner),
         most_pods=policy.frame_pods,
         most_work=policy.frame_work,
     )
@@ -218,9 +218,15 @@ def _want(state: State, uid: str) -> Want:
     return Want(uid, desired.needs_of(state, pod), pod.namespace, pod.labels)
 
 
-def _topology(state: State) -> Topology:
-    state.residents.refresh(state.resident)
-    return Topology(state.nodes, state.residents)
+def _topology(state: State, planner: Planner | None = None) -> Topology:
+    """That of the planner's last frame, if nothing but its own placements changed since then."""
+    changed = state.residents.refresh(state.resident)
+    stamp = (state.node_changes, len(state.nodes))
+    if planner is not None and planner.topology is not None and planner.topology.stamp == stamp:
+        expected = planner.recent
+        if all(state.residents.nodes_of(uid) == (expected.get(uid),) for uid in changed):
+            return planner.topology
+    return Topology(state.nodes, state.residents, stamp)
 
 
 def _forget_executors(frame: Frame, agent_id: str, listed: set[str]) -> None:

@@ -112,6 +112,9 @@ class Planner:
         self.candidates = list(candidates)
         self.strategy = strategy
         self.work = 0
+        self.topology: Topology | None = None
+        self.recent: dict[str, str] = {}
+        """The nodes of the pods that the last run placed."""
         self._index = Index(candidates)
         self._groups: dict[tuple[Needs, tuple[int, ...]], _Group] = {}
 
@@ -128,46 +131,47 @@ class Planner:
         The first pod that is not tried is the one of `postponed`; `waiting` is read no further.
         """
         outcome = Outcome()
-        self.topology = topology
-        self.work = placed = 0
+        if topology is not self.topology:  # what was counted is no longer so
+            self.topology = topology
+            self._groups = {key: group for key, group in self._groups.items() if group.relations is None}
+        self.recent = {}
+        self.work = 0
         for want in waiting:
-            if placed >= most_pods or self.work >= most_work:
+            if len(self.recent) >= most_pods or self.work >= most_work:
                 outcome.postponed.append(want.uid)
                 break
-            if self._place(want):
-                placed += 1
-            else:
+            if not self._place(want, topology):
                 outcome.unplaced.append(want.uid)
         return outcome
 
     def go_on(self) -> None:
-        """For the next frame: what was used was accepted, and is no longer offered. Counts of pods are made anew."""
+        """For the next frame: what was used was accepted, and is no longer offered."""
         for one in self.candidates:
             if one.uids:
                 one.room = 0
         self.candidates = [one for one in self.candidates if not one.uids]
-        self._groups = {key: group for key, group in self._groups.items() if group.relations is None}
 
-    def _place(self, want: Want) -> bool:
-        group = self._group(want)
+    def _place(self, want: Want, topology: Topology) -> bool:
+        group = self._group(want, topology)
         one = self._choose(group)
         if one is None:
             return False
         one.take(want.uid, group.needs)
         kind = Kind(want.namespace, want.labels, group.needs.rules.away)
-        self.topology.placed(kind, one.node.name)
+        topology.placed(kind, one.node.name)
+        self.recent[want.uid] = one.node.name
         return True
 
-    def _group(self, want: Want) -> _Group:
-        guards = self.topology.guards_against(want.namespace, want.labels)
+    def _group(self, want: Want, topology: Topology) -> _Group:
+        guards = topology.guards_against(want.namespace, want.labels)
         key = (want.needs, tuple(map(id, guards)))
         group = self._groups.get(key)
         if group is None:
             needs = want.needs
             relations = None
             if guards or needs.rules.about_pods:
-                relations = Relations(needs, guards, self.topology)
-                self.work += len(self.topology.nodes) * len(needs.rules.spreads)
+                relations = Relations(needs, guards, topology)
+                self.work += len(topology.nodes) * len(needs.rules.spreads)
             tiers, work = self._index.tiers(needs)
             self.work += work
             group = self._groups[key] = _Group(needs, relations, tiers)

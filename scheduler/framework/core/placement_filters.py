@@ -148,7 +148,12 @@ def _spreads(needs: Needs, topology: Topology, *, hard: bool) -> list[tuple[Spre
 
 def _counted_nodes(needs: Needs, rule: Spread, keys: tuple[str, ...], topology: Topology) -> dict[str, str]:
     """The place of each node that a constraint looks at: those with all topology keys, that its policies leave."""
-    found = {}
+    about_nodes = (needs.selector, needs.rules.node) if rule.affinity else ()
+    facts = (rule.term.key, keys, about_nodes, needs.tolerations if rule.taints else None)
+    known = topology.counted_nodes.get(facts)
+    if known is not None:
+        return known
+    found = topology.counted_nodes[facts] = {}
     for node in topology.nodes.values():
         labels = topology.labels(node.name)
         value = labels.get(rule.term.key)

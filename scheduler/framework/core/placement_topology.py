@@ -40,12 +40,14 @@ class Residents:
     where: dict[Kind, Counter[str]] = field(default_factory=dict)
     _known: dict[str, tuple[Kind, tuple[str, ...]]] = field(default_factory=dict)
 
-    def refresh(self, look: Look) -> None:
-        """Takes up what changed: the cost is that of the changes."""
+    def refresh(self, look: Look) -> set[str]:
+        """Takes up what changed, and returns which pods did: the cost is that of the changes."""
+        changed = set()
         for uid in self.dirty:
             new, old = look(uid), self._known.get(uid)
             if new == old:
                 continue
+            changed.add(uid)
             if old is not None:
                 self._leave(*old)
             if new is None:
@@ -54,6 +56,11 @@ class Residents:
             kind = self._known[uid] = new
             self.where.setdefault(kind[0], Counter()).update(kind[1])
         self.dirty.clear()
+        return changed
+
+    def nodes_of(self, uid: str) -> tuple[str, ...]:
+        known = self._known.get(uid)
+        return known[1] if known else ()
 
     def _leave(self, kind: Kind, nodes: tuple[str, ...]) -> None:
         here = self.where[kind]
@@ -113,14 +120,18 @@ class Count:
 class Topology:
     """Counts by place, of the pods that run and of those placed in this frame."""
 
-    def __init__(self, nodes: Mapping[str, Node], residents: Residents) -> None:
+    def __init__(self, nodes: Mapping[str, Node], residents: Residents, stamp: object = None) -> None:
+        """`stamp`: which state of the nodes this is."""
         self.nodes = nodes
+        self.stamp = stamp
         self._residents = residents
         self._labels: dict[str, dict[str, str]] = {}
         self._counts: list[Count] = []
         self._known: dict[tuple[tuple[PodTerm, ...], str, bool], Count] = {}
         self._matching: dict[Kind, list[Count]] = {}
         self._against: dict[tuple[str, Labels], tuple[Count, ...]] = {}
+        self.counted_nodes: dict[object, dict[str, str]] = {}
+        """The nodes that spread constraints look at, by all that decides about it."""
         self.guards: dict[PodTerm, Count] = {}
         """Places that a pod with this anti-affinity is in: pods the term matches may not be there."""
         self._log: list[tuple[Kind, str]] = []

@@ -375,6 +375,7 @@ class State:
     removed: set[str] = field(default_factory=set)
     """Pods that we removed; what the watch still tells of them is old."""
     residents: Residents = field(default_factory=Residents)
+    node_changes: int = 0
     touched: set[str] = field(default_factory=set)
     """Agents of which tasks or executors changed since offers were last answered."""
     timers: list[tuple[float, int, Alarm, str]] = field(default_factory=list)
@@ -446,6 +447,7 @@ class State:
 
     def put_node(self, node: Node) -> None:
         self.nodes[node.name] = node
+        self.node_changes += 1
         for key in (node.agent_id, node.address):
             if key:
                 self.node_names[key] = node.name
