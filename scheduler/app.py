@@ -108,7 +108,12 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(proxy.close)
         app = make_app(
             store,
-            resources=with_wishes(RESOURCES, settings.framework.roles, partial(_annotations, store)),
+            resources=with_wishes(
+                RESOURCES,
+                settings.framework.roles,
+                partial(_annotations, store),
+                revocable=settings.framework.revocable,
+            ),
             nodes=proxy,
             version=__version__,
             token=settings.token,

@@ -66,15 +66,19 @@ class Framework:
     principal: str
     hostname: str
     webui_url: str
+    revocable: bool = False
+    """Revocable resources are taken, for the pods that ask for them."""
 
     def info(self, framework_id: str) -> dict[str, Any]:
-        capabilities = (
+        capabilities = [
             "MULTI_ROLE",
             "PARTITION_AWARE",
             "TASK_KILLING_STATE",
             "RESERVATION_REFINEMENT",
             "REGION_AWARE",
-        )
+        ]
+        if self.revocable:
+            capabilities.append("REVOCABLE_RESOURCES")
         info: dict[str, Any] = {
             "user": self.user,
             "name": self.name,
@@ -163,6 +167,7 @@ def parse(argv: list[str], environ: Mapping[str, str] = os.environ) -> Settings:
             principal=principal_of(args, access),
             hostname=args.hostname or socket.gethostname(),
             webui_url=args.advertise_url,
+            revocable=args.revocable,
         ),
         executor=_executor(args),
         access=access,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from shared.mesos.settings import add_flags
+from shared.models.annotations import REVOCABLE
 
 ABOUT = "The Mesos framework scheduler and its Kubernetes API."
 
@@ -106,6 +107,8 @@ def _identity(group: argparse._ArgumentGroup) -> None:
 
 def _framework(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
+    spare = f"take revocable resources for pods of QoS class BestEffort with the annotation {REVOCABLE}"
+    add("--revocable", action="store_true", help=spare)
     stay = "seconds that pods run on without any scheduler before Mesos ends them (%(default).0f)"
     add("--failover-timeout", type=float, default=604800.0, metavar="SECONDS", help=stay)
     add("--max-pods-per-node", type=int, default=110, metavar="N", help="(%(default)s)")

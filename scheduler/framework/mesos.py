@@ -29,8 +29,8 @@ from scheduler.framework.core.events import (
     TaskReported,
 )
 from scheduler.framework.core.lifecycle import MESOS, TaskState
-from scheduler.framework.core.state import AgentInfo, Offer
-from scheduler.framework.core.vectors import Vector
+from scheduler.framework.core.state import AgentInfo, Executor, Offer
+from scheduler.framework.core.vectors import ZERO, Vector
 from scheduler.framework.pools import Pool
 from shared.mesos.scheduler_driver import NotConnected, Scheduler, SchedulerDriver
 from shared.mesos.values import value_from_json
@@ -145,24 +145,27 @@ class Mesos(Scheduler):
 
     def _new_infos(self, effect: fx.Accept) -> None:
         """Each new instance after the other, from what those leave that the master will start with them."""
-        new = [one for one in _executors(effect.launches) if one not in self.executor_infos]
+        executors = _executors(effect.launches)
+        new = [one for one in executors if one.id not in self.executor_infos]
         if not new:
             return
-        pool = self._pool(effect)
-        self._set_aside(pool, effect, [one for one in _executors(effect.launches) if one not in new])
-        for executor_id in new:
+        pools = self._pools(effect)
+        self._set_aside(pools, effect, [one for one in executors if one not in new])
+        for executor in new:
             try:
-                resources = pool.take(self.overhead)
+                resources = pools[executor.revocable].take(self.overhead)
             except ValueError:  # the offers were rescinded meanwhile: nothing is sent, nor is this used
                 resources = []
-            self.executor_infos[executor_id] = self.template.info(executor_id, resources)
+            self.executor_infos[executor.id] = self.template.info(executor.id, resources)
 
-    def _set_aside(self, pool: Pool, effect: fx.Accept, executors: Iterable[str]) -> None:
+    def _set_aside(
+        self, pools: Mapping[bool, Pool], effect: fx.Accept, executors: Iterable[Executor]
+    ) -> None:
         """What the master takes of the offers for instances that do not run yet."""
         offers = [self._offers[one] for one in effect.offer_ids if one in self._offers]
-        for executor_id in executors:
-            if not any(_runs(offer, executor_id) for offer in offers):
-                pool.remove(self.executor_infos[executor_id]["resources"])
+        for executor in executors:
+            if not any(_runs(offer, executor.id) for offer in offers):
+                pools[executor.revocable].remove(self.executor_infos[executor.id]["resources"])
 
     def perform(self, effect: fx.Effect, payloads: Mapping[str, Payload]) -> list[Event]:
         """Makes the call. Returns what must be known of launches that did not leave."""
@@ -205,9 +208,11 @@ class Mesos(Scheduler):
                 raise TypeError(f"not a call: {effect}")
         return []
 
-    def _pool(self, effect: fx.Accept) -> Pool:
+    def _pools(self, effect: fx.Accept) -> dict[bool, Pool]:
+        """Of all its offers: the revocable resources at True, the others at False."""
         offers = [self._offers[one] for one in effect.offer_ids if one in self._offers]
-        return Pool((resource for offer in offers for resource in offer.get("resources") or ()), effect.role)
+        resources = [resource for offer in offers for resource in offer.get("resources") or ()]
+        return {kind: Pool(resources, effect.role, revocable=kind) for kind in (False, True)}
 
     def _accept(
         self, driver: SchedulerDriver, effect: fx.Accept, payloads: Mapping[str, Payload]
@@ -223,9 +228,9 @@ class Mesos(Scheduler):
             )
         operations = []
         if launches:
-            pool = self._pool(effect)
-            self._set_aside(pool, effect, _executors(launches))
-            tasks = [self._task_info(one, pool, payloads[one.task.id]) for one in launches]
+            pools = self._pools(effect)
+            self._set_aside(pools, effect, _executors(launches))
+            tasks = [self._task_info(one, pools, payloads[one.task.id]) for one in launches]
             operations = [{"type": "LAUNCH", "launch": {"task_infos": tasks}}]
             log.info("launching %d pods on %s: %s", len(tasks), launches[0].task.node, _names(launches))
         driver.acceptOffers(list(effect.offer_ids), operations, filters)
@@ -233,7 +238,7 @@ class Mesos(Scheduler):
             self._offers.pop(offer_id, None)
         return []
 
-    def _task_info(self, launch: fx.Launch, pool: Pool, payload: Payload) -> Json:
+    def _task_info(self, launch: fx.Launch, pools: Mapping[bool, Pool], payload: Payload) -> Json:
         task = launch.task
         grace = float(payload.pod["spec"].get("terminationGracePeriodSeconds", 30))
         labels = {"pod": task.name, "namespace": task.namespace}
@@ -241,7 +246,8 @@ class Mesos(Scheduler):
             "name": f"{task.namespace}/{task.name}"[:NAME_LIMIT],
             "task_id": {"value": task.id},
             "agent_id": {"value": task.agent_id},
-            "resources": pool.take(launch.amounts, launch.ports),
+            "resources": pools[launch.executor.revocable].take(launch.amounts)
+            + pools[False].take(ZERO, launch.ports),
             "executor": self.executor_infos[launch.executor.id],
             "data": Launch(payload.pod, task.node, payload.node_token).encode(),
             "labels": {"labels": [{"key": key, "value": value} for key, value in labels.items()]},
@@ -259,9 +265,9 @@ def _unsent(effect: fx.Accept, payloads: Mapping[str, Payload], reason: str, mes
     ]
 
 
-def _executors(launches: Iterable[fx.Launch]) -> list[str]:
-    """Their executors' ids, each once, in order."""
-    return list(dict.fromkeys(one.executor.id for one in launches))
+def _executors(launches: Iterable[fx.Launch]) -> list[Executor]:
+    """Their executors, each once, in order."""
+    return list(dict.fromkeys(one.executor for one in launches))
 
 
 def _names(launches: Sequence[fx.Launch]) -> str:
@@ -322,6 +328,7 @@ def offer_from_json(offer: Json) -> Offer:
         region=region,
         zone=zone,
         role=role,
+        spare=Pool(offer.get("resources") or (), role, revocable=True).vector(),
     )
 
 

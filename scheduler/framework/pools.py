@@ -2,7 +2,8 @@
 
 Used: unreserved resources, and those reserved for our role or a role above it, which are taken first: by the agent's
 operator (static), or at run time with the label `gantry.io/pods: "true"`. Never touched: other roles' reservations,
-and all others made at run time (they are somebody's, maybe ours for a volume), volumes, MOUNT disks, revocable ones.
+and all others made at run time (they are somebody's, maybe ours for a volume), volumes, MOUNT disks. Revocable
+resources are a pool of their own.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ class _Part:
 
 
 class Pool:
-    """The usable resources of some offers of one agent; `roles`: whose."""
+    """The usable resources of some offers of one agent; `roles`: whose. Either the revocable ones, or the others."""
 
-    def __init__(self, resources: Iterable[Json], *roles: str) -> None:
-        usable = [one for one in resources if any(_usable(one, role) for role in roles)]
+    def __init__(self, resources: Iterable[Json], *roles: str, revocable: bool = False) -> None:
+        alike = [one for one in resources if ("revocable" in one) is revocable]
+        usable = [one for one in alike if any(_usable(one, role) for role in roles)]
         self._parts = [_part(one) for one in sorted(usable, key=lambda one: -_reservations(one))]
 
     def vector(self) -> Vector:
@@ -103,7 +105,7 @@ def _part(resource: Json) -> _Part:
 
 
 def _usable(resource: Json, role: str) -> bool:
-    if "revocable" in resource or "shared" in resource or "provider_id" in resource:
+    if "shared" in resource or "provider_id" in resource:
         return False
     disk = resource.get("disk") or {}
     if "persistence" in disk or "source" in disk:

@@ -81,6 +81,7 @@ def executor_object(executor: Executor, info: Json) -> Json:
         "version": executor.version,
         "role": executor.role,
         "podUid": executor.pod,
+        "revocable": executor.revocable,
         "info": info,
     }
 
@@ -91,7 +92,12 @@ def executor_from_object(obj: Json) -> tuple[Executor, Json]:
         info = obj["info"]
         role = obj["role"] if "role" in obj else _allocation_role(info)
         executor = Executor(
-            obj["metadata"]["name"], obj["agentId"], obj["version"], role, obj.get("podUid", "")
+            obj["metadata"]["name"],
+            obj["agentId"],
+            obj["version"],
+            role,
+            obj.get("podUid", ""),
+            obj.get("revocable", False),
         )
         return executor, info
     except (KeyError, TypeError, AttributeError) as error:

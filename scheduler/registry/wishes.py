@@ -13,18 +13,27 @@ from datetime import datetime
 
 from scheduler.registry.errors import FieldError
 from scheduler.registry.resource import Object, Resource
-from shared.models.annotations import DEDICATED, EXECUTOR, ROLE, SHARED
+from shared.models.annotations import DEDICATED, EXECUTOR, REVOCABLE, ROLE, SHARED
 
 Notes = Mapping[str, str]
 """Annotations by name."""
 
 
 def with_wishes(
-    resources: tuple[Resource, ...], roles: tuple[str, ...], namespace_notes: Callable[[str], Notes]
+    resources: tuple[Resource, ...],
+    roles: tuple[str, ...],
+    namespace_notes: Callable[[str], Notes],
+    *,
+    revocable: bool = False,
 ) -> tuple[Resource, ...]:
     """The resources, with pods and namespaces that honour the annotations. `roles`: those of the framework;
-    `namespace_notes`: a namespace's annotations, empty when there is no such namespace."""
-    allowed = {ROLE: roles, EXECUTOR: (SHARED, DEDICATED)}
+    `namespace_notes`: a namespace's annotations, empty when there is no such namespace; `revocable`: whether the
+    framework takes revocable resources."""
+    allowed = {
+        ROLE: roles,
+        EXECUTOR: (SHARED, DEDICATED),
+        REVOCABLE: ("false", "true") if revocable else ("false",),
+    }
 
     def wrapped(one: Resource) -> Resource:
         if one.store_name == "pods":
@@ -49,7 +58,7 @@ def _pods(pods: Resource, allowed: Allowed, namespace_notes: Callable[[str], Not
         return new
 
     def validate_create(pod: Object) -> list[FieldError]:
-        return [*pods.validate_create(pod), *_wrong(pod, allowed)]
+        return [*pods.validate_create(pod), *_wrong(pod, allowed), *_too_good(pod)]
 
     def validate_update(new: Object, old: Object) -> list[FieldError]:
         return [*pods.validate_update(new, old), *_changed(new, old, allowed)]
@@ -83,8 +92,22 @@ def _notes(obj: Object) -> Notes:
 def _inherit(pod: Object, notes: Notes, allowed: Allowed) -> None:
     """Its own word counts more."""
     given = {name: notes[name] for name in allowed if name in notes}
+    if not _best_effort(pod):
+        given.pop(REVOCABLE, None)
     if given:
         pod["metadata"]["annotations"] = {**given, **_notes(pod)}
+
+
+def _best_effort(pod: Object) -> bool:
+    return bool((pod.get("status") or {}).get("qosClass") == "BestEffort")
+
+
+def _too_good(pod: Object) -> list[FieldError]:
+    """A pod that asks for amounts wants to keep them."""
+    if _notes(pod).get(REVOCABLE) != "true" or _best_effort(pod):
+        return []
+    why = "only pods of QoS class BestEffort, without requests and limits, may run on revocable resources"
+    return [FieldError.invalid(_path(REVOCABLE), "true", why)]
 
 
 def _path(name: str) -> str:

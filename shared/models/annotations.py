@@ -10,6 +10,9 @@ EXECUTOR: Final = "gantry.io/executor"
 DEDICATED: Final = "dedicated"
 SHARED: Final = "shared"
 
+REVOCABLE: Final = "gantry.io/revocable"
+"""`true`: a pod of QoS class BestEffort may run on resources that Mesos may take back at any moment."""
+
 PLACEMENT: Final = "gantry.io/placement"
 """Whether a pod's node is filled up before others (binpack), or the emptiest is taken (spread)."""
 STRATEGIES: Final = ("binpack", "spread")

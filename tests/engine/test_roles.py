@@ -14,7 +14,7 @@ from scheduler.framework.core.vectors import Vector
 MakeOffer = Callable[..., Offer]
 Desk = Any
 A, B = "eng", "batch"
-ROLE, EXECUTOR = "gantry.io/role", "gantry.io/executor"
+ROLE, EXECUTOR, REVOCABLE = "gantry.io/role", "gantry.io/executor", "gantry.io/revocable"
 
 
 def only(effects: list[fx.Effect], kind: type) -> list[Any]:
@@ -121,3 +121,59 @@ def test_a_relaunched_dedicated_pod_gets_a_new_executor(desk: Desk, offer: MakeO
     assert accept.launches[0].task.id == "a.2"
     assert accept.launches[0].executor.id != first.executor.id
     assert len(desk.executors) == 1
+
+
+# ---- revocable resources
+
+SPARE = Vector(300, 200_000)
+
+
+def test_a_pod_that_may_goes_onto_revocable_resources(desk: Desk, offer: MakeOffer) -> None:
+    """With an executor that is revocable itself: Mesos refuses a mixture of both kinds."""
+    desk.subscribe()
+    create(desk, "a", **{REVOCABLE: "true"})
+    create(desk, "b")
+    desk.watch()
+    offers = offer("O1"), offer("O2", cpus=0, mem=0, spare=SPARE), offer("O3", "A2")
+    spare, ordinary = only(desk.offer(*offers), fx.Accept)
+    assert (spare.offer_ids, spare.refuse) == (("O1", "O2"), 0.0)
+    assert [(one.task.uid, one.executor.revocable) for one in spare.launches] == [("a", True)]
+    assert [(one.task.uid, one.executor.revocable) for one in ordinary.launches] == [("b", False)]
+    create(desk, "c")
+    desk.watch()
+    listed = (spare.launches[0].executor.id,)
+    (accept,) = only(desk.offer(offer("O4", executors=listed, spare=SPARE)), fx.Accept)
+    assert not accept.launches[0].executor.revocable, "shared only among its kind"
+
+
+def test_without_enough_of_them_it_takes_ordinary_ones(desk: Desk, offer: MakeOffer) -> None:
+    desk.subscribe()
+    for uid in ("a", "b", "c"):
+        create(desk, uid, **{REVOCABLE: "true"})
+    desk.watch()
+    spare, ordinary = only(desk.offer(offer("O1", spare=SPARE), offer("O2", "A2")), fx.Accept)
+    assert [(one.task.uid, one.executor.revocable) for one in spare.launches] == [("a", True), ("b", True)]
+    assert [(one.task.uid, one.executor.revocable) for one in ordinary.launches] == [("c", False)]
+    assert desk.state.left["A1"][""].free.cpus == 4000
+
+
+def test_nobody_else_takes_them(desk: Desk, offer: MakeOffer) -> None:
+    desk.subscribe()
+    create(desk, "a")
+    desk.watch()
+    effects = desk.offer(offer("O1", cpus=0, mem=0, spare=SPARE))
+    assert not only(effects, fx.Accept)
+    assert only(effects, fx.Decline) == [fx.Decline(("O1",), 3600.0)]
+
+
+def test_a_node_takes_no_more_pods_for_having_two_kinds_of_resources(desk: Desk, offer: MakeOffer) -> None:
+    desk.policy = Policy(max_pods=2)
+    desk.start()
+    desk.subscribe()
+    create(desk, "a", **{REVOCABLE: "true"})
+    create(desk, "b")
+    create(desk, "c")
+    desk.watch()
+    (first,) = only(desk.offer(offer("O1", spare=SPARE)), fx.Accept)
+    (second,) = only(desk.offer(offer("O2", spare=SPARE)), fx.Accept)
+    assert [one.task.uid for one in (*first.launches, *second.launches)] == ["a", "b"]

@@ -51,6 +51,12 @@ def test_roles() -> None:
     assert made.policy("1").roles == ("eng/web", "batch")
 
 
+def test_revocable_resources_are_offered_only_when_asked_for() -> None:
+    revocable = {"type": "REVOCABLE_RESOURCES"}
+    assert revocable not in settings().framework.info("")["capabilities"]
+    assert revocable in settings("--revocable").framework.info("")["capabilities"]
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -316,6 +316,32 @@ def test_two_new_executors_of_one_accept_share_nothing() -> None:
     assert cpus == {True: 150, False: 1150}, "all that was offered, and not a thousandth twice"
 
 
+def test_a_revocable_launch_is_revocable_all_over() -> None:
+    """Task and executor: the master refuses them together otherwise ("mix revocable and non-revocable")."""
+    mesos, driver, _ = door()
+    spare = scalar("cpus", 1.0, revocable={}), scalar("mem", 128.0, revocable={})
+    offers = [offer_json("O1"), offer_json("O2", *spare)]
+    mesos.resourceOffers(driver, offers)  # type: ignore[arg-type]
+    assert offer_from_json(offers[1]).amounts == Vector()
+    assert offer_from_json(offers[1]).spare == Vector(1000, 128_000)
+    executor = Executor("gantry.v.1", "S0", "v", ROLE, revocable=True)
+    launches = (fx.Launch(task(1), executor, Vector(500, 32_000), (31001,)),)
+    call = fx.Accept("S0", ("O1", "O2"), launches, 0.0, ROLE)
+    mesos.prepare([call])
+    mesos.perform(call, payloads(1))
+    ((_, operations, _),) = driver.of("acceptOffers")
+    (info,) = operations[0]["launch"]["task_infos"]
+    assert info["executor"]["resources"] == [
+        scalar("cpus", 0.1, revocable={}),
+        scalar("mem", 64.0, revocable={}),
+    ]
+    assert info["resources"] == [
+        scalar("cpus", 0.5, revocable={}),
+        scalar("mem", 32.0, revocable={}),
+        ports(31001, 31001),
+    ]
+
+
 def test_a_launch_that_was_not_saved_is_not_sent() -> None:
     mesos, driver, _ = door()
     mesos.resourceOffers(driver, [offer_json()])  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from scheduler.registry.resource import Resource
 from scheduler.registry.wishes import with_wishes
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-ROLE, EXECUTOR = "gantry.io/role", "gantry.io/executor"
+ROLE, EXECUTOR, REVOCABLE = "gantry.io/role", "gantry.io/executor", "gantry.io/revocable"
 Json = dict[str, Any]
 
 
@@ -43,7 +43,11 @@ def test_a_namespace_gives_its_pods_what_they_do_not_say() -> None:
 @pytest.mark.parametrize("plural", ["pods", "namespaces"])
 @pytest.mark.parametrize(
     ("note", "value", "supported"),
-    [(ROLE, "spark", '"batch", "gantry"'), (EXECUTOR, "own", '"dedicated", "shared"')],
+    [
+        (ROLE, "spark", '"batch", "gantry"'),
+        (EXECUTOR, "own", '"dedicated", "shared"'),
+        (REVOCABLE, "true", '"false"'),
+    ],
 )
 def test_what_cannot_be_had_is_refused(plural: str, note: str, value: str, supported: str) -> None:
     obj = (
@@ -77,3 +81,20 @@ def test_on_a_pod_they_stay() -> None:
     problems = [str(one) for one in pods.validate_update(other, old)]
     assert len(problems) == 1
     assert "may not be changed once the pod exists" in problems[0]
+
+
+def test_only_pods_that_ask_for_no_amounts_may_be_revoked() -> None:
+    wrapped = with_wishes(RESOURCES, ("gantry",), lambda name: {REVOCABLE: "true"}, revocable=True)
+    pods = next(one for one in wrapped if one.plural == "pods")
+
+    def made(requests: Json, **notes: str) -> tuple[Json, list[str]]:
+        obj = pod(**notes)
+        obj["spec"]["containers"][0]["resources"] = {"requests": requests}
+        new = pods.prepare_create(obj, NOW)
+        return new["metadata"]["annotations"], [str(problem) for problem in pods.validate_create(new)]
+
+    assert made({}) == ({REVOCABLE: "true"}, [])
+    assert made({"cpu": "1"}) == ({}, []), "the namespace means those pods that can"
+    _, problems = made({"cpu": "1"}, **{REVOCABLE: "true"})
+    assert len(problems) == 1
+    assert "only pods of QoS class BestEffort" in problems[0]

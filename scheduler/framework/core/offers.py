@@ -132,7 +132,8 @@ def _answer(frame: Frame) -> None:
     for role, by_agent in by_role.items():
         if role in state.asking:
             state.asking[role].returned = True
-            declined += _answer_role(frame, role, by_agent, wants.get(role, ()))
+            turn = _use_spare(frame, role, by_agent, wants.get(role, ()))
+            declined += _answer_role(frame, role, by_agent, turn)
         else:  # of a role that was ours before the last restart
             declined += [offer.id for offers in by_agent.values() for offer in offers]
     state.touched.clear()
@@ -143,13 +144,47 @@ def _answer(frame: Frame) -> None:
 def _turns(frame: Frame, roles: Collection[str]) -> dict[str, tuple[str, ...]]:
     """The pods that get a try at the offers, by role: those that the last frame left over, or else all."""
     state = frame.state
-    found = {role: state.asking[role].turn for role in roles if role in state.asking and state.asking[role].turn}
+    found = {
+        role: state.asking[role].turn for role in roles if role in state.asking and state.asking[role].turn
+    }
     if len(found) < len(roles):
         fresh: dict[str, list[str]] = {}
         for uid in _due(frame):
             fresh.setdefault(state.role_of(state.pods[uid].needs), []).append(uid)
         found = {role: tuple(uids) for role, uids in fresh.items()} | found
     return found
+
+
+def _use_spare(
+    frame: Frame, role: str, by_agent: dict[str, list[Offer]], turn: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Pods that may run on revocable resources go there first. Returns the pods that are left, which may include some
+    of those; the offers that were used leave `by_agent`. What else these held comes again in the next cycle."""
+    state = frame.state
+    offering = {name: many for name, many in by_agent.items() if any(one.spare != ZERO for one in many)}
+    able = [uid for uid in _due(frame, turn) if state.pods[uid].needs.revocable] if offering else []
+    if not able:
+        return turn
+    made = [_candidate(frame, name, role, many, revocable=True) for name, many in offering.items()]
+    planner = placement.Planner(
+        [one for one in made if state.agents[one.agent_id].avoid_until <= frame.now], state.policy.placement
+    )
+    planner.run(
+        (_want(state, uid) for uid in able),
+        _topology(state),
+        most_pods=state.policy.frame_pods,
+        most_work=state.policy.frame_work,
+    )
+    placed = {uid for one in planner.candidates for uid in one.uids}
+    left = tuple(uid for uid in turn if uid not in placed)
+    for one in planner.candidates:
+        if one.uids:
+            ordinary = _candidate(frame, one.agent_id, role, by_agent[one.agent_id])
+            state.left.setdefault(one.agent_id, {})[role] = Left(ordinary.free, one.ports)
+            ids = tuple(offer.id for offer in by_agent.pop(one.agent_id))
+            refuse = 0.0 if left else state.policy.long_filter
+            frame.emit(Accept(one.agent_id, ids, _bind(frame, one, role, revocable=True), refuse, role))
+    return left
 
 
 def _answer_role(
@@ -237,14 +272,16 @@ def _forget_executors(frame: Frame, agent_id: str, listed: set[str]) -> None:
         frame.drop_executor(executor_id)
 
 
-def _candidate(frame: Frame, agent_id: str, role: str, offers: list[Offer]) -> Candidate:
+def _candidate(
+    frame: Frame, agent_id: str, role: str, offers: list[Offer], *, revocable: bool = False
+) -> Candidate:
     total = ZERO
     for offer in offers:
-        total = total + offer.amounts
+        total = total + (offer.spare if revocable else offer.amounts)
     node = frame.state.nodes[frame.state.agents[agent_id].node]
     listed = {one for offer in offers for one in offer.executors}
     left = Left(total, join(*(one.ports for one in offers)))
-    return _make(frame, node, agent_id, role, left, listed, offers)
+    return _make(frame, node, agent_id, role, left, listed, offers, revocable=revocable)
 
 
 def _make(
@@ -255,9 +292,11 @@ def _make(
     left: Left,
     listed: set[str],
     offers: Sequence[Offer] = (),
+    *,
+    revocable: bool = False,
 ) -> Candidate:
     state = frame.state
-    executor = state.executor_on(agent_id, role, frame.now)
+    executor = state.executor_on(agent_id, role, frame.now, revocable=revocable)
     runs = executor is not None and (executor.id in listed or _has_started(state, executor))
     return Candidate(
         agent_id,
@@ -277,23 +316,24 @@ def _has_started(state: State, executor: Executor) -> bool:
     return any(one.started_at and not one.over and one.executor_id == executor.id for one in here)
 
 
-def _bind(frame: Frame, one: Candidate, role: str) -> tuple[Launch, ...]:
+def _bind(frame: Frame, one: Candidate, role: str, *, revocable: bool = False) -> tuple[Launch, ...]:
     """Records every launch; it is saved before the ACCEPT that this is for."""
     launches = []
     for uid in one.uids:
         dedicated = frame.state.pods[uid].needs.dedicated
-        executor = None if dedicated else frame.state.executor_on(one.agent_id, role, frame.now)
+        shared = frame.state.executor_on(one.agent_id, role, frame.now, revocable=revocable)
+        executor = None if dedicated else shared
         if executor is None:
-            executor = _instance(frame, one.agent_id, role, uid if dedicated else "")
+            executor = _instance(frame, one.agent_id, role, uid if dedicated else "", revocable)
         launches.append(_launch(frame, uid, one.node.name, executor))
     return tuple(launches)
 
 
-def _instance(frame: Frame, agent_id: str, role: str, uid: str) -> Executor:
+def _instance(frame: Frame, agent_id: str, role: str, uid: str, revocable: bool) -> Executor:
     """A new executor, shared or for one pod alone. Its id was never used before."""
     version = frame.state.policy.executor_version
     executor_id = f"gantry.{version}.{frame.token}{frame.state.fresh()}"
-    executor = Executor(executor_id, agent_id, version, role, uid)
+    executor = Executor(executor_id, agent_id, version, role, uid, revocable)
     frame.save_executor(executor)
     return executor
 

@@ -22,7 +22,17 @@ from scheduler.framework.core.placement_topology import Kind, Residents, Topolog
 from scheduler.framework.core.state import Needs, Node
 from scheduler.framework.core.vectors import ZERO, has_ports
 
-__all__ = ["Candidate", "Outcome", "Planner", "Topology", "Want", "all_nodes", "explain", "place", "tolerates"]
+__all__ = [
+    "Candidate",
+    "Outcome",
+    "Planner",
+    "Topology",
+    "Want",
+    "all_nodes",
+    "explain",
+    "place",
+    "tolerates",
+]
 
 SAMPLE = 32
 """Nodes that would do, among which the best is taken for a pod with rules about other pods."""

@@ -23,6 +23,7 @@ from shared.models.annotations import (
     KEEP_OLDEST,
     ON_MAINTENANCE,
     ON_RETURN,
+    REVOCABLE,
     ROLE,
     START_FIRST,
     STAY,
@@ -102,6 +103,7 @@ def _wishes(notes: Mapping[str, str]) -> dict[str, Any]:
     return {
         "role": notes.get(ROLE, ""),
         "dedicated": notes.get(EXECUTOR) == DEDICATED,
+        "revocable": notes.get(REVOCABLE) == "true",
     }
 
 

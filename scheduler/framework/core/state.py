@@ -105,6 +105,8 @@ class Needs:
     """The Mesos role whose offers it takes, "" for the framework's first."""
     dedicated: bool = False
     """It wants an executor instance of its own."""
+    revocable: bool = False
+    """It may run on revocable resources."""
     _hash: int = field(default=0, init=False, repr=False, compare=False)
 
     def __hash__(self) -> int:
@@ -118,6 +120,7 @@ class Needs:
                 self.rules,
                 self.role,
                 self.dedicated,
+                self.revocable,
             )
             object.__setattr__(self, "_hash", hash(facts))
         return self._hash
@@ -203,6 +206,8 @@ class Executor:
     version: str
     role: str = ""
     pod: str = ""
+    revocable: bool = False
+    """Its own resources are, so those of its pods must be, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +229,8 @@ class Offer:
     region: str = ""
     zone: str = ""
     role: str = ""
+    spare: Vector = ZERO
+    """The revocable part; `amounts` is the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -466,14 +473,16 @@ class State:
         self.empty_since.pop(executor_id, None)
         return True
 
-    def executor_on(self, agent_id: str, role: str, now: float) -> Executor | None:
+    def executor_on(
+        self, agent_id: str, role: str, now: float, *, revocable: bool = False
+    ) -> Executor | None:
         """The shared instance of our version that takes new pods of a role on an agent: none that may be about to
         leave. One without tasks is used for half of the time after which it leaves."""
-        wanted = (self.policy.executor_version, role, "")
+        wanted = (self.policy.executor_version, role, "", revocable)
         busy = self.hosted.get(agent_id, {})
         for executor_id in sorted(self.executors_of.get(agent_id, ())):
             one = self.executors[executor_id]
-            if (one.version, one.role, one.pod) != wanted:
+            if (one.version, one.role, one.pod, one.revocable) != wanted:
                 continue
             since = self.empty_since.get(executor_id, -inf)
             if executor_id in busy or self.policy.idle == inf or now <= since + self.policy.idle / 2:
