@@ -77,7 +77,8 @@ def candidates(nodes: list[Node], seed: int = SEED) -> list[Candidate]:
     rng = random.Random(seed + 1)
     found = []
     for node in nodes:
-        assert node.info is not None and node.info.total is not None
+        assert node.info is not None
+        assert node.info.total is not None
         used = rng.randrange(0, 60)
         total = node.info.total
         free = Vector(total.cpus * (100 - used) // 100, total.mem * (100 - used) // 100, total.disk)
@@ -87,11 +88,18 @@ def candidates(nodes: list[Node], seed: int = SEED) -> list[Candidate]:
 
 
 def _spec(kind: str, number: int, rng: random.Random) -> Json:
-    requests = {"cpu": f"{rng.choice((100, 250, 500, 1000))}m", "memory": f"{rng.choice((128, 256, 512, 1024))}Mi"}
+    requests = {
+        "cpu": f"{rng.choice((100, 250, 500, 1000))}m",
+        "memory": f"{rng.choice((128, 256, 512, 1024))}Mi",
+    }
     container: Json = {"name": "main", "resources": {"requests": requests}}
     spec: Json = {"containers": [container]}
     own = {"labelSelector": {"matchLabels": {"app": f"app-{number}"}}}
-    rack = {"key": "rack", "operator": "In", "values": [f"r{number % RACKS:02}", f"r{(number + 7) % RACKS:02}"]}
+    rack = {
+        "key": "rack",
+        "operator": "In",
+        "values": [f"r{number % RACKS:02}", f"r{(number + 7) % RACKS:02}"],
+    }
     if kind == "selector":
         spec["nodeSelector"] = {"disk": "ssd"}
     elif kind == "affinity":
@@ -124,7 +132,9 @@ def wants(count: int, kind: str = "", seed: int = SEED) -> list[Want]:
     for number in range(count):
         workload = rng.randrange(WORKLOADS)
         meta = {"uid": f"pod-{number}", "name": f"pod-{number}", "namespace": "default"}
-        pod = pod_from_object({"metadata": {**meta, "labels": {"app": f"app-{workload}"}}, "spec": specs[workload]})
+        pod = pod_from_object(
+            {"metadata": {**meta, "labels": {"app": f"app-{workload}"}}, "spec": specs[workload]}
+        )
         found.append(Want(pod.uid, pod.needs, pod.namespace, pod.labels))
     return found
 
@@ -133,7 +143,9 @@ def topology(nodes: list[Node], many: list[Want]) -> Topology:
     return Topology({one.name: one for one in nodes}, Residents())
 
 
-def measured(nodes: list[Node], many: list[Want], strategy: str = "binpack", rounds: int = 3) -> tuple[float, Outcome]:
+def measured(
+    nodes: list[Node], many: list[Want], strategy: str = "binpack", rounds: int = 3
+) -> tuple[float, Outcome]:
     """CPU seconds of the fastest round, and what came of it."""
     best, outcome = float("inf"), Outcome()
     for _ in range(rounds):
@@ -253,7 +265,9 @@ def _rate(nodes: list[Node], many: list[Want]) -> int:
 
 def show(report: Json) -> None:
     """For people."""
-    print(f"{report['agents']} agents, {report['pods']} pods of {report['workloads']} workloads, one core, CPU time")
+    print(
+        f"{report['agents']} agents, {report['pods']} pods of {report['workloads']} workloads, one core, CPU time"
+    )
     for strategy in ("binpack", "spread"):
         one = report[strategy]
         rate, placed = one["decisions_per_second"], one["placed"]

@@ -131,6 +131,7 @@ class Settings:
     executor: ExecutorSettings
     access: Access
     max_pods: int
+    placement: str
     log_level: str
 
     def policy(self, program: str) -> Policy:
@@ -139,6 +140,7 @@ class Settings:
             executor=self.executor.overhead,
             idle=self.executor.idle_timeout or math.inf,
             max_pods=self.max_pods,
+            placement=self.placement,
             roles=self.framework.roles,
         )
 
@@ -172,6 +174,7 @@ def parse(argv: list[str], environ: Mapping[str, str] = os.environ) -> Settings:
         executor=_executor(args),
         access=access,
         max_pods=args.max_pods_per_node,
+        placement=args.placement,
         log_level=args.log_level,
     )
 

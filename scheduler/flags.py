@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from shared.mesos.settings import add_flags
-from shared.models.annotations import REVOCABLE
+from shared.models.annotations import REVOCABLE, STRATEGIES
 
 ABOUT = "The Mesos framework scheduler and its Kubernetes API."
 
@@ -112,6 +112,13 @@ def _framework(group: argparse._ArgumentGroup) -> None:
     stay = "seconds that pods run on without any scheduler before Mesos ends them (%(default).0f)"
     add("--failover-timeout", type=float, default=604800.0, metavar="SECONDS", help=stay)
     add("--max-pods-per-node", type=int, default=110, metavar="N", help="(%(default)s)")
+    add(
+        "--placement",
+        default=STRATEGIES[0],
+        choices=STRATEGIES,
+        help="fill one agent before the next, or take the one with most free; pods choose by annotation"
+        " gantry.io/placement (%(default)s)",
+    )
 
 
 def _executors(group: argparse._ArgumentGroup) -> None:

@@ -10,6 +10,7 @@ from scheduler.framework.core.nodes import ATTRIBUTE_PREFIX, labels_of
 from scheduler.framework.core.pods import (
     ADDRESS_ANNOTATION,
     AGENT_ANNOTATION,
+    GPU,
     MAINTENANCE_ANNOTATION,
     OUR_TAINTS,
 )
@@ -60,7 +61,7 @@ def _status(old: Json, node: Node, info: AgentInfo, *, now: float, max_pods: int
     return {
         **old,
         "capacity": capacity,
-        "allocatable": capacity,
+        "allocatable": {name: value for name, value in capacity.items() if name != GPU},
         "conditions": [_ready(old, node, now)],
         "addresses": _addresses(info),
         "nodeInfo": _node_info(info, version),
@@ -73,6 +74,7 @@ def _capacity(total: Vector, max_pods: int) -> Json:
     return {
         "cpu": cpu,
         **{name: f"{value * 1024 // 1000}Ki" for name, value in sizes.items()},
+        **({GPU: str(total.gpus // 1000)} if total.gpus else {}),
         "pods": str(max_pods),
     }
 

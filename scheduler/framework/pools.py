@@ -20,7 +20,7 @@ Json = dict[str, Any]
 POOL_LABEL = "gantry.io/pods"
 """Of a dynamic reservation that pods may use."""
 
-SCALARS = {"cpus": "cpus", "mem": "mem", "disk": "disk"}
+SCALARS = {"cpus": "cpus", "mem": "mem", "disk": "disk", "gpus": "gpus"}
 
 
 @dataclass(slots=True)
