@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scheduler.framework.core import effects as fx
@@ -79,6 +79,7 @@ class Mesos(Scheduler):
         self.driver: SchedulerDriver | None = None
         self.executor_infos: dict[str, Json] = {}
         self._offers: dict[str, Json] = {}
+        self._known = OfferReader()
 
     # ---- callbacks
 
@@ -98,7 +99,7 @@ class Mesos(Scheduler):
     def resourceOffers(self, driver: SchedulerDriver, offers: Sequence[Json]) -> None:
         for one in offers:
             self._offers[one["id"]["value"]] = one
-        self.put(OffersReceived(tuple(offer_from_json(one) for one in offers)))
+        self.put(OffersReceived(tuple(self._known.read(one) for one in offers)))
 
     def offerRescinded(self, driver: SchedulerDriver, offer_id: Json) -> None:
         self._offers.pop(offer_id["value"], None)
@@ -117,6 +118,7 @@ class Mesos(Scheduler):
 
     def slaveLost(self, driver: SchedulerDriver, agent_id: Json) -> None:
         log.warning("agent %s is lost", agent_id.get("value"))
+        self._known.forget(agent_id.get("value", ""))
         self.put(AgentLost(agent_id.get("value", "")))
 
     def executorLost(
@@ -330,6 +332,27 @@ def offer_from_json(offer: Json) -> Offer:
         role=role,
         spare=Pool(offer.get("resources") or (), role, revocable=True).vector(),
     )
+
+
+class OfferReader:
+    """`offer_from_json`, remembering each agent's last offer: mostly the same comes again, under another id."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, dict[str, tuple[Json, Offer]]] = {}  # by agent, then role
+
+    def read(self, offer: Json) -> Offer:
+        role = (offer.get("allocation_info") or {}).get("role", "")
+        known = self._last.setdefault(offer["agent_id"]["value"], {})
+        content = {name: value for name, value in offer.items() if name != "id"}
+        if role in known and known[role][0] == content:
+            return replace(known[role][1], id=offer["id"]["value"])
+        made = offer_from_json(offer)
+        known[role] = (content, made)
+        return made
+
+    def forget(self, agent_id: str) -> None:
+        """The agent is gone."""
+        self._last.pop(agent_id, None)
 
 
 def _unavailability(obj: Json) -> tuple[float | None, float | None]:

@@ -10,6 +10,7 @@ from scheduler.framework.core.pods import pod_from_object
 from scheduler.framework.core.state import State, Task
 from scheduler.framework.engine import delay_until
 from scheduler.framework.feed import PodReader
+from scheduler.framework.mesos import OfferReader, offer_from_json
 from scheduler.store import Entry, Key, WatchEvent
 
 
@@ -90,3 +91,24 @@ def test_a_timer_never_fires_too_early() -> None:
         rounded = int(delay_until(1.0 + microseconds / 1e6, 1.0) * 1000) / 1000
         assert rounded >= microseconds / 1e6 - 1e-9
     assert delay_until(1.0, 1.0) == delay_until(0.5, 1.0) == 0.0
+
+
+def test_an_offer_that_comes_again_is_read_as_if_it_were_new() -> None:
+    dice = random.Random(5)
+    reader = OfferReader()
+    for number in range(500):
+        role = dice.choice(["a", "b"])
+        cpus = {"name": "cpus", "type": "SCALAR", "scalar": {"value": dice.choice([1.0, 2.0])}}
+        offer: dict[str, Any] = {
+            "id": {"value": f"offer-{number}"},
+            "agent_id": {"value": dice.choice(["agent-1", "agent-2"])},
+            "hostname": "host",
+            "resources": [{**cpus, "allocation_info": {"role": role}}],
+            "allocation_info": {"role": role},
+            "executor_ids": [{"value": "e"}] * dice.randrange(2),
+        }
+        if dice.random() < 0.3:
+            offer["unavailability"] = {"start": {"nanoseconds": dice.randrange(2) * 10**9}}
+        assert reader.read(offer) == offer_from_json(offer)
+        if dice.random() < 0.1:
+            reader.forget("agent-1")
