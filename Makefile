@@ -7,7 +7,7 @@ PYTHON ?=
 SETUP := PYTHON="$(PYTHON)" scripts/setup
 PACKAGES := gantry scheduler executor shared local
 
-.PHONY: help setup setup-dev run test test-pythons lint format bench clean
+.PHONY: help setup setup-dev run test test-storm test-pythons lint format bench clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,6 +23,9 @@ run: setup ## a cluster on this machine, a real pod in it, its log; then clean u
 
 test: setup-dev ## all tests
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+test-storm: setup-dev ## 1,000 pods on 200 simulated agents while agents, executors, links and schedulers fail
+	GANTRY_SCALE=full $(BIN)/python -m pytest tests/scale
 
 test-pythons: ## install and run the unit tests on every CPython 3.11 to 3.13 found here
 	@scripts/test-pythons
