@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -18,8 +19,17 @@ from hypothesis.stateful import (
 
 from scheduler.framework.core import events as ev
 from scheduler.framework.core.lifecycle import LIVE, TERMINAL, TaskState
+from scheduler.framework.core.state import Taint
 
 PICK = st.integers(min_value=0, max_value=1_000_000)
+NOTES = st.sampled_from(
+    [
+        {},
+        {"gantry.io/on-return": "keep-oldest"},
+        {"gantry.io/on-maintenance": "stop-first"},
+        {"gantry.io/on-return": "keep-oldest", "gantry.io/on-maintenance": "stay"},
+    ]
+)
 RESTART = st.sampled_from(["Always", "OnFailure", "Never"])
 NEXT = {TaskState.STAGED: [TaskState.STARTING, TaskState.RUNNING], TaskState.STARTING: [TaskState.RUNNING]}
 ENDS = [TaskState.FINISHED, TaskState.FAILED, TaskState.DROPPED, TaskState.KILLED]
@@ -42,11 +52,14 @@ class Histories(RuleBasedStateMachine):
 
     # ---- users
 
-    @rule(restart=RESTART, count=st.integers(1, 3))
-    def create(self, restart: str, count: int) -> None:
+    @rule(restart=RESTART, count=st.integers(1, 3), notes=NOTES)
+    def create(self, restart: str, count: int, notes: dict[str, str]) -> None:
         for _ in range(count):
             self.pods += 1
-            self.desk.create(f"p{self.pods:03}", restartPolicy=restart)
+            uid = f"p{self.pods:03}"
+            self.desk.create(uid, restartPolicy=restart)
+            obj = self.desk.pods[uid]
+            self.desk.put({**obj, "metadata": {**obj["metadata"], "annotations": notes}})
 
     @precondition(lambda self: self.desk.pods)
     @rule(pick=PICK, grace=st.sampled_from([0, 1, 30]))
@@ -154,6 +167,14 @@ class Histories(RuleBasedStateMachine):
 
     # ---- operators
 
+    @precondition(lambda self: self.desk.nodes)
+    @rule(pick=PICK, on=st.booleans())
+    def taint(self, pick: int, on: bool) -> None:
+        names = sorted(self.desk.nodes)
+        node = self.desk.state.nodes[names[pick % len(names)]]
+        taints = (Taint("sick", "", "NoExecute"),) if on else ()
+        self.desk.frame(ev.NodeChanged(replace(node, taints=taints)))
+
     @rule(pick=PICK, after=st.sampled_from([0.0, 60.0, 600.0, 7200.0]))
     def plan_maintenance(self, pick: int, after: float) -> None:
         agents = list(self.cluster.agents.values())
@@ -228,6 +249,8 @@ class Histories(RuleBasedStateMachine):
             agent.deaf = False
             self.cluster.cancel(agent)
             self.cluster.heal(agent)
+        for node in list(self.desk.state.nodes.values()):
+            self.desk.frame(ev.NodeChanged(replace(node, taints=())))
         self.cluster.subscribe()
         for _ in range(60):
             self.desk.watch()
