@@ -374,6 +374,23 @@ def test_one_that_returns_before_its_replacement_is_kept(running: Desk, offer: M
     assert not only(running.offer(offer("O2", "A2")), fx.Accept)
 
 
+def test_what_was_said_of_its_replacement_is_taken_back_when_it_returns(running: Desk) -> None:
+    """Nothing offers enough for the replacement: the pod is unschedulable, and yet it runs."""
+    unreachable(running)
+    running.later(300.0)
+    running.watch()
+    running.later(30.0)
+    running.watch()
+    running.later(1.0)
+    conditions = {one["type"]: one["status"] for one in running.pods["a"]["status"]["conditions"]}
+    assert conditions["PodScheduled"] == "False"
+    assert running.phase("a") == "Running", "as far as anybody knows"
+    running.tell("a.1", "RUNNING", uuid="", source="MASTER", reason="AGENT_REREGISTERED")
+    conditions = {one["type"]: one["status"] for one in running.pods["a"]["status"]["conditions"]}
+    assert conditions["PodScheduled"] == "True"
+    assert running.phase("a") == "Running"
+
+
 @pytest.mark.parametrize(("seconds", "replaced"), [(10, True), (None, False)])
 def test_a_toleration_says_how_long(running: Desk, seconds: int | None, replaced: bool) -> None:
     toleration: dict[str, Any] = {

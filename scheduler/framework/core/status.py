@@ -65,7 +65,9 @@ def apply(pod: Mapping[str, Any], change: PodChange, now: float) -> Json:  # noq
         case Reported(status=told, phase=phase):
             new["status"] = _reported(status, told, phase, now)
         case Unschedulable(message=message):
-            status["phase"] = "Pending"
+            status.setdefault(
+                "phase", "Pending"
+            )  # one whose node is away may well run while it waits for another
             _condition(status, now, "PodScheduled", "False", "Unschedulable", message)
         case Away(message=message):
             status.update(reason="NodeLost", message=message)
@@ -75,6 +77,7 @@ def apply(pod: Mapping[str, Any], change: PodChange, now: float) -> Json:  # noq
                 status.pop(name, None)
             ready = all(one.get("ready") for one in status.get("containerStatuses") or [{}])
             _condition(status, now, "Ready", "True" if ready else "False")
+            _condition(status, now, "PodScheduled", "True")
         case Requeued(node=node, reason=reason, message=message):
             new["spec"] = {name: value for name, value in pod["spec"].items() if name != "nodeName"}
             if node:
