@@ -473,6 +473,37 @@ def test_another_framework_gets_all_it_wants_while_our_pods_wait(local: Local) -
     until("ours to run in what is left", lambda: local.phases() == {"huge": "Pending", "small": "Running"})
 
 
+def test_roles_and_executors_as_annotations_say(local: Local) -> None:
+    """Of a pod or of its namespace; what the framework does not have is refused."""
+
+    def create(name: str, **notes: str) -> dict[str, Any]:
+        meta = {"name": name, "annotations": {f"gantry.io/{key}": value for key, value in notes.items()}}
+        spec = {"containers": [{"name": "main", "image": "localhost/x"}]}
+        return dict(
+            local.call("POST", PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec})
+        )
+
+    local.start_master()
+    local.start_agent("agent-1")
+    local.start_scheduler("--roles", "batch")
+    create("plain")
+    create("own", executor="dedicated")
+    namespace = json.loads(local.get("/api/v1/namespaces/default"))
+    namespace["metadata"]["annotations"] = {"gantry.io/role": "batch"}
+    local.call("PUT", "/api/v1/namespaces/default", namespace)
+    assert create("given")["metadata"]["annotations"] == {"gantry.io/role": "batch"}
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        create("refused", role="spark")
+    with refused.value as answer:
+        assert answer.code == 422
+        assert 'Unsupported value: \\"spark\\"' in answer.read().decode()
+    local.all_running(3)
+    assert len(local.executor_pids()) == 3, "one for each role, one for the pod that wants its own"
+    with urllib.request.urlopen(f"http://127.0.0.1:{local.mesos}/master/state", timeout=10) as state:
+        (framework,) = json.loads(state.read())["frameworks"]
+    assert sorted(one["role"] for one in framework["tasks"]) == ["batch", "gantry", "gantry"]
+
+
 def test_an_upgrade_restarts_no_pod(local: Local) -> None:
     """Other executor flags are another version, as another Gantry would be: new pods start on a new instance."""
     local.start("agent-1")
