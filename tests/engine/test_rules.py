@@ -487,3 +487,13 @@ def test_a_new_framework_id_is_refused(running: Desk) -> None:
 def test_an_error_ends_the_framework(desk: Desk) -> None:
     desk.subscribe()
     assert desk.frame(ev.MasterError("Framework failed over"))[-1] == fx.Halt("Framework failed over")
+
+
+def test_an_executor_that_the_offer_does_not_list_is_paid_for(running: Desk, offer: MakeOffer) -> None:
+    """Its end may be known to the master and not yet to us: then it takes its share of the offer once more."""
+    running.create("u2")
+    running.watch()
+    assert running.tasks["a.1"].started_at
+    assert not only(running.offer(offer("O2", cpus=150)), fx.Accept), "100 for the pod, 100 for the executor"
+    (accept,) = only(running.offer(offer("O3", cpus=200)), fx.Accept)
+    assert [one.task.uid for one in accept.launches] == ["u2"]

@@ -297,7 +297,7 @@ def _make(
 ) -> Candidate:
     state = frame.state
     executor = state.executor_on(agent_id, role, frame.now, revocable=revocable)
-    runs = executor is not None and (executor.id in listed or _has_started(state, executor))
+    runs = executor is not None and (executor.id in listed or (not offers and _has_started(state, executor)))
     return Candidate(
         agent_id,
         node,
@@ -311,7 +311,7 @@ def _make(
 
 
 def _has_started(state: State, executor: Executor) -> bool:
-    """Whether a task that runs tells that it does, too."""
+    """Whether a task that runs tells that it does. What an offer says is newer, and what the master goes by."""
     here = (state.tasks[one] for one in state.by_agent.get(executor.agent_id, ()))
     return any(one.started_at and not one.over and one.executor_id == executor.id for one in here)
 
