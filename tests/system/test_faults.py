@@ -20,9 +20,12 @@ PARTS = {
 
 
 def started(pid):
-    """When the process began, in clock ticks since boot: with the pid, what identifies it."""
-    with open(f"/proc/{pid}/stat") as file:
-        return pid, file.read().rpartition(")")[2].split()[19]
+    """The pid and when it began, in clock ticks since boot: what identifies a process. None when it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return pid, file.read().rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 def only(pids):
@@ -53,7 +56,9 @@ def test_each_process_killed_in_turn_with_a_pod_running(own_cluster, tools, mark
         cluster.delete(fresh)
         tools.wait_for("end of the fresh pod", lambda: not tools.sleepers(marker + "1"))
     os.kill(only(cluster.pids("-m gantry executor")), signal.SIGKILL)
-    tools.wait_for("another instance", lambda: [p for p in tools.sleepers(marker) if started(p) != before])
+    tools.wait_for(
+        "another instance", lambda: [p for p in tools.sleepers(marker) if started(p) not in (before, None)]
+    )
     cluster.wait_phase("survivor", "Running")
     assert started(only(tools.sleepers(marker))) != before
     cluster.delete("survivor")
