@@ -75,7 +75,6 @@ def _waiting_roles(frame: Frame) -> set[str]:
 def _due(frame: Frame, uids: Iterable[str] | None = None) -> Iterator[str]:
     """Pods that may be launched now: not those whose former task runs, or may run for all we have heard."""
     state = frame.state
-    claimed: set[str] = set()
     for uid in list(state.pending) if uids is None else uids:
         entry = state.pending.get(uid)
         if entry is None or entry.not_before > frame.now:
