@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("stage1_start", "submit", "submit_scale")
+BENCHMARKS = ("stage1_start", "submit", "submit_scale", "placement")
 
 for name in BENCHMARKS:
     print(f"==> {name}", flush=True)

@@ -47,11 +47,10 @@ class LabelRequirement:
                 return present and self._compare(labels[self.key])
 
     def _compare(self, text: str) -> bool:
-        try:
-            left, right = int(text), int(next(iter(self.values)))
-        except ValueError:
+        bound = next(iter(self.values))
+        if not _is_integer(text) or not _is_integer(bound):  # int() would take "1_0"
             return False
-        return left > right if self.operator == "Gt" else left < right
+        return int(text) > int(bound) if self.operator == "Gt" else int(text) < int(bound)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,7 @@ def _waiting_roles(frame: Frame) -> set[str]:
 def _due(frame: Frame, uids: Iterable[str] | None = None) -> Iterator[str]:
     """Pods that may be launched now: not those whose former task runs, or may run for all we have heard."""
     state = frame.state
+    claimed: set[str] = set()
     for uid in list(state.pending) if uids is None else uids:
         entry = state.pending.get(uid)
         if entry is None or entry.not_before > frame.now:
@@ -122,10 +123,11 @@ def _answer(frame: Frame) -> None:
     alive: dict[str, set[str]] = {}
     for offer in state.offers.values():
         by_role.setdefault(offer.role, {}).setdefault(offer.agent_id, []).append(offer)
-        alive.setdefault(offer.agent_id, set()).update(offer.executors)
+        if offer.agent_id in state.executors_of:
+            alive.setdefault(offer.agent_id, set()).update(offer.executors)
     state.offers = {}
-    for agent_id in alive.keys() & state.executors_of.keys():
-        _forget_executors(frame, agent_id, alive[agent_id])
+    for agent_id, listed in alive.items():
+        _forget_executors(frame, agent_id, listed)
     wants = _turns(frame, by_role)
     declined: list[str] = []
     for role, by_agent in by_role.items():
@@ -219,7 +221,7 @@ def _answer_role(
 def _kept_planner(state: State, asking: Asking, by_agent: Mapping[str, list[Offer]]) -> Planner | None:
     """That of the last frame, if it still says how things are."""
     planner = asking.planner
-    if not isinstance(planner, Planner) or not state.touched.isdisjoint(by_agent):
+    if not isinstance(planner, Planner) or not by_agent.keys().isdisjoint(state.touched):
         return None
     if asking.kept != {offer.id for offers in by_agent.values() for offer in offers}:
         return None

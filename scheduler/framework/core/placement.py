@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from scheduler.framework.core.placement_filters import NO_PORTS, Relations, static_reason, tolerates
-from scheduler.framework.core.placement_index import Candidate, Index, Tier, static_score
+from scheduler.framework.core.placement_index import Candidate, Index, Tier
 from scheduler.framework.core.placement_rules import Labels
 from scheduler.framework.core.placement_topology import Kind, Residents, Topology
 from scheduler.framework.core.state import Needs, Node
@@ -34,7 +34,7 @@ __all__ = [
     "tolerates",
 ]
 
-SAMPLE = 32
+SAMPLE = 24
 """Nodes that would do, among which the best is taken for a pod with rules about other pods."""
 
 
@@ -263,40 +263,40 @@ class Planner:
         return tier.members
 
     def _highest(self, group: _Group, relations: Relations, found: list[Candidate]) -> Candidate:
-        """Scores of 0 to 100 each: rules about pods and spreading count twice, as in kube-scheduler."""
-        wished = _scaled([_wishes(relations, one) for one in found])
-        crowded = _scaled([-_crowd(relations, one) for one in found])
+        """Scores of 0 to 100 each: rules about pods and spreading count twice, as in kube-scheduler. All of a tier
+        are alike in what the pod says of nodes."""
         spread = (group.needs.rules.strategy or self.strategy) == "spread"
-        scores = []
+        scores = [one.free_share // 20 if spread else 100 - one.free_share // 20 for one in found]
+        for wanted in (_wishes(relations, found), _crowds(relations, found)):
+            low, high = min(wanted), max(wanted)
+            if high > low:
+                scores = [
+                    score + 200 * (one - low) // (high - low)
+                    for score, one in zip(scores, wanted, strict=True)
+                ]
+        return found[scores.index(max(scores))]
+
+
+def _wishes(relations: Relations, found: list[Candidate]) -> list[int]:
+    """The weights of preferred terms, for each pod that is there."""
+    totals = [0] * len(found)
+    for wish, count in relations.wishes:
         for position, one in enumerate(found):
-            room = one.free_share // 20 if spread else 100 - one.free_share // 20
-            static = static_score(group.needs, one.node, one.labels)
-            scores.append((2 * wished[position] + 2 * crowded[position] + static + room, -position))
-        return found[-max(scores)[1]]
+            value = one.labels.get(count.key)
+            if value is not None:
+                totals[position] += wish.weight * count.values.get(value, 0)
+    return totals
 
 
-def _wishes(relations: Relations, one: Candidate) -> int:
-    labels = one.labels
-    return sum(
-        wish.weight * count.values.get(labels[count.key], 0)
-        for wish, count in relations.wishes
-        if count.key in labels
-    )
-
-
-def _crowd(relations: Relations, one: Candidate) -> int:
-    """Pods that spread constraints would rather have elsewhere; a node outside the topology counts as the fullest."""
-    total = 0
+def _crowds(relations: Relations, found: list[Candidate]) -> list[int]:
+    """Pods that spread constraints count there, negative; a node outside the topology counts as the fullest."""
+    totals = [0] * len(found)
     for _, count, _ in (*relations.soft, *relations.spreads):
-        value = one.labels.get(count.key)
-        total += max(count.values.values(), default=0) + 1 if value is None else count.values.get(value, 0)
-    return total
-
-
-def _scaled(values: list[int]) -> list[int]:
-    """To 0 to 100; all alike: 0."""
-    low, high = min(values), max(values)
-    return [100 * (one - low) // (high - low) if high > low else 0 for one in values]
+        fullest = max(count.values.values(), default=0) + 1
+        for position, one in enumerate(found):
+            value = one.labels.get(count.key)
+            totals[position] -= fullest if value is None else count.values.get(value, 0)
+    return totals
 
 
 # ---- why pods wait

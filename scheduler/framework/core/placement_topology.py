@@ -174,7 +174,9 @@ class Topology:
             if matching[kind]:
                 count.add(node, self.labels(node).get(count.key))
         self._counts.append(count)
-        self._matching.clear()
+        for kind, counts in self._matching.items():
+            if count.matches(kind):
+                counts.append(count)
 
     def _guard(self, kind: Kind, where: Mapping[str, int]) -> None:
         for term in kind.away:

@@ -39,8 +39,8 @@ class Policy:
     """Pods on one node, as the kubelet's default."""
     placement: str = "binpack"
     """Or spread; what pods get that do not say."""
-    frame_pods: int = 400
-    frame_work: int = 60_000
+    frame_pods: int = 200
+    frame_work: int = 40_000
     """Pods launched and nodes looked at in one frame; the rest is for the next one, so that none takes long."""
     long_filter: float = 3600.0
     launch_overdue: float = 60.0
