@@ -133,6 +133,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             publisher.run(),
             feed.follow_pods(store, versions.pods, engine.put, lambda: engine.state.pods),
             feed.follow_nodes(store, versions.nodes, engine.put, lambda: engine.state.nodes),
+            feed.follow_claims(store, versions.claims, engine.put, lambda: engine.state.storage.keys),
             watch_agents(driver, settings.framework.roles, engine.put, settings.access),
         )
         log.info("stopping; pods run on")
@@ -144,7 +145,12 @@ async def _engine(settings: Settings, store: Store) -> tuple[Engine, Mesos, Publ
     await hold(store, settings.framework.info(""))
     state, versions, secret, infos = await load(store, policy)
     template = ExecutorTemplate(settings.executor.command_info())
-    mesos = Mesos(template, policy.executor, lambda event: engine.put(event))
+    mesos = Mesos(
+        template,
+        policy.executor,
+        lambda event: engine.put(event),
+        principal=settings.framework.principal,
+    )
     mesos.executor_infos.update(infos)
     saver = Saver(store, mesos.executor_infos, version=__version__, max_pods=policy.max_pods)
     publisher = Publisher(store)

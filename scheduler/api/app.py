@@ -124,6 +124,7 @@ def _route(
 
 async def _housekeeping(app: web.Application) -> AsyncIterator[None]:
     await housekeeping.create_namespaces(app[API])
+    await housekeeping.create_storage_class(app[API])
     task = asyncio.create_task(housekeeping.run(app[API]), name="housekeeping")
     yield
     task.cancel()

@@ -14,6 +14,7 @@ from scheduler.api.delete import PROTECTED, DeleteOptions, delete_object
 from scheduler.api.write import create_object
 from scheduler.registry.errors import AlreadyExists, ApiError, NotFound
 from scheduler.registry.resource import Resource
+from scheduler.registry.storageclasses import built_in
 from scheduler.store import Entry, Expired, Key, StoreFailed, Watch
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,17 @@ async def create_namespaces(api: Api) -> None:
             await create_object(api, resource, obj, "")
         except AlreadyExists:
             pass
+
+
+async def create_storage_class(api: Api) -> None:
+    """Makes the one storage class, once. Raises StoreFailed."""
+    resource = api.find("storage.k8s.io", "v1", "storageclasses")
+    if resource is None:
+        return
+    try:
+        await create_object(api, resource, built_in(), "")
+    except AlreadyExists:
+        pass
 
 
 async def run(api: Api) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from scheduler.framework import records
 from scheduler.framework.core import effects as fx
+from scheduler.framework.core.claims import load as storage
 from scheduler.framework.core.events import Event, LaunchAborted, Loaded, TaskReported
 from scheduler.framework.core.lifecycle import AWAY, TERMINAL, TaskState
 from scheduler.framework.core.pods import node_from_object, pod_from_object
@@ -27,6 +28,7 @@ from scheduler.framework.core.verdict import describe
 from scheduler.framework.mesos import Mesos, Payload
 from scheduler.framework.publishing import Publisher
 from scheduler.framework.saving import Saver
+from scheduler.framework.volumeobjects import CLAIMS, VOLUMES, claim_from_object, volume_from_object
 from scheduler.store import Entry, Store, StoreError
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class Versions:
 
     pods: int
     nodes: int
+    claims: int
 
 
 async def load(store: Store, policy: Policy) -> tuple[State, Versions, str, dict[str, Json]]:
@@ -77,7 +80,10 @@ async def load(store: Store, policy: Policy) -> tuple[State, Versions, str, dict
     state.pods = {pod.uid: pod for pod in (pod_from_object(entry.obj) for entry in pods)}
     for entry in nodes:
         state.put_node(node_from_object(entry.obj))
-    return state, Versions(pods_version, nodes_version), secret, infos
+    claims, claims_version = store.list(CLAIMS)
+    volumes = [volume_from_object(entry.obj) for entry in store.list(VOLUMES)[0]]
+    state.storage = storage((claim_from_object(entry.obj) for entry in claims), volumes)
+    return state, Versions(pods_version, nodes_version, claims_version), secret, infos
 
 
 async def _secret(store: Store, framework: Entry | None) -> str:

@@ -1,4 +1,4 @@
-"""The store's watches as events of the engine: pods and nodes, from the list on, without a gap."""
+"""The store's watches as events of the engine: pods, nodes and claims, from the list on, without a gap."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from scheduler.framework.core.events import Event, NodeChanged, NodeGone, PodChanged, PodGone
+from scheduler.framework.core.events import (
+    ClaimChanged,
+    ClaimGone,
+    Event,
+    NodeChanged,
+    NodeGone,
+    PodChanged,
+    PodGone,
+)
 from scheduler.framework.core.pods import node_from_object, pod_from_object
 from scheduler.framework.core.state import Pod
 from scheduler.framework.core.status import FINAL_PHASES
+from scheduler.framework.volumeobjects import CLAIMS, claim_from_object
 from scheduler.store import Expired, Store, WatchEvent
 
 Put = Callable[[Event], None]
@@ -44,6 +53,21 @@ async def follow_nodes(store: Store, since: int, put: Put, known: Callable[[], I
                 put(NodeGone(name))
             for entry in entries:
                 put(NodeChanged(node_from_object(entry.obj)))
+
+
+async def follow_claims(store: Store, since: int, put: Put, known: Callable[[], Iterable[str]]) -> None:
+    """As `follow_pods`; `known`: uids."""
+    while True:
+        try:
+            await _follow(store, CLAIMS, since, lambda event: put(_claim_event(event)))
+            return
+        except Expired:
+            entries, since = store.list(CLAIMS)
+            claims = [claim_from_object(entry.obj) for entry in entries]
+            for uid in set(known()) - {claim.uid for claim in claims}:
+                put(ClaimGone(uid))
+            for claim in claims:
+                put(ClaimChanged(claim))
 
 
 async def _follow(store: Store, resource: str, since: int, tell: Callable[[WatchEvent], None]) -> None:
@@ -94,6 +118,12 @@ def _shared(before: Json, after: Json, apart_from: str) -> bool:
         return True
     names = (before.keys() | after.keys()) - {apart_from}
     return all(name in before and name in after and before[name] is after[name] for name in names)
+
+
+def _claim_event(event: WatchEvent) -> Event:
+    if event.type == "DELETED":
+        return ClaimGone(event.entry.obj["metadata"]["uid"])
+    return ClaimChanged(claim_from_object(event.entry.obj))
 
 
 def _node_event(event: WatchEvent) -> Event:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from scheduler.framework import disks
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core.events import (
     AgentLost,
@@ -72,8 +73,17 @@ class Payload:
 class Mesos(Scheduler):
     """The driver's scheduler. `put` takes events into the engine's queue."""
 
-    def __init__(self, template: ExecutorTemplate, overhead: Vector, put: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        template: ExecutorTemplate,
+        overhead: Vector,
+        put: Callable[[Event], None],
+        *,
+        principal: str = "",
+    ) -> None:
+        """`principal`: the framework's, which reservations have to name."""
         self.overhead = overhead
+        self.principal = principal
         self.template = template
         self.put = put
         self.driver: SchedulerDriver | None = None
@@ -228,17 +238,38 @@ class Mesos(Scheduler):
             return _unsent(
                 effect, payloads, "INVALID_OFFERS", "the offer was rescinded before the launch was sent"
             )
-        operations = []
+        operations = disks.destroy(offers, effect.doomed, effect.role)
         if launches:
             pools = self._pools(effect)
             self._set_aside(pools, effect, _executors(launches))
+            made, volumes = self._volumes(launches, offers, pools[False])
             tasks = [self._task_info(one, pools, payloads[one.task.id]) for one in launches]
-            operations = [{"type": "LAUNCH", "launch": {"task_infos": tasks}}]
+            for task in tasks:
+                task["resources"] += volumes.get(task["task_id"]["value"], [])
+            operations += [*made, {"type": "LAUNCH", "launch": {"task_infos": tasks}}]
             log.info("launching %d pods on %s: %s", len(tasks), launches[0].task.node, _names(launches))
         driver.acceptOffers(list(effect.offer_ids), operations, filters)
         for offer_id in effect.offer_ids:
             self._offers.pop(offer_id, None)
         return []
+
+    def _volumes(
+        self, launches: Iterable[fx.Launch], offers: Sequence[Json], pool: Pool
+    ) -> tuple[list[Json], dict[str, list[Json]]]:
+        """The operations that make volumes, and by task id those it uses. Before anything else takes disk."""
+        operations: list[Json] = []
+        resources: dict[str, list[Json]] = {}
+        for launch in launches:
+            for volume, create in ((one.volume, one.create) for one in launch.volumes):
+                if create:
+                    raw = pool.take_raw_disk(volume.size)
+                    owner = offers[0]["framework_id"]["value"]
+                    todo, resource = disks.make(raw, volume, owner, self.principal)
+                    operations += todo
+                else:
+                    resource = disks.find(offers, volume.id)
+                resources.setdefault(launch.task.id, []).append(resource)
+        return operations, resources
 
     def _task_info(self, launch: fx.Launch, pools: Mapping[bool, Pool], payload: Payload) -> Json:
         task = launch.task
@@ -331,6 +362,8 @@ def offer_from_json(offer: Json) -> Offer:
         zone=zone,
         role=role,
         spare=Pool(offer.get("resources") or (), role, revocable=True).vector(),
+        held=disks.held(offer, role),
+        raw_disk=disks.raw_disk(offer),
     )
 
 

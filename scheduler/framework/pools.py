@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scheduler.framework.core.vectors import Ranges, Vector, has_ports, join, without_ports
+from scheduler.framework.disks import is_raw
 from shared.mesos.values import milli
 
 Json = dict[str, Any]
@@ -78,6 +79,19 @@ class Pool:
                 part.ranges = without_ports(part.ranges, [port])
                 return {**part.resource, "ranges": {"range": [{"begin": port, "end": port}]}}
         raise ValueError(f"the offers lack port {port}")
+
+    def take_raw_disk(self, amount: int) -> Json:
+        """Unreserved disk as one `Resource`, to make a volume of. ValueError when there is not as much."""
+        left, taken = amount, None
+        for part in self._parts:
+            share = min(part.left, left) if is_raw(part.resource) else 0
+            if share > 0:
+                part.left -= share
+                left -= share
+                taken = {**part.resource, "scalar": {"value": amount / 1000}}
+        if left or taken is None:
+            raise ValueError(f"the offers lack {left / 1000} of unreserved disk")
+        return taken
 
     def remove(self, resources: Iterable[Mapping[str, Any]]) -> None:
         """Sets aside what an executor takes that the master will start with these launches, identity by identity."""

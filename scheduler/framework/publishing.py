@@ -72,7 +72,7 @@ def _object(old: Entry | None, event: Publish, name: str, now: float) -> Json:
         return {**old.obj, "count": int(old.obj.get("count") or 1) + 1, "lastTimestamp": at}
     about: Json = {
         "apiVersion": "v1",
-        "kind": "Pod",
+        "kind": event.kind,
         "namespace": event.namespace,
         "name": event.name,
         "uid": event.uid,

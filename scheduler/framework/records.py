@@ -50,6 +50,8 @@ def task_object(task: Task) -> Json:
     obj |= {ours: getattr(task, name) for name, ours in _FIELDS.items()}
     if task.moving:
         obj["moving"] = True
+    if task.volumes:
+        obj["volumes"] = list(task.volumes)
     if task.kill is not None:
         obj["killing"] = {"askedAt": task.kill.asked_at, "grace": task.kill.grace}
     return obj
@@ -64,6 +66,7 @@ def task_from_object(obj: Json) -> Task:
             state=TaskState[obj["state"]],
             kill=Kill(kill["askedAt"], kill["grace"]) if kill else None,
             moving=bool(obj.get("moving")),
+            volumes=tuple(obj.get("volumes") or ()),
             **{name: obj[ours] for name, ours in _FIELDS.items()},
         )
     except (KeyError, TypeError) as error:

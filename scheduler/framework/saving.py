@@ -15,6 +15,7 @@ from scheduler.framework.core import effects as fx
 from scheduler.framework.core import status
 from scheduler.framework.core.state import Node
 from scheduler.framework.nodeobjects import node_object
+from scheduler.framework.volumeobjects import storage_change
 from scheduler.store import UNCHANGED, Change, Entry, Key, Store, Unchanged
 
 Json = dict[str, Any]
@@ -78,6 +79,8 @@ class Saver:
                 return records.task_key(task_id), _delete
             case fx.RemovePod(pod):
                 return Key("pods", pod.namespace, pod.name), lambda old: _remove(old, pod.uid)
+            case fx.SaveVolume() | fx.DropVolume() | fx.SaveClaim() | fx.ReleaseClaim():
+                return storage_change(effect, now, self._new_uid)
             case _:
                 raise TypeError(f"not a save: {effect}")
 

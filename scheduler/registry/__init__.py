@@ -5,12 +5,33 @@ from __future__ import annotations
 from scheduler.registry.events import EVENTS
 from scheduler.registry.namespaces import NAMESPACES
 from scheduler.registry.nodes import NODES
+from scheduler.registry.persistentvolumeclaims import PERSISTENTVOLUMECLAIMS
+from scheduler.registry.persistentvolumes import PERSISTENTVOLUMES
 from scheduler.registry.pods import PODS
 from scheduler.registry.resource import Resource
+from scheduler.registry.storageclasses import STORAGECLASSES
 
-__all__ = ["EVENTS", "NAMESPACES", "NODES", "PODS", "RESOURCES", "find"]
+__all__ = [
+    "EVENTS",
+    "NAMESPACES",
+    "NODES",
+    "PERSISTENTVOLUMECLAIMS",
+    "PERSISTENTVOLUMES",
+    "PODS",
+    "RESOURCES",
+    "STORAGECLASSES",
+    "find",
+]
 
-RESOURCES: tuple[Resource, ...] = (EVENTS, NAMESPACES, NODES, PODS)
+RESOURCES: tuple[Resource, ...] = (
+    EVENTS,
+    NAMESPACES,
+    NODES,
+    PERSISTENTVOLUMECLAIMS,
+    PERSISTENTVOLUMES,
+    PODS,
+    STORAGECLASSES,
+)
 
 _BY_NAME = {(one.group, one.version, one.plural): one for one in RESOURCES}
 

@@ -159,6 +159,8 @@ def _validate_volumes(volumes: list[Object] | None) -> Iterator[FieldError]:
                 yield FieldError.forbidden(
                     f"{path}.emptyDir.sizeLimit", "SizeLimit field must be a valid resource quantity"
                 )
+        if "persistentVolumeClaim" in volume and not volume["persistentVolumeClaim"].get("claimName"):
+            yield FieldError.required(f"{path}.persistentVolumeClaim.claimName")
         if "hostPath" in volume:
             yield from _validate_host_path(volume["hostPath"], f"{path}.hostPath")
 

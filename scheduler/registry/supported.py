@@ -36,9 +36,10 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
             runAsUser
         """,
         "PodSecurityContext": "runAsGroup runAsNonRoot runAsUser supplementalGroups",
-        "Volume": "name emptyDir hostPath",
+        "Volume": "name emptyDir hostPath persistentVolumeClaim",
         "EmptyDirVolumeSource": "medium sizeLimit",
         "HostPathVolumeSource": "path type",
+        "PersistentVolumeClaimVolumeSource": "claimName readOnly",
     }.items()
 }
 

@@ -65,13 +65,16 @@ def test_looks_around(kubectl):
     assert "Server Version: v1.32.0+gantry-0.1.0" in kubectl("version")
     assert "Kubernetes control plane is running at" in kubectl("cluster-info")
     resources = kubectl("api-resources", "--no-headers")
-    assert [line.split()[0] for line in resources.splitlines()][:5] == [
+    assert [line.split()[0] for line in resources.splitlines()][:7] == [
         "events",
         "namespaces",
         "nodes",
+        "persistentvolumeclaims",
+        "persistentvolumes",
         "pods",
         "services",
     ]
+    assert "storageclasses" in resources
     assert "v1" in kubectl("api-versions").splitlines()
     assert "FIELD: image <string>" in kubectl("explain", "pod.spec.containers.image")
     assert kubectl("auth", "can-i", "create", "pods").strip() == "yes"

@@ -17,6 +17,7 @@ import pytest
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
 from scheduler.framework.core import status
+from scheduler.framework.core.claims import Claim, Held, Volume, load
 from scheduler.framework.core.lifecycle import LIVE, TERMINAL, TaskState
 from scheduler.framework.core.pods import pod_from_object
 from scheduler.framework.core.state import AgentInfo, Executor, Node, Offer, Policy, State, Task
@@ -46,6 +47,9 @@ class Desk:
     tasks: dict[str, Task] = field(default_factory=dict)
     executors: dict[str, Executor] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
+    claims: dict[str, Claim] = field(default_factory=dict)
+    """By namespace/name."""
+    volumes: dict[str, Volume] = field(default_factory=dict)
     framework_id: str = ""
     echoes: deque[ev.Event] = field(default_factory=deque)
     said: list[fx.Effect] = field(default_factory=list)
@@ -60,6 +64,7 @@ class Desk:
         self.runs += 1
         self.echoes.clear()
         self.state = State(self.policy, framework_id=self.framework_id)
+        self.state.storage = load(self.claims.values(), self.volumes.values())
         self.state.pods = {uid: pod_from_object(obj) for uid, obj in self.pods.items()}
         for node in self.nodes.values():
             self.state.put_node(node)
@@ -89,7 +94,7 @@ class Desk:
             todo += self.frame(ev.LaunchAborted(task_id))
         return todo
 
-    def _commit(self, saves: Iterable[fx.Effect]) -> set[str]:
+    def _commit(self, saves: Iterable[fx.Effect]) -> set[str]:  # noqa: C901 - one line for each effect
         refused: set[str] = set()
         for effect in saves:
             match effect:
@@ -101,6 +106,12 @@ class Desk:
                     self.executors.pop(executor_id, None)
                 case fx.SaveNode(node):
                     self.nodes[node.name] = replace(node, info=None)
+                case fx.SaveVolume(volume):
+                    self.volumes[volume.id] = volume
+                case fx.DropVolume(volume_id):
+                    del self.volumes[volume_id]
+                case fx.SaveClaim() | fx.ReleaseClaim():
+                    self._save_claim(effect)
                 case fx.SavePod(pod, change):
                     self._save_pod(pod.uid, change, refused)
                 case fx.SaveTask(task):
@@ -121,7 +132,31 @@ class Desk:
         if obj is not None:
             self.put(status.apply(obj, change, self.now))
 
+    def _save_claim(self, effect: fx.SaveClaim | fx.ReleaseClaim) -> None:
+        claim = self.claims.get(f"{effect.namespace}/{effect.name}")
+        if claim is None or claim.uid != effect.uid:
+            return
+        if isinstance(effect, fx.SaveClaim):
+            self.put_claim(replace(claim, phase=effect.phase))
+        elif claim.deleted:
+            self.remove_claim(claim)
+
     # ---- what users do
+
+    def put_claim(self, claim: Claim) -> None:
+        self.claims[claim.key] = claim
+        self.echoes.append(ev.ClaimChanged(claim))
+
+    def create_claim(self, name: str, uid: str = "", size: int = 64_000) -> None:
+        self.put_claim(Claim(uid or f"u-{name}", "default", name, size))
+
+    def delete_claim(self, name: str) -> None:
+        """As the API does it: the claim stays until the engine takes its finalizer."""
+        self.put_claim(replace(self.claims[f"default/{name}"], deleted=True))
+
+    def remove_claim(self, claim: Claim) -> None:
+        del self.claims[claim.key]
+        self.echoes.append(ev.ClaimGone(claim.uid))
 
     def put(self, obj: dict[str, Any]) -> None:
         self.pods[obj["metadata"]["uid"]] = obj
@@ -172,7 +207,8 @@ class Desk:
 def make_offer(
     offer_id: str, agent_id: str = "A1", cpus: int = 4000, mem: int = 8_192_000, **more: Any
 ) -> Offer:
-    facts = {"ports": ((31000, 32000),), "hostname": f"host-{agent_id.lower()}", "port": 5051, **more}
+    facts = {"ports": ((31000, 32000),), "hostname": f"host-{agent_id.lower()}", "port": 5051}
+    facts |= {"raw_disk": 20_000_000, **more}
     return Offer(id=offer_id, agent_id=agent_id, amounts=Vector(cpus, mem, 20_000_000), **facts)
 
 
@@ -195,12 +231,24 @@ class MesosAgent:
     executors: dict[str, Vector] = field(default_factory=dict)
     dead: set[str] = field(default_factory=set)
     tasks: dict[str, MesosTask] = field(default_factory=dict)
+    disks: dict[Held, int] = field(default_factory=dict)
+    """Reserved disk with our labels, volumes and all: how much."""
+
+    def held(self) -> dict[str, str]:
+        """Volumes in use: by which task."""
+        found: dict[str, str] = {}
+        for one in self.tasks.values():
+            if one.state in LIVE:
+                for volume in one.task.volumes:
+                    assert volume not in found, f"{volume} is mounted twice"
+                    found[volume] = one.task.id
+        return found
 
     def free(self) -> Vector:
         left = self.total
         for one in [*self.executors.values(), *(t.amounts for t in self.tasks.values() if t.state in LIVE)]:
             left = left - one
-        return left
+        return left - Vector(disk=sum(self.disks.values()))
 
 
 class Cluster:
@@ -296,9 +344,18 @@ class Cluster:
                     executors=tuple(agent.executors),
                     unavailable_at=window[0],
                     unavailable_for=window[1],
+                    held=self._held(agent),
+                    raw_disk=left.disk,
                 )
                 self.offers[offer.id] = offer
                 self._send(ev.OffersReceived((offer,)))
+
+    def _held(self, agent: MesosAgent) -> tuple[Held, ...]:
+        """Reserved disk that nobody uses and that is in no other offer."""
+        away = {
+            one for offer in self.offers.values() if offer.agent_id == agent.info.id for one in offer.held
+        }
+        return tuple(one for one in agent.disks if one.id not in agent.held() and one not in away)
 
     def plan(self, agent: MesosAgent, start: float, duration: float) -> None:
         """Maintenance: its offers are rescinded, what we have there is asked back."""
@@ -399,11 +456,18 @@ class Cluster:
             if offer is not None:
                 assert offer.agent_id == call.agent_id
                 offered = offered + offer.amounts
+        held = {one for offer in offers if offer is not None for one in offer.held}
+        if None not in offers and self.connected:
+            for one in call.doomed:
+                assert one in held, "what was not offered cannot be destroyed"
+                del agent.disks[one]
         for launch in call.launches:
             self._assert_saved(launch)
             if None in offers or not self.connected:
                 self._answer(agent, launch.task.id, TaskState.DROPPED, "INVALID_OFFERS")
                 continue
+            self._make_volumes(agent, launch, held)
+            offered = offered - Vector(disk=sum(one.volume.size for one in launch.volumes if one.create))
             if launch.executor.id in agent.dead:
                 self._answer(agent, launch.task.id, TaskState.DROPPED, "EXECUTOR_TERMINATED")
                 continue
@@ -414,6 +478,18 @@ class Cluster:
             assert offered.covers(ZERO), "more was launched than was offered"
             assert launch.executor.agent_id == call.agent_id
             agent.tasks[launch.task.id] = MesosTask(launch.task, launch.amounts)
+
+    def _make_volumes(self, agent: MesosAgent, launch: fx.Launch, held: set[Held]) -> None:
+        for use in launch.volumes:
+            volume = use.volume
+            assert volume.id in self.desk.volumes, "made before it was saved"
+            name = Held(volume.role, volume.id, volume.claim_uid, volume.claim_key)
+            if use.create:
+                assert name not in agent.disks
+                agent.disks[name] = volume.size
+            else:
+                assert name in held, f"{launch.task.id} uses a volume that was not offered"
+                assert volume.id not in agent.held(), f"{volume.id} is mounted twice"
 
     def _assert_saved(self, launch: fx.Launch) -> None:
         task = launch.task

@@ -18,8 +18,9 @@ from hypothesis.stateful import (
 )
 
 from scheduler.framework.core import events as ev
+from scheduler.framework.core.claims import Held
 from scheduler.framework.core.lifecycle import LIVE, TERMINAL, TaskState
-from scheduler.framework.core.state import Taint
+from scheduler.framework.core.state import Policy, Taint
 
 PICK = st.integers(min_value=0, max_value=1_000_000)
 NOTES = st.sampled_from(
@@ -30,6 +31,7 @@ NOTES = st.sampled_from(
         {"gantry.io/on-return": "keep-oldest", "gantry.io/on-maintenance": "stay"},
     ]
 )
+ROLE = Policy().roles[0]
 RESTART = st.sampled_from(["Always", "OnFailure", "Never"])
 NEXT = {TaskState.STAGED: [TaskState.STARTING, TaskState.RUNNING], TaskState.STARTING: [TaskState.RUNNING]}
 ENDS = [TaskState.FINISHED, TaskState.FAILED, TaskState.DROPPED, TaskState.KILLED]
@@ -43,6 +45,7 @@ class Histories(RuleBasedStateMachine):
         self.cluster = type(self).new_cluster()
         self.desk = self.cluster.desk
         self.pods = 0
+        self.claims = 0
 
     @initialize(agents=st.integers(1, 3))
     def begin(self, agents: int) -> None:
@@ -60,6 +63,34 @@ class Histories(RuleBasedStateMachine):
             self.desk.create(uid, restartPolicy=restart)
             obj = self.desk.pods[uid]
             self.desk.put({**obj, "metadata": {**obj["metadata"], "annotations": notes}})
+
+    @rule(which=st.sampled_from("ab"), pods=st.integers(0, 2))
+    def claim(self, which: str, pods: int) -> None:
+        """A claim, unless there is one of that name, and pods that want it."""
+        if f"default/{which}" not in self.desk.claims:
+            self.claims += 1
+            self.desk.create_claim(which, f"c{self.claims}")
+        for _ in range(pods):
+            self.pods += 1
+            volumes = [{"name": "v", "persistentVolumeClaim": {"claimName": which}}]
+            self.desk.create(f"p{self.pods:03}", restartPolicy="Always", volumes=volumes)
+
+    @precondition(lambda self: self.desk.claims)
+    @rule(pick=PICK, force=st.booleans())
+    def unclaim(self, pick: int, force: bool) -> None:
+        keys = sorted(self.desk.claims)
+        claim = self.desk.claims[keys[pick % len(keys)]]
+        if force:
+            self.desk.remove_claim(claim)
+        else:
+            self.desk.delete_claim(claim.name)
+
+    @rule(pick=PICK)
+    def stray(self, pick: int) -> None:
+        """Something of ours that the store does not know, as after the loss of a backup."""
+        agents = list(self.cluster.agents.values())
+        agent = agents[pick % len(agents)]
+        agent.disks[Held(ROLE, f"stray-{pick}" if pick % 2 else "", f"s{pick}", "default/gone")] = 1000
 
     @precondition(lambda self: self.desk.pods)
     @rule(pick=PICK, grace=st.sampled_from([0, 1, 30]))
@@ -241,6 +272,12 @@ class Histories(RuleBasedStateMachine):
     def state_and_store_agree(self) -> None:
         assert self.desk.state.tasks == self.desk.tasks
         assert set(self.desk.state.executors) == set(self.desk.executors)
+        assert self.desk.state.storage.volumes == self.desk.volumes
+
+    @invariant()
+    def no_volume_is_mounted_twice(self) -> None:
+        for agent in self.cluster.agents.values():
+            agent.held()  # asserts it
 
     # ---- what comes in the end
 
@@ -270,13 +307,46 @@ class Histories(RuleBasedStateMachine):
             alive = self.cluster.alive(uid)
             if obj["status"]["phase"] in {"Succeeded", "Failed"}:
                 assert not alive
-            elif len(self.desk.pods) <= room:
+            elif len(self.desk.pods) <= room and not obj["spec"].get("volumes"):
                 assert len(alive) == 1, f"{uid} runs {len(alive)} times"
                 assert obj["status"]["phase"] == "Running"
+        self._assert_storage_settled(room)
         for agent in self.cluster.agents.values():
             for one in agent.tasks.values():
                 assert one.task.uid in self.desk.pods or one.state in TERMINAL, "a task outlived its pod"
                 assert not one.updates, "an update was never acknowledged"
+
+    def _assert_storage_settled(self, room: int) -> None:
+        """One of those who want a claim has it, and no disk is reserved for a claim that is gone."""
+        uids = {one.uid for one in self.desk.claims.values()}
+        for agent in self.cluster.agents.values():
+            if agent.free().cpus <= 0:
+                continue  # Mesos offers no disk alone
+            idle = [one for one in agent.disks if one.id not in agent.held()]
+            assert all(one.claim_uid in uids and one.id in self.desk.volumes for one in idle)
+        held = {name for agent in self.cluster.agents.values() for name in agent.held()}
+        gone = [one for one in self.desk.volumes.values() if one.claim_uid not in uids]
+        gone = [one for one in gone if one.id not in held]
+        full = {a.info.id for a in self.cluster.agents.values() if a.free().cpus <= 0}
+        assert not gone or full, f"records of {gone} were left behind"
+        for claim in self.desk.claims.values():
+            users = [
+                uid
+                for uid, obj in self.desk.pods.items()
+                if obj["status"]["phase"] not in {"Succeeded", "Failed"}
+                and any(
+                    one["persistentVolumeClaim"]["claimName"] == claim.name
+                    for one in obj["spec"].get("volumes", ())
+                )
+            ]
+            running = [uid for uid in users if self.cluster.alive(uid)]
+            own = {one.id for one in self.desk.volumes.values() if one.claim_uid == claim.uid}
+            if any(not own & set(self.cluster.alive(uid)[0].task.volumes) for uid in running):
+                continue  # they have the volume of an earlier claim of that name, removed by force
+            if users and not claim.deleted and len(self.desk.pods) <= room:
+                assert len(running) == 1 or full, f"claim {claim.name} is used by {running} of {users}"
+                assert not running or claim.phase == "Bound"
+            assert not claim.deleted or users, f"claim {claim.name} was never removed"
 
 
 def machine(new_cluster: Callable[[], Any]) -> type[RuleBasedStateMachine]:

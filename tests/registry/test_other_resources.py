@@ -174,8 +174,11 @@ def test_field_selectors_not_offered_are_refused():
 def test_resources_are_found():
     assert find("", "v1", "pods") is PODS
     assert find("apps", "v1", "pods") is None
-    assert {one.store_name for one in RESOURCES} == {"pods", "nodes", "namespaces", "events"}
-    assert all(one.api_version == "v1" for one in RESOURCES)
+    assert {one.store_name for one in RESOURCES} == {
+        *("pods", "nodes", "namespaces", "events", "persistentvolumeclaims", "persistentvolumes"),
+        "storageclasses.storage.k8s.io",
+    }
+    assert {one.api_version for one in RESOURCES} == {"v1", "storage.k8s.io/v1"}
 
 
 @pytest.mark.parametrize("resource", RESOURCES, ids=lambda one: one.plural)

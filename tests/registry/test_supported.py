@@ -7,7 +7,12 @@ from shared.models.base import patch_schema
 from shared.models.container import Container, EnvVarSource, ResourceRequirements, VolumeMount
 from shared.models.pod import PodSpec
 from shared.models.security import PodSecurityContext, SecurityContext
-from shared.models.volumes import EmptyDirVolumeSource, HostPathVolumeSource, Volume
+from shared.models.volumes import (
+    EmptyDirVolumeSource,
+    HostPathVolumeSource,
+    PersistentVolumeClaimVolumeSource,
+    Volume,
+)
 
 MODELS = {
     model.__name__: model
@@ -16,6 +21,7 @@ MODELS = {
         EmptyDirVolumeSource,
         EnvVarSource,
         HostPathVolumeSource,
+        PersistentVolumeClaimVolumeSource,
         PodSecurityContext,
         PodSpec,
         ResourceRequirements,
@@ -65,8 +71,8 @@ NOT_YET = [
     ({"volumes": [{"name": "a", "secret": {}}]}, "spec.volumes[0].secret"),
     ({"volumes": [{"name": "a", "downwardAPI": {}}]}, "spec.volumes[0].downwardAPI"),
     (
-        {"volumes": [{"name": "a", "persistentVolumeClaim": {"claimName": "x"}}]},
-        "spec.volumes[0].persistentVolumeClaim",
+        {"volumes": [{"name": "a", "ephemeral": {}}]},
+        "spec.volumes[0].ephemeral",
     ),
     ({"container": {"envFrom": [{"prefix": "x"}]}}, "spec.containers[0].envFrom"),
     ({"container": {"lifecycle": {"preStop": PROBE}}}, "spec.containers[0].lifecycle"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scheduler.framework.core import evictions, maintenance, tasks
+from scheduler.framework.core import evictions, maintenance, tasks, volumes
 from scheduler.framework.core.frame import Frame
 from scheduler.framework.core.lifecycle import AWAY, TaskState
 from scheduler.framework.core.state import Alarm, Needs, Pod, State
@@ -49,6 +49,7 @@ def changed(frame: Frame, pod: Pod) -> None:
         if (old.done and not pod.done) or deletion != pod.deletion:
             pod = replace(pod, done=pod.done or old.done, deletion=deletion)
     state.pods[pod.uid] = pod
+    volumes.pod_seen(state, pod)
     state.residents.dirty.add(pod.uid)
     if pod.deletion is not None:
         _delete(frame, pod, pod.deletion)
@@ -96,4 +97,5 @@ def needs_of(state: State, pod: Pod) -> Needs:
     """The pod's needs with the node that the user asked for; the one we chose for an earlier attempt binds nobody."""
     task = state.task_of(pod.uid)
     asked = task.asked_node if task is not None and pod.node == task.node else pod.node
-    return replace(pod.needs, node=asked) if asked else pod.needs
+    needs = volumes.resolved(state, pod.needs) if pod.needs.claims else pod.needs
+    return replace(needs, node=asked) if asked else needs

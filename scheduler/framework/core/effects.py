@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from scheduler.framework.core.claims import Held, Use, Volume
 from scheduler.framework.core.state import Executor, Node, Pod, Task
 from scheduler.framework.core.vectors import Vector
 
@@ -124,6 +125,36 @@ class SaveNode:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveVolume:
+    volume: Volume
+
+
+@dataclass(frozen=True, slots=True)
+class DropVolume:
+    volume_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SaveClaim:
+    """The claim with this uid has a volume; `phase`: Bound or Lost."""
+
+    namespace: str
+    name: str
+    uid: str
+    volume: Volume
+    phase: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseClaim:
+    """Nobody uses the deleted claim any more: it may leave the store."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Acknowledge:
     agent_id: str
     task_id: str
@@ -136,17 +167,22 @@ class Launch:
     executor: Executor
     amounts: Vector
     ports: tuple[int, ...]
+    volumes: tuple[Use, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """All offers of one agent to one role, all launches on them. `refuse` seconds hide what is left over."""
+    """All offers of one agent to one role, all launches on them. `refuse` seconds hide what is left over.
+
+    `doomed`: reserved disk of ours that is to be given back first, volumes and all.
+    """
 
     agent_id: str
     offer_ids: tuple[str, ...]
     launches: tuple[Launch, ...]
     refuse: float
     role: str = ""
+    doomed: tuple[Held, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +228,7 @@ class Reconcile:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """A v1 Event about a pod. The shell aggregates equal ones."""
+    """A v1 Event about a pod, or another `kind` of the core group. The shell aggregates equal ones."""
 
     uid: str
     namespace: str
@@ -203,6 +239,7 @@ class Publish:
     container: str = ""
     component: str = "gantry-scheduler"
     host: str = ""
+    kind: str = "Pod"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +249,20 @@ class Halt:
     message: str
 
 
-Save = SaveFramework | SaveNode | SaveExecutor | SavePod | SaveTask | DropTask | DropExecutor | RemovePod
+Save = (
+    SaveFramework
+    | SaveNode
+    | SaveExecutor
+    | SaveVolume
+    | SaveClaim
+    | SavePod
+    | SaveTask
+    | DropTask
+    | DropExecutor
+    | RemovePod
+    | ReleaseClaim
+    | DropVolume
+)
 Effect = (
     Save
     | Acknowledge
@@ -227,7 +277,20 @@ Effect = (
     | Halt
 )
 
-SAVES: Final = (SaveFramework, SaveNode, SaveExecutor, SavePod, SaveTask, DropTask, DropExecutor, RemovePod)
+SAVES: Final = (
+    SaveFramework,
+    SaveNode,
+    SaveExecutor,
+    SaveVolume,
+    SaveClaim,
+    SavePod,
+    SaveTask,
+    DropTask,
+    DropExecutor,
+    RemovePod,
+    ReleaseClaim,
+    DropVolume,
+)
 """Committed as one; SavePod stands before SaveTask because a launch counts only if its pod was bound."""
 
 ORDER: Final[tuple[type[Effect], ...]] = (

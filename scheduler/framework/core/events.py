@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scheduler.framework.core.claims import Claim
 from scheduler.framework.core.lifecycle import TaskState
 from scheduler.framework.core.state import AgentInfo, Node, Offer, Pod
 
@@ -39,6 +40,18 @@ class NodeChanged:
 @dataclass(frozen=True, slots=True)
 class NodeGone:
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimChanged:
+    """A PersistentVolumeClaim as it is in the store now."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimGone:
+    uid: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +166,8 @@ Event = (
     | PodGone
     | NodeChanged
     | NodeGone
+    | ClaimChanged
+    | ClaimGone
     | Subscribed
     | Disconnected
     | OffersReceived

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from scheduler.framework.core import desired, maintenance, nodes, placement, tasks
+from scheduler.framework.core import desired, maintenance, nodes, placement, tasks, volumes
 from scheduler.framework.core.backoff import grow
+from scheduler.framework.core.claims import Held
 from scheduler.framework.core.effects import (
     Accept,
     Bound,
@@ -26,7 +27,7 @@ from scheduler.framework.core.frame import Frame
 from scheduler.framework.core.lifecycle import LIVE
 from scheduler.framework.core.placement import Candidate, Planner, Topology, Want
 from scheduler.framework.core.state import Alarm, Asking, Executor, Left, Node, Offer, State, Task
-from scheduler.framework.core.vectors import ZERO, join
+from scheduler.framework.core.vectors import ZERO, Vector, join
 
 
 def receive(frame: Frame, offers: Sequence[Offer]) -> None:
@@ -45,7 +46,7 @@ def match(frame: Frame) -> None:
         _answer(frame)
         if state.offers:  # kept for a turn that goes on
             return
-    wanted = _waiting_roles(frame)
+    wanted = volumes.wanting(state) | _waiting_roles(frame)
     revived, suppressed = [], []
     for role, asking in state.asking.items():
         if role not in wanted:
@@ -80,7 +81,9 @@ def _due(frame: Frame, uids: Iterable[str] | None = None) -> Iterator[str]:
         entry = state.pending.get(uid)
         if entry is None or entry.not_before > frame.now:
             continue
-        if not any(_holds(state, one) for one in state.by_pod.get(uid, ())):
+        if any(_holds(state, one) for one in state.by_pod.get(uid, ())):
+            continue
+        if volumes.may_go(state, uid, claimed):
             yield uid
 
 
@@ -112,7 +115,8 @@ def revive_again(frame: Frame, role: str) -> None:
     asking = state.asking.get(role)
     if asking is None or not state.connected or frame.now < asking.next_revive:
         return
-    if any(state.role_of(state.pods[uid].needs) == role for uid in _due(frame)):
+    waiting = any(state.role_of(state.pods[uid].needs) == role for uid in _due(frame))
+    if waiting or role in volumes.wanting(state):
         _revive(frame, [role])
 
 
@@ -194,20 +198,26 @@ def _answer_role(
     """Returns the ids of offers that nobody uses."""
     state, asking = frame.state, frame.state.asking[role]
     planner = _kept_planner(state, asking, by_agent)
+    doomed: dict[str, tuple[Held, ...]] = {}
+    claiming = False
     if planner is None:
         made = [_candidate(frame, agent_id, role, offers) for agent_id, offers in by_agent.items()]
         usable = [one for one in made if state.agents[one.agent_id].avoid_until <= frame.now]
+        stock = _stock(frame, role, made, by_agent)
+        claiming = _place_claims(frame, turn, usable, stock)
+        doomed = {one.agent_id: stock[one.agent_id].doomed for one in usable if stock[one.agent_id].doomed}
         planner = placement.Planner(usable, state.policy.placement)
         for one in made:
             state.left.setdefault(one.agent_id, {})[role] = Left(one.free, one.ports)
-    short = _fill(frame, asking, turn, planner)
-    used = {one.agent_id for one in planner.candidates if one.uids}
+    short = _fill(frame, asking, turn, planner) or claiming
+    used = {one.agent_id for one in planner.candidates if one.uids or one.agent_id in doomed}
     for one in planner.candidates:
-        if one.uids:
+        if one.agent_id in used:
             state.left[one.agent_id][role] = Left(one.free, one.ports)
             ids = tuple(offer.id for offer in by_agent[one.agent_id])
-            refuse = 0.0 if short else state.policy.long_filter
-            frame.emit(Accept(one.agent_id, ids, _bind(frame, one, role), refuse, role))
+            gone = doomed.get(one.agent_id, ())
+            refuse = 0.0 if short or gone else state.policy.long_filter
+            frame.emit(Accept(one.agent_id, ids, _bind(frame, one, role), refuse, role, gone))
     rest = {offer.id: offer for name, offers in by_agent.items() if name not in used for offer in offers}
     if not asking.turn:
         asking.planner, asking.kept = None, frozenset()
@@ -216,6 +226,28 @@ def _answer_role(
     asking.planner, asking.kept = planner, frozenset(rest)
     state.offers |= rest
     return []
+
+
+def _stock(
+    frame: Frame, role: str, made: Iterable[Candidate], by_agent: Mapping[str, list[Offer]]
+) -> dict[str, volumes.Stock]:
+    return {one.agent_id: volumes.stock(frame, one.node.name, role, by_agent[one.agent_id]) for one in made}
+
+
+def _place_claims(
+    frame: Frame, turn: Iterable[str], usable: Sequence[Candidate], stock: Mapping[str, volumes.Stock]
+) -> bool:
+    """Pods with claims, one by one: they go only where their volumes are or can be made. True: some fit nowhere."""
+    short = False
+    for uid in _due(frame, [uid for uid in turn if frame.state.pods[uid].needs.claims]):
+        want = _want(frame.state, uid)
+        fitting = [one for one in usable if not stock[one.agent_id].lacks(want.needs)]
+        planner = placement.Planner(fitting, frame.state.policy.placement)
+        short |= bool(planner.run([want], _topology(frame.state)).unplaced)
+        for one in fitting:
+            if uid in one.uids[-1:]:
+                stock[one.agent_id].take(want.needs)
+    return short
 
 
 def _kept_planner(state: State, asking: Asking, by_agent: Mapping[str, list[Offer]]) -> Planner | None:
@@ -234,7 +266,7 @@ def _fill(frame: Frame, asking: Asking, turn: tuple[str, ...], planner: Planner)
     state, policy = frame.state, frame.state.policy
     goes_on = bool(asking.turn)
     outcome = planner.run(
-        (_want(state, uid) for uid in _due(frame, turn)),
+        (_want(state, uid) for uid in _due(frame, turn) if not state.pods[uid].needs.claims),
         _topology(state, planner),
         most_pods=policy.frame_pods,
         most_work=policy.frame_work,
@@ -347,6 +379,7 @@ def _launch(frame: Frame, uid: str, node: str, executor: Executor) -> Launch:
         frame.drop_task(before)
     elif before is not None:
         tasks.supersede(frame, before)
+    uses = volumes.use(frame, pod, node, executor.role) if needs.claims else ()
     task = Task(
         id=f"{uid}.{state.attempts.get(uid, 0) + 1}",
         uid=uid,
@@ -359,14 +392,16 @@ def _launch(frame: Frame, uid: str, node: str, executor: Executor) -> Launch:
         asked_node=needs.node,
         launched_at=frame.now,
         failures=before.failures if before is not None else 0,
+        volumes=tuple(one.volume.id for one in uses),
     )
     frame.save_task(task, binds=True)
+    volumes.launched(state, task)
     frame.save_pod(pod, Bound(task.id, node))
     frame.publish(pod, "Normal", "Scheduled", f"Successfully assigned {pod.key} to {node}")
     state.pods[uid] = replace(pod, node=node)
     del state.pending[uid]
     frame.timer(state.policy.launch_overdue, Alarm.OVERDUE, task.id)
-    return Launch(task, executor, needs.amounts, needs.ports)
+    return Launch(task, executor, needs.amounts - Vector(disk=needs.new_disk), needs.ports, uses)
 
 
 # ---- why a pod waits
@@ -382,7 +417,7 @@ def report(frame: Frame, uid: str) -> None:
     if asking and frame.now < asking.revived_at + state.policy.report_after:  # its offers are still to come
         frame.timer(state.policy.report_after, Alarm.REPORT, uid)
         return
-    message = _why(frame, _want(state, uid))
+    message = volumes.blocked(state, pod) or _why(frame, _want(state, uid))
     if message is None:
         frame.timer(state.policy.report_after / 10, Alarm.REPORT, uid)
         return

@@ -23,6 +23,7 @@ SKEWED: Final = "node(s) didn't match pod topology spread constraints"
 NO_TOPOLOGY: Final = f"{SKEWED} (missing required label)"
 NO_PORTS: Final = "node(s) didn't have free ports for the requested pod ports"
 NO_MATCH: Final = "node(s) didn't match Pod's node affinity/selector"
+NO_VOLUME: Final = "node(s) had volume node affinity conflict"
 
 
 def static_reason(needs: Needs, node: Node, labels: Mapping[str, str]) -> str | None:
@@ -41,7 +42,9 @@ def static_reason(needs: Needs, node: Node, labels: Mapping[str, str]) -> str | 
         )
         if hard and not tolerated(needs.tolerations, taint):
             return f"node(s) had untolerated taint {{{taint}}}"
-    return None if selected(needs, node.name, labels) else NO_MATCH
+    if not selected(needs, node.name, labels):
+        return NO_MATCH
+    return NO_VOLUME if needs.volume_node not in ("", node.name) else None
 
 
 def selected(needs: Needs, name: str, labels: Mapping[str, str]) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
+from scheduler.framework.core.claims import claim_names
 from scheduler.framework.core.placement_terms import labels_of, rules_of
 from scheduler.framework.core.state import Needs, Node, Pod, Taint, Toleration
 from scheduler.framework.core.status import FINAL_PHASES
@@ -65,11 +66,12 @@ def pod_from_object(obj: Json) -> Pod:
     stateful = any(one.get("kind") == "StatefulSet" for one in meta.get("ownerReferences") or [])
     if "deletionTimestamp" in meta:
         deletion = float(meta.get("deletionGracePeriodSeconds") or 0)
+    claims = claim_names(meta["namespace"], spec)
     return Pod(
         uid=meta["uid"],
         namespace=meta["namespace"],
         name=meta["name"],
-        needs=_same(replace(_needs(meta, spec), **_wishes(meta.get("annotations") or {}))),
+        needs=_same(replace(_needs(meta, spec), claims=claims, **_wishes(meta.get("annotations") or {}))),
         node=spec.get("nodeName") or "",
         restart=spec.get("restartPolicy") or "Always",
         created=meta.get("creationTimestamp") or "",

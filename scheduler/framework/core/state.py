@@ -15,6 +15,7 @@ from enum import Enum, auto
 from math import inf
 from typing import Final
 
+from scheduler.framework.core.claims import Held, Storage
 from scheduler.framework.core.lifecycle import TERMINAL, TaskState
 from scheduler.framework.core.placement_rules import NO_RULES, Labels, Rules
 from scheduler.framework.core.placement_topology import Kind, Residents
@@ -61,6 +62,8 @@ class Policy:
     """So long before, beside their own grace, pods are ended that must not run twice at once."""
     maintenance_again: float = 60.0
     """When a declined inverse offer may come again."""
+    stray_grace: float = 60.0
+    """How long reserved disk of ours that has no record is left alone."""
     nodes_gone: float = 40.0
     """An agent that the master no longer lists is NotReady after this long (a master that failed over
     learns of its agents one by one)."""
@@ -105,6 +108,14 @@ class Needs:
     """The Mesos role whose offers it takes, "" for the framework's first."""
     dedicated: bool = False
     """It wants an executor instance of its own."""
+    claims: tuple[str, ...] = ()
+    """The claims it mounts, as namespace/name."""
+    volumes: tuple[str, ...] = ()
+    """Volumes that its node must offer."""
+    volume_node: str = ""
+    """The node they are on."""
+    new_disk: int = 0
+    """Of `amounts.disk`, what volumes are made of: unreserved disk only."""
     revocable: bool = False
     """It may run on revocable resources."""
     _hash: int = field(default=0, init=False, repr=False, compare=False)
@@ -121,6 +132,9 @@ class Needs:
                 self.role,
                 self.dedicated,
                 self.revocable,
+                self.claims,
+                self.new_disk,
+                self.volumes,
             )
             object.__setattr__(self, "_hash", hash(facts))
         return self._hash
@@ -186,6 +200,8 @@ class Task:
     failures: int = 0
     """Failures in a row, counted over attempts."""
     kill: Kill | None = None
+    volumes: tuple[str, ...] = ()
+    """The volumes it holds."""
     superseded: bool = False
     """A newer attempt took its pod over."""
     moving: bool = False
@@ -231,6 +247,10 @@ class Offer:
     role: str = ""
     spare: Vector = ZERO
     """The revocable part; `amounts` is the other."""
+    held: tuple[Held, ...] = ()
+    """Reserved disk of ours, volumes and all; not part of `amounts`."""
+    raw_disk: int = 0
+    """Of `amounts.disk`, what is not reserved at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,6 +395,7 @@ class State:
     empty_since: dict[str, float] = field(default_factory=dict)
     """By executor id: when its last task was over, or when it was made. Unknown after a restart of ours."""
     questions: dict[str, Question] = field(default_factory=dict)
+    storage: Storage = field(default_factory=Storage)
     evictions: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Pods, by uid, whose nodes have NoExecute taints: since when, how many seconds they tolerate them."""
     kills: dict[str, Question] = field(default_factory=dict)

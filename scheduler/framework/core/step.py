@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
-from scheduler.framework.core import desired, evictions, maintenance, nodes, offers, reconcile, tasks
+from scheduler.framework.core import desired, evictions, maintenance, nodes, offers, reconcile, tasks, volumes
 from scheduler.framework.core.effects import Effect, Halt, SaveFramework, in_order
 from scheduler.framework.core.events import (
     AgentLost,
     AgentsListed,
+    ClaimChanged,
+    ClaimGone,
     Disconnected,
     Event,
     ExecutorLost,
@@ -42,6 +44,7 @@ def step(state: State, events: Sequence[Event], now: float, token: str) -> list[
         _handle(frame, event)
     for alarm, subject in state.due(now):
         _wake(frame, alarm, subject)
+    volumes.settle(frame)
     offers.match(frame)
     return in_order(frame.effects)
 
@@ -50,6 +53,7 @@ def _handle(frame: Frame, event: Event) -> None:  # noqa: C901 - one line for ea
     match event:
         case Loaded():
             desired.loaded(frame)
+            volumes.loaded(frame)
         case PodChanged(pod):
             desired.changed(frame, pod)
         case PodGone(uid):
@@ -58,6 +62,10 @@ def _handle(frame: Frame, event: Event) -> None:  # noqa: C901 - one line for ea
             nodes.changed(frame, node)
         case NodeGone(name):
             nodes.gone(frame, name)
+        case ClaimChanged(claim):
+            volumes.claim_changed(frame, claim)
+        case ClaimGone(uid):
+            volumes.claim_gone(frame, uid)
         case Subscribed(framework_id):
             _subscribed(frame, framework_id)
         case Disconnected():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scheduler.framework.core import backoff, evictions
+from scheduler.framework.core import backoff, evictions, volumes
 from scheduler.framework.core.effects import (
     Acknowledge,
     Away,
@@ -57,6 +57,7 @@ def report(frame: Frame, event: TaskReported) -> None:
     new = _moved(frame, task, event, move.state)
     if new != task:
         frame.save_task(new)
+        volumes.reported(frame, new)
     _tell(frame, new, event, changed=new.state is not task.state)
     if Action.SETTLE in move.actions:
         _settle(frame, new, event)
