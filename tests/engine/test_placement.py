@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
-from scheduler.framework.core.placement import Candidate, Want, place
+from scheduler.framework.core.placement import Candidate, Planner, Topology, Want, place
+from scheduler.framework.core.placement_topology import Kind, Residents
 from scheduler.framework.core.pods import pod_from_object
 from scheduler.framework.core.state import AgentInfo, Needs, Node, Offer, Policy, Taint
 from scheduler.framework.core.vectors import Vector
@@ -181,6 +182,52 @@ def test_taints_that_prefer_not_to_be_had_come_last_and_wishes_first() -> None:
     }
     pod = pod_from_object(obj)
     assert chosen([Want("w", pod.needs)], [replace(one, uids=[]) for one in nodes]) == {"w": "c"}
+
+
+def ruled(uid: str, app: str, **spec: Any) -> Want:
+    meta = {"uid": uid, "namespace": "d", "name": uid, "labels": {"app": app}}
+    pod = pod_from_object({"metadata": meta, "spec": {"containers": [{}], **spec}})
+    return Want(uid, pod.needs, pod.namespace, pod.labels)
+
+
+def hosts(*sizes: int) -> list[Candidate]:
+    return [candidate(f"n{i}", size, labels={HOST: f"n{i}"}) for i, size in enumerate(sizes, 1)]
+
+
+def test_too_few_places_count_as_empty_ones() -> None:
+    rule = {
+        "maxSkew": 1,
+        "topologyKey": HOST,
+        "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "a"}},
+    }
+    two = [ruled(uid, "a", topologySpreadConstraints=[{**rule, "minDomains": 2}]) for uid in "pq"]
+    assert chosen(two, hosts(1000)) == {"p": "n1"}
+    two = [ruled(uid, "a", topologySpreadConstraints=[rule]) for uid in "pq"]
+    assert chosen(two, hosts(1000)) == {"p": "n1", "q": "n1"}
+
+
+def test_who_wants_company_waits_for_it_unless_it_is_its_own() -> None:
+    assert chosen([ruled("p", "web", affinity=near("cache"))], hosts(1000)) == {}
+    assert chosen([ruled("p", "web", affinity=near("web"))], hosts(1000)) == {"p": "n1"}
+
+
+def test_anti_affinity_placed_in_this_frame_binds_the_rest_of_it() -> None:
+    wants = [ruled("w1", "web"), ruled("d", "db", affinity=apart("web")), ruled("w2", "web")]
+    assert chosen(wants, hosts(10, 1000)) == {"w1": "n1", "d": "n2"}
+    other = ruled("o", "other", affinity=apart("nobody"))
+    assert chosen([other, *wants], hosts(20, 1000)) == {"o": "n1", "w1": "n1", "d": "n2"}
+
+
+def test_counts_made_anew_between_two_frames_are_believed() -> None:
+    planner = Planner(hosts(1000, 2000))
+    nodes = {one.node.name: one.node for one in planner.candidates}
+    wants = [ruled(uid, "web", affinity=apart("db")) for uid in "pq"]
+    assert not planner.run(wants[:1], Topology(nodes, Residents())).unplaced
+    planner.go_on()
+    residents = Residents(dirty={"d"})
+    residents.refresh(lambda uid: (Kind("d", (("app", "db"),)), ("n2",)))
+    assert planner.run(wants[1:], Topology(nodes, residents)).unplaced == ["q"]
 
 
 def test_whole_gpus() -> None:
