@@ -125,9 +125,12 @@ def test_what_can_move_is_started_elsewhere_before_it_is_ended(desk: Desk, offer
     assert not only(
         desk.offer(offer("O2", unavailable_at=desk.now + 600.0, unavailable_for=600.0)), fx.Accept
     )
+    assert "FailedScheduling" in reasons(desk.later(2.0))
+    assert desk.phase("a") == "Running", "it waits for another node, and runs"
     effects = desk.offer(offer("O3", "A2"))
     assert [one.task.id for one in only(effects, fx.Accept)[0].launches] == ["a.2"]
     assert not only(effects, fx.KillTask)
+    assert desk.phase("a") == "Running"
     desk.tell("a.2", "STARTING")
     assert not only(desk.said, fx.KillTask), "the old one runs until the new one does"
     effects = desk.tell("a.2", "RUNNING")

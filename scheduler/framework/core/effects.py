@@ -19,10 +19,11 @@ from scheduler.framework.core.vectors import Vector
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A node was chosen: spec.nodeName and PodScheduled."""
+    """A node was chosen: spec.nodeName and PodScheduled. `moves`: the pod still runs where it was."""
 
     task_id: str
     node: str
+    moves: bool = False
 
 
 @dataclass(frozen=True, slots=True)

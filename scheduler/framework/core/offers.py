@@ -396,7 +396,7 @@ def _launch(frame: Frame, uid: str, node: str, executor: Executor) -> Launch:
     )
     frame.save_task(task, binds=True)
     volumes.launched(state, task)
-    frame.save_pod(pod, Bound(task.id, node))
+    frame.save_pod(pod, Bound(task.id, node, moves=before is not None and tasks.gives_way(before)))
     frame.publish(pod, "Normal", "Scheduled", f"Successfully assigned {pod.key} to {node}")
     state.pods[uid] = replace(pod, node=node)
     del state.pending[uid]
@@ -425,7 +425,7 @@ def report(frame: Frame, uid: str) -> None:
     if changed or frame.now - entry.said_at >= state.policy.report_again:
         frame.publish(pod, "Warning", "FailedScheduling", message)
         entry.said, entry.said_at = message, frame.now
-    if changed:
+    if changed and not any(tasks.gives_way(one) for one in state.tasks_of(uid)):
         frame.save_pod(pod, Unschedulable(message))
     frame.timer(state.policy.report_again / 6, Alarm.REPORT, uid)
 

@@ -56,9 +56,9 @@ def apply(pod: Mapping[str, Any], change: PodChange, now: float) -> Json:  # noq
     status = dict(pod.get("status") or {})
     new: Json = {**pod, "status": status}
     match change:
-        case Bound(node=node):
+        case Bound(node=node, moves=moves):
             new["spec"] = {**pod["spec"], "nodeName": node}
-            status["phase"] = "Pending"
+            status["phase"] = status["phase"] if moves else "Pending"
             for name in ("reason", "message"):
                 status.pop(name, None)
             _condition(status, now, "PodScheduled", "True")
