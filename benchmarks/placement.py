@@ -60,8 +60,8 @@ def _agent(number: int, rng: random.Random) -> Node:
         "kubernetes.io/os": "linux",
     }
     total = Vector(cpus * 1000, memory * 1_024_000, 500_000_000)
-    taints = (Taint("dedicated", "batch", "NoSchedule"),) if number % 20 == 0 else ()
-    taints += (Taint("slow", "", "PreferNoSchedule"),) if number % 20 == 1 else ()
+    marks = {0: Taint("dedicated", "batch", "NoSchedule"), 1: Taint("slow", "", "PreferNoSchedule")}
+    taints = tuple(mark for remainder, mark in marks.items() if number % 20 == remainder)
     info = AgentInfo(name, name, 5051, total=total)
     return Node(
         name,
