@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
+from scheduler.framework.core.claims import Held
 from scheduler.framework.core.placement import Candidate, Planner, Topology, Want, place
 from scheduler.framework.core.placement_topology import Kind, Residents
 from scheduler.framework.core.pods import pod_from_object
@@ -101,6 +102,22 @@ def test_a_pod_that_gets_another_label_counts_as_what_it_is_now(desk: Desk, offe
     labelled(desk, "b", "web", affinity=apart("web"))
     desk.watch()
     assert launched(desk.offer(offer("O2", "A1"))) == {"b": "host-a1"}
+
+
+def with_claim(name: str) -> dict[str, Any]:
+    return {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": name}}]}
+
+
+def test_pods_with_claims_count_for_the_rules_of_the_same_frame(desk: Desk, offer: MakeOffer) -> None:
+    desk.subscribe()
+    for uid in ("a", "b"):
+        desk.create_claim(f"data-{uid}")
+        labelled(desk, uid, "db", affinity=apart("db"), **with_claim(f"data-{uid}"))
+    labelled(desk, "c", "web", affinity=apart("db"))
+    desk.watch()
+    placed = launched(desk.offer(*(offer(f"O{number}", f"A{number}") for number in range(3))))
+    assert sorted(placed) == ["a", "b", "c"]
+    assert len(set(placed.values())) == 3
 
 
 # ---- named nodes
@@ -278,6 +295,26 @@ def test_a_rescinded_offer_is_not_used_by_the_next_frame(desk: Desk, offer: Make
     (kept, gone) = sorted(desk.state.offers)
     effects = desk.frame(ev.OfferRescinded(gone))
     assert [one.offer_ids for one in only(effects, fx.Accept)] == [(kept,)]
+
+
+def test_disk_given_back_in_a_turn_is_no_place_for_its_next_frame(desk: Desk, offer: MakeOffer) -> None:
+    stray = Held("", "gone", "u-gone", "default/gone")
+    crowd(desk, 0, frame_pods=2)
+    desk.offer(offer("S0", "A0", held=(stray,)))
+    desk.later(desk.policy.stray_grace + 1)
+    for number in range(6):
+        desk.create(f"p{number}")
+    desk.watch()
+    effects = desk.offer(
+        offer("S1", "A0", cpus=9000, held=(stray,)),
+        offer("T1", "C0", cpus=50),
+        *(offer(f"O{n}", f"B{n}", cpus=250) for n in range(4)),
+    )
+    assert any(one.doomed for one in only(effects, fx.Accept))
+    effects += desk.later(0.0) + desk.later(0.0)
+    answered = [one for accept in only(effects, fx.Accept) for one in accept.offer_ids]
+    assert len(answered) == len(set(answered))
+    assert not desk.state.offers
 
 
 def test_a_node_that_changes_in_a_turn_is_judged_anew(desk: Desk, offer: MakeOffer) -> None:

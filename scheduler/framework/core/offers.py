@@ -204,9 +204,10 @@ def _answer_role(
         made = [_candidate(frame, agent_id, role, offers) for agent_id, offers in by_agent.items()]
         usable = [one for one in made if state.agents[one.agent_id].avoid_until <= frame.now]
         stock = _stock(frame, role, made, by_agent)
-        claiming = _place_claims(frame, turn, usable, stock)
+        topology = _topology(state)
+        claiming = _place_claims(frame, turn, usable, stock, topology)
         doomed = {one.agent_id: stock[one.agent_id].doomed for one in usable if stock[one.agent_id].doomed}
-        planner = placement.Planner(usable, state.policy.placement)
+        planner = placement.Planner(usable, state.policy.placement, topology)
         for one in made:
             state.left.setdefault(one.agent_id, {})[role] = Left(one.free, one.ports)
     short = _fill(frame, asking, turn, planner) or claiming
@@ -222,7 +223,7 @@ def _answer_role(
     if not asking.turn:
         asking.planner, asking.kept = None, frozenset()
         return list(rest)
-    planner.go_on()
+    planner.go_on(used)
     asking.planner, asking.kept = planner, frozenset(rest)
     state.offers |= rest
     return []
@@ -235,7 +236,11 @@ def _stock(
 
 
 def _place_claims(
-    frame: Frame, turn: Iterable[str], usable: Sequence[Candidate], stock: Mapping[str, volumes.Stock]
+    frame: Frame,
+    turn: Iterable[str],
+    usable: Sequence[Candidate],
+    stock: Mapping[str, volumes.Stock],
+    topology: Topology,
 ) -> bool:
     """Pods with claims, one by one: they go only where their volumes are or can be made. True: some fit nowhere."""
     short = False
@@ -243,7 +248,7 @@ def _place_claims(
         want = _want(frame.state, uid)
         fitting = [one for one in usable if not stock[one.agent_id].lacks(want.needs)]
         planner = placement.Planner(fitting, frame.state.policy.placement)
-        short |= bool(planner.run([want], _topology(frame.state)).unplaced)
+        short |= bool(planner.run([want], topology).unplaced)
         for one in fitting:
             if uid in one.uids[-1:]:
                 stock[one.agent_id].take(want.needs)

@@ -11,7 +11,7 @@ kube-scheduler does in large clusters.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -118,11 +118,14 @@ class _Group:
 class Planner:
     """The placements of a frame, or of several in a row in which nothing else changed what is offered."""
 
-    def __init__(self, candidates: Sequence[Candidate], strategy: str = "binpack") -> None:
+    def __init__(
+        self, candidates: Sequence[Candidate], strategy: str = "binpack", topology: Topology | None = None
+    ) -> None:
+        """`topology`: counts that others have begun, with what they placed."""
         self.candidates = list(candidates)
         self.strategy = strategy
         self.work = 0
-        self.topology: Topology | None = None
+        self.topology = topology
         self.recent: dict[str, str] = {}
         """The nodes of the pods that the last run placed."""
         self._index = Index(candidates)
@@ -154,12 +157,15 @@ class Planner:
                 outcome.unplaced.append(want.uid)
         return outcome
 
-    def go_on(self) -> None:
-        """For the next frame: what was used was accepted, and is no longer offered."""
+    def go_on(self, spent: Collection[str] = ()) -> None:
+        """For the next frame: what was used (or is `spent`, by agent id) was accepted, and is no longer offered."""
+        left = []
         for one in self.candidates:
-            if one.uids:
+            if one.uids or one.agent_id in spent:
                 one.room = 0
-        self.candidates = [one for one in self.candidates if not one.uids]
+            else:
+                left.append(one)
+        self.candidates = left
 
     def _place(self, want: Want, topology: Topology) -> bool:
         group = self._group(want, topology)

@@ -176,8 +176,8 @@ class Index:
 
     def _few(self, needs: Needs) -> Sequence[Candidate] | None:
         """The only nodes that come into question, if a name or one value of a label says so."""
-        if needs.node:
-            return self._by_name.get(needs.node, ())
+        if needs.node or needs.volume_node:
+            return self._by_name.get(needs.node or needs.volume_node, ())
         wanted: dict[str, tuple[str, ...]] = {key: (value,) for key, value in needs.selector}
         terms = needs.rules.node
         if terms is not None and len(terms) == 1:
@@ -221,11 +221,11 @@ def _preference(one: Candidate) -> tuple[bool, bool, int, int, str]:
 def _keys(needs: Needs) -> tuple[str, ...]:
     """The labels that a pod's rules about nodes look at."""
     rules = needs.rules
-    if not needs.selector and rules.node is None and not rules.node_wishes and not needs.node:
+    if not needs.selector and rules.node is None and not rules.node_wishes and not (needs.node or needs.volume_node):
         return ()
     terms = [*(rules.node or ()), *(one.term for one in rules.node_wishes)]
     keys = {key for key, _ in needs.selector} | {one.key for term in terms for one in term.labels}
-    if needs.node or any(term.names for term in terms):
+    if needs.node or needs.volume_node or any(term.names for term in terms):
         keys.add(NAME)
     return tuple(sorted(keys))
 
