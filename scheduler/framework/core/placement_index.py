@@ -221,7 +221,12 @@ def _preference(one: Candidate) -> tuple[bool, bool, int, int, str]:
 def _keys(needs: Needs) -> tuple[str, ...]:
     """The labels that a pod's rules about nodes look at."""
     rules = needs.rules
-    if not needs.selector and rules.node is None and not rules.node_wishes and not (needs.node or needs.volume_node):
+    if (
+        not needs.selector
+        and rules.node is None
+        and not rules.node_wishes
+        and not (needs.node or needs.volume_node)
+    ):
         return ()
     terms = [*(rules.node or ()), *(one.term for one in rules.node_wishes)]
     keys = {key for key, _ in needs.selector} | {one.key for term in terms for one in term.labels}
