@@ -5,180 +5,25 @@ The executor is `scripted_executor.py`: no image, no container, but the whole pr
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import os
-import shlex
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
-ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = float(os.environ.get("GANTRY_TEST_PATIENCE", "60"))
+ROOT = Path(__file__).resolve().parents[3]
+PATIENCE = 60.0
 PODS = "/api/v1/namespaces/default/pods"
-T = TypeVar("T")
-
-
-def until(what: str, check: Callable[[], T | None]) -> T:
-    """The first true answer of `check`."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if answer := check():
-            return answer
-        time.sleep(0.02)
-    raise AssertionError(f"waited {PATIENCE:.0f} s in vain for {what}")
-
-
-class Local:
-    """A master, agents and a scheduler in a directory of their own."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.executors = directory / "executors"
-        self.executors.mkdir()
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            two.bind(("127.0.0.1", 0))
-            self.api, self.mesos = one.getsockname()[1], two.getsockname()[1]
-
-    def spawn(self, name: str, *argv: str) -> subprocess.Popen[bytes]:
-        with (self.directory / f"{name}.log").open("ab") as log:
-            command = [sys.executable, "-m", "gantry", *argv]
-            environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, env=environ
-            )
-        self.processes[name] = process
-        return process
-
-    def start_master(self) -> None:
-        self.spawn("master", "master", "--ip", "127.0.0.1", "--port", str(self.mesos), "--work_dir", "master")
-
-    def start_agent(self, name: str) -> None:
-        resources = "cpus:8;mem:8192;disk:20000;ports:[31000-32000]"
-        self.spawn(
-            *(name, "agent", "--master", f"127.0.0.1:{self.mesos}", "--ip", "127.0.0.1", "--port", "0"),
-            *("--hostname", name, "--work_dir", name, "--resources", resources, "--launcher", "posix"),
-        )
-
-    def spawn_scheduler(self, *flags: str) -> subprocess.Popen[bytes]:
-        script = ROOT / "tests/engine/scripted_executor.py"
-        words = ["env", f"PYTHONPATH={ROOT}", sys.executable, str(script), str(self.executors)]
-        return self.spawn(
-            *("scheduler", "scheduler", "--master", f"127.0.0.1:{self.mesos}", "--store", "sqlite:state.db"),
-            *("--listen", f"127.0.0.1:{self.api}", "--executor-command", shlex.join(words)),
-            *flags,
-        )
-
-    def start_scheduler(self, *flags: str) -> None:
-        self.spawn_scheduler(*flags)
-        until("the API", lambda: self.get("/readyz") == "ok")
-
-    def start(self, *agents: str) -> None:
-        self.start_master()
-        for name in agents:
-            self.start_agent(name)
-        self.start_scheduler()
-        until("the nodes", lambda: len(self.items("/api/v1/nodes")) == len(agents))
-
-    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
-        process = self.processes.pop(name)
-        process.send_signal(number)
-        return process.wait(PATIENCE)
-
-    def stop(self) -> None:
-        for process in self.processes.values():
-            process.kill()
-        for process in self.processes.values():
-            process.wait()
-        for pid in self.executor_pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-    # ---- the API
-
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.api}{path}", data, method=method)
-        request.add_header("Content-Type", "application/json")
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.loads(answer.read())
-
-    def get(self, path: str) -> str:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.api}{path}", timeout=10) as answer:
-                return str(answer.read().decode())
-        except OSError:
-            return ""
-
-    def items(self, path: str = PODS) -> list[dict[str, Any]]:
-        return list(json.loads(self.get(path) or "{}").get("items") or [])
-
-    def create(self, *names: str, **spec: Any) -> None:
-        for name in names:
-            containers = [{"name": "main", "image": "localhost/x"}]
-            body = {"metadata": {"name": name}, "spec": {"containers": containers, **spec}}
-            self.call("POST", PODS, {"apiVersion": "v1", "kind": "Pod", **body})
-
-    def phases(self) -> dict[str, str]:
-        return {one["metadata"]["name"]: one["status"]["phase"] for one in self.items()}
-
-    def all_running(self, count: int) -> None:
-        until(f"{count} running pods", lambda: list(self.phases().values()) == ["Running"] * count)
-
-    # ---- what the executors saw
-
-    def executor_pids(self) -> list[int]:
-        return [int(path.suffix[1:]) for path in self.executors.glob("executor.*")]
-
-    def running(self) -> dict[str, list[str]]:
-        """Task ids that run, by pod uid. Fails when a pod ever had two at once."""
-        now: dict[str, dict[str, int]] = {}
-        log = self.executors / "log"
-        for line in log.read_text().splitlines() if log.exists() else []:
-            word, task_id, pid = line.split()
-            tasks = now.setdefault(task_id.partition(".")[0], {})
-            if word == "started":
-                others = [other for other, where in tasks.items() if _alive(where)]
-                assert not others, f"{task_id} was started while {others} ran"
-                tasks[task_id] = int(pid)
-            else:
-                tasks.pop(task_id, None)
-        alive = {uid: sorted(t for t, pid in tasks.items() if _alive(pid)) for uid, tasks in now.items()}
-        return {uid: tasks for uid, tasks in alive.items() if tasks}
-
-    def assert_each_runs_once(self) -> None:
-        running = self.running()
-        assert set(running) == {one["metadata"]["uid"] for one in self.items()}
-        assert all(len(tasks) == 1 for tasks in running.values()), running
-
-
-def _alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Iterator[Local]:
-    made = Local(tmp_path)
-    try:
-        yield made
-    except BaseException:
-        made.stop()
-        raise
-    made.stop()
+Local = Any  # of conftest.py
 
 
 def test_a_pods_way_from_creation_to_deletion(local: Local) -> None:
@@ -188,18 +33,18 @@ def test_a_pods_way_from_creation_to_deletion(local: Local) -> None:
     local.assert_each_runs_once()
     reasons = {
         (e["involvedObject"]["name"], e["reason"])
-        for e in until("events", lambda: local.items("/api/v1/events"))
+        for e in local.until("events", lambda: local.items("/api/v1/events"))
     }
     assert ("a", "Scheduled") in reasons
     local.call("DELETE", f"{PODS}/a")
-    until("the deletion", lambda: set(local.phases()) == {"b"})
+    local.until("the deletion", lambda: set(local.phases()) == {"b"})
     local.assert_each_runs_once()
     (node,) = local.items("/api/v1/nodes")
     assert node["status"]["capacity"]["cpu"] == "8"
     (local.executors / "end.b").write_text("Succeeded")
     for pid in local.executor_pids():
         os.kill(pid, signal.SIGUSR1)
-    until("the end of b", lambda: local.phases() == {"b": "Succeeded"})
+    local.until("the end of b", lambda: local.phases() == {"b": "Succeeded"})
     assert not local.running()
 
 
@@ -218,7 +63,7 @@ def test_a_killed_scheduler_goes_on_where_it_was(local: Local) -> None:
         local.call("DELETE", f"{PODS}/{name}")
     local.kill("scheduler")
     local.start_scheduler()
-    until("the deletions", lambda: set(local.phases()) == set(names[6:]))
+    local.until("the deletions", lambda: set(local.phases()) == set(names[6:]))
     local.assert_each_runs_once()
     assert local.running().items() <= before.items(), "nothing else was started again"
 
@@ -244,7 +89,7 @@ def test_pods_of_a_killed_executor_start_again(local: Local) -> None:
     (pid,) = local.executor_pids()
     os.kill(pid, signal.SIGKILL)
     wanted = {"a": "Running", "b": "Running", "once": "Failed"}
-    until("the second start", lambda: len(local.running()) == 2 and local.phases() == wanted)
+    local.until("the second start", lambda: len(local.running()) == 2 and local.phases() == wanted)
     assert not set(first.values().__iter__().__next__()) & {
         t for ids in local.running().values() for t in ids
     }
@@ -256,29 +101,16 @@ def test_a_master_may_go_and_come_back(local: Local) -> None:
     local.all_running(1)
     before = local.running()
     local.kill("master")
-    until("the loss to be seen", lambda: "mesos" in _unready(local))
+    local.until("the loss to be seen", lambda: "mesos" in local.unready())
     local.start_master()
-    until("the connection", lambda: local.get("/readyz") == "ok")
+    local.until("the connection", lambda: local.get("/readyz") == "ok")
     local.create("b")
     local.all_running(2)
     local.assert_each_runs_once()
     assert before.items() <= local.running().items()
 
 
-def _unready(local: Local) -> str:
-    try:
-        urllib.request.urlopen(f"http://127.0.0.1:{local.api}/readyz", timeout=10).close()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.read().decode()
-    return ""
-
-
 # ---- how it ends when it cannot go on
-
-
-def last_line(local: Local) -> str:
-    return (local.directory / "scheduler.log").read_text().strip().splitlines()[-1]
 
 
 def test_a_framework_taken_over_or_removed_has_its_own_exit_code(local: Local) -> None:
@@ -292,14 +124,14 @@ def test_a_framework_taken_over_or_removed_has_its_own_exit_code(local: Local) -
     try:
         stream = _take_over(connection, framework)
         assert local.processes.pop("scheduler").wait(PATIENCE) == 5
-        assert last_line(local) == f"{ENDED}: Framework failed over; its state is kept"
+        assert local.last_line() == f"{ENDED}: Framework failed over; its state is kept"
         teardown = {"type": "TEARDOWN", "framework_id": framework["id"]}
         _post(local, "/api/v1/scheduler", teardown, {"Mesos-Stream-Id": stream})
     finally:
         connection.close()
     process = local.spawn_scheduler()
     assert process.wait(PATIENCE) == 5
-    assert last_line(local) == f"{ENDED}: Framework has been removed; its state is kept"
+    assert local.last_line() == f"{ENDED}: Framework has been removed; its state is kept"
 
 
 ENDED = "gantry: error: Mesos ended the framework"
@@ -406,7 +238,7 @@ def test_when_all_dies_at_once_all_comes_back(local: Local) -> None:
     local.start_master()
     local.start_agent("agent-1")
     local.start_scheduler()
-    until("the second start", lambda: set(local.running()) == set(first))
+    local.until("the second start", lambda: set(local.running()) == set(first))
     local.all_running(2)
     local.assert_each_runs_once()
 
@@ -423,7 +255,7 @@ def test_an_agent_may_restart_and_no_pod_notices(local: Local) -> None:
     local.assert_each_runs_once()
     assert before.items() <= local.running().items()
     local.call("DELETE", f"{PODS}/a")
-    until("the deletion", lambda: set(local.phases()) == {"b"})
+    local.until("the deletion", lambda: set(local.phases()) == {"b"})
 
 
 # ---- beside other frameworks
@@ -444,12 +276,12 @@ def holds_nothing(local: Local) -> bool:
 def test_another_framework_gets_all_it_wants_while_our_pods_wait(local: Local) -> None:
     """80 % of the cluster, in at most two rounds of offers, although a pod of ours waits for what no agent has."""
     local.start("agent-1", "agent-2")
-    until("the idle framework to hold no offer", lambda: holds_nothing(local))
+    local.until("the idle framework to hold no offer", lambda: holds_nothing(local))
     resources = {"requests": {"cpu": "100"}}
     huge = [{"name": "main", "image": "localhost/x", "resources": resources}]
     local.create("huge", containers=huge)
-    until("the pod to be unschedulable", lambda: "Insufficient cpu" in local.get(f"{PODS}/huge"))
-    until("the waiting framework to hold no offer", lambda: holds_nothing(local))
+    local.until("the pod to be unschedulable", lambda: "Insufficient cpu" in local.get(f"{PODS}/huge"))
+    local.until("the waiting framework to hold no offer", lambda: holds_nothing(local))
     with (
         (local.directory / "greedy.jsonl").open("wb") as said,
         (local.directory / "greedy.log").open("wb") as log,
@@ -466,11 +298,13 @@ def test_another_framework_gets_all_it_wants_while_our_pods_wait(local: Local) -
         return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
 
     running = {"event": "update", "state": "TASK_RUNNING"}
-    until("its 16 tasks to run", lambda: lines().count(running) == 16)
+    local.until("its 16 tasks to run", lambda: lines().count(running) == 16)
     rounds = [one for one in lines() if one["event"] == "offers"]
     assert 0 in [one["left"] for one in rounds[:2]], rounds
     local.create("small")
-    until("ours to run in what is left", lambda: local.phases() == {"huge": "Pending", "small": "Running"})
+    local.until(
+        "ours to run in what is left", lambda: local.phases() == {"huge": "Pending", "small": "Running"}
+    )
 
 
 def test_roles_and_executors_as_annotations_say(local: Local) -> None:
@@ -517,7 +351,7 @@ def test_an_upgrade_restarts_no_pod(local: Local) -> None:
     assert before.items() <= local.running().items()
     assert len(set(local.executor_pids()) - pids) == 1
     local.call("DELETE", f"{PODS}/a")
-    until("the old instance to be told", lambda: len(local.items()) == 2)
+    local.until("the old instance to be told", lambda: len(local.items()) == 2)
     local.assert_each_runs_once()
 
 
@@ -546,7 +380,7 @@ def test_uninstalling_ends_all_pods(local: Local) -> None:
     local.kill("scheduler", signal.SIGTERM)
     done = uninstall()
     assert done.returncode == 0, done.stderr
-    until("the executor to end", lambda: not local.running())
+    local.until("the executor to end", lambda: not local.running())
     assert not list(local.directory.glob("state.db*"))
     local.start_scheduler()
     assert local.items() == []
