@@ -21,6 +21,7 @@ from typing import Any
 import uvloop
 
 from gantry import __version__
+from scheduler import metrics
 from scheduler.api.app import make_app
 from scheduler.api.health import Check, HealthReport
 from scheduler.api.server import ConfigError, start_server
@@ -118,6 +119,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             version=__version__,
             token=settings.token,
             health=lambda: _health(engine, driver),
+            registry=metrics.registry(lambda: engine.state, lambda: driver.connected),
         )
         listen = settings.listen
         names = [listen.host, settings.framework.hostname, "localhost", "127.0.0.1"]

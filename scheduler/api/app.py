@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any, NoReturn
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
-from scheduler.api import health, housekeeping, logs, pods, read, reviews, write
+from scheduler.api import health, housekeeping, logs, metrics, pods, read, reviews, write
 from scheduler.api.auth import auth_middleware
 from scheduler.api.body import LIMIT
 from scheduler.api.context import API, Api, Clock, NodeProxy, wall_clock
@@ -54,9 +55,13 @@ def make_app(
     health: Callable[[], HealthReport] = HealthReport,
     clock: Clock = wall_clock,
     resources: tuple[Resource, ...] = RESOURCES,
+    registry: CollectorRegistry | None = None,
     **sources: Any,
 ) -> web.Application:
-    """The API over an open store. `token` None: loopback only, see `auth`. `sources`: see `Api`."""
+    """The API over an open store. `token` None: loopback only, see `auth`. `sources`: see `Api`.
+
+    `registry`: what /metrics shows; without, there is no /metrics.
+    """
     served = resources if any(one.plural == "services" for one in resources) else (*resources, SERVICES)
     api = Api(
         store=store,
@@ -72,6 +77,8 @@ def make_app(
     app[API] = api
     for path, handler in _health_routes():
         app.router.add_get(path, handler)
+    if registry is not None:
+        app.router.add_routes(metrics.routes(registry))
     app.router.add_routes(Discovery(served, version).routes())
     for group, group_version, plural in reviews.REVIEWS:
         path = f"/apis/{group}/{group_version}/{plural}"

@@ -1,0 +1,61 @@
+"""/metrics, read by Prometheus' own parser."""
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from scheduler.api.app import make_app
+from scheduler.framework.core.lifecycle import TaskState
+from scheduler.framework.core.state import Node, Policy, State, Task
+from scheduler.metrics import registry
+
+
+@pytest.fixture
+def state():
+    return State(Policy())
+
+
+@pytest.fixture
+def app(store, nodes, token, state):
+    connected = registry(lambda: state, lambda: bool(state.nodes))
+    return make_app(store, nodes=nodes, version="0.1.0", token=token, registry=connected)
+
+
+@pytest.fixture
+async def scrape(server):
+    async def get(**headers):
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{server[1]}/metrics", headers=headers) as answer,
+        ):
+            return answer.status, await answer.text()
+
+    return get
+
+
+def values(text):
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_the_engines_state_is_shown(scrape, state):
+    status, text = await scrape()
+    assert status == 200
+    assert values(text)["gantry_mesos_connected",] == 0
+    state.put_node(Node("n", ready=True))
+    state.counters["unwanted tasks killed"] += 2
+    state.put_task(Task("u.1", "u", "default", "web", 1, "a", "n", "e", TaskState.RUNNING))
+    shown = values((await scrape())[1])
+    assert shown["gantry_mesos_connected",] == 1
+    assert shown["gantry_nodes", "true"] == 1
+    assert shown["gantry_tasks", "running"] == 1
+    assert shown["gantry_anomalies_total", "unwanted tasks killed"] == 2
+
+
+@pytest.mark.parametrize("token", ["secret"])
+async def test_it_asks_for_the_token(scrape, token):
+    assert (await scrape())[0] == 401
+    assert (await scrape(Authorization=f"Bearer {token}"))[0] == 200
