@@ -17,7 +17,7 @@ from aiohttp import hdrs, web
 from scheduler.api.negotiate import clauses, negotiate
 from scheduler.api.respond import answer, answer_object
 from scheduler.api.reviews import REVIEWS
-from scheduler.registry import openapi
+from scheduler.registry import openapi, openapi_proto
 from scheduler.registry.errors import NotFound
 from scheduler.registry.resource import Resource
 
@@ -173,6 +173,9 @@ class Discovery:
         return await answer(request, orjson.dumps(document), content_type=content_type)
 
     async def openapi_v2(self, request: web.Request) -> web.Response:
+        if openapi_proto.MEDIA_TYPE in request.headers.get(hdrs.ACCEPT, ""):
+            body = openapi_proto.openapi_v2_proto(self._resources, self._gantry)
+            return await _document(request, body, openapi_proto.CONTENT_TYPE)
         return await _document(request, openapi.openapi_v2(self._resources, self._gantry))
 
     async def openapi_v3_index(self, request: web.Request) -> web.Response:
@@ -185,12 +188,14 @@ class Discovery:
         return await _document(request, document)
 
 
-async def _document(request: web.Request, body: bytes) -> web.Response:
+async def _document(request: web.Request, body: bytes, content_type: str = "") -> web.Response:
     """A large constant document, which clients keep by its ETag."""
     etag = f'"{hashlib.sha256(body).hexdigest()}"'
     headers = {hdrs.ETAG: etag, hdrs.VARY: "Accept"}
     if etag in request.headers.get(hdrs.IF_NONE_MATCH, ""):
         return web.Response(status=304, headers=headers)
+    if content_type:
+        return web.Response(body=body, headers={**headers, hdrs.CONTENT_TYPE: content_type})
     negotiate(request.headers.get(hdrs.ACCEPT, ""))
     response = await answer(request, body)
     response.headers.update(headers)
