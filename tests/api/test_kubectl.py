@@ -1,6 +1,7 @@
 """The real kubectl against a server on an ephemeral port, with a token."""
 
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -9,6 +10,23 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+
+
+def minor_version() -> int:
+    """32 for a kubectl 1.32; Debian's is older, and lacks some commands. 0 where there is none."""
+    if shutil.which("kubectl") is None:
+        return 0
+    said = subprocess.run(
+        ["kubectl", "version", "--client", "-o", "json"],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=True,
+    )
+    return int(json.loads(said.stdout)["clientVersion"]["minor"].rstrip("+"))
+
+
+MINOR = minor_version()
 
 MANIFEST = {
     "apiVersion": "v1",
@@ -62,8 +80,8 @@ def kubectl(live, tmp_path) -> Kubectl:
 
 
 def test_looks_around(kubectl):
-    assert "Server Version: v1.32.0+gantry-0.1.0" in kubectl("version")
-    assert "Kubernetes control plane is running at" in kubectl("cluster-info")
+    assert re.search(r"Server Version.*v1\.32\.0\+gantry-0\.1\.0", kubectl("version"))
+    assert "is running at" in kubectl("cluster-info")
     resources = kubectl("api-resources", "--no-headers")
     assert [line.split()[0] for line in resources.splitlines()][:7] == [
         "events",
@@ -76,9 +94,10 @@ def test_looks_around(kubectl):
     ]
     assert "storageclasses" in resources
     assert "v1" in kubectl("api-versions").splitlines()
-    assert "FIELD: image <string>" in kubectl("explain", "pod.spec.containers.image")
+    assert re.search(r"FIELD: +image <string>", kubectl("explain", "pod.spec.containers.image"))
     assert kubectl("auth", "can-i", "create", "pods").strip() == "yes"
-    assert "admin" in kubectl("auth", "whoami")
+    if MINOR >= 28:
+        assert "admin" in kubectl("auth", "whoami")
     assert "default" in kubectl("get", "ns")
 
 
@@ -111,7 +130,7 @@ def test_create_change_delete(kubectl):
     assert web["metadata"]["labels"] == {"tier": "front", "s": "1", "j": "2"}
     assert web["metadata"]["annotations"] == {"note": "hello"}
     assert "restartPolicy: Always" in kubectl("get", "pod", "web", "-o", "yaml")
-    assert "Node:             <none>" in kubectl("describe", "pod", "web")
+    assert re.search(r"Node: +<none>", kubectl("describe", "pod", "web"))
     kubectl("replace", "-f", "-", stdin=MANIFEST)
     kubectl("run", "other", "--image=localhost/x:1", "--restart=Never", "--labels=app=other")
     selected = ("get", "pods", "-A", "-l", "app=other", "--field-selector", "spec.nodeName=", "-o", "name")
@@ -147,6 +166,7 @@ def test_edit(kubectl):
     assert kubectl("get", "pod", "web", "-o", "jsonpath={.metadata.labels.app}") == "edited"
 
 
+@pytest.mark.skipif(MINOR < 27, reason="this kubectl validates fields by itself, with the OpenAPI document")
 def test_validation(kubectl):
     bad = json.loads(json.dumps(MANIFEST))
     bad["spec"]["containers"][0]["imagee"] = "x"
@@ -234,7 +254,8 @@ def test_namespaces_and_events(kubectl):
     }
     kubectl("-n", "team", "create", "-f", "-", stdin=event)
     assert "FailedScheduling" in kubectl("-n", "team", "get", "events")
-    assert "FailedScheduling" in kubectl("-n", "team", "events")
+    if MINOR >= 26:
+        assert "FailedScheduling" in kubectl("-n", "team", "events")
     assert "0/0 nodes are available." in kubectl("-n", "team", "describe", "pod", "web")
     assert kubectl("delete", "namespace", "team") == 'namespace "team" deleted\n'
     assert kubectl("get", "pods", "-A", "-o", "name") == ""

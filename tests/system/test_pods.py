@@ -91,7 +91,7 @@ def test_nodes_are_the_agents(cluster):
     assert "Ready" in cluster.kubectl("get", "nodes")
 
 
-def test_logs_follow_tail_and_timestamps(cluster, pod):
+def test_logs_follow_tail_and_timestamps(cluster, pod, tools):
     name = pod(
         manifest(
             "talks",
@@ -99,7 +99,7 @@ def test_logs_follow_tail_and_timestamps(cluster, pod):
             restartPolicy="Never",
         )
     )
-    assert cluster.kubectl("wait", "--for=jsonpath={.status.phase}=Running", f"pod/{name}", "--timeout=30s")
+    tools.wait_for("started", lambda: cluster.pod(name)["status"]["phase"] in {"Running", "Succeeded"})
     followed = cluster.kubectl("logs", "-f", name)
     assert sorted(followed.split()) == ["four", "one", "three", "two"]
     assert cluster.kubectl("logs", "--tail=1", name) == "four\n"
