@@ -9,19 +9,20 @@ import asyncio
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import orjson
 
-from executor.stage0 import aci, acmanifest, layout
+from executor.stage0 import acisource, layout
 from executor.stage0 import config as image_config
 from executor.stage0 import manifest as m
 from executor.stage0.cas import Cas
 from executor.stage0.errors import ImageBroken, ImageNotFound, InvalidImageName, StoreError
-from executor.stage0.extract import Summary, clean_name
+from executor.stage0.extract import clean_name
 from executor.stage0.names import Archive, parse
 from executor.stage0.sources import Fingerprint, stat_fingerprint
 from executor.stage0.streams import CHUNK, Limits, Slice, check_bytes, compression, decompress
@@ -96,25 +97,48 @@ class ArchiveSource:
         return bool(self.fingerprint() == stored["fingerprint"])
 
     async def find(self) -> m.Found:
-        return await asyncio.to_thread(self._find)
+        raw = await asyncio.to_thread(self._raw_aci)
+        if raw is None:
+            return await asyncio.to_thread(self._find)
+        try:
+            return await acisource.find(raw, self._cas)
+        finally:
+            raw.file.close()
 
     async def close(self) -> None:
         if self._files is not None:
             self._files.close()
 
+    def _raw_aci(self) -> acisource.RawAci | None:
+        """The file as an ACI, or None when it is something else. A name that says `.aci` is believed unread."""
+        if self._ref.kind != "auto":
+            return None
+        with self._file_errors():
+            file: IO[bytes] = self._path.open("rb", buffering=0)
+            try:
+                if self._path.suffix != ".aci" and not is_aci(file, self._cas.limits):
+                    file.close()
+                    return None
+                return acisource.RawAci(file, str(self._path), acisource.signature_beside(self._path))
+            except BaseException:
+                file.close()
+                raise
+
     def _find(self) -> m.Found:
-        try:
-            with self._path.open("rb", buffering=0) as file:
-                if self._ref.kind == "auto" and is_aci(file, self._cas.limits):
-                    return self._aci(file)
+        with self._file_errors():
             files = self._files = self._index()
+        if self._ref.kind == "docker" or (self._ref.kind == "auto" and "manifest.json" in files):
+            return docker_image(files, self._ref.tag)
+        return layout.resolve(files, self._ref.tag)
+
+    @contextmanager
+    def _file_errors(self) -> Iterator[None]:
+        try:
+            yield
         except FileNotFoundError:
             raise ImageNotFound(f"no such file {self._path}") from None
         except OSError as error:
             raise StoreError(f"{self._path}: {error.strerror}") from None
-        if self._ref.kind == "docker" or (self._ref.kind == "auto" and "manifest.json" in files):
-            return docker_image(files, self._ref.tag)
-        return layout.resolve(files, self._ref.tag)
 
     def _index(self) -> TarFiles:
         file: IO[bytes] = self._path.open("rb", buffering=0)
@@ -135,22 +159,6 @@ class ArchiveSource:
                 file.write(data)
         return file
 
-    def _aci(self, file: IO[bytes]) -> m.Found:
-        documents: list[bytes] = []
-
-        def fill(root: int) -> tuple[str, Summary]:
-            digest, summary, data = aci.unpack(Slice(file.fileno()), root, self._cas.limits)
-            documents.append(data)
-            check_aci(acmanifest.parse_manifest(data), root)
-            return digest, summary
-
-        diff_id = self._cas.import_tree(fill)
-        manifest = acmanifest.parse_manifest(documents[0])
-        image_id = diff_id.replace(":", "-")
-        layer = m.Layer(diff_id, partial(Slice, file.fileno()))
-        blobs = ((m.digest_of(documents[0]), documents[0]),)
-        return m.Found(image_id, image_id, acmanifest.image_config(manifest), (layer,), blobs)
-
 
 def is_packed(file: IO[bytes]) -> bool:
     """Whether a file starts like gzip, zstd, bzip2 or xz."""
@@ -165,18 +173,6 @@ def is_aci(file: IO[bytes], limits: Limits) -> bool:
         if first:
             return first in {"manifest", "rootfs"}
     raise ImageBroken("the archive is empty")
-
-
-def check_aci(manifest: Mapping[str, Any], root: int) -> None:
-    """What cannot be run is not imported; a path whitelist is applied to the tree."""
-    acmanifest.check_host(acmanifest.image_config(manifest))
-    if manifest.get("dependencies"):
-        wanted = ", ".join(str(d["imageName"]) for d in manifest["dependencies"])
-        raise ImageBroken(
-            f"depends on other images ({wanted[:200]}), which is not supported yet; flatten it first"
-        )
-    if manifest.get("pathWhitelist"):
-        aci.keep_only(root, manifest["pathWhitelist"])
 
 
 def docker_image(files: TarFiles, tag: str) -> m.Found:
