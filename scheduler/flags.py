@@ -55,7 +55,12 @@ def uninstall_parser(about: str, epilog: str) -> argparse.ArgumentParser:
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="to reach the master and to see the framework end (%(default).0f)",
+        help="to reach the master, to see a pod or a volume go, and to see the framework end (%(default).0f)",
+    )
+    made.add_argument(
+        "--abandon-volumes",
+        action="store_true",
+        help="leave the volumes of agents that are away, and the disk reserved for them, where they are for good",
     )
     _identity(made.add_argument_group("the framework, as the scheduler was told"))
     add_flags(made)

@@ -1,8 +1,8 @@
 """`gantry uninstall`: ends the framework at Mesos, all its pods with it, and removes the state. After asking.
 
 Nothing else ever tears the framework down. The store is locked meanwhile, so no scheduler can run on it; it is removed
-only when the master has ended the framework. Not here yet: giving cluster volumes back, which would stand between the
-subscription and its end; while there are any, nothing is uninstalled.
+only when the master has ended the framework, and that only when the cluster volumes are given back (`giveback`). Killed
+on the way, it is run again and goes on.
 """
 
 from __future__ import annotations
@@ -15,21 +15,26 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from scheduler.config import Framework, UsageError, access_of, master_of, principal_of, roles_of
 from scheduler.flags import uninstall_parser
 from scheduler.framework import records
 from scheduler.framework.core.lifecycle import TERMINAL, TaskState
+from scheduler.giveback import GiveBack, Remains, Wanted, wanted
 from scheduler.store import Store, StoreError, open_store
 from shared.mesos.scheduler_driver import NotConnected, Scheduler, SchedulerDriver
 from shared.mesos.settings import Access
 
-ABOUT = "End the framework at Mesos, kill all its pods, and remove its state. There is no way back."
+ABOUT = (
+    "End the framework at Mesos, kill all its pods, destroy the volumes of its claims, and remove its state. "
+    "There is no way back."
+)
 
 EPILOG = """\
-exit codes: 0 done; 1 not confirmed, or there are volumes; 2 bad flags or files; 4 the store cannot be used, for one
+exit codes: 0 done; 1 not confirmed, or volumes remain; 2 bad flags or files; 4 the store cannot be used, for one
 because a scheduler runs on it; 5 Mesos cannot be reached or refuses. But for 0, what is in the store is still there."""
 
 OK, NO, USAGE, STORE, MESOS = 0, 1, 2, 4, 5
@@ -44,6 +49,10 @@ FAILOVER_SECONDS = 604800.0
 
 class MesosError(Exception):
     """One line: why the framework was not ended."""
+
+
+class Removed(Exception):
+    """The master ended the framework some time ago."""
 
 
 class Declined(Exception):
@@ -95,31 +104,26 @@ async def _uninstall(args: argparse.Namespace, access: Access, ask: Callable[[st
     try:
         record = store.get(records.FRAMEWORK)
         framework_id = record.obj.get("frameworkId", "") if record else ""
-        _check_volumes(store)
+        what = wanted(store)
         if not args.yes:
-            _confirm(args, store, framework_id, ask)
+            _confirm(args, store, framework_id, len(what.volumes), ask)
         if framework_id:
-            await _end(framework.info(framework_id), master, access, args.timeout)
+            await _end(framework, framework_id, master, access, args, what)
         await store.destroy()
     finally:
         await store.close()
 
 
-def _check_volumes(store: Store) -> None:
-    volumes, _ = store.list("persistentvolumes")
-    if volumes:
-        raise Declined(
-            f"there are {len(volumes)} cluster volumes, {volumes[0].key.name} for one, that nobody could give back "
-            "afterwards: delete their claims first, and wait until the volumes are gone"
-        )
-
-
-def _confirm(args: argparse.Namespace, store: Store, framework_id: str, ask: Callable[[str], str]) -> None:
+def _confirm(
+    args: argparse.Namespace, store: Store, framework_id: str, volumes: int, ask: Callable[[str], str]
+) -> None:
     name = args.framework_name
     tasks = [TaskState[one.obj["state"]] for one in store.list(records.TASKS)[0]]
     running = sum(state not in TERMINAL for state in tasks)
     _say(f"This ends framework {name} ({framework_id or 'never registered'}) at {args.master}:")
     _say(f"{running} running pods are killed, {len(store.list('pods')[0])} pods and all else in")
+    if volumes:
+        _say(f"{volumes} cluster volumes are destroyed with all that is in them,")
     _say(f"{args.store} is removed. There is no way back.")
     try:
         answer = ask(f"Type the framework's name ({name}) to go on: ").strip()
@@ -130,28 +134,75 @@ def _confirm(args: argparse.Namespace, store: Store, framework_id: str, ask: Cal
 
 
 class _Last(Scheduler):
-    """Ends the framework each time that it is there; done when the master says that it is no more. (A connection that
-    closes after TEARDOWN proves nothing, so the driver subscribes again, and the refusal is the proof.)"""
+    """The last connections of a framework. Once `ending`, it is ended each time that it is there, and `done` when the
+    master says that it is no more. (A connection that closes after TEARDOWN proves nothing, so the driver
+    subscribes again, and the refusal is the proof.) `there` and `done` hold why not, when that is known."""
 
-    def __init__(self) -> None:
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def __init__(self, back: GiveBack) -> None:
+        loop = asyncio.get_running_loop()
+        self.back = back
+        self.ending = False
+        self.there: asyncio.Future[None] = loop.create_future()
+        self.done: asyncio.Future[None] = loop.create_future()
 
-    def reregistered(self, driver: SchedulerDriver, master_info: dict[str, Any]) -> None:
+    def registered(self, driver: SchedulerDriver, framework_id: Any, master_info: Any) -> None:
+        self.reregistered(driver, master_info)
+
+    def reregistered(self, driver: SchedulerDriver, master_info: Any) -> None:
+        if not self.there.done():
+            self.there.set_result(None)
+        if self.ending:
+            self.end(driver)
+        else:
+            self.back.connected(driver)
+
+    def end(self, driver: SchedulerDriver) -> None:
+        self.ending = True
         with contextlib.suppress(NotConnected):  # the next connection will do
             driver.tearDown()
 
+    def resourceOffers(self, driver: SchedulerDriver, offers: Sequence[Any]) -> None:  # noqa: N802 - pymesos' name
+        self.back.offers(driver, offers)
+
+    def statusUpdate(self, driver: SchedulerDriver, status: Any) -> None:  # noqa: N802 - pymesos' name
+        self.back.status(driver, status)
+
     def error(self, driver: SchedulerDriver, message: str) -> None:
-        if self.done.done():
-            return
-        if REMOVED in message:
+        removed = REMOVED in message
+        failure = Removed() if removed else MesosError(f"Mesos refused: {message}; the state is kept")
+        if not self.there.done():
+            self.there.set_exception(failure)
+        elif not self.done.done() and removed and self.ending:
             self.done.set_result(None)
-        else:
-            self.done.set_exception(MesosError(f"Mesos refused: {message}; the state is kept"))
+        elif not self.done.done():
+            self.done.set_exception(failure)
 
 
-async def _end(info: dict[str, Any], master: str, access: Access, timeout: float) -> None:
-    """Takes the framework over and ends it."""
-    last = _Last()
+async def _end(
+    framework: Framework,
+    framework_id: str,
+    master: str,
+    access: Access,
+    args: argparse.Namespace,
+    what: Wanted,
+) -> None:
+    """Takes the framework over, gives its volumes back and ends it. For one that ended before it was done, a
+    framework of the same roles stands in."""
+    roles = (*framework.roles, *sorted(what.roles - set(framework.roles)))
+    framework = replace(framework, roles=roles)
+    try:
+        await _session(framework.info(framework_id), framework_id, master, access, args, what)
+    except Removed:
+        if what.volumes:
+            stand_in = replace(framework, failover_timeout=0.0).info("")
+            await _session(stand_in, framework_id, master, access, args, what)
+
+
+async def _session(
+    info: dict[str, Any], owner: str, master: str, access: Access, args: argparse.Namespace, what: Wanted
+) -> None:
+    """One framework from its subscription to its end."""
+    last = _Last(GiveBack(owner, what))
     try:
         driver = SchedulerDriver(
             last,
@@ -165,10 +216,32 @@ async def _end(info: dict[str, Any], master: str, access: Access, timeout: float
         raise UsageError(f"--master {master}: {error}") from error
     await driver.start()
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(args.timeout):
+            await last.there
+        await _until_given_back(last, driver, access, args)
+        last.end(driver)
+        async with asyncio.timeout(args.timeout):
             await last.done
     except TimeoutError:
         trouble = driver.trouble or "the framework does not end"
-        raise MesosError(f"gave up after {timeout:g} s: {trouble}; the state is kept") from None
+        raise MesosError(f"gave up after {args.timeout:g} s: {trouble}; the state is kept") from None
     finally:
         await driver.stop()
+
+
+async def _until_given_back(
+    last: _Last, driver: SchedulerDriver, access: Access, args: argparse.Namespace
+) -> None:
+    """Ends, too, when the master refuses us on the way."""
+    work = asyncio.create_task(
+        last.back.run(driver, access, patience=args.timeout, abandon=args.abandon_volumes)
+    )
+    await asyncio.wait((work, last.done), return_when=asyncio.FIRST_COMPLETED)
+    if not work.done():
+        work.cancel()
+    if last.done.done():
+        last.done.result()
+    try:
+        await work
+    except Remains as error:
+        raise Declined(f"{error}; the state is kept") from error

@@ -43,6 +43,16 @@ def held(offer: Json, role: str) -> tuple[Held, ...]:
     return tuple(_held(one, role) for one in listed if _is_ours(one, framework_id))
 
 
+def owned(resources: Iterable[Json], owner: str) -> tuple[Held, ...]:
+    """What of the resources is labelled as `owner`'s, a framework id; each in the role that it is reserved for."""
+    return tuple(_held(one, _role(one)) for one in resources if _is_ours(one, owner))
+
+
+def _role(resource: Mapping[str, Any]) -> str:
+    stack = resource.get("reservations") or [{"role": resource.get("role", "*")}]
+    return str(stack[-1].get("role", "*"))
+
+
 def raw_disk(offer: Json) -> int:
     """Thousandths of a MB of unreserved disk: what volumes can be made of."""
     return sum(round(one["scalar"]["value"] * 1000) for one in offer.get("resources") or () if is_raw(one))
@@ -108,10 +118,19 @@ def destroy(offers: Iterable[Json], doomed: Iterable[Held], role: str) -> list[J
     for offer in offers:
         framework_id = (offer.get("framework_id") or {}).get("value", "")
         for one in offer.get("resources") or ():
-            if not _is_ours(one, framework_id) or _held(one, role) not in wanted:
-                continue
-            if _id(one):
-                operations.append({"type": "DESTROY", "destroy": {"volumes": [one]}})
-            bare = {key: value for key, value in one.items() if key != "disk"}
-            operations.append({"type": "UNRESERVE", "unreserve": {"resources": [bare]}})
+            if _is_ours(one, framework_id) and _held(one, role) in wanted:
+                operations += _give_back(one)
+    return operations
+
+
+def destroy_all(resources: Iterable[Json], owner: str) -> list[Json]:
+    """The same for everything that is labelled as `owner`'s."""
+    return [operation for one in resources if _is_ours(one, owner) for operation in _give_back(one)]
+
+
+def _give_back(resource: Json) -> list[Json]:
+    bare = {key: value for key, value in resource.items() if key != "disk"}
+    operations: list[Json] = [{"type": "UNRESERVE", "unreserve": {"resources": [bare]}}]
+    if _id(resource):
+        operations.insert(0, {"type": "DESTROY", "destroy": {"volumes": [resource]}})
     return operations

@@ -152,13 +152,13 @@ def test_a_store_in_use_or_missing_is_refused(
     assert not (tmp_path / "nowhere.db").exists()
 
 
-def test_volumes_are_given_back_first(
+def test_a_record_of_a_volume_that_cannot_be_read_stops_it(
     master: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "state.db"
     asyncio.run(fill(path, "F1", Key("persistentvolumes", "", "v1")))
-    assert run(master, path, "--yes") == 1
-    assert "1 cluster volumes, v1 for one" in capsys.readouterr().err
+    assert run(master, path, "--yes") == 4
+    assert "the record of volume p cannot be read" in capsys.readouterr().err
     assert path.exists()
 
 
