@@ -17,6 +17,7 @@ from executor.pods.claims import paths, with_claims
 from executor.pods.core.effects import Report
 from executor.pods.env import Node
 from executor.pods.pods import Pods
+from executor.pods.supplies import unpack
 from executor.server.app import Tokens
 from shared.mesos.durations import duration_from_json
 from shared.mesos.executor_driver import Executor, ExecutorDriver
@@ -91,7 +92,7 @@ class PodExecutor(Executor):
             if self._pods is None:
                 raise ValueError("the executor is not ready")
             volumes = paths(task.get("resources") or (), self.sandbox)
-            self._pods.launch(task_id, with_claims(launch.pod, volumes))
+            self._pods.launch(task_id, with_claims(launch.pod, volumes), unpack(launch))
         except (WireError, ValueError) as error:
             log.error("task %s: %s", task_id, error)
             status = {"phase": "Failed", "reason": "InvalidPod", "message": str(error)}

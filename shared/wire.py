@@ -2,7 +2,7 @@
 
 Two envelopes, each JSON in base64 (Mesos' `bytes data` fields in the v1 JSON encoding):
 
-* `Launch`, in `TaskInfo.data`: the pod to run, the node's name, the token of the node server.
+* `Launch`, in `TaskInfo.data`: the pod to run and what goes with it, the node's name, the token of the node server.
 * `Report`, in `TaskStatus.data`: the pod's status, the node server's address, events since the last report.
 
 Both carry a version. A peer of another version is refused, never guessed at: executor ids carry the
@@ -13,7 +13,7 @@ are carried as they are and are not validated here.
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import orjson
@@ -35,16 +35,21 @@ class Launch:
     """`TaskInfo.data`: what an executor needs to run a pod.
 
     pod: the whole v1 Pod object. node_name: the name of the Node object (downward API `spec.nodeName`).
-    node_token: the bearer token that the executor's node server accepts from now on.
+    node_token: the bearer token that the executor's node server accepts from now on. runtime_handler: of the pod's
+    RuntimeClass, "" for a pod without one.
     """
 
     pod: Mapping[str, Any]
     node_name: str
-    node_token: str
+    node_token: str = field(repr=False)
+    runtime_handler: str = ""
 
     def encode(self) -> str:
         """Base64 text for `TaskInfo.data`."""
-        return _encode({"pod": self.pod, "nodeName": self.node_name, "nodeToken": self.node_token})
+        body = {"pod": self.pod, "nodeName": self.node_name, "nodeToken": self.node_token}
+        if self.runtime_handler:
+            body["runtimeHandler"] = self.runtime_handler
+        return _encode(body)
 
     @classmethod
     def decode(cls, data: str) -> "Launch":
@@ -54,6 +59,7 @@ class Launch:
             pod=_field(body, "pod", dict, "TaskInfo.data"),
             node_name=_field(body, "nodeName", str, "TaskInfo.data"),
             node_token=_field(body, "nodeToken", str, "TaskInfo.data"),
+            runtime_handler=_optional(body, "runtimeHandler", str, "TaskInfo.data") or "",
         )
 
 
@@ -135,3 +141,7 @@ def _field(body: Mapping[str, Any], name: str, kind: type[Any], what: str) -> An
         found = "nothing" if value is None else type(value).__name__
         raise WireError(f"{what}.{name}: expected {kind.__name__}, got {found}")
     return value
+
+
+def _optional(body: Mapping[str, Any], name: str, kind: type[Any], what: str) -> Any:
+    return _field(body, name, kind, what) if name in body else None

@@ -14,6 +14,7 @@ from executor.pods.env import ConfigError, Node, command_line, environment
 from executor.pods.isolators import isolators, qos_class
 from executor.pods.users import Identity
 from executor.stage0.config import ImageConfig
+from executor.stage1.manifest import FLAVORS
 from shared.models.quantities import quantity_bytes
 
 AC_VERSION: Final = "0.8.11"
@@ -46,11 +47,30 @@ class PodLevel:
         return bool(self.pod["spec"].get("hostNetwork"))
 
 
-def pod_level(pod: Mapping[str, Any], node: Node, default_flavor: str, termination_dir: str) -> PodLevel:
+def choose_flavor(
+    pod: Mapping[str, Any], handler: str, default_flavor: str, flavors: tuple[str, ...] = FLAVORS
+) -> str:
+    """The handler of its RuntimeClass names the flavor; a class that is no more meant the flavor of its name.
+
+    Raises ValueError for a flavor that this executor does not have.
+    """
+    runtime_class = pod["spec"].get("runtimeClassName")
+    if not runtime_class:
+        return default_flavor
+    flavor = str(handler or runtime_class)
+    if flavor not in flavors:
+        there_are = ", ".join(flavors)
+        raise ValueError(
+            f'RuntimeClass "{runtime_class}": its handler {flavor!r} is no stage1 flavor of this executor, '
+            f"which has {there_are}"
+        )
+    return flavor
+
+
+def pod_level(pod: Mapping[str, Any], node: Node, flavor: str, termination_dir: str) -> PodLevel:
     """Read the pod's own part. The network of a pod is its own and has only loopback, unless it is the host's."""
     spec = pod["spec"]
     pod_ip = node.ip if spec.get("hostNetwork") else ""
-    flavor = spec.get("runtimeClassName") or default_flavor
     return PodLevel(pod, node, flavor, pod_ip, qos_class(spec), termination_dir)
 
 

@@ -10,6 +10,7 @@ from executor.pods.core.effects import Report
 from executor.pods.logs import LogWriter
 from executor.pods.ports import Machine
 from executor.pods.runner import PodRunner
+from executor.pods.supplies import NOTHING, Supplies
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +30,15 @@ class Pods:
         self._dead: dict[str, PodRunner] = {}
         self._cleaning: set[asyncio.Task[None]] = set()
 
-    def launch(self, task_id: str, pod: Mapping[str, Any]) -> None:
-        """Begin a pod. Raises ValueError for an object that is not a v1 Pod, or a task id that was used already."""
+    def launch(self, task_id: str, pod: Mapping[str, Any], supplies: Supplies = NOTHING) -> None:
+        """Begin a pod. Raises ValueError for an object that is not a v1 Pod or that this executor has no flavor for,
+        or a task id that was used already."""
         if task_id in self._live or task_id in self._dead:
             raise ValueError(f"task {task_id} was launched before")
         try:
-            runner = PodRunner(task_id, pod, self._machine, lambda report: self._reported(task_id, report))
+            runner = PodRunner(
+                task_id, pod, self._machine, lambda report: self._reported(task_id, report), supplies
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a v1 Pod: {type(error).__name__}: {error}") from None
         self._live[task_id] = runner

@@ -13,6 +13,7 @@ from executor.pods.env import Node
 from executor.pods.launcher import AppExit
 from executor.pods.poddir import PodDirs
 from executor.stage0.config import ImageConfig
+from executor.stage1.manifest import FLAVORS
 
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 
@@ -57,11 +58,12 @@ class RunPod(Protocol):
 
 @dataclass(frozen=True)
 class Machine:
-    """All that pods share. clock: Unix time."""
+    """All that pods share. flavors: those of stage1 that there are; clock: Unix time."""
 
     node: Callable[[], Node]
     images: Images
     dirs: PodDirs
     run_pod: RunPod
     default_flavor: str
+    flavors: tuple[str, ...] = FLAVORS
     clock: Callable[[], float] = field(default=time.time)

@@ -29,6 +29,7 @@ from executor.pods.logread import last_words
 from executor.pods.logs import LogWriter
 from executor.pods.poddir import Phase, PodDir
 from executor.pods.ports import Image, Machine, PullPolicy, Sandbox
+from executor.pods.supplies import NOTHING, Supplies
 from executor.stage0.errors import ImageError
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,18 @@ class _Prepared:
 class PodRunner:
     """One pod, from its launch to its terminal report; its logs stay readable until `remove`."""
 
-    def __init__(self, name: str, pod: Mapping[str, Any], machine: Machine, report: Reporter) -> None:
-        """name: unique on this machine, a file name. Raises KeyError or ValueError when `pod` is no v1 Pod."""
+    def __init__(
+        self,
+        name: str,
+        pod: Mapping[str, Any],
+        machine: Machine,
+        report: Reporter,
+        supplies: Supplies = NOTHING,
+    ) -> None:
+        """name: unique on this machine, a file name.
+
+        Raises KeyError or ValueError when `pod` is no v1 Pod, or needs a flavor that there is not.
+        """
         for part in (name, *(c["name"] for c in _containers(pod))):
             if not _FILE_NAME.fullmatch(part):
                 raise ValueError(f"{part!r} cannot be the name of a directory")
@@ -73,9 +84,9 @@ class PodRunner:
         self._machine = machine
         self._report = report
         self._containers = {c["name"]: c for c in _containers(pod)}
-        self._level = manifest.pod_level(
-            pod, node, machine.default_flavor, str(machine.dirs.root / Phase.RUN / name / "termination")
-        )
+        flavor = manifest.choose_flavor(pod, supplies.handler, machine.default_flavor, machine.flavors)
+        termination = str(machine.dirs.root / Phase.RUN / name / "termination")
+        self._level = manifest.pod_level(pod, node, flavor, termination)
         self._facts = read_pod(
             pod, host_ip=node.ip, pod_ip=self._level.pod_ip, qos_class=self._level.qos_class
         )

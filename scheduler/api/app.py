@@ -20,9 +20,10 @@ from scheduler.api.health import HealthReport
 from scheduler.api.services import SERVICES
 from scheduler.api.status import status_middleware
 from scheduler.registry import RESOURCES
+from scheduler.registry.admission import with_admission
 from scheduler.registry.errors import MethodNotAllowed, NotAvailable
-from scheduler.registry.resource import Resource
-from scheduler.store import Store
+from scheduler.registry.resource import Object, Resource
+from scheduler.store import Key, Store
 
 Action = Callable[[web.Request, Resource], Awaitable[web.StreamResponse]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -62,7 +63,9 @@ def make_app(
 
     `registry`: what /metrics shows; without, there is no /metrics.
     """
-    served = resources if any(one.plural == "services" for one in resources) else (*resources, SERVICES)
+    served = with_admission(resources, partial(_find, store))
+    if all(one.plural != "services" for one in served):
+        served = (*served, SERVICES)
     api = Api(
         store=store,
         nodes=nodes,
@@ -88,6 +91,11 @@ def make_app(
     app.cleanup_ctx.append(_housekeeping)
     app.on_shutdown.append(_end_streams)
     return app
+
+
+def _find(store: Store, resource: str, namespace: str, name: str) -> Object | None:
+    entry = store.get(Key(resource, namespace, name))
+    return entry.obj if entry is not None else None
 
 
 def _health_routes() -> list[tuple[str, Handler]]:
@@ -131,7 +139,7 @@ def _route(
 
 async def _housekeeping(app: web.Application) -> AsyncIterator[None]:
     await housekeeping.create_namespaces(app[API])
-    await housekeeping.create_storage_class(app[API])
+    await housekeeping.create_classes(app[API])
     task = asyncio.create_task(housekeeping.run(app[API]), name="housekeeping")
     yield
     task.cancel()

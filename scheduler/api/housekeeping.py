@@ -1,4 +1,4 @@
-"""What the API does on its own: makes the namespaces that always exist, empties those that are deleted, and
+"""What the API does on its own: makes the namespaces and classes that always exist, empties those that are deleted, and
 forgets events after an hour.
 """
 
@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta
 from scheduler.api.context import Api
 from scheduler.api.delete import PROTECTED, DeleteOptions, delete_object
 from scheduler.api.write import create_object
+from scheduler.registry import runtimeclasses, storageclasses
 from scheduler.registry.errors import AlreadyExists, ApiError, NotFound
-from scheduler.registry.resource import Resource
-from scheduler.registry.storageclasses import built_in
+from scheduler.registry.resource import Object, Resource
 from scheduler.store import Entry, Expired, Key, StoreFailed, Watch
 
 log = logging.getLogger(__name__)
@@ -45,15 +45,22 @@ async def create_namespaces(api: Api) -> None:
             pass
 
 
-async def create_storage_class(api: Api) -> None:
-    """Makes the one storage class, once. Raises StoreFailed."""
-    resource = api.find("storage.k8s.io", "v1", "storageclasses")
+async def create_classes(api: Api) -> None:
+    """Makes the storage class and the runtime classes that are missing. Raises StoreFailed."""
+    await _create(api, "storage.k8s.io", "storageclasses", storageclasses.built_in())
+    await _create(api, "node.k8s.io", "runtimeclasses", *runtimeclasses.built_in())
+
+
+async def _create(api: Api, group: str, plural: str, *objects: Object) -> None:
+    """Cluster-wide objects; what is there stays as it is."""
+    resource = api.find(group, "v1", plural)
     if resource is None:
         return
-    try:
-        await create_object(api, resource, built_in(), "")
-    except AlreadyExists:
-        pass
+    for obj in objects:
+        try:
+            await create_object(api, resource, obj, "")
+        except AlreadyExists:
+            pass
 
 
 async def run(api: Api) -> None:

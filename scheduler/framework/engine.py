@@ -28,6 +28,7 @@ from scheduler.framework.core.verdict import describe
 from scheduler.framework.mesos import Mesos, Payload
 from scheduler.framework.publishing import Publisher
 from scheduler.framework.saving import Saver
+from scheduler.framework.supplies import supplies_of
 from scheduler.framework.volumeobjects import CLAIMS, VOLUMES, claim_from_object, volume_from_object
 from scheduler.store import Entry, Store, StoreError
 
@@ -214,12 +215,16 @@ class Engine:
     ) -> dict[str, Payload]:
         """What each launch that was saved carries."""
         return {
-            one.task.id: Payload(pods[one.task.uid].obj, node_token(self._secret, one.executor.id))
+            one.task.id: self._payload(one, pods[one.task.uid].obj)
             for effect in effects
             if isinstance(effect, fx.Accept)
             for one in effect.launches
             if one.task.id not in refused
         }
+
+    def _payload(self, launch: fx.Launch, pod: Json) -> Payload:
+        token = node_token(self._secret, launch.executor.id)
+        return Payload(pod, token, supplies_of(pod, self._store))
 
     def _tidy(self, effects: list[fx.Effect]) -> None:
         for effect in effects:

@@ -33,6 +33,7 @@ from scheduler.framework.core.lifecycle import MESOS, TaskState
 from scheduler.framework.core.state import AgentInfo, Executor, Offer
 from scheduler.framework.core.vectors import ZERO, Vector
 from scheduler.framework.pools import Pool
+from scheduler.framework.supplies import NOTHING, Supplies
 from shared.mesos.scheduler_driver import NotConnected, Scheduler, SchedulerDriver
 from shared.mesos.values import value_from_json
 from shared.wire import Launch, Report, WireError
@@ -68,6 +69,7 @@ class Payload:
 
     pod: Mapping[str, Any]
     node_token: str
+    supplies: Supplies = NOTHING
 
 
 class Mesos(Scheduler):
@@ -282,7 +284,7 @@ class Mesos(Scheduler):
             "resources": pools[launch.executor.revocable].take(launch.amounts)
             + pools[False].take(ZERO, launch.ports),
             "executor": self.executor_infos[launch.executor.id],
-            "data": Launch(payload.pod, task.node, payload.node_token).encode(),
+            "data": _envelope(task.node, payload).encode(),
             "labels": {"labels": [{"key": key, "value": value} for key, value in labels.items()]},
             "kill_policy": _kill_policy(grace),
         }
@@ -291,6 +293,10 @@ class Mesos(Scheduler):
 def _unsent(effect: fx.Accept, payloads: Mapping[str, Payload], reason: str, message: str) -> list[Event]:
     return [
         TaskReported(
+def _envelope(node: str, payload: Payload) -> Launch:
+    return Launch(payload.pod, node, payload.node_token, runtime_handler=payload.supplies.runtime_handler)
+
+
             one.task.id, TaskState.DROPPED, one.task.agent_id, source="MASTER", reason=reason, message=message
         )
         for one in effect.launches

@@ -9,6 +9,7 @@ from scheduler.registry.persistentvolumeclaims import PERSISTENTVOLUMECLAIMS
 from scheduler.registry.persistentvolumes import PERSISTENTVOLUMES
 from scheduler.registry.pods import PODS
 from scheduler.registry.resource import Resource
+from scheduler.registry.runtimeclasses import RUNTIMECLASSES
 from scheduler.registry.storageclasses import STORAGECLASSES
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "PERSISTENTVOLUMES",
     "PODS",
     "RESOURCES",
+    "RUNTIMECLASSES",
     "STORAGECLASSES",
     "find",
 ]
@@ -30,6 +32,7 @@ RESOURCES: tuple[Resource, ...] = (
     PERSISTENTVOLUMECLAIMS,
     PERSISTENTVOLUMES,
     PODS,
+    RUNTIMECLASSES,
     STORAGECLASSES,
 )
 

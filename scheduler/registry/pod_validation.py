@@ -65,7 +65,7 @@ def validate_pod_spec(spec: Object) -> list[FieldError]:
         *_validate_numbers(spec),
         *_validate_names(spec),
         *validate_labels(spec.get("nodeSelector"), "spec.nodeSelector"),
-        *_validate_tolerations(spec.get("tolerations")),
+        *validate_tolerations(spec.get("tolerations"), "spec.tolerations"),
         *validate_affinity(spec.get("affinity")),
         *validate_spread(spec.get("topologySpreadConstraints")),
     ]
@@ -218,9 +218,10 @@ def _validate_names(spec: Object) -> Iterator[FieldError]:
                 yield FieldError.invalid(f"spec.{key}", value, complaint)
 
 
-def _validate_tolerations(tolerations: list[Object] | None) -> Iterator[FieldError]:
+def validate_tolerations(tolerations: list[Object] | None, at: str) -> Iterator[FieldError]:
+    """Of a pod or a RuntimeClass; `at`: the path of the list."""
     for index, one in enumerate(tolerations or ()):
-        path = f"spec.tolerations[{index}]"
+        path = f"{at}[{index}]"
         key, operator = one.get("key", ""), one.get("operator") or "Equal"
         value, effect = one.get("value", ""), one.get("effect", "")
         if key and (complaint := names.qualified_name(key)):

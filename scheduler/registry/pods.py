@@ -29,6 +29,9 @@ def _prepare_update(new: Object, old: Object, *, status: bool) -> Object:
     if "nodeName" in before:
         # The binding is not the user's; a manifest that does not name the node does not unbind the pod.
         spec.setdefault("nodeName", before["nodeName"])
+    for key in ("overhead", "imagePullSecrets"):  # of its RuntimeClass, of its ServiceAccount
+        if key in before:
+            spec.setdefault(key, before[key])
     if "serviceAccountName" not in spec and "serviceAccount" not in spec and "serviceAccountName" in before:
         spec["serviceAccountName"] = before["serviceAccountName"]
     default_pod_spec(spec)

@@ -18,8 +18,8 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
     for name, fields in {
         "PodSpec": """
             activeDeadlineSeconds affinity automountServiceAccountToken containers dnsPolicy enableServiceLinks
-            hostNetwork hostname initContainers nodeName nodeSelector preemptionPolicy priority restartPolicy
-            runtimeClassName schedulerName securityContext serviceAccount serviceAccountName
+            hostNetwork hostname initContainers nodeName nodeSelector overhead preemptionPolicy priority
+            restartPolicy runtimeClassName schedulerName securityContext serviceAccount serviceAccountName
             terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes
         """,
         "Container": """
@@ -68,7 +68,6 @@ VALUES: Mapping[str, Mapping[str, frozenset[Any]]] = {
     "PodSpec": {
         "dnsPolicy": frozenset({"Default", "ClusterFirst"}),
         "priority": frozenset({0}),
-        "runtimeClassName": frozenset({"linux", "fly"}),
         "schedulerName": frozenset({"default-scheduler"}),
     },
     "EmptyDirVolumeSource": {"medium": frozenset({"", "Memory"})},

@@ -1,5 +1,5 @@
-"""What users may ask of Gantry where Kubernetes has no field for it: annotations of pods, and of namespaces for the
-pods created in them."""
+"""What users may ask of Gantry where Kubernetes has no field for it: annotations of pods, and of namespaces (and
+RuntimeClasses) for the pods created in them."""
 
 from typing import Final
 
@@ -9,6 +9,12 @@ ROLE: Final = "gantry.io/role"
 EXECUTOR: Final = "gantry.io/executor"
 DEDICATED: Final = "dedicated"
 SHARED: Final = "shared"
+"""Also of RuntimeClasses, for the pods of the class."""
+
+STAGE1_NAME: Final = "rkt.alpha.kubernetes.io/stage1-name-override"
+"""How rktnetes (kubelet with rkt) let a pod choose its stage1."""
+STAGE1_IMAGES: Final = {"coreos.com/rkt/stage1-coreos": "linux", "coreos.com/rkt/stage1-fly": "fly"}
+"""rkt's stage1 images, and the RuntimeClass of ours that does what they do."""
 
 REVOCABLE: Final = "gantry.io/revocable"
 """`true`: a pod of QoS class BestEffort may run on resources that Mesos may take back at any moment."""

@@ -92,13 +92,37 @@ def test_looks_around(kubectl):
         "pods",
         "services",
     ]
-    assert "storageclasses" in resources
+    assert {"runtimeclasses", "storageclasses"} <= {line.split()[0] for line in resources.splitlines()}
     assert "v1" in kubectl("api-versions").splitlines()
     assert re.search(r"FIELD: +image <string>", kubectl("explain", "pod.spec.containers.image"))
     assert kubectl("auth", "can-i", "create", "pods").strip() == "yes"
     if MINOR >= 28:
         assert "admin" in kubectl("auth", "whoami")
     assert "default" in kubectl("get", "ns")
+
+
+def test_runtime_classes(kubectl):
+    listed = [line.split()[:2] for line in kubectl("get", "runtimeclasses").splitlines()]
+    assert listed == [["NAME", "HANDLER"], ["fly", "fly"], ["linux", "linux"]]
+    own = {
+        "apiVersion": "node.k8s.io/v1",
+        "kind": "RuntimeClass",
+        "metadata": {"name": "heavy", "annotations": {"gantry.io/executor": "dedicated"}},
+        "handler": "linux",
+        "overhead": {"podFixed": {"cpu": "250m"}},
+    }
+    assert kubectl("apply", "-f", "-", stdin=own) == "runtimeclass.node.k8s.io/heavy created\n"
+    own["handler"] = "fly"
+    assert "handler: Invalid value" in kubectl.fails("apply", "-f", "-", stdin=own)
+    pod = {**MANIFEST, "spec": {**MANIFEST["spec"], "runtimeClassName": "heavy"}}
+    kubectl("create", "-f", "-", stdin=pod)
+    made = json.loads(kubectl("get", "pod", "web", "-o", "json"))
+    assert made["spec"]["overhead"] == {"cpu": "250m"}
+    assert made["metadata"]["annotations"] == {"gantry.io/executor": "dedicated"}
+    assert "replaced" in kubectl("replace", "-f", "-", stdin={**pod, "metadata": made["metadata"]})
+    kubectl("delete", "runtimeclass", "heavy", "fly")
+    pod["metadata"] = {"name": "late"}
+    assert 'pod rejected: RuntimeClass "heavy" not found' in kubectl.fails("create", "-f", "-", stdin=pod)
 
 
 def test_wrong_token(live, tmp_path):

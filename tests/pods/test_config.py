@@ -12,6 +12,7 @@ from executor.config import Settings, parser, settings
 from executor.idle import IdleTimer
 from executor.mesos import PodExecutor
 from executor.pods.core.effects import Report
+from executor.pods.supplies import Supplies
 from executor.server.app import Tokens
 from shared.wire import IDLE_TIMEOUT_VARIABLE, Launch, PodEvent
 from shared.wire import Report as WireReport
@@ -109,10 +110,10 @@ class RecordingPods:
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
 
-    def launch(self, task_id: str, pod: Any) -> None:
+    def launch(self, task_id: str, pod: Any, supplies: Supplies) -> None:
         if "metadata" not in pod:
             raise ValueError("not a v1 Pod: KeyError: 'metadata'")
-        self.asked.append(("launch", task_id, pod))
+        self.asked.append(("launch", task_id, pod, supplies))
 
     def kill(self, task_id: str, grace: float | None, message: str) -> bool:
         self.asked.append(("kill", task_id, grace))
@@ -149,9 +150,9 @@ def test_a_launch_becomes_a_pod(parts: Parts) -> None:
     )
     pod = {"metadata": {"name": "web"}}
     executor.launchTask(
-        driver, {"task_id": {"value": "u.1"}, "data": Launch(pod, "node-1", "secret").encode()}
+        driver, {"task_id": {"value": "u.1"}, "data": Launch(pod, "node-1", "secret", "fly").encode()}
     )
-    assert pods.asked == [("launch", "u.1", pod)]
+    assert pods.asked == [("launch", "u.1", pod, Supplies("fly"))]
     assert tokens.good("Bearer secret")
     assert (executor.node.name, executor.node.cpus, executor.node.memory) == ("node-1", Fraction(4), 1 << 30)
     assert driver.sent == []

@@ -1,6 +1,7 @@
 """The runner, the pods and the node server on a machine that is made up: what the launcher's timing can do to us."""
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.poddir import PodDirs
 from executor.pods.pods import Pods
 from executor.pods.ports import Machine
+from executor.pods.supplies import Supplies
 from executor.server.app import Tokens, make_app
 from executor.stage0.config import ImageConfig
 from executor.stage0.errors import ImageNotFound
@@ -94,6 +96,7 @@ class Fake:
     def __init__(self, root: Path) -> None:
         self.reports: list[tuple[str, Report]] = []
         self.sandboxes: list[FakeSandbox] = []
+        self.directories: list[Path] = []
         self.news, self.asked = asyncio.Event(), asyncio.Event()
         self.before_run: Callable[[FakeSandbox], None] = lambda _: None
         self.refusals: list[str] = []
@@ -106,6 +109,7 @@ class Fake:
         self, pod_dir: Path, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]
     ) -> FakeSandbox:
         assert (pod_dir / "pod").is_file()
+        self.directories.append(pod_dir)
         if self.refusals:
             raise LaunchError(self.refusals.pop())
         made = FakeSandbox(on_exit, on_gone)
@@ -151,6 +155,16 @@ async def fake(tmp_path: Path) -> AsyncIterator[Fake]:
     yield made
     await made.pods.shutdown(0.0, "the test is over")
     await made.pods.close()
+
+
+async def test_the_handler_of_its_class_chooses_the_flavor(fake: Fake) -> None:
+    fake.pods.launch("u.1", pod("a", runtimeClassName="quick"), Supplies("fly"))
+    await fake.running()
+    manifest = json.loads((fake.directories[-1] / "pod").read_text())
+    assert {"name": "gantry.io/flavor", "value": "fly"} in manifest["annotations"]
+    with pytest.raises(ValueError, match="its handler 'gvisor' is no stage1 flavor of this executor"):
+        fake.pods.launch("u.2", pod("a", uid="v", runtimeClassName="safe"), Supplies("gvisor"))
+    assert len(fake.sandboxes) == 1
 
 
 async def test_an_app_that_ends_before_its_start_is_answered(fake: Fake) -> None:

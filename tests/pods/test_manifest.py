@@ -20,7 +20,7 @@ from executor.pods.isolators import (
     qos_class,
     resource_isolators,
 )
-from executor.pods.manifest import app_entry, pod_level, pod_manifest, stop_signal
+from executor.pods.manifest import app_entry, choose_flavor, pod_level, pod_manifest, stop_signal
 from executor.pods.users import Identity, resolve
 from executor.stage0.config import ImageConfig
 
@@ -53,13 +53,26 @@ def isolator(made: dict[str, Any], name: str) -> Any:
 
 
 def test_the_pod_level() -> None:
-    level = pod_level(pod(runtimeClassName="fly"), NODE, "linux", "/t")
+    level = pod_level(pod(), NODE, "fly", "/t")
     made = pod_manifest(level, [])
     assert (made["acKind"], made["apps"]) == ("PodManifest", [])
     assert notes(made) == {"gantry.io/flavor": "fly", "gantry.io/hostname": "web"}
     host = pod_level(pod(hostNetwork=True), NODE, "linux", "/t")
     assert notes(pod_manifest(host, [])) == {"gantry.io/flavor": "linux", "gantry.io/host-network": "true"}
     assert (host.pod_ip, level.pod_ip) == ("10.0.0.1", "")
+
+
+def test_the_handler_names_the_flavor() -> None:
+    asked = pod(runtimeClassName="quick")
+    assert choose_flavor(pod(), "", "linux") == "linux"
+    assert choose_flavor(asked, "fly", "linux") == "fly"
+    assert choose_flavor(pod(runtimeClassName="fly"), "", "linux") == "fly", "its class is no more"
+    for handler in ("gvisor", ""):
+        with pytest.raises(
+            ValueError, match=r"RuntimeClass \"quick\": its handler '(gvisor|quick)' is no stage1"
+        ):
+            choose_flavor(asked, handler, "linux")
+    assert choose_flavor(asked, "kvm", "linux", ("linux", "kvm")) == "kvm"
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,9 @@ def raw(body: Any) -> str:
     return base64.b64encode(json.dumps(body).encode()).decode()
 
 
-@given(OBJECT, TEXT, TEXT)
-def test_a_launch_comes_back_as_it_was(pod: dict[str, Any], node: str, token: str) -> None:
-    launch = Launch(pod=pod, node_name=node, node_token=token)
+@given(OBJECT, TEXT, TEXT, TEXT)
+def test_a_launch_comes_back_as_it_was(pod: dict[str, Any], node: str, token: str, handler: str) -> None:
+    launch = Launch(pod=pod, node_name=node, node_token=token, runtime_handler=handler)
     assert Launch.decode(launch.encode()) == launch
 
 

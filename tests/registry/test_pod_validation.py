@@ -331,7 +331,6 @@ def test_volumes(create, manifest):
         ({"hostname": "a.b"}, "spec.hostname", INVALID),
         ({"serviceAccountName": "A"}, "spec.serviceAccountName", INVALID),
         ({"runtimeClassName": "Kata"}, "spec.runtimeClassName", INVALID),
-        ({"runtimeClassName": "kata"}, "spec.runtimeClassName", NOT_SUPPORTED),
         ({"securityContext": {"runAsUser": -1}}, "spec.securityContext.runAsUser", INVALID),
         (
             {"securityContext": {"supplementalGroups": [-1]}},
@@ -369,11 +368,11 @@ def test_the_wording_is_kubernetes(create, manifest):
         manifest(
             container={"resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "1500m"}}},
             restartPolicy="Sometimes",
-            runtimeClassName="kata",
+            dnsPolicy="None",
         )
     )
     assert [str(one) for one in errors] == [
         'spec.containers[0].resources.requests: Invalid value: "1500m": must be less than or equal to cpu limit of 1',
         'spec.restartPolicy: Unsupported value: "Sometimes": supported values: "Always", "Never", "OnFailure"',
-        'spec.runtimeClassName: Unsupported value: "kata": supported values: "fly", "linux"',
+        'spec.dnsPolicy: Unsupported value: "None": supported values: "ClusterFirst", "Default"',
     ]

@@ -54,7 +54,6 @@ NOT_YET = [
     ({"imagePullSecrets": [{"name": "x"}]}, "spec.imagePullSecrets"),
     ({"os": {"name": "windows"}}, "spec.os"),
     ({"resources": {"limits": {"cpu": "1"}}}, "spec.resources"),
-    ({"overhead": {"cpu": "1"}}, "spec.overhead"),
     ({"priorityClassName": "high"}, "spec.priorityClassName"),
     ({"readinessGates": [{"conditionType": "x"}]}, "spec.readinessGates"),
     ({"resourceClaims": [{"name": "x"}]}, "spec.resourceClaims"),
@@ -150,7 +149,6 @@ def test_what_is_not_done_yet_is_refused_by_name(create, manifest, spec, field):
         ({"dnsPolicy": "None"}, "spec.dnsPolicy"),
         ({"priority": 5}, "spec.priority"),
         ({"schedulerName": "mine"}, "spec.schedulerName"),
-        ({"runtimeClassName": "kvm"}, "spec.runtimeClassName"),
         (
             {"volumes": [{"name": "a", "emptyDir": {"medium": "HugePages"}}]},
             "spec.volumes[0].emptyDir.medium",

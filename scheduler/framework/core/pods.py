@@ -2,8 +2,9 @@
 
 Kubernetes quantities become Mesos units rounded up: cpu to thousandths of a core, bytes to thousandths
 of a MB (2**20 bytes). A container's missing request is its limit; init containers run one after another, so
-they count with their largest (`pkg/api/v1/resource/helpers.go`). `nvidia.com/gpu` is Mesos' `gpus`, whole ones.
-A pod that asks for nothing is accounted with MINIMUM, because Mesos refuses a task without resources.
+they count with their largest (`pkg/api/v1/resource/helpers.go`); the overhead of the RuntimeClass is added.
+`nvidia.com/gpu` is Mesos' `gpus`, whole ones. A pod that asks for nothing is accounted with MINIMUM, because Mesos
+refuses a task without resources.
 """
 
 from __future__ import annotations
@@ -114,7 +115,8 @@ def _needs(meta: Json, spec: Json) -> Needs:
     running = Vector()
     for one in containers:
         running = running + _request(one)
-    amounts = _largest([running, *map(_request, spec.get("initContainers") or []), MINIMUM])
+    asked = _largest([running, *map(_request, spec.get("initContainers") or [])]) + _overhead(spec)
+    amounts = _largest([asked, MINIMUM])
     return Needs(
         amounts=amounts,
         ports=_host_ports(containers),
@@ -136,7 +138,14 @@ def _largest(many: Iterable[Vector]) -> Vector:
 
 def _request(container: Json) -> Vector:
     asked = container.get("resources") or {}
-    both = {**(asked.get("limits") or {}), **(asked.get("requests") or {})}
+    return _vector({**(asked.get("limits") or {}), **(asked.get("requests") or {})})
+
+
+def _overhead(spec: Json) -> Vector:
+    return _vector(spec.get("overhead") or {})
+
+
+def _vector(both: Json) -> Vector:
     return Vector(
         cpus=cpu_millis(both.get("cpu", 0)),
         mem=megabytes(both.get("memory", 0)),
