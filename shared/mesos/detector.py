@@ -13,11 +13,12 @@ from typing import Any, Protocol
 import orjson
 from kazoo.client import KazooState
 from kazoo.exceptions import KazooException
-from kazoo.protocol.serialization import Auth
 from kazoo.recipe.watchers import ChildrenWatch
 
 from shared.mesos import vocabulary  # noqa: F401  (imports pymesos without its side effects)
 from shared.mesos.http import Endpoint
+from shared.zookeeper.client import HideAuth
+from shared.zookeeper.location import Location
 
 from pymesos.detector import MasterDetector  # isort: skip
 
@@ -77,16 +78,7 @@ class AddressList:
         self._at = (self._at + 1) % len(self._endpoints)
 
 
-class _HideAuth(logging.Filter):
-    """kazoo writes every request into its debug log, the password included."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            record.args = tuple("Auth(…)" if isinstance(one, Auth) else one for one in record.args)
-        return True
-
-
-_hide_auth = _HideAuth()
+_hide_auth = HideAuth()
 
 
 class _Detector(MasterDetector):
@@ -118,15 +110,9 @@ class ZooKeeperMasters:
 
     def __init__(self, url: str, retry: float = 2.0) -> None:
         """`retry`: seconds between looks for a path that is not there yet."""
-        rest = url[len("zk://") :]
-        login, at, hosts = rest.rpartition("@")
-        servers, slash, path = hosts.partition("/")
-        if not servers or not slash or not path.strip("/"):
-            raise ValueError(f"not a ZooKeeper URL: '{_hide(url)}' (expecting zk://host:port,host:port/path)")
-        if at and ":" not in login:
-            raise ValueError(f"'{_hide(url)}': the login before @ must be user:password")
+        location = Location.parse(url)
         self.on_change: Callable[[], None] = lambda: None
-        self._hosts, self._login = hosts.rstrip("/"), login
+        self._hosts, self._login = location.hosts + location.path, location.login
         self._retry = retry
         self._loop: asyncio.AbstractEventLoop | None = None
         self._detector: _Detector | None = None
@@ -233,11 +219,6 @@ def _stop(detector: _Detector) -> None:
         detector.zk.close()
     except KazooException as error:
         logger.debug("closing the ZooKeeper client: %s", error)
-
-
-def _hide(url: str) -> str:
-    scheme, slashes, rest = url.partition("//")
-    return scheme + slashes + rest.rpartition("@")[2]
 
 
 def masters_of(master: str) -> Masters:
