@@ -98,7 +98,7 @@ async def _uninstall(args: argparse.Namespace, access: Access, ask: Callable[[st
         webui_url="",
     )
     store = open_store(args.store)
-    if not store.exists():
+    if not await store.exists():
         raise StoreError(f"store {args.store}: there is none; is it the path that the scheduler was given?")
     await store.open()
     try:

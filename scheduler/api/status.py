@@ -19,9 +19,13 @@ from scheduler.registry.errors import (
     ServiceUnavailable,
     TooLarge,
 )
-from scheduler.store import StoreFailed
+from scheduler.store import OBJECT_LIMIT, NotLeading, StoreFailed, Unavailable
+from scheduler.store import TooLarge as ObjectTooLarge
 
 log = logging.getLogger(__name__)
+
+RETRY_AFTER = 1
+"""Seconds after which what is unavailable for the moment may be tried again."""
 
 STREAM: Any = getattr(web, "RequestKey", web.AppKey)("STREAM", web.StreamResponse)
 """Where a request keeps the response it has begun to send. (aiohttp before 3.14 has no RequestKey.)"""
@@ -38,6 +42,10 @@ async def status_middleware(request: web.Request, handler: Handler) -> web.Strea
         return _from_http(error)
     except StoreFailed as error:
         return _begun(request, error) or status_response(ServiceUnavailable(str(error)))
+    except (NotLeading, Unavailable) as error:
+        return _begun(request, error) or status_response(ServiceUnavailable(str(error), RETRY_AFTER))
+    except ObjectTooLarge as error:
+        return _begun(request, error) or status_response(TooLarge(OBJECT_LIMIT, str(error)))
     except ConnectionResetError:
         raise  # the client went away: there is nobody to answer
     except Exception as error:

@@ -226,10 +226,11 @@ class Expired(ApiError):
 
 
 class TooLarge(ApiError):
-    """413: the request body is larger than `limit` bytes."""
+    """413: the request body is larger than `limit` bytes, or the object it makes is larger than the store can keep."""
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(413, "RequestEntityTooLarge", f"Request entity too large: limit is {limit}")
+    def __init__(self, limit: int, why: str = "") -> None:
+        message = f"Request entity too large: {why or f'limit is {limit}'}"
+        super().__init__(413, "RequestEntityTooLarge", message)
 
 
 class UnsupportedMediaType(ApiError):
@@ -271,10 +272,11 @@ class InternalError(ApiError):
 
 
 class ServiceUnavailable(ApiError):
-    """503: not now (store failed, not the leader)."""
+    """503: not now (store failed or away, not the leader). With `retry_after_seconds` when it will pass by itself."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(503, "ServiceUnavailable", message)
+    def __init__(self, message: str, retry_after_seconds: int = 0) -> None:
+        details = {"retryAfterSeconds": retry_after_seconds} if retry_after_seconds else None
+        super().__init__(503, "ServiceUnavailable", message, details)
 
 
 class Timeout(ApiError):

@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from scheduler.store.base import (
+    OBJECT_LIMIT,
     UNCHANGED,
     Change,
     Entry,
     Expired,
+    Fenced,
     Key,
+    NotLeading,
     SlowReader,
     Store,
     StoreError,
     StoreFailed,
+    TooLarge,
+    Unavailable,
     Unchanged,
     Update,
     Watch,
@@ -22,15 +27,20 @@ from scheduler.store.base import (
 from scheduler.store.sqlite import SqliteStore
 
 __all__ = [
+    "OBJECT_LIMIT",
     "UNCHANGED",
     "Change",
     "Entry",
     "Expired",
+    "Fenced",
     "Key",
+    "NotLeading",
     "SlowReader",
     "Store",
     "StoreError",
     "StoreFailed",
+    "TooLarge",
+    "Unavailable",
     "Unchanged",
     "Update",
     "Watch",

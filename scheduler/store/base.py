@@ -9,7 +9,7 @@ resourceVersion (concepts: "Resource Versions" in the Kubernetes API reference).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Literal, NamedTuple, Protocol
@@ -21,6 +21,33 @@ class StoreError(Exception):
 
 class StoreFailed(StoreError):
     """A write could not be made durable. The store takes no more writes; what it has can still be read."""
+
+
+class Fenced(StoreFailed):
+    """Somebody else leads now: the write was refused, and so will all others be. Nothing of it was done."""
+
+
+class NotLeading(StoreError):
+    """A write to a store that only follows: `lead` was not called yet. Nothing of it was done."""
+
+
+class Unavailable(StoreError):
+    """The write could not be made durable in time; what keeps the state does not answer. It will pass.
+
+    A write that was refused at once was not done. Of one that had to wait nobody knows until the store is back.
+    """
+
+
+class TooLarge(StoreError):
+    """An object is larger than a store can keep. Nothing of the commit was done."""
+
+    def __init__(self, key: Key, size: int) -> None:
+        super().__init__(f"{key}: the object is {size} bytes of JSON, the limit is {OBJECT_LIMIT} bytes")
+        self.size = size
+
+
+OBJECT_LIMIT = (1 << 20) - (16 << 10)
+"""Bytes of JSON. What a ZooKeeper takes at once is 1 MiB (jute.maxbuffer); some of that is for what goes with it."""
 
 
 class Expired(Exception):
@@ -121,20 +148,41 @@ class Store(Protocol):
         """Why the store takes no more writes, once it does not."""
         ...
 
+    @property
+    def trouble(self) -> str:
+        """One line on what is the matter and will pass by itself: no connection to the servers. "" when all is well."""
+        ...
+
+    @property
+    def quarantined(self) -> Mapping[Key, str]:
+        """Objects that cannot be read, and why. They are in no list, and are repaired by writing or deleting them."""
+        ...
+
+    @property
+    def writable(self) -> bool:
+        """Whether `commit` may be called: the store leads and has not failed."""
+        ...
+
     async def open(self) -> None:
-        """Loads everything. Raises StoreError."""
+        """Loads everything; waits for servers that are not there yet. From then on the store follows: what another
+        writer commits appears in get, list and watch, in order. Raises StoreError."""
+        ...
+
+    async def lead(self, epoch: int) -> None:
+        """Catches up with all that was ever committed; from then on `commit` works, and no other store's with a lower
+        epoch does. Raises StoreError; Fenced when `epoch` is not the newest."""
         ...
 
     async def close(self) -> None:
         """Finishes the commits in flight, ends all watches."""
         ...
 
-    def exists(self) -> bool:
-        """Whether there is anything to open; without, `open` begins a new store."""
+    async def exists(self) -> bool:
+        """Whether there is anything to open; without, `open` begins a new store. Raises StoreError."""
         ...
 
     async def destroy(self) -> None:
-        """Closes an open store and removes all that it kept. Only uninstalling does that."""
+        """Closes an open store and removes all that it kept. Only uninstalling does that. Raises StoreError."""
         ...
 
     def get(self, key: Key) -> Entry | None:
@@ -151,7 +199,8 @@ class Store(Protocol):
         The functions are called at once, in order, with the newest state, commits in flight included; they
         must not change what they are given. An exception from one aborts the commit and propagates. An object
         that comes back equal (its resourceVersion aside) is not written. Returns what each change led to: the
-        entry, or None when it is gone. Cancelling the caller does not undo a commit. Raises StoreFailed.
+        entry, or None when it is gone. Cancelling the caller does not undo a commit. Raises TooLarge, NotLeading,
+        Unavailable, and StoreFailed, which is final.
         """
         ...
 

@@ -15,7 +15,17 @@ from typing import Any
 
 import orjson
 
-from scheduler.store.base import Change, Entry, Key, Results, StoreFailed, Unchanged, WatchEvent
+from scheduler.store.base import (
+    OBJECT_LIMIT,
+    Change,
+    Entry,
+    Key,
+    Results,
+    StoreFailed,
+    TooLarge,
+    Unchanged,
+    WatchEvent,
+)
 from scheduler.store.cache import Cache
 
 
@@ -143,7 +153,10 @@ def _same(old: Entry | None, new: dict[str, Any] | None) -> bool:
 
 def _event(key: Key, old: Entry | None, new: dict[str, Any] | None, version: int) -> WatchEvent:
     if new is not None:
-        return WatchEvent("ADDED" if old is None else "MODIFIED", entry(key, new, version), old)
+        made = entry(key, new, version)
+        if len(made.raw) > OBJECT_LIMIT:
+            raise TooLarge(key, len(made.raw))
+        return WatchEvent("ADDED" if old is None else "MODIFIED", made, old)
     assert old is not None
     return WatchEvent("DELETED", entry(key, old.obj, version), old)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -63,6 +63,7 @@ class SqliteStore:
         self._file: _File | None = None
         self._pipeline: Pipeline | None = None
         self._idle: asyncio.TimerHandle | None = None
+        self._quarantined: dict[Key, str] = {}
 
     @property
     def version(self) -> int:
@@ -71,6 +72,23 @@ class SqliteStore:
     @property
     def failure(self) -> StoreFailed | None:
         return self._pipeline.failure if self._pipeline else None
+
+    @property
+    def trouble(self) -> str:
+        return ""
+
+    @property
+    def quarantined(self) -> Mapping[Key, str]:
+        return self._quarantined
+
+    @property
+    def writable(self) -> bool:
+        return self._pipeline is not None and self.failure is None
+
+    async def lead(self, epoch: int) -> None:
+        """Whoever has the file open is its one writer, so there is nothing to catch up with and no epoch."""
+        if self._pipeline is None:
+            raise StoreError(f"store {self.path} is not open")
 
     async def open(self) -> None:
         loop = asyncio.get_running_loop()
@@ -95,7 +113,7 @@ class SqliteStore:
         if self._file.logged > CHECKPOINT_IDLE:
             self._idle = loop.call_later(IDLE, self._thread.submit, self._file.checkpoint)
 
-    def exists(self) -> bool:
+    async def exists(self) -> bool:
         return self.path.exists()
 
     async def destroy(self) -> None:

@@ -39,6 +39,17 @@ async def test_what_only_the_server_sets_is_not_taken(api, pod):
     assert made["status"]["phase"] == "Pending"
 
 
+async def test_an_object_larger_than_the_store_keeps(api, pod, store):
+    body = pod()
+    body["spec"]["containers"][0]["env"] = [{"name": f"E{i}", "value": "x" * 100_000} for i in range(12)]
+    answer = await api("POST", PODS, body)
+    assert answer.status == 413
+    assert answer.json["reason"] == "RequestEntityTooLarge"
+    assert answer.json["message"].startswith("Request entity too large: pods/default/web: the object is 12")
+    assert answer.json["message"].endswith("bytes of JSON, the limit is 1032192 bytes")
+    assert store.list("pods")[0] == []
+
+
 async def test_name_taken(api, pod):
     await api("POST", PODS, pod())
     answer = await api("POST", PODS, pod())

@@ -1,12 +1,13 @@
 """What every store must do. Runs over each implementation in conftest.open_it."""
 
 import asyncio
+import os
 from typing import Any
 
 import orjson
 import pytest
 
-from scheduler.store import UNCHANGED, Entry, Expired, Key, SlowReader, StoreFailed
+from scheduler.store import OBJECT_LIMIT, UNCHANGED, Entry, Expired, Key, SlowReader, StoreFailed, TooLarge
 
 KEY = Key("pods", "default", "web")
 
@@ -266,3 +267,47 @@ async def test_batch_larger_than_one_statement(open_it):
     await store.close()
     again = await open_it()
     assert [entry.key for entry in again.list("pods")[0]] == keys[:1]
+
+
+async def test_object_over_the_limit_aborts_the_commit_and_one_at_the_limit_does_not(store, open_it):
+    def sized(size: int) -> dict[str, Any]:
+        rest = len(orjson.dumps({**pod(a=""), "metadata": {"resourceVersion": str(store.version + 1)}}))
+        return {"metadata": {}, "spec": {"a": "x" * (size - rest)}}
+
+    with pytest.raises(
+        TooLarge, match=r"pods/default/web: the object is \d+ bytes .* the limit is 1032192"
+    ) as info:
+        await store.commit(
+            (Key("pods", "default", "b"), lambda _: pod()), (KEY, lambda _: sized(OBJECT_LIMIT + 1))
+        )
+    assert info.value.size == OBJECT_LIMIT + 1
+    assert store.list("pods")[0] == []
+    await store.commit((KEY, lambda _: sized(OBJECT_LIMIT)))
+    assert len(store.get(KEY).raw) == OBJECT_LIMIT
+    await store.close()
+    again = await open_it()
+    assert len(again.get(KEY).raw) == OBJECT_LIMIT
+
+
+async def test_a_commit_of_many_large_objects(store, open_it):
+    """More than fits into one request of a ZooKeeper, and still all or nothing."""
+    keys = [Key("configmaps", "default", f"c{i}") for i in range(12)]
+    noise = [os.urandom(200_000).hex() for _ in keys]
+    await store.commit(
+        *(
+            (key, lambda _, text=text: {"metadata": {}, "data": text})
+            for key, text in zip(keys, noise, strict=True)
+        )
+    )
+    await store.close()
+    again = await open_it()
+    assert [entry.obj["data"] for entry in again.list("configmaps")[0]] == [
+        noise[int(entry.key.name[1:])] for entry in again.list("configmaps")[0]
+    ]
+
+
+async def test_who_leads_may_write(store):
+    assert store.writable
+    assert store.failure is None
+    assert store.trouble == ""
+    assert store.quarantined == {}
