@@ -41,11 +41,11 @@ async def test_what_only_the_server_sets_is_not_taken(api, pod):
 
 async def test_an_object_larger_than_the_store_keeps(api, pod, store):
     body = pod()
-    body["spec"]["containers"][0]["env"] = [{"name": f"E{i}", "value": "x" * 100_000} for i in range(12)]
+    body["spec"]["containers"][0]["env"] = [{"name": f"E{i}", "value": "x" * 94_000} for i in range(11)]
     answer = await api("POST", PODS, body)
     assert answer.status == 413
     assert answer.json["reason"] == "RequestEntityTooLarge"
-    assert answer.json["message"].startswith("Request entity too large: pods/default/web: the object is 12")
+    assert answer.json["message"].startswith("Request entity too large: pods/default/web: the object is 103")
     assert answer.json["message"].endswith("bytes of JSON, the limit is 1032192 bytes")
     assert store.list("pods")[0] == []
 
