@@ -290,13 +290,13 @@ class Mesos(Scheduler):
         }
 
 
-def _unsent(effect: fx.Accept, payloads: Mapping[str, Payload], reason: str, message: str) -> list[Event]:
-    return [
-        TaskReported(
 def _envelope(node: str, payload: Payload) -> Launch:
     return Launch(payload.pod, node, payload.node_token, runtime_handler=payload.supplies.runtime_handler)
 
 
+def _unsent(effect: fx.Accept, payloads: Mapping[str, Payload], reason: str, message: str) -> list[Event]:
+    return [
+        TaskReported(
             one.task.id, TaskState.DROPPED, one.task.agent_id, source="MASTER", reason=reason, message=message
         )
         for one in effect.launches
