@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from local.master.allocator import Allocation, Allocator
 from local.master.flags import Flags
 from local.master.model import Agent, Framework, Offer
+from local.master.quantities import Quota
 from local.master.registry import Registry
 from local.master.validation.resources import bag
 from local.tasks import Task
@@ -43,6 +44,7 @@ class Cluster:
         self.agents: dict[str, Agent] = {}
         self.recovered: set[str] = set(registry.admitted)
         self.offers: dict[str, Offer] = {}
+        self.quotas: dict[str, Quota] = {}
         self.counters: Counter[str] = Counter()
         self.allocator = Allocator(flags.allocation_interval, random.shuffle)
         self._ids: Counter[str] = Counter()

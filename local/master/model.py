@@ -5,10 +5,12 @@ Nothing here decides or sends anything. All ids are strings; infos are messages 
 
 from asyncio import TimerHandle
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from local.master.validation.frameworks import capabilities, roles
+from local.master.validation.resources import bag
 from local.tasks import Task
 from local.wire.proto import Json
 from local.wire.stream import EventStream
@@ -127,6 +129,12 @@ class Agent:
     def send(self, message: Json) -> None:
         if self.link is not None:
             self.link.send(message)
+
+    def used(self) -> Iterator[Resources]:
+        """What each task that has not ended and each executor holds."""
+        yield from (task.resources for task in self.tasks.values() if not task.terminal)
+        for executors in self.executors.values():
+            yield from (bag(executor.get("resources", [])) for executor in executors.values())
 
     def tasks_of(self, framework_id: str) -> list[Task]:
         return [task for (fid, _), task in self.tasks.items() if fid == framework_id]

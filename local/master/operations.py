@@ -43,7 +43,7 @@ class Operations:
                 f"Operation on agent default resources requested feedback, but agent {agent.agent_id} does not "
                 "have the required AGENT_OPERATION_FEEDBACK and RESOURCE_PROVIDER capabilities"
             )
-        known, used = checkpointed(agent.total), self._used(agent)
+        known, used = checkpointed(agent.total), sum(agent.used(), Resources()).unallocate()
         error = operation_error(operation, framework.info, known, used)
         if error is not None:
             raise OperationError(
@@ -61,12 +61,3 @@ class Operations:
             self._cluster.allocator.convert(framework.framework_id, agent.agent_id, consumed, converted)
         agent.send(checkpoint_message(agent))
         return result
-
-    @staticmethod
-    def _used(agent: Agent) -> Resources:
-        """What tasks and executors hold, without allocation."""
-        held = sum((task.resources for task in agent.tasks.values() if not task.terminal), Resources())
-        for executors in agent.executors.values():
-            for executor in executors.values():
-                held += bag(executor.get("resources", []))
-        return held.unallocate()

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-_KEPT = ("admitted", "unreachable", "gone", "deactivated", "maintenance")
+_KEPT = ("admitted", "unreachable", "gone", "deactivated", "maintenance", "quotas")
 
 
 class RegistryError(Exception):
@@ -32,6 +32,8 @@ class Registry:
     """By agent: nothing, or `drain_info` and `start` of a drain."""
     maintenance: dict[str, Any] = field(default_factory=dict)
     """`windows` and `down`, see `local.master.maintenance`."""
+    quotas: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """QuotaConfigs without their role, by role."""
 
     @classmethod
     def open(cls, work_dir: Path) -> "Registry":
@@ -80,6 +82,10 @@ class Registry:
 
     def keep_maintenance(self, what: dict[str, Any]) -> None:
         self.maintenance = what
+        self._save()
+
+    def keep_quotas(self, what: dict[str, dict[str, Any]]) -> None:
+        self.quotas = what
         self._save()
 
     def remove(self, agent_id: str) -> None:

@@ -11,13 +11,14 @@ from aiohttp import web
 
 from local.link import PATH as LINK_PATH
 from local.link import SocketLink
-from local.master import views
+from local.master import roles, views
 from local.master.agents import Agents
 from local.master.calls import Calls
 from local.master.cluster import Cluster
 from local.master.draining import DrainError, Draining
 from local.master.maintenance import Maintenance, MaintenanceError
 from local.master.model import Agent, Framework
+from local.master.quota import QuotaError, Quotas
 from local.master.subscriptions import Subscriptions
 from local.master.validation.calls import scheduler_call_error
 from local.wire import http
@@ -38,12 +39,14 @@ class Server:
         self._subscriptions = Subscriptions(cluster)
         self._maintenance = Maintenance(cluster, self._agents)
         self._draining = Draining(cluster, self._agents)
+        self._quotas = Quotas(cluster)
         self._calls = Calls(cluster, self._subscriptions, self._maintenance)
         self._views: dict[str, Callable[[Cluster], Json]] = {
             "/state": views.state,
             "/state-summary": views.summary,
             "/slaves": views.slaves,
             "/frameworks": views.frameworks,
+            "/roles": roles.roles,
             "/metrics/snapshot": views.metrics,
             "/version": lambda _: views.version(),
         }
@@ -60,7 +63,8 @@ class Server:
             "GET_FRAMEWORKS": views.get_frameworks,
             "GET_TASKS": views.get_tasks,
             "GET_EXECUTORS": views.get_executors,
-            "GET_ROLES": views.get_roles,
+            "GET_ROLES": roles.get_roles,
+            "GET_QUOTA": lambda _: self._quotas.get(),
             "GET_MAINTENANCE_SCHEDULE": lambda _: self._maintenance.schedule(),
             "GET_MAINTENANCE_STATUS": lambda _: self._maintenance.status(),
         }
@@ -131,16 +135,14 @@ class Server:
             return self._mark_gone(self._named(call, kind, "agent_id"))
         if kind.endswith("_MAINTENANCE") or kind == "UPDATE_MAINTENANCE_SCHEDULE":
             return self._maintain(kind, call)
+        if kind in ("UPDATE_QUOTA", "SET_QUOTA", "REMOVE_QUOTA"):
+            return self._set_quota(kind, self._body(call, kind))
         if kind in ("DRAIN_AGENT", "DEACTIVATE_AGENT", "REACTIVATE_AGENT"):
             return self._drain(kind, self._named(call, kind, "agent_id"), call[kind.lower()])
         raise web.HTTPNotImplemented(text=f"{kind} is not supported by the embedded Mesos")
 
     def _maintain(self, kind: str, call: Json) -> web.Response:
-        body = call.get(kind.lower())
-        if not isinstance(body, dict):
-            raise http.bad_request(
-                f"Failed to validate master::Call: Expecting '{kind.lower()}' to be present"
-            )
+        body = self._body(call, kind)
         try:
             if kind == "UPDATE_MAINTENANCE_SCHEDULE":
                 self._maintenance.update((body.get("schedule") or {}).get("windows") or [])
@@ -152,6 +154,27 @@ class Server:
                 raise web.HTTPNotImplemented(text=f"{kind} is not supported by the embedded Mesos")
         except MaintenanceError as error:
             raise http.bad_request(str(error)) from error
+        return web.Response()
+
+    @staticmethod
+    def _body(call: Json, kind: str) -> Json:
+        body = call.get(kind.lower())
+        if not isinstance(body, dict):
+            raise http.bad_request(
+                f"Failed to validate master::Call: Expecting '{kind.lower()}' to be present"
+            )
+        return body
+
+    def _set_quota(self, kind: str, body: Json) -> web.Response:
+        handlers = {
+            "UPDATE_QUOTA": self._quotas.update,
+            "SET_QUOTA": self._quotas.set,
+            "REMOVE_QUOTA": self._quotas.remove,
+        }
+        try:
+            handlers[kind](body)
+        except QuotaError as error:
+            return web.Response(status=error.status, text=str(error))
         return web.Response()
 
     def _drain(self, kind: str, agent_id: str, body: Json) -> web.Response:

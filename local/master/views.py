@@ -157,29 +157,6 @@ def get_executors(cluster: Cluster) -> Json:
     }
 
 
-def get_roles(cluster: Cluster) -> Json:
-    names = {"*", *(role for f in cluster.frameworks.values() for role in f.roles)}
-    roles = []
-    for name in sorted(names):
-        members = [f for f in cluster.frameworks.values() if name in f.roles]
-        roles.append(
-            {
-                "name": name,
-                "weight": 1.0,
-                "frameworks": [{"value": f.framework_id} for f in members],
-                "resources": _of_role(members, name).flatten().to_json(),
-            }
-        )
-    return {"roles": [role for role in roles if role["name"] != "*" or role["frameworks"]]}
-
-
-def _of_role(members: Iterable[Framework], role: str) -> Resources:
-    taken = total(
-        [framework_used(f) for f in members] + [o.resources for f in members for o in f.offers.values()]
-    )
-    return total(part for part in taken.split() if role in part.allocated_roles())
-
-
 def get_state(cluster: Cluster) -> Json:
     return {
         "get_tasks": get_tasks(cluster),

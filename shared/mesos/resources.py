@@ -8,7 +8,8 @@ Source: Mesos src/common/resources.cpp, src/common/values.cpp.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -57,6 +58,17 @@ def _key(obj: Mapping[str, Any]) -> _Key:
         (obj.get("allocation_info") or {}).get("role"),
         orjson.dumps(rest, option=orjson.OPT_SORT_KEYS) if rest else b"",
     )
+
+
+@lru_cache(maxsize=4096)
+def _shape(key: _Key) -> Json:
+    """The fields of a resource of this identity, but for its amount."""
+    shape: Json = {"name": key.name, "type": key.type}
+    if key.allocated is not None:
+        shape["allocation_info"] = {"role": key.allocated}
+    if key.rest:
+        shape.update(orjson.loads(key.rest))
+    return shape
 
 
 def _indivisible(key: _Key) -> bool:
@@ -250,6 +262,26 @@ class Resources:
             raise ValueError("reservations() is asked of one identity; use split()")
         (key,) = self._items
         return list(orjson.loads(key.rest).get("reservations", [])) if key.rest else []
+
+    def filter(self, keep: Callable[[Json], bool]) -> "Resources":
+        """Those identities of which `keep` says so, given their `Resource` message without the amount. It is not
+        a copy, so it may not be changed."""
+        return Resources({key: value for key, value in self._items.items() if keep(_shape(key))})
+
+    def capped(self, limits: Mapping[str, int]) -> "Resources":
+        """As much of each scalar as `limits` allow, in thousandths by name, over all its identities; what has no limit
+        is left as it is, what cannot be divided and is too large is left out (`shrinkResources`)."""
+        left, items = dict(limits), {}
+        for key, value in self._items.items():
+            if not isinstance(value, int) or key.name not in left:
+                items[key] = value
+                continue
+            share = min(value, left[key.name])
+            if share <= 0 or (share < value and _indivisible(key)):
+                continue
+            items[key] = share
+            left[key.name] -= share
+        return Resources(items)
 
     # ---- other identities
 

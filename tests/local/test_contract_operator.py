@@ -135,8 +135,8 @@ async def test_the_agent_answers_for_itself(busy):
 async def test_unknown_and_unsupported_calls(cluster, of):
     await cluster.start()
     process = getattr(cluster, of)
-    status, text = await cluster.operator({"type": "UPDATE_QUOTA"}, of=process)
-    assert (status, text) == (501, "UPDATE_QUOTA is not supported by the embedded Mesos")
+    status, text = await cluster.operator({"type": "UPDATE_WEIGHTS"}, of=process)
+    assert (status, text) == (501, "UPDATE_WEIGHTS is not supported by the embedded Mesos")
     status, text = await cluster.operator({}, of=process)
     assert status == 400
     assert "Expecting 'type' to be present" in text
