@@ -34,6 +34,10 @@ def mask(names: Iterable[str]) -> int:
     return result
 
 
+FOR_SECCOMP: Final = mask(["CAP_SYS_ADMIN"])
+"""What installing a seccomp filter without no_new_privs takes (seccomp(2))."""
+
+
 def last_cap() -> int:
     """The highest capability number of the running kernel."""
     with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from executor.stage1 import caps, cgroups, channel, children
+from executor.stage1 import caps, cgroups, channel, children, seccomp
 from executor.stage1.ops import StageError
 from executor.stage1.sandbox import Sandbox
 
@@ -109,6 +109,7 @@ class Launcher:
         wake = self._catch_signals()
         self.watch(wake.fileno(), lambda: self._on_wake(wake))
         self.watch(self._control.fileno(), self._on_request)
+        seccomp.warm_up()
         # Objects that exist by now are never collected: their pages stay shared with all children.
         gc.collect()
         gc.freeze()

@@ -4,10 +4,12 @@ Reads what stage1 enforces into plain tuples and refuses what it would have to i
 stage0's business. Source of the fields: appc spec 0.8.11, pods.md and ace.md; `gantry.io/…` are ours.
 """
 
+import errno
 import json
 from typing import Any, Final, NamedTuple
 
 from executor.stage1 import caps
+from executor.stage1 import seccomp as filters
 
 FLAVORS: Final = ("linux", "fly")
 _SUFFIXES: Final = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
@@ -27,7 +29,8 @@ class Limits(NamedTuple):
 
 
 class Volume(NamedTuple):
-    """One volume of the pod. `size` (bytes) only with medium "Memory"; mode, uid, gid only with kind "empty"."""
+    """One volume of the pod. `size` (bytes) only with medium "Memory"; mode, uid, gid only with kind "empty"; `device`:
+    a device file of the host that its apps may open, kind "host"."""
 
     name: str
     kind: str
@@ -39,6 +42,7 @@ class Volume(NamedTuple):
     mode: int
     uid: int
     gid: int
+    device: bool = False
 
 
 class Mount(NamedTuple):
@@ -67,6 +71,8 @@ class App(NamedTuple):
     limits: Limits
     read_only_root: bool
     privileged: bool
+    seccomp: filters.Filter | None = None
+    default_seccomp: bool = True  # the flavor's filter, when the manifest does not say
 
 
 class Pod(NamedTuple):
@@ -142,7 +148,17 @@ def _volume(raw: dict[str, Any]) -> Volume:
         mode=int(str(raw.get("mode") or "0755"), 8),
         uid=int(raw.get("uid") or 0),
         gid=int(raw.get("gid") or 0),
+        device=_device(name, kind, raw),
     )
+
+
+def _device(name: str, kind: str, raw: dict[str, Any]) -> bool:
+    device = raw.get("gantry.io/device", False)
+    if device not in (False, True) or (device and kind != "host"):
+        raise ManifestError(
+            f"volume {name}: gantry.io/device {device!r} is not true on a volume of kind host"
+        )
+    return bool(device)
 
 
 def _app(raw: dict[str, Any], volumes: dict[str, Volume]) -> App:
@@ -170,6 +186,8 @@ def _app(raw: dict[str, Any], volumes: dict[str, Volume]) -> App:
         limits=Limits(isolated["cpu_request"], isolated["cpu_limit"], isolated["memory_limit"]),
         read_only_root=bool(raw.get("readOnlyRootFS", False)),
         privileged=notes.get("gantry.io/privileged") == "true",
+        seccomp=isolated["seccomp"],
+        default_seccomp=not isolated["seccomp_given"],
     )
 
 
@@ -204,7 +222,10 @@ def _isolators(app: str, entries: Any) -> dict[str, Any]:
         "cpu_request": None,
         "cpu_limit": None,
         "memory_limit": None,
+        "seccomp": None,
+        "seccomp_given": False,
     }
+    asked = []
     for entry in entries:
         name, value = str(entry["name"]), entry["value"]
         if name == "resource/cpu":
@@ -221,9 +242,38 @@ def _isolators(app: str, entries: Any) -> dict[str, Any]:
             found["no_new_privileges"] = bool(value)
         elif name == "os/linux/oom-score-adj":
             found["oom_score_adj"] = int(value)
+        elif name in (
+            "os/linux/seccomp-retain-set",
+            "os/linux/seccomp-remove-set",
+            "gantry.io/seccomp-profile",
+        ):
+            asked.append((name, value))
         else:
             raise ManifestError(f"app {app}: isolator {name}: not supported")
+    if len(asked) > 1:
+        raise ManifestError(f"app {app}: isolator {asked[1][0]}: there is a seccomp filter already")
+    if asked:
+        found["seccomp"] = _seccomp(app, *asked[0], found["capabilities"])
+        found["seccomp_given"] = True
     return found
+
+
+def _seccomp(app: str, name: str, value: Any, capabilities: frozenset[str] | None) -> filters.Filter | None:
+    """The filter of an isolator. The sets are appc's: {"set": [names or @sets], "errno": "EPERM"}."""
+    try:
+        if name == "gantry.io/seccomp-profile":
+            return filters.from_profile(value)
+        number = None
+        if word := value.get("errno"):
+            number = getattr(errno, str(word), None)
+            if not isinstance(number, int):
+                raise ManifestError(f"app {app}: isolator {name}: Linux has no errno {word!r}")
+        names = [str(one) for one in value["set"]]
+        if name == "os/linux/seccomp-retain-set":
+            return filters.retain(names, number)
+        return filters.remove(names, number, caps.DEFAULT if capabilities is None else capabilities)
+    except filters.SeccompError as error:
+        raise ManifestError(f"app {app}: isolator {name}: {error}") from None
 
 
 def _capability_names(app: str, names: list[str]) -> frozenset[str]:

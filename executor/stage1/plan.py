@@ -10,9 +10,9 @@ there, and after pivot_root only mounts of our own making are left.
 
 from typing import Final, NamedTuple
 
-from executor.stage1 import caps, ops, syscalls
+from executor.stage1 import caps, ops, seccomp, syscalls
 from executor.stage1.manifest import App, Mount, Pod, Volume
-from executor.stage1.ops import Op
+from executor.stage1.ops import Op, StageError
 from executor.stage1.process import Process
 from executor.stage1.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
 
@@ -151,7 +151,23 @@ def app_process(pod: Pod, app: App) -> Process:
         directory=app.working_directory,
         capabilities=None if capabilities is None else caps.mask(capabilities),
         no_new_privileges=app.no_new_privileges,
+        seccomp=_seccomp(pod, app),
     )
+
+
+def _seccomp(pod: Pod, app: App) -> bytes:
+    """The compiled filter: what was asked for, else the default of flavor `linux`. A privileged app has none."""
+    if app.privileged or (app.default_seccomp and pod.flavor != "linux"):
+        return b""
+    wanted = app.seccomp
+    if app.default_seccomp:
+        wanted = seccomp.default_filter(caps.DEFAULT if app.capabilities is None else app.capabilities)
+    if wanted is None:
+        return b""
+    try:
+        return seccomp.compile_filter(wanted)
+    except seccomp.SeccompError as error:
+        raise StageError(f"app {app.name}: {error}") from None
 
 
 def _shared(pod: Pod, app: App) -> list[Op]:
@@ -207,7 +223,7 @@ def _take(mount: Mount, source: str, *, recursive: bool) -> Op:
 
 def _attach(mount: Mount, volume: Volume, device_files: bool) -> Op:
     attributes = syscalls.MOUNT_ATTR_RDONLY if mount.read_only else 0
-    if not device_files:
+    if not device_files and not volume.device:
         attributes |= syscalls.MOUNT_ATTR_NODEV
     return ops.Attach(f"volume:{mount.path}", mount.path, attributes, recursive=volume.recursive)
 

@@ -21,7 +21,10 @@ _SIGNALS: Final = tuple(set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIG
 
 
 class Process(NamedTuple):
-    """One process, as asked for. `capabilities` is a bit mask, None leaves them as they are (flavor fly)."""
+    """One process, as asked for. `capabilities` is a bit mask, None leaves them as they are (flavor fly).
+
+    `seccomp` is a compiled filter (see `seccomp`), empty for none.
+    """
 
     argv: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
@@ -31,6 +34,7 @@ class Process(NamedTuple):
     directory: str
     capabilities: int | None
     no_new_privileges: bool
+    seccomp: bytes = b""
 
     def describe(self) -> str:
         """One line, for people."""
@@ -55,9 +59,9 @@ def spawn(process: Process, *, last_cap: int, keep: int) -> int:
     _step(f"chdir {process.directory}", lambda: _chdir(root, process.directory))
     program = find_program(root, process.argv[0], environment["PATH"])
     _step("give the app its streams", lambda: _own_streams(identity.uid))
-    _step("drop privileges", lambda: _become(identity, process, last_cap))
     syscalls.close_range(3, keep - 1)
     syscalls.close_range(keep + 1)
+    _step("drop privileges", lambda: _become(identity, process, last_cap))
     try:
         return os.posix_spawn(
             program, process.argv, environment, setsid=True, setsigmask=(), setsigdef=_SIGNALS
@@ -122,15 +126,29 @@ def _own_streams(uid: int) -> None:
 
 
 def _become(identity: users.Identity, process: Process, last_cap: int) -> None:
+    """In the order that the kernel's rules leave: a filter needs CAP_SYS_ADMIN, or no_new_privs, to be installed.
+
+    It comes as late as possible, for it holds for us as well: only dropping the last capabilities follows.
+    """
     os.umask(0o022)
     if process.capabilities is not None:
         caps.limit_bounding_set(process.capabilities, last_cap)
     os.setgroups(identity.groups)
     os.setresgid(identity.gid, identity.gid, identity.gid)
+    keep_caps = bool(process.seccomp) and identity.uid != 0
+    if keep_caps:
+        syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
     os.setresuid(identity.uid, identity.uid, identity.uid)
     # A change of user makes a process dumpable as the system says; until exec it must not be.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-    if process.capabilities is not None and identity.uid == 0:
-        caps.limit_own_sets(process.capabilities)
     if process.no_new_privileges:
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    if process.seccomp:
+        if keep_caps:
+            caps.limit_own_sets(caps.FOR_SECCOMP)
+        syscalls.seccomp_filter(process.seccomp)
+    if identity.uid != 0:
+        if keep_caps:
+            caps.limit_own_sets(0)
+    elif process.capabilities is not None:
+        caps.limit_own_sets(process.capabilities)

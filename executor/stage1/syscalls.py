@@ -14,9 +14,9 @@ _syscall: Final = _libc.syscall
 _syscall.restype = ctypes.c_long
 
 # Numbers above 423 are the same on every architecture (include/uapi/asm-generic/unistd.h).
-_PER_MACHINE: Final = {"x86_64": (155, 250), "aarch64": (41, 219)}
+_PER_MACHINE: Final = {"x86_64": (155, 250, 317), "aarch64": (41, 219, 277)}
 SUPPORTED_MACHINE: Final = os.uname().machine in _PER_MACHINE
-_PIVOT_ROOT, _KEYCTL = _PER_MACHINE.get(os.uname().machine, (-1, -1))
+_PIVOT_ROOT, _KEYCTL, _SECCOMP = _PER_MACHINE.get(os.uname().machine, (-1, -1, -1))
 _OPEN_TREE, _MOVE_MOUNT, _PIDFD_OPEN, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 428, 429, 434, 436, 437, 442
 
 CLONE_NEWNS: Final = 0x00020000
@@ -43,7 +43,7 @@ RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0
 _MADV_POPULATE_WRITE: Final = 23
 _RETRIES: Final = 1000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
-PR_CAPBSET_DROP: Final = 24
+PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 8, 24
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 36, 38, 47, 4
 KEYCTL_JOIN_SESSION_KEYRING: Final = 1
 
@@ -59,6 +59,10 @@ class _MountAttr(ctypes.Structure):
         ("propagation", ctypes.c_uint64),
         ("userns_fd", ctypes.c_uint64),
     )
+
+
+class _SockFprog(ctypes.Structure):
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
 class _CapHeader(ctypes.Structure):
@@ -175,6 +179,13 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
     words = (effective, permitted, inheritable)
     data = (ctypes.c_uint32 * 6)(*(w & low for w in words), *(w >> high for w in words))
     _check(_libc.capset(ctypes.byref(header), ctypes.byref(data)))
+
+
+def seccomp_filter(program: bytes) -> None:
+    """Install a BPF program (array of struct sock_filter) for this thread and what it executes (seccomp(2))."""
+    set_mode_filter, instruction = 1, 8
+    prog = _SockFprog(len(program) // instruction, program)
+    _check(_syscall(_SECCOMP, set_mode_filter, 0, ctypes.byref(prog)))
 
 
 def join_session_keyring() -> None:

@@ -1,0 +1,211 @@
+"""Seccomp: which rules come out of what is asked for, and what an app under them can do."""
+
+import errno
+import signal
+from typing import Any
+
+import pytest
+
+from executor.pods.launcher import LaunchError
+from executor.stage1 import caps, seccomp
+from executor.stage1.seccomp import SeccompError
+from executor.stage1.syscall_lists import BY_CAPABILITY, DEFAULT, WILDCARDS
+
+STATUS = "grep -E '^(Seccomp|NoNewPrivs|CapEff)' /proc/self/status"
+
+
+def isolator(name: str, *names: str, **more: str) -> dict[str, Any]:
+    return {"name": f"os/linux/seccomp-{name}-set", "value": {"set": list(names), **more}}
+
+
+def test_the_default_lets_no_administration_through() -> None:
+    allowed = {name for rule in seccomp.default_filter(caps.DEFAULT).rules for name in rule.names}
+    for capability in ("CAP_SYS_ADMIN", "CAP_SYS_MODULE", "CAP_SYS_BOOT", "CAP_SYS_TIME"):
+        only = set(BY_CAPABILITY[capability]) - {"clone", "clone3"}
+        assert not allowed & only, capability
+    assert not allowed & {
+        "keyctl",
+        "add_key",
+        "request_key",
+        "kexec_load",
+        "userfaultfd",
+        "io_uring_setup",
+        "bpf",
+    }
+
+
+def test_a_capability_brings_the_calls_it_is_for() -> None:
+    rules = seccomp.default_filter(caps.DEFAULT | {"CAP_SYS_ADMIN"}).rules
+    assert {"mount", "unshare", "setns"} <= set(rules[0].names)
+    assert not any("clone3" in rule.names for rule in rules[1:])
+
+
+def test_lists_name_no_call_twice() -> None:
+    for calls in (DEFAULT, *BY_CAPABILITY.values(), *WILDCARDS.values()):
+        assert len(calls) == len(set(calls))
+
+
+def test_the_denying_sets_compile() -> None:
+    for name in WILDCARDS:
+        if not set(seccomp.NEEDED) & set(WILDCARDS[name]):
+            assert seccomp.compile_filter(seccomp.remove([name], 1, caps.DEFAULT))
+
+
+@pytest.mark.parametrize(
+    ("names", "number", "message"),
+    [
+        (["@appc.io/everything"], None, "no set of system calls is called @appc.io/everything"),
+        (["no_such_call"], None, "no system call 'no_such_call'"),
+        (["execve"], errno.EPERM, "the filter forbids execve"),
+    ],
+)
+def test_a_remove_set_fails_closed(names: list[str], number: int | None, message: str) -> None:
+    with pytest.raises(SeccompError, match=message):
+        seccomp.compile_filter(seccomp.remove(names, number, caps.DEFAULT))
+
+
+def test_an_empty_remove_set_is_the_default_and_retaining_all_is_no_filter() -> None:
+    assert seccomp.remove(["@appc.io/empty"], None, caps.DEFAULT) == seccomp.default_filter(caps.DEFAULT)
+    assert seccomp.retain(["@appc.io/all"], None) is None
+    unknown = seccomp.retain(["no_such_call"], None)
+    assert unknown is not None
+    with pytest.raises(SeccompError, match="no_such_call"):
+        seccomp.compile_filter(unknown)
+
+
+@pytest.mark.parametrize(
+    ("profile", "message"),
+    [
+        ([], "not a JSON object"),
+        ({"defaultAction": "SCMP_ACT_FORBID"}, "action 'SCMP_ACT_FORBID'"),
+        ({"defaultAction": "SCMP_ACT_ERRNO", "listenerPath": "/x"}, "listenerPath: not supported"),
+        (
+            {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": [], "action": "SCMP_ACT_KILL"}]},
+            r"syscalls\[0\]",
+        ),
+        (
+            {
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [{"names": ["chmod"], "action": "SCMP_ACT_ERRNO", "includes": {"caps": ["x"]}}],
+            },
+            "includes: not supported",
+        ),
+        (
+            {
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [
+                    {
+                        "names": ["chmod"],
+                        "action": "SCMP_ACT_ERRNO",
+                        "args": [{"index": 9, "op": "SCMP_CMP_EQ"}],
+                    }
+                ],
+            },
+            "not a condition",
+        ),
+        ({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 70000}, "errno 70000"),
+        ({"defaultAction": "SCMP_ACT_ERRNO"}, "the filter forbids brk, capset"),
+    ],
+)
+def test_what_is_wrong_with_a_profile_is_named(profile: Any, message: str) -> None:
+    with pytest.raises(SeccompError, match=message):
+        seccomp.compile_filter(seccomp.from_profile(profile))
+
+
+@pytest.mark.root
+async def test_an_app_has_the_default_filter_and_cannot_administer(runner: Any) -> None:
+    result = await runner.sh(
+        f"{STATUS}; unshare -m true; mount -t tmpfs x /tmp; echo $?; date -s 2000-01-01; echo $?"
+    )
+    assert "Seccomp:\t2" in result.lines
+    assert "NoNewPrivs:\t0" in result.lines
+    assert "CapEff:\t00000000a80425fb" in result.lines
+    assert result.output.count("not permitted") == 2
+    assert "permission denied" in result.output
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("user", ["0", "1234"])
+@pytest.mark.parametrize("no_new_privileges", [True, False])
+async def test_the_filter_is_there_whoever_the_app_is(
+    runner: Any, user: str, no_new_privileges: bool
+) -> None:
+    result = await runner.sh(
+        STATUS, user=user, isolators=[{"name": "os/linux/no-new-privileges", "value": no_new_privileges}]
+    )
+    assert "Seccomp:\t2" in result.lines
+    assert f"NoNewPrivs:\t{int(no_new_privileges)}" in result.lines
+    assert f"CapEff:\t{'00000000a80425fb' if user == '0' else '0' * 16}" in result.lines
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"isolators": [isolator("retain", "@appc.io/all")]},
+        {"flavor": "fly"},
+        {"annotations": [{"name": "gantry.io/privileged", "value": "true"}]},
+    ],
+    ids=["asked", "fly", "privileged"],
+)
+async def test_no_filter(runner: Any, more: dict[str, Any]) -> None:
+    assert "Seccomp:\t0" in (await runner.sh(STATUS, **more)).lines
+
+
+@pytest.mark.root
+async def test_removed_calls_fail_with_the_errno_asked_for(runner: Any) -> None:
+    script = "touch /tmp/x; chmod 600 /tmp/x; mkdir /tmp/y && echo made"
+    removed = isolator("remove", "chmod", "fchmodat", "fchmod", errno="EXDEV")
+    result = await runner.sh(script, isolators=[removed])
+    assert "cross-device link" in result.output
+    assert result.lines[-1] == "made"
+
+
+@pytest.mark.root
+async def test_a_call_outside_a_retain_set_kills_the_app(runner: Any) -> None:
+    start = "arch_prctl set_tid_address set_robust_list rseq prlimit64 readlink getrandom mprotect getcwd fcntl dup2"
+    shell = "read open openat close fstat stat newfstatat ioctl getuid geteuid getgid getegid getpid getppid uname"
+    kept = isolator("retain", *f"{start} {shell} prctl fork rt_sigsuspend readlinkat lseek poll".split())
+    assert (await runner.sh("echo still here", isolators=[kept])).output == "still here\n"
+    result = await runner.sh("mkdir /tmp/x; echo not reached", isolators=[kept])
+    assert "not reached" not in result.output or "Bad system call" in result.output
+    alone = await runner.app("/bin/busybox", "mkdir", "/tmp/x", isolators=[kept])
+    assert alone.exit.signal == signal.SIGSYS
+
+
+@pytest.mark.root
+async def test_a_profile_with_conditions(runner: Any) -> None:
+    # kill(2) may be called with signal 0 only.
+    profile = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"],
+        "syscalls": [
+            {
+                "names": ["kill"],
+                "action": "SCMP_ACT_ERRNO",
+                "errnoRet": errno.ENOLINK,
+                "args": [{"index": 1, "value": 0, "op": "SCMP_CMP_NE"}],
+            }
+        ],
+    }
+    result = await runner.sh(
+        "kill -0 $$ && echo probed; kill -TERM $$; echo alive",
+        isolators=[{"name": "gantry.io/seccomp-profile", "value": profile}],
+    )
+    assert result.lines[0] == "probed"
+    assert result.lines[-1] == "alive"
+    assert "severed" in result.output
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("isolators", "message"),
+    [
+        ([isolator("remove", "nonsense")], "no system call 'nonsense'"),
+        ([isolator("remove", "chmod", errno="EWHAT")], "no errno 'EWHAT'"),
+        ([isolator("remove", "chmod"), isolator("retain", "chmod")], "there is a seccomp filter already"),
+    ],
+)
+async def test_a_filter_that_cannot_be_is_refused(runner: Any, isolators: list[Any], message: str) -> None:
+    with pytest.raises(LaunchError, match=message):
+        await runner.sh("true", isolators=isolators)
