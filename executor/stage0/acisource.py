@@ -15,7 +15,8 @@ from executor.stage0 import manifest as m
 from executor.stage0.cas import Cas
 from executor.stage0.errors import ImageBroken
 from executor.stage0.extract import Summary
-from executor.stage0.streams import Slice
+from executor.stage0.streams import Hashing, Slice
+from executor.stage0.trust import Fact, Gate
 
 MAX_SIGNATURE = 1024 * 1024
 
@@ -24,12 +25,14 @@ MAX_SIGNATURE = 1024 * 1024
 class RawAci:
     """An ACI that nobody has looked into. file: read by offset, closed by whoever made this; shown: path or URL.
 
-    signature: the detached OpenPGP signature (`.asc`, armored or not) that lay beside it, None when there was none.
+    subject: what policy knows the request by; signature: the detached OpenPGP signature (`.asc`, armored or not) that
+    lay beside it, None when there was none.
     name, labels: what discovery was asked for, which the manifest has to say as well; empty when nothing was asked.
     """
 
     file: IO[bytes]
     shown: str
+    subject: str
     signature: bytes | None = None
     name: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -48,28 +51,37 @@ def signature_beside(path: Path) -> bytes | None:
     return data
 
 
-async def find(raw: RawAci, cas: Cas) -> m.Found:
-    """Import an ACI. ImageBroken, StoreError."""
-    return await asyncio.to_thread(_import, raw, cas)
+async def find(raw: RawAci, cas: Cas, gate: Gate) -> m.Found:
+    """Verify and import an ACI. ImageUntrusted, ImageBroken, StoreError."""
+    return await asyncio.to_thread(_import, raw, cas, gate)
 
 
-def _import(raw: RawAci, cas: Cas) -> m.Found:
-    documents: list[bytes] = []
+def _import(raw: RawAci, cas: Cas, gate: Gate) -> m.Found:
+    """The gate sees the raw bytes first; they are hashed again while they are unpacked, so that what was verified is
+    what is imported, whoever can write the file. Nothing stays of an image that the gate or the spec refuses.
+    """
+    fd = raw.file.fileno()
+    checked = gate.raw(raw.subject, partial(Slice, fd), raw.signature)
+    documents: list[tuple[bytes, dict[str, Any], Fact]] = []
 
     def fill(root: int) -> tuple[str, Summary]:
-        digest, summary, data = aci.unpack(Slice(raw.file.fileno()), root, cas.limits)
-        documents.append(data)
+        source = Hashing(Slice(fd), "sha512")
+        digest, summary, data = aci.unpack(source, root, cas.limits)
+        source.drain()
+        if checked is not None:
+            source.verify(checked.digest)
         manifest = acmanifest.parse_manifest(data)
         check_request(manifest, raw)
+        documents.append((data, manifest, gate.aci(raw.subject, manifest["name"], checked)))
         check_aci(manifest, root)
         return digest, summary
 
     diff_id = cas.import_tree(fill)
-    manifest = acmanifest.parse_manifest(documents[0])
+    data, manifest, fact = documents[0]
     image_id = diff_id.replace(":", "-")
-    layer = m.Layer(diff_id, partial(Slice, raw.file.fileno()))
-    blobs = ((m.digest_of(documents[0]), documents[0]),)
-    return m.Found(image_id, image_id, acmanifest.image_config(manifest), (layer,), blobs)
+    layer = m.Layer(diff_id, partial(Slice, fd))
+    blobs = ((m.digest_of(data), data),)
+    return m.Found(image_id, image_id, acmanifest.image_config(manifest), (layer,), blobs, fact=fact)
 
 
 def check_request(manifest: Mapping[str, Any], raw: RawAci) -> None:

@@ -233,6 +233,12 @@ def _ports(ports: Iterable[Mapping[str, Any]]) -> Iterable[str]:
         yield f"{entry['port']}{f'-{last}' if last > entry['port'] else ''}/{entry['protocol']}"
 
 
+def host_labels() -> dict[str, str]:
+    """`os` and `arch` of this machine, in appc's words."""
+    system, architecture = m.host_platform()
+    return {"os": system, "arch": _arch(architecture)}
+
+
 def check_host(config: ImageConfig) -> None:
     """The image's os and arch are this machine's, as rkt's label match demands."""
     system, architecture = m.host_platform()

@@ -27,6 +27,8 @@ from executor.stage0.names import Archive, parse
 from executor.stage0.sources import Fingerprint, stat_fingerprint
 from executor.stage0.streams import CHUNK, Limits, Slice, check_bytes, compression, decompress
 from executor.stage0.tarstream import Entry, Kind, TarReader
+from executor.stage0.trust import Gate
+from executor.stage0.trust.subject import subject
 
 _PACKED = {"gzip", "zstd", "bzip2", "xz"}
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -85,8 +87,8 @@ class TarFiles:
 class ArchiveSource:
     """The image of an archive file."""
 
-    def __init__(self, reference: Archive, cas: Cas) -> None:
-        self._ref, self._cas, self._path = reference, cas, Path(reference.path)
+    def __init__(self, reference: Archive, cas: Cas, gate: Gate) -> None:
+        self._ref, self._cas, self._gate, self._path = reference, cas, gate, Path(reference.path)
         self._files: TarFiles | None = None
 
     def fingerprint(self) -> Fingerprint | None:
@@ -101,7 +103,7 @@ class ArchiveSource:
         if raw is None:
             return await asyncio.to_thread(self._find)
         try:
-            return await acisource.find(raw, self._cas)
+            return await acisource.find(raw, self._cas, self._gate)
         finally:
             raw.file.close()
 
@@ -110,16 +112,17 @@ class ArchiveSource:
             self._files.close()
 
     def _raw_aci(self) -> acisource.RawAci | None:
-        """The file as an ACI, or None when it is something else. A name that says `.aci` is believed unread."""
+        """The file as an ACI, or None when it is something else. The name `.aci` or a signature is believed unread."""
         if self._ref.kind != "auto":
             return None
         with self._file_errors():
             file: IO[bytes] = self._path.open("rb", buffering=0)
             try:
-                if self._path.suffix != ".aci" and not is_aci(file, self._cas.limits):
+                signature = acisource.signature_beside(self._path)
+                if self._path.suffix != ".aci" and signature is None and not is_aci(file, self._cas.limits):
                     file.close()
                     return None
-                return acisource.RawAci(file, str(self._path), acisource.signature_beside(self._path))
+                return acisource.RawAci(file, str(self._path), subject(self._ref), signature)
             except BaseException:
                 file.close()
                 raise

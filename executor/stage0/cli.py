@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from executor.stage0 import build, inventory, names
+from executor.stage0 import build, inventory, names, settings
 from executor.stage0.errors import ImageBroken, ImageError
 from executor.stage0.store import Image, ImageStore, human
 
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     try:
         return int(args.run(args))
-    except ImageError as error:
+    except (ImageError, ValueError) as error:
         print(f"gantry: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -62,6 +62,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state-dir", type=Path, default=DEFAULT_STATE_DIR, metavar="DIR",
                         help="where the store is (default: %(default)s)")  # fmt: skip
     parser.add_argument("--local-images", type=Path, metavar="DIR", help="OCI layouts for localhost/NAME:TAG")
+    parser.add_argument(
+        "--image-config", type=Path, metavar="FILE", help="settings: hosts, logins, policy, keys"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -162,7 +165,9 @@ def _options(args: argparse.Namespace) -> build.Options:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    store = ImageStore(args.state_dir, local_images=args.local_images)
+    store = ImageStore(
+        args.state_dir, local_images=args.local_images, settings=settings.load(args.image_config)
+    )
 
     def progress(line: str) -> None:
         if not args.quiet:

@@ -6,6 +6,7 @@
     │   └── ImageNeverPull         ErrImageNeverPull      it is not here and the policy forbids to fetch it
     ├── ImageBroken                ErrImagePull           it is there, and damaged, malicious or not runnable
     ├── ImageRefused               ErrImagePull           the registry says no (401, 403), or the image is in use
+    ├── ImageUntrusted             SignatureValidationFailed  no signature that this node's policy wants
     ├── RegistryUnavailable        RegistryUnavailable    try again later: network, 5xx, 429
     └── StoreError                 ErrImagePull           this machine's store: disk full, not root, a newer layout
 
@@ -49,6 +50,12 @@ class ImageBroken(ImageError):
 
 class ImageRefused(ImageError):
     """Somebody who may says no: the registry (401, 403), or a pod still uses the image (rm)."""
+
+
+class ImageUntrusted(ImageError):
+    """Policy asks for a signature that is missing, bad, or made with a key that is not trusted (any more)."""
+
+    reason = "SignatureValidationFailed"
 
 
 class RegistryUnavailable(ImageError):

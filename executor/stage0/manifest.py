@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import orjson
 
@@ -16,6 +16,9 @@ from executor.stage0 import config as image_config
 from executor.stage0.config import ImageConfig
 from executor.stage0.errors import ImageBroken, ImageNotFound
 from executor.stage0.names import is_digest
+
+if TYPE_CHECKING:
+    from executor.stage0.trust.policy import Fact
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -86,7 +89,8 @@ class Found:
     """What a source found behind a reference: everything but the layers' bytes.
 
     id: digest of the config; digest: of what the reference led to (index or manifest, as Kubernetes reports it);
-    blobs: documents to keep beside the image, by digest; note: something the user should hear ("" for nothing).
+    blobs: documents to keep beside the image, by digest; note: something the user should hear ("" for nothing);
+    fact: what the gate said, where the source has asked it (ACIs: before they are parsed).
     """
 
     id: str
@@ -95,6 +99,7 @@ class Found:
     layers: tuple[Layer, ...]
     blobs: tuple[tuple[str, bytes], ...]
     note: str = ""
+    fact: "Fact | None" = None
 
 
 def host_platform() -> tuple[str, str]:

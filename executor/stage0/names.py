@@ -6,15 +6,19 @@
     oci-archive:/x.tar[:tag]         Archive    tar of an OCI layout
     docker-archive:/x.tar[:name:tag] Archive    what `docker save` writes
     file:///x.aci, file:///x.tar     Archive    ACI, docker or OCI archive: told apart by content
-    sha256:…, sha512-…               Stored     already in the store, by (a prefix of) its id
+    https://host/x.aci               Url        an ACI at an address
+    appc://host/app:1.0,arch=amd64   Appc       an ACI by name, version and labels, found by appc discovery
+    sha256:…, sha512-…               Stored     already in the store, by its digest or (a prefix of) its id
 
-`localhost:5000/…` is a registry, as in Docker: only the bare word `localhost` means local images. Not here yet: appc
-discovery and https URLs; they are refused by name. Grammar: distribution/reference `regexp.go`.
+`localhost:5000/…` is a registry, as in Docker: only the bare word `localhost` means local images. `docker://` may stand
+before a registry reference, as rkt's users write it. Grammar: distribution/reference `regexp.go`; appc spec
+`discovery.md`, `types.md`.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import urlsplit
 
 from executor.stage0.errors import InvalidImageName
 
@@ -25,7 +29,9 @@ _DOMAIN = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _STORED = re.compile(r"sha256:[0-9a-f]{64}|sha512-[0-9a-f]{2,128}")
-_LATER = ("appc:", "https:", "http:", "docker:", "cimd:")
+_AC_IDENTIFIER = re.compile(r"[a-z0-9]+([-._~/][a-z0-9]+)*")
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9._~+@^-]+")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 DEFAULT_REGISTRY = "docker.io"
 MAX_REFERENCE = 4096
@@ -86,8 +92,32 @@ class Archive:
 
 
 @dataclass(frozen=True)
+class Url:
+    """An ACI at an https (or, where the node's settings allow it, http) address."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+
+@dataclass(frozen=True)
+class Appc:
+    """An ACI to be discovered. labels: sorted (name, value) pairs, `version` among them when one was asked for."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        labels = dict(self.labels)
+        version = labels.pop("version", "")
+        rest = "".join(f",{key}={value}" for key, value in labels.items())
+        return f"appc://{self.name}" + (f":{version}" if version else "") + rest
+
+
+@dataclass(frozen=True)
 class Stored:
-    """An image by its id; an ACI's id may be a unique prefix."""
+    """An image by its id or its digest; an ACI's id may be a unique prefix."""
 
     id: str
 
@@ -95,12 +125,17 @@ class Stored:
         return self.id
 
 
-Reference = Registry | Local | Layout | Archive | Stored
+Reference = Registry | Local | Layout | Archive | Url | Appc | Stored
 
 
 def is_digest(text: object) -> bool:
     """Whether this is a digest of an algorithm that we compute."""
     return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
+
+
+def is_authority(text: str) -> bool:
+    """Whether this is `host` or `host:port`."""
+    return _DOMAIN.fullmatch(text) is not None
 
 
 def parse(text: str) -> Reference:
@@ -122,11 +157,15 @@ def parse(text: str) -> Reference:
         return Archive("auto", _absolute(text, text[5:]))
     if _STORED.fullmatch(text):
         return Stored(text)
-    for scheme in _LATER:
-        if text.startswith(f"{scheme}//"):
-            raise InvalidImageName(
-                f"{text}: {scheme}// references are not supported yet; use a registry reference or file://"
-            )
+    if text.startswith("appc:"):
+        return _appc(text)
+    if text.startswith(("https://", "http://")):
+        return _url(text)
+    text = text.removeprefix("docker://")
+    if (other := _SCHEME.match(text)) is not None:
+        raise InvalidImageName(
+            f"{text}: {other[1]}:// is no way to an image; there are appc, docker, file, https and oci"
+        )
     return _docker(text)
 
 
@@ -146,6 +185,45 @@ def _path_and_tag(text: str, rest: str) -> tuple[str, str]:
     if tag and any(c.isspace() for c in tag):
         raise InvalidImageName(f"{text}: invalid tag {tag!r}")
     return _absolute(text, path), tag
+
+
+def _url(text: str) -> Url:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError as error:
+        raise InvalidImageName(f"{text}: not an address: {error}") from None
+    if not parts.hostname or parts.path in {"", "/"}:
+        raise InvalidImageName(f"{text}: an address of an ACI is https://HOST/PATH")
+    if parts.username is not None or parts.password is not None:
+        raise InvalidImageName("the address of an image must not carry a login")
+    if parts.fragment or not text.isascii():
+        raise InvalidImageName(f"{text}: an address has no '#' and is ASCII")
+    return Url(text)
+
+
+def _appc(text: str) -> Appc:
+    """`name[:version][,label=value…]`: one colon, before the first comma."""
+    rest = text.removeprefix("appc:").removeprefix("//")
+    head, *pairs = rest.split(",")
+    name, colon, version = head.partition(":")
+    if not _AC_IDENTIFIER.fullmatch(name):
+        raise InvalidImageName(
+            f"{text}: {name[:100]!r} is not an AC identifier (lower case, digits, single -._~/ between)"
+        )
+    labels = {"version": version} if colon else {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not _AC_IDENTIFIER.fullmatch(key) or key == "name":
+            raise InvalidImageName(f"{text}: {pair[:100]!r} is not label=value")
+        if key in labels:
+            raise InvalidImageName(f"{text}: the label {key} is there twice")
+        labels[key] = value
+    for key, value in labels.items():
+        # They become part of an address (discovery) and of a cache key.
+        if not value or not _LABEL_VALUE.fullmatch(value):
+            raise InvalidImageName(f"{text}: bad value of the label {key}: {value[:100]!r}")
+    return Appc(name, tuple(sorted(labels.items())))
 
 
 def _docker(text: str) -> Registry | Local:

@@ -18,7 +18,10 @@ class Closed(Exception):
 
 
 class Pipe:
-    """Made by the reader's thread or the loop; `write` and `finish` on the loop, `read` and `close` in the thread."""
+    """Made by the reader's thread or the loop; `write` and `finish` on the loop, `read` and `close` in the thread.
+
+    written: bytes handed over so far.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -28,6 +31,7 @@ class Pipe:
         self._rest = b""
         self._end: ImageError | None = None
         self._ended = False
+        self.written = 0
 
     async def write(self, data: bytes) -> None:
         """Hand over a chunk; waits for room. Closed when the reader has gone."""
@@ -35,6 +39,7 @@ class Pipe:
         if self._closed.is_set():
             raise Closed
         self._queue.put(data)
+        self.written += len(data)
 
     def finish(self, error: ImageError | None = None) -> None:
         """The end of the stream, or why it broke."""
@@ -53,6 +58,10 @@ class Pipe:
             raise self._end
         data, self._rest = self._rest[:n], self._rest[n:]
         return data
+
+    def wake(self) -> None:
+        """End a read that waits in another thread."""
+        self._queue.put(None)
 
     def close(self) -> None:
         """No more reads."""

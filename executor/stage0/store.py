@@ -8,40 +8,61 @@ Only this module decides by policy; sources find, cas keeps. What a pull verifie
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from executor.stage0 import cas, names, sources
+from executor.stage0 import access, cas, names, sources
 from executor.stage0 import manifest as m
 from executor.stage0.archive import ArchiveSource
 from executor.stage0.cas import Cas
 from executor.stage0.config import ImageConfig
-from executor.stage0.errors import ImageError, ImageNeverPull, ImageNotFound, StoreError
-from executor.stage0.registry import Credentials, RegistrySource, anonymous
+from executor.stage0.errors import (
+    ImageError,
+    ImageNeverPull,
+    ImageNotFound,
+    ImageRefused,
+    ImageUntrusted,
+    StoreError,
+)
+from executor.stage0.login import Credentials, Login, read_docker_config
+from executor.stage0.registry import RegistrySource
+from executor.stage0.settings import Settings
 from executor.stage0.sources import Source
 from executor.stage0.streams import Limits
+from executor.stage0.trust import Fact, Gate, cosign
+from executor.stage0.trust.subject import subject
+from executor.stage0.webaci import WebAciSource
 
 log = logging.getLogger(__name__)
 
 Policy = Literal["Always", "IfNotPresent", "Never"]
 Progress = Callable[[str], None]
-PARALLEL_LAYERS = 3
+_Who = frozenset[tuple[str, tuple[str, str]]]
+_SECRET = "was pulled with a login that this pod does not have"
 
 
 @dataclass(frozen=True)
 class Verification:
     """What is known about how an image was checked when it came in.
 
-    how: "digest" when the reference named the digest, "none" when a tag was believed. Every manifest, config and
-    layer was checked against the digests in its parent in either case.
+    how: "signature" when policy asked for one and it was good, "digest" when the reference named the digest, "none"
+    when a tag was believed. Every manifest, config and layer was checked against the digests in its parent in any case.
+    facts: what was found under each name that the image came in by; compared with policy and keys at each run.
     """
 
     digest: str
-    how: Literal["digest", "none"]
+    how: Literal["signature", "digest", "none"]
     time: str
+    facts: tuple[Fact, ...] = ()
+
+    @classmethod
+    def from_json(cls, obj: Mapping[str, Any]) -> "Verification":
+        """Of an image record. Raises KeyError or TypeError when it is something else."""
+        facts = tuple(Fact.from_json(fact) for fact in obj.get("facts", ()))
+        return cls(obj["digest"], obj["how"], obj["time"], facts)
 
 
 @dataclass(frozen=True)
@@ -59,86 +80,127 @@ class Image:
 class ImageStore:
     """All images of a node, below `state_dir`/store. Usable from several processes at a time.
 
-    local_images: directory of OCI layouts for `localhost/NAME:TAG`; credentials: registry logins by host. Nothing is
-    touched before the first call.
+    local_images: directory of OCI layouts for `localhost/NAME:TAG`; settings: hosts, mirrors, the node's logins;
+    trust: policy and trusted keys, may be replaced at any time. Nothing is touched before the first call.
     """
 
     def __init__(
         self, state_dir: Path, *, local_images: Path | None = None, limits: Limits | None = None,
-        credentials: Credentials = anonymous,
+        settings: Settings | None = None, trust: Gate | None = None,
     ) -> None:  # fmt: skip
+        self.trust = trust or (settings or Settings()).gate
         self._cas = Cas(state_dir.absolute() / "store", limits or Limits())
-        self._local_images, self._credentials = local_images, credentials
-        self._warm: dict[str, tuple[list[int], sources.Fingerprint | None, Image]] = {}
-        self._running: dict[tuple[str, str], asyncio.Task[Image]] = {}
+        self._local_images, self._settings = local_images, settings or Settings()
+        self._warm: dict[tuple[str, _Who], tuple[list[int], sources.Fingerprint | None, Image]] = {}
+        self._running: dict[tuple[str, str, _Who], asyncio.Task[Image]] = {}
 
-    async def pull(self, ref: str, policy: Policy, *, progress: Progress | None = None) -> Image:
+    async def pull(
+        self, ref: str, policy: Policy, *, progress: Progress | None = None, credentials: Credentials | None = None
+    ) -> Image:  # fmt: skip
         """The image, from the store or from where it comes from.
 
         Always asks the source what the reference points to now; IfNotPresent asks only when the store has no image of
         that name, and for local layouts and archives also when their file changed; Never takes what is on this
         node: the store, and for `localhost/…` the directory of local images.
-        Concurrent pulls of one reference are one pull. Raises an ImageError; `.reason` is the waiting reason.
+        credentials are the pod's, by `host[:port][/path]`: an image that only they opened is not given to pods without
+        them, unless the registry gives it. Concurrent pulls of one reference with the same ones are one pull. Raises
+        an ImageError; `.reason` is the waiting reason.
         """
         reference = names.parse(ref)
-        warm = self._from_memory(ref, reference, policy)
+        secret = isinstance(reference, names.Registry | names.Stored)
+        who: _Who = frozenset(credentials.items()) if credentials and secret else frozenset()
+        warm = self._from_memory(ref, reference, policy, who)
         if warm is not None:
             return warm
-        key = (ref, policy)
+        key = (ref, policy, who)
         task = self._running.get(key)
         if task is None or task.get_loop() is not asyncio.get_running_loop():
-            task = asyncio.create_task(self._pull(ref, reference, policy, progress or _ignore))
+            task = asyncio.create_task(self._pull(ref, reference, policy, who, progress or _ignore))
             self._running[key] = task
             task.add_done_callback(partial(self._pulled, key))
         # A caller that gives up does not take the pull away from the others.
         return await asyncio.shield(task)
 
-    def _pulled(self, key: tuple[str, str], task: asyncio.Task[Image]) -> None:
+    def _pulled(self, key: tuple[str, str, _Who], task: asyncio.Task[Image]) -> None:
         if self._running.get(key) is task:
             del self._running[key]
         if not task.cancelled():
             task.exception()  # seen, also when every caller has gone
 
-    def _from_memory(self, ref: str, reference: names.Reference, policy: Policy) -> Image | None:
-        known = self._warm.get(ref)
+    def _from_memory(self, ref: str, reference: names.Reference, policy: Policy, who: _Who) -> Image | None:
+        known = self._warm.get((ref, who))
         if known is None or policy == "Always":
             return None
         record, fingerprint, image = known
         if sources.stat_fingerprint(self._cas.image_path(image.id)) != record:
             return None  # removed, or pulled anew by another process
-        if policy == "IfNotPresent" and not isinstance(reference, names.Registry | names.Stored):
-            there = self._source(ref, reference).fingerprint()
+        if policy == "IfNotPresent" and isinstance(reference, names.Local | names.Layout | names.Archive):
+            there = self._source(ref, reference, who).fingerprint()
             if there is not None and there != fingerprint:
                 return None
-        return image
+        return None if self._untrusted(reference, image) else image
 
-    async def _pull(self, ref: str, reference: names.Reference, policy: Policy, progress: Progress) -> Image:
+    def _untrusted(self, reference: names.Reference, image: Image) -> ImageUntrusted | None:
+        """Why the policy of today does not let a stored image run, None when it does."""
+        fmt: Literal["aci", "oci"] = "aci" if image.config.format == "aci" else "oci"
+        try:
+            if isinstance(reference, names.Stored):
+                self.trust.again_any(fmt, image.verification.facts)
+            else:
+                self.trust.again(subject(reference), fmt, image.verification.facts)
+        except ImageUntrusted as error:
+            return error
+        return None
+
+    async def _pull(
+        self, ref: str, reference: names.Reference, policy: Policy, who: _Who, progress: Progress
+    ) -> Image:
         try:
             await asyncio.to_thread(self._cas.open)
             with cas.storage_errors("the image store"):
-                return await self._resolve(ref, reference, policy, progress)
+                return await self._resolve(ref, reference, policy, who, progress)
         except ImageError as error:
             raise error.about(ref) from error.__cause__
 
     async def _resolve(
-        self, ref: str, reference: names.Reference, policy: Policy, progress: Progress
+        self, ref: str, reference: names.Reference, policy: Policy, who: _Who, progress: Progress
     ) -> Image:
         if isinstance(reference, names.Stored):
-            return self._stored(ref, reference)
+            return await self._stored(ref, reference, who)
         stored = self._cas.load_name(str(reference))
         image = None if stored is None else self._image(stored)
+        untrusted = None if image is None else self._untrusted(reference, image)
         if policy == "Never" and not isinstance(reference, names.Local):
             if image is None:
                 raise ImageNeverPull("is not present on this node, and the pull policy is Never")
-            return self._remember(ref, stored, image)
-        source = self._source(ref, reference)
+            if untrusted is not None:
+                raise untrusted
+            if not await asyncio.to_thread(self._may_use, image, who):
+                raise ImageNeverPull(f"{_SECRET} (imagePullSecrets), and the pull policy is Never")
+            return self._remember(ref, stored, image, who)
+        if untrusted is not None:
+            # Perhaps it was signed, or a key replaced, since: what comes now is verified as if it were new.
+            try:
+                return await self._resolve_from_source(ref, reference, None, None, policy, who, progress)
+            except ImageUntrusted:
+                raise
+            except ImageError as error:
+                raise ImageUntrusted(f"{untrusted}; fetching it again failed: {error}") from None
+        return await self._resolve_from_source(ref, reference, stored, image, policy, who, progress)
+
+    async def _resolve_from_source(
+        self, ref: str, reference: names.Reference, stored: dict[str, Any] | None, image: Image | None,
+        policy: Policy, who: _Who, progress: Progress,
+    ) -> Image:  # fmt: skip
+        source = self._source(ref, reference, who)
         seen = (
             source.fingerprint()
         )  # before the source is read: what changes meanwhile is noticed the next time
         try:
             if image is not None and stored is not None and await self._current(source, seen, stored, policy):
-                return self._remember(ref, self._refreshed(stored, seen), image)
-            return await self._fetch(ref, reference, source, progress)
+                await self._check_access(source, image, who)
+                return self._remember(ref, self._refreshed(stored, seen, source), image, who)
+            return await self._fetch(ref, reference, source, who, progress)
         except ImageNotFound as error:
             if policy == "Never":
                 raise ImageNeverPull(str(error)) from None
@@ -154,15 +216,36 @@ class ImageStore:
             return True
         return await source.current(stored)
 
-    def _refreshed(self, stored: dict[str, Any], fingerprint: sources.Fingerprint | None) -> dict[str, Any]:
+    def _may_use(self, image: Image, who: _Who) -> bool:
+        """Whether the image is everybody's, or one of these logins has opened it before."""
+        record = self._cas.load_image(image.id) or {}
+        return access.allowed(record.get("access"), (Login(*pair) for _, pair in who))
+
+    async def _check_access(self, source: Source, image: Image, who: _Who) -> None:
+        """ImageRefused unless whoever asks may use the image: the record says so, or else the registry."""
+        if not isinstance(source, RegistrySource) or await asyncio.to_thread(self._may_use, image, who):
+            return
+        if not await source.allows(image.digest):
+            raise ImageRefused(f"{_SECRET} (imagePullSecrets)")
+        record = self._cas.load_image(image.id)
+        if record is not None:
+            record["access"] = access.opened(record.get("access"), source.used, new=False)
+            await asyncio.to_thread(self._cas.save, self._cas.image_path(image.id), record)
+
+    def _refreshed(
+        self, stored: dict[str, Any], fingerprint: sources.Fingerprint | None, source: Source
+    ) -> dict[str, Any]:
         """The name's record with the source as it looks now, so that the next pull need not read it."""
-        if fingerprint is None or fingerprint == stored["fingerprint"]:
+        cache = source.cache if isinstance(source, WebAciSource) else {}
+        if fingerprint in (None, stored["fingerprint"]) and cache in ({}, stored.get("cache")):
             return stored
-        stored = {**stored, "fingerprint": fingerprint}
+        stored = {**stored, "fingerprint": fingerprint, "cache": cache}
         self._cas.save(self._cas.name_path(stored["name"]), stored)
         return stored
 
-    async def _fetch(self, ref: str, reference: names.Reference, source: Source, progress: Progress) -> Image:
+    async def _fetch(
+        self, ref: str, reference: names.Reference, source: Source, who: _Who, progress: Progress
+    ) -> Image:
         lock = self._cas.lock("store", shared=True)
         await asyncio.to_thread(lock.__enter__)
         try:
@@ -172,18 +255,25 @@ class ImageStore:
             if found.note:
                 progress(f"{ref}: {found.note}")
                 log.warning("%s: %s", ref, found.note)
+            fact = found.fact or await self._admit(reference, found, source)
             await self._import_layers(ref, found, progress)
             pinned = bool(getattr(reference, "digest", ""))
             # Several fsyncs: not on the loop.
             return await asyncio.to_thread(
-                self._record, ref, str(reference), found, fingerprint, pinned=pinned
+                self._record, ref, str(reference), found, fingerprint, fact, source, who, pinned=pinned
             )
         finally:
             lock.__exit__(None, None, None)
 
+    async def _admit(self, reference: names.Reference, found: m.Found, source: Source) -> Fact:
+        """Policy's word on a docker or OCI image, before any of its layers is fetched. ImageUntrusted."""
+        documents = [digest for digest, _ in found.blobs if digest != found.id]
+        signatures = partial(cosign.fetch, source) if isinstance(source, RegistrySource) else None
+        return await self.trust.oci(subject(reference), dict.fromkeys([found.digest, *documents]), signatures)
+
     async def _import_layers(self, ref: str, found: m.Found, progress: Progress) -> None:
         """All layers, a few at a time; the first failure ends the pull (what is whole stays for the next try)."""
-        slots = asyncio.Semaphore(PARALLEL_LAYERS)
+        slots = asyncio.Semaphore(self._settings.downloads.parallel_layers)
         missing = {layer.diff_id: (n, layer) for n, layer in reversed(list(enumerate(found.layers, 1)))
                    if not self._cas.has_layer(layer.diff_id)}  # fmt: skip
         total = len(found.layers)
@@ -206,12 +296,15 @@ class ImageStore:
         await gather_all([one(number, layer) for number, layer in missing.values()])
 
     def _record(
-        self, ref: str, name: str, found: m.Found, fingerprint: sources.Fingerprint | None, *, pinned: bool,
+        self, ref: str, name: str, found: m.Found, fingerprint: sources.Fingerprint | None, fact: Fact,
+        source: Source, who: _Who, *, pinned: bool,
     ) -> Image:  # fmt: skip
         """Make the image known: documents, image record, name; in this order, so that a name never points nowhere."""
         for digest, data in found.blobs:
             self._cas.put_blob(digest, data)
-        verification = {"digest": found.digest, "how": "digest" if pinned else "none", "time": cas.now()}
+        how = "signature" if fact.signers else "digest" if pinned else "none"
+        verification: dict[str, Any] = {"digest": found.digest, "how": how, "time": cas.now()}
+        facts = [fact.to_json()]
         record = {
             "version": 1,
             "id": found.id,
@@ -222,26 +315,34 @@ class ImageStore:
             "verification": verification,
         }
         known = self._cas.load_image(found.id)
-        if known is not None and known["digest"] == found.digest and known["verification"]["how"] == "digest":
-            record["verification"] = known["verification"]  # a later pull by tag takes nothing away from it
+        if known is not None:
+            # A later pull by tag takes nothing away from it, nor one under another name.
+            before = known["verification"]
+            if known["digest"] == found.digest and (how == "none" or before["how"] == "signature"):
+                verification = {key: before[key] for key in verification}
+            facts += [f for f in before.get("facts", ()) if f["subject"] != fact.subject]
+        record["verification"] = {**verification, "facts": facts}
+        login = source.used if isinstance(source, RegistrySource) else None
+        record["access"] = access.opened((known or {}).get("access"), login, new=known is None)
         self._cas.save(self._cas.image_path(found.id), record)
         stored = {
             "name": name,
             "id": found.id,
             "digest": found.digest,
             "fingerprint": fingerprint,
+            "cache": source.cache if isinstance(source, WebAciSource) else {},
             **_times(),
         }
         self._cas.save(self._cas.name_path(name), stored)
         image = self._image(stored)
         if image is None:
             raise StoreError("removed by somebody while it was pulled")
-        return self._remember(ref, stored, image)
+        return self._remember(ref, stored, image, who)
 
-    def _remember(self, ref: str, stored: dict[str, Any] | None, image: Image) -> Image:
+    def _remember(self, ref: str, stored: dict[str, Any] | None, image: Image, who: _Who) -> Image:
         record = sources.stat_fingerprint(self._cas.image_path(image.id))
         if record is not None:
-            self._warm[ref] = (record, None if stored is None else stored["fingerprint"], image)
+            self._warm[ref, who] = (record, None if stored is None else stored["fingerprint"], image)
         return image
 
     def _image(self, stored: dict[str, Any]) -> Image | None:
@@ -256,32 +357,42 @@ class ImageStore:
                 names=(stored["name"],) if stored["name"] else (),
                 config=ImageConfig.from_json(record["config"]),
                 layers=tuple(self._cas.tree(diff_id) for diff_id in reversed(record["layers"])),
-                verification=Verification(**record["verification"]),
+                verification=Verification.from_json(record["verification"]),
             )
         except (KeyError, TypeError) as error:
             log.warning("the record of image %s is damaged (%r), ignored", record["id"], error)
             return None
 
-    def _stored(self, ref: str, reference: names.Stored) -> Image:
-        ids = [r["id"] for r in self._cas.images() if r["id"].startswith(reference.id)]
+    async def _stored(self, ref: str, reference: names.Stored, who: _Who) -> Image:
+        known = self._cas.images()
+        ids = [r["id"] for r in known if r["id"].startswith(reference.id)] or [
+            r["id"] for r in known if r["digest"] == reference.id
+        ]
         if len(ids) > 1:
             raise ImageNotFound(f"is ambiguous: {', '.join(short(i) for i in ids[:5])}")
         record = self._cas.load_image(ids[0]) if ids else None
         image = self._image({"id": ids[0], "digest": record["digest"], "name": ""}) if record else None
         if image is None:
             raise ImageNotFound("no image with this id in the store")
-        return self._remember(ref, None, image)
+        if (untrusted := self._untrusted(reference, image)) is not None:
+            raise untrusted
+        if not await asyncio.to_thread(self._may_use, image, who):
+            raise ImageRefused(f"{_SECRET} (imagePullSecrets)")
+        return self._remember(ref, None, image, who)
 
-    def _source(self, ref: str, reference: names.Reference) -> Source:
+    def _source(self, ref: str, reference: names.Reference, who: _Who) -> Source:
         match reference:
             case names.Local():
                 return sources.local(reference, self._local_images)
             case names.Layout():
                 return sources.LayoutSource(Path(reference.path), reference.tag)
             case names.Archive():
-                return ArchiveSource(reference, self._cas)
+                return ArchiveSource(reference, self._cas, self.trust)
             case names.Registry():
-                return RegistrySource(reference, self._credentials)
+                node = read_docker_config(self._settings.docker_config)
+                return RegistrySource(reference, self._settings, dict(who), node)
+            case names.Url() | names.Appc():
+                return WebAciSource(reference, self._cas, self._settings, self.trust)
         raise AssertionError(f"{ref}: stored images have no source")
 
 

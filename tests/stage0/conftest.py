@@ -13,11 +13,13 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from executor.stage0 import ImageBroken, ImageError, ImageStore
 from executor.stage0.streams import Limits
+from executor.stage0.trust import Gate, Policy
 
 BUSYBOX = shutil.which("busybox")
 # The bcrypt hash of "secret" (cost 5).
@@ -274,9 +276,32 @@ def state(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(tmp_path: Path, state: Path) -> ImageStore:
-    """A store with low limits, for `localhost/…` from tmp_path/local."""
+    """A store with low limits and no wish for signatures, for `localhost/…` from tmp_path/local."""
     limits = Limits(unpacked_bytes=64 << 20, entries=500, ratio=100, ratio_from=8 << 20)
-    return ImageStore(state, local_images=tmp_path / "local", limits=limits)
+    anything = Gate(Policy.from_table({"default-aci": "none"}))
+    return ImageStore(state, local_images=tmp_path / "local", limits=limits, trust=anything)
+
+
+@pytest.fixture
+def make_aci(tmp_path: Path) -> Callable[..., Path]:
+    """make_aci(NAME, {path: content}, **manifest fields) → an ACI file below tmp_path/acis."""
+
+    def call(name: str, files: dict[str, str] | None = None, *, file: str = "", **fields: object) -> Path:
+        arch = {"x86_64": "amd64"}.get(os.uname().machine, os.uname().machine)
+        manifest = {
+            "acKind": "ImageManifest", "acVersion": "0.8.11", "name": name,
+            "labels": [{"name": "os", "value": "linux"}, {"name": "arch", "value": arch}],
+            "app": {"exec": ["/bin/app"], "user": "0", "group": "0"},
+        }  # fmt: skip
+        made = Tar().add("manifest", json.dumps({**manifest, **fields}).encode()).dir("rootfs")
+        for path, content in (files or {"file": "content"}).items():
+            made.add(f"rootfs/{path}", content.encode())
+        path = tmp_path / "acis" / (file or f"{name.replace('/', '-')}.aci")
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(gzip.compress(made.bytes(), 1, mtime=0))
+        return path
+
+    return call
 
 
 @pytest.fixture
@@ -291,9 +316,11 @@ def left_behind(state: Path) -> Callable[[], list[str]]:
 def refused(store: ImageStore) -> Callable[..., Awaitable[str]]:
     """await refused(ref, kind) → the message of the pull that has to fail: one line, the image first."""
 
-    async def call(ref: str, kind: type[ImageError] = ImageBroken, *, by: ImageStore | None = None) -> str:
+    async def call(
+        ref: str, kind: type[ImageError] = ImageBroken, *, by: ImageStore | None = None, **more: Any
+    ) -> str:
         with pytest.raises(kind) as caught:
-            await (by or store).pull(ref, "Always")
+            await (by or store).pull(ref, "Always", **more)
         message = str(caught.value)
         assert message.startswith(f"{ref}: ")
         assert "\n" not in message

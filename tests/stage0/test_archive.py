@@ -223,7 +223,7 @@ async def test_an_aci(pack: Callable[[bytes], bytes], store: ImageStore, tar: An
     )
     assert config.app is not None
     assert config.app["isolators"] == app["isolators"]
-    again = ImageStore(tmp_path / "state")
+    again = ImageStore(tmp_path / "state", trust=store.trust)
     assert (await again.pull(f"file://{path}", "Always")) == image
     assert (await again.pull(image.id[:20], "Never")).layers == image.layers
 

@@ -4,7 +4,7 @@ import pytest
 
 from executor.stage0 import names
 from executor.stage0.errors import InvalidImageName
-from executor.stage0.names import Archive, Layout, Local, Registry, Stored
+from executor.stage0.names import Appc, Archive, Layout, Local, Registry, Stored, Url
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -29,6 +29,16 @@ DIGEST = "sha256:" + "a" * 64
         ("oci-archive:/x.tar:v1", Archive("oci", "/x.tar", "v1")),
         ("docker-archive:/x.tar:app:v1", Archive("docker", "/x.tar", "app:v1")),
         ("file:///x/y.aci", Archive("auto", "/x/y.aci")),
+        ("docker://nginx:1", Registry("docker.io", "library/nginx", "1")),
+        ("https://example.com/x/y.aci?v=1", Url("https://example.com/x/y.aci?v=1")),
+        ("http://127.0.0.1:8000/y.aci", Url("http://127.0.0.1:8000/y.aci")),
+        ("appc://example.com/app", Appc("example.com/app")),
+        ("appc:example.com/app", Appc("example.com/app")),
+        (
+            "appc://coreos.com/etcd:v3.1,os=linux,arch=amd64",
+            Appc("coreos.com/etcd", (("arch", "amd64"), ("os", "linux"), ("version", "v3.1"))),
+        ),
+        ("appc://a/b,version=1.0", Appc("a/b", (("version", "1.0"),))),
         (DIGEST, Stored(DIGEST)),
         ("sha512-abcd", Stored("sha512-abcd")),
     ],
@@ -60,9 +70,25 @@ def test_parse(text: str, expected: names.Reference) -> None:
         ("file:x.aci", "absolute"),
         ("file:///a/../b", "absolute"),
         ("oci:dir:tag", "absolute"),
-        ("https://example.com/x.aci", "not supported yet"),
-        ("appc://example.com/x", "not supported yet"),
-        ("docker://nginx", "not supported yet"),
+        ("https://example.com", "https://HOST/PATH"),
+        ("https://", "https://HOST/PATH"),
+        ("https://u:p@example.com/x.aci", "must not carry a login"),
+        ("https://example.com/x.aci#frag", "no '#'"),
+        ("https://example.com:x/x.aci", "not an address"),
+        ("https://[::1/x.aci", "not an address"),
+        ("appc://", "not an AC identifier"),
+        ("appc://Example.com/x", "not an AC identifier"),
+        ("appc://example.com//x", "not an AC identifier"),
+        ("appc://../x", "not an AC identifier"),
+        ("appc://a/b:", "bad value of the label version"),
+        ("appc://a/b:1/../2", "bad value of the label version"),
+        ("appc://a/b:1:2", "bad value of the label version"),
+        ("appc://a/b,version", "not label=value"),
+        ("appc://a/b:1,version=2", "twice"),
+        ("appc://a/b,name=c", "not label=value"),
+        ("docker://Nginx", "must be lowercase"),
+        ("ftp://example.com/x.aci", "no way to an image"),
+        ("cimd://docker/x", "no way to an image"),
     ],
 )
 def test_refused(text: str, words: str) -> None:

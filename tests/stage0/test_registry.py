@@ -1,5 +1,7 @@
 """Pulling from Debian's docker-registry, as it is installed: plain and with a login."""
 
+import base64
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,13 +10,14 @@ from typing import Any
 import pytest
 
 from executor.stage0 import (
+    ImageNeverPull,
     ImageNotFound,
     ImageRefused,
     ImageStore,
     RegistryUnavailable,
 )
-from executor.stage0 import registry as client
-from executor.stage0.registry import Login
+from executor.stage0 import web as client
+from executor.stage0.settings import Settings
 
 pytestmark = pytest.mark.root
 
@@ -118,16 +121,49 @@ async def test_basic_authentication(
         "skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false", "--dest-creds", "user:secret",
         f"oci:{layout.path}:v1", f"docker://{host}/app:v1",
     )  # fmt: skip
-    asked: list[str] = []
-
-    def credentials(of: str) -> Login:
-        asked.append(of)
-        return Login("user", "secret")
-
-    store = ImageStore(tmp_path / "state", credentials=credentials)
-    assert (await store.pull(f"{host}/app:v1", "Always")).id
-    assert set(asked) == {host}
+    ref, mine = f"{host}/app:v1", {host: ("user", "secret")}
+    store = ImageStore(tmp_path / "state")
+    assert (await store.pull(ref, "Always", credentials=mine)).id
     nobody = ImageStore(tmp_path / "other")
-    assert "needs a login, and this node has none" in await refused(f"{host}/app:v1", ImageRefused, by=nobody)
-    wrong = ImageStore(tmp_path / "other", credentials=lambda _: Login("user", "nope"))
-    assert "the login was refused (HTTP 401" in await refused(f"{host}/app:v1", ImageRefused, by=wrong)
+    assert "needs a login, and there is none for it" in await refused(ref, ImageRefused, by=nobody)
+    wrong = {f"{host}/app": ("user", "nope"), **mine}  # the longest match counts
+    assert "the login was refused (HTTP 401" in await refused(ref, ImageRefused, by=nobody, credentials=wrong)
+    docker_config = tmp_path / "config.json"
+    entry = {"auth": base64.b64encode(b"user:secret").decode()}
+    docker_config.write_text(json.dumps({"auths": {f"https://{host}/v2/": entry}, "credsStore": "none"}))
+    node = ImageStore(tmp_path / "node", settings=Settings(docker_config=docker_config))
+    assert (await node.pull(ref, "Always", credentials=wrong)).id  # the node's login is tried next
+    assert (await node.pull(ref, "IfNotPresent")).id
+
+
+async def test_what_a_secret_opened_is_not_everybodys(
+    registry: Callable[..., SimpleNamespace],
+    layout: Any,
+    tar: Any,
+    run: Callable[..., str],
+    state: Path,
+    store: ImageStore,
+) -> None:
+    server = registry(auth=True)
+    layout.image("v1", tar().add("secret").bytes())
+    run(
+        "skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false", "--dest-creds", "user:secret",
+        f"oci:{layout.path}:v1", f"docker://{server.host}/app:v1",
+    )  # fmt: skip
+    ref, mine = f"{server.host}/app:v1", {server.host: ("user", "secret")}
+    image = await store.pull(ref, "IfNotPresent", credentials=mine)
+    for again in (store, ImageStore(state)):
+        with pytest.raises(ImageRefused, match="a login that this pod does not have"):
+            await again.pull(ref, "IfNotPresent")
+        with pytest.raises(ImageRefused, match="a login that this pod does not have"):
+            await again.pull(ref, "IfNotPresent", credentials={server.host: ("user", "nope")})
+        with pytest.raises(ImageNeverPull, match="a login that this pod does not have"):
+            await again.pull(ref, "Never")
+        with pytest.raises(ImageRefused, match="a login that this pod does not have"):
+            await again.pull(image.id, "IfNotPresent")
+        assert (await again.pull(image.id, "Never", credentials=mine)).id == image.id
+    record = state / "store/images" / f"{image.id.replace(':', '-')}.json"
+    assert "secret" not in record.read_text()
+    server.process.kill()
+    server.process.wait()
+    assert (await ImageStore(state).pull(ref, "IfNotPresent", credentials=mine)).id == image.id

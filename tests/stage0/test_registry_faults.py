@@ -20,8 +20,8 @@ from executor.stage0 import (
     ImageStore,
     RegistryUnavailable,
 )
-from executor.stage0 import registry as client
-from executor.stage0.registry import Login, is_loopback
+from executor.stage0 import web as client
+from executor.stage0.web import is_loopback
 
 pytestmark = pytest.mark.root
 
@@ -127,8 +127,8 @@ async def test_tokens(fake: Fake, tmp_path: Path) -> None:
         return web.json_response({"token": "t0ken"})
 
     fake.handlers = {"manifests": guard, "blobs": guard, "token": token}
-    store = ImageStore(tmp_path / "state", credentials=lambda _: Login("u", "p"))
-    assert (await store.pull(f"{fake.host}/app", "Always")).id
+    store = ImageStore(tmp_path / "state")
+    assert (await store.pull(f"{fake.host}/app", "Always", credentials={fake.host: ("u", "p")})).id
     assert len([r for r in fake.seen if r.path == "/token"]) == 1
 
 
@@ -152,8 +152,10 @@ async def test_a_token_realm_elsewhere_over_http_is_not_asked(
         return web.Response(status=401, headers={"WWW-Authenticate": 'Bearer realm="http://192.0.2.1/token"'})
 
     fake.handlers = {"manifests": guard}
-    store = ImageStore(tmp_path / "state", credentials=lambda _: Login("u", "p"))
-    assert "only HTTPS is followed" in await refused(f"{fake.host}/app", ImageBroken, by=store)
+    store = ImageStore(tmp_path / "state")
+    assert "only HTTPS is followed" in await refused(
+        f"{fake.host}/app", ImageBroken, by=store, credentials={fake.host: ("u", "p")}
+    )
 
 
 async def test_redirects_carry_no_credentials(
@@ -173,8 +175,8 @@ async def test_redirects_carry_no_credentials(
         raise web.HTTPTemporaryRedirect(f"http://{host}{request.path}?signature=1")
 
     fake.handlers = {"blobs": blobs}
-    store = ImageStore(tmp_path / "state", credentials=lambda _: Login("u", "p"))
-    assert (await store.pull(f"{fake.host}/app", "Always")).id
+    store = ImageStore(tmp_path / "state")
+    assert (await store.pull(f"{fake.host}/app", "Always", credentials={fake.host: ("u", "p")})).id
     assert len(elsewhere) == 2  # config and layer
     assert all("Authorization" not in request.headers for request in elsewhere)
     assert all("Cookie" not in request.headers for request in elsewhere)

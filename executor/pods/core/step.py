@@ -18,7 +18,7 @@ from executor.pods.core.states import ALIVE, ContainerState, SandboxState
 SAY_STARTING_AFTER: Final = 0.1
 START_ERROR_CODE: Final = 128
 SIGKILL: Final = 9
-PULL_ERRORS: Final = frozenset({"ErrImagePull", "RegistryUnavailable"})
+PULL_ERRORS: Final = frozenset({"ErrImagePull", "RegistryUnavailable", "SignatureValidationFailed"})
 """Waiting reasons that turn into ImagePullBackOff until the next try."""
 FOREVER_HELD: Final = frozenset({"InvalidImageName"})
 """Waiting reasons that no further try can cure: the pod object itself is wrong."""

@@ -1,0 +1,218 @@
+"""ACIs over the network: by address, and by name through appc discovery.
+
+An ACI comes into a file without a name before anybody looks into it, over as many connections as it takes (Range,
+when the server has an ETag to tell that it still serves the same). What has been fetched is asked for again only when
+its Cache-Control allows no longer to do without, and then conditionally (ETag, Last-Modified), as rkt did.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+import aiohttp
+from yarl import URL
+
+from executor.stage0 import acisource, discovery, names, web
+from executor.stage0 import manifest as m
+from executor.stage0.cas import Cas
+from executor.stage0.discovery import Place
+from executor.stage0.errors import ImageBroken, ImageNotFound, ImageRefused, RegistryUnavailable
+from executor.stage0.settings import Settings
+from executor.stage0.sources import Fingerprint
+from executor.stage0.trust import Gate
+from executor.stage0.trust.subject import subject
+from executor.stage0.web import Interrupted, Web
+
+log = logging.getLogger(__name__)
+
+BARREN = 5
+DEFERRED = 202  # the signature will be there later: it is asked for again behind the image
+MAX_AGE = 365 * 24 * 3600
+_MAX_AGE = re.compile(r"max-age\s*=\s*\"?(\d{1,12})")
+
+
+class WebAciSource:
+    """One ACI. cache: what a later pull needs to know to spare the download."""
+
+    def __init__(self, reference: names.Url | names.Appc, cas: Cas, settings: Settings, gate: Gate) -> None:
+        self._ref, self._cas, self._gate, self._web = reference, cas, gate, Web(settings)
+        self.cache: dict[str, Any] = {}
+
+    def fingerprint(self) -> Fingerprint | None:
+        return None
+
+    async def current(self, stored: Mapping[str, Any]) -> bool:
+        """Whether what was fetched is fresh, or still what the server has."""
+        cache = stored.get("cache") or {}
+        if not cache:
+            return False
+        self.cache = dict(cache)
+        if time.time() < float(cache.get("expires", 0)):
+            return True
+        headers = {}
+        if cache.get("etag"):
+            headers["If-None-Match"] = str(cache["etag"])
+        elif cache.get("modified"):
+            headers["If-Modified-Since"] = str(cache["modified"])
+        if not headers:
+            return False
+        url = URL(str(cache["url"]))
+
+        async def attempt() -> bool:
+            answer = await self._web.follow("GET", url, headers)
+            try:
+                if answer.status == 304:
+                    self.cache = {**cache, "expires": _expires(answer.headers)}
+                    return True
+                return False  # find says what is wrong, if anything is
+            finally:
+                answer.close()
+
+        return await web.patiently(attempt)
+
+    async def find(self) -> m.Found:
+        if isinstance(self._ref, names.Url):
+            return await self._fetch(self._place(URL(self._ref.url)))
+        for place in discovery.simple(self._web, self._ref):
+            try:
+                return await self._fetch(place)
+            except ImageNotFound:
+                pass  # the usual case: on to meta discovery
+        return await self._first(await discovery.places(self._web, self._ref))
+
+    async def close(self) -> None:
+        await self._web.close()
+
+    def _place(self, url: URL) -> Place:
+        if url.scheme != "https" and not self._web.may_be_plain(url):
+            raise ImageRefused(
+                f"plain HTTP is refused; use https, or set plain-http for the host {url.authority}"
+            )
+        return Place(url, url.with_path(f"{url.raw_path}.asc", encoded=True, keep_query=True))
+
+    async def _first(self, places: Sequence[Place]) -> m.Found:
+        """The first place that has it; the last one's error counts."""
+        for place in places[:-1]:
+            try:
+                return await self._fetch(place)
+            except (ImageNotFound, ImageRefused, RegistryUnavailable) as error:
+                log.warning("%s: %s; trying the next place", self._ref, error)
+        return await self._fetch(places[-1])
+
+    async def _fetch(self, place: Place) -> m.Found:
+        signature = await self._signature(place)
+        file: IO[bytes] = tempfile.TemporaryFile(dir=self._cas.root / "tmp", buffering=0)  # noqa: SIM115
+        try:
+            await _Download(self._web, place.aci, file, self._cas.limits.unpacked_bytes, self.cache).run()
+            if signature is None:
+                signature = await self._signature(place)
+            asked = self._ref if isinstance(self._ref, names.Appc) else None
+            raw = acisource.RawAci(
+                file, str(place.aci), subject(self._ref), signature or None,
+                name=asked.name if asked else "", labels=dict(asked.labels) if asked else {},
+            )  # fmt: skip
+            return await acisource.find(raw, self._cas, self._gate)
+        finally:
+            file.close()
+
+    async def _signature(self, place: Place) -> bytes | None:
+        """The bytes of the `.asc`: b"" when there is none, None when it will be there later."""
+
+        async def attempt() -> bytes | None:
+            answer = await self._web.follow("GET", place.signature, {})
+            try:
+                if answer.status == DEFERRED:
+                    return None
+                if answer.status != 200:
+                    web.refuse(answer, str(place.signature))
+                return await web.body(answer, acisource.MAX_SIGNATURE, str(place.signature))
+            finally:
+                answer.close()
+
+        try:
+            return await web.patiently(attempt)
+        except ImageNotFound:
+            return b""
+
+
+class _Download:
+    """One address into a file, resumed where it broke off."""
+
+    def __init__(self, http: Web, url: URL, file: IO[bytes], limit: int, cache: dict[str, Any]) -> None:
+        self._web, self._url, self._file, self._limit, self._cache = http, url, file, limit, cache
+        self._done = 0
+        self._etag = ""
+
+    async def run(self) -> None:
+        failures = 0
+        while True:
+            before = self._done
+            try:
+                await self._part()
+                return
+            except Interrupted as error:
+                failures = 1 if self._done > before else failures + 1
+                if failures >= BARREN or error.after > web.MAX_DELAY:
+                    raise web.unavailable(error) from None
+                await asyncio.sleep(max(web.FIRST_DELAY * 2 ** (failures - 1), error.after))
+
+    async def _part(self) -> None:
+        headers = {"Accept-Encoding": "identity"}
+        if self._done and self._etag:
+            headers |= {"Range": f"bytes={self._done}-", "If-Range": self._etag}
+        answer = await self._web.follow("GET", self._url, headers)
+        try:
+            if answer.status == 206 and "Range" in headers:
+                if not answer.headers.get("Content-Range", "").startswith(f"bytes {self._done}-"):
+                    raise ImageBroken(f"{self._url} answered another range than asked for")
+            elif answer.status == 200:
+                self._start(answer)
+            elif answer.status in {401, 403}:
+                raise ImageRefused(f"{self._url}: HTTP {answer.status}")
+            else:
+                web.refuse(answer, str(self._url))
+            await self._body(answer)
+        finally:
+            answer.close()
+
+    def _start(self, answer: aiohttp.ClientResponse) -> None:
+        """From the beginning: also when the server knows no ranges, or serves something else by now."""
+        self._done = 0
+        os.ftruncate(self._file.fileno(), 0)
+        etag = answer.headers.get("ETag", "")
+        self._etag = "" if etag.startswith("W/") else etag
+        self._cache.clear()
+        self._cache.update(
+            url=str(self._url), etag=etag, modified=answer.headers.get("Last-Modified", ""),
+            expires=_expires(answer.headers),
+        )  # fmt: skip
+
+    async def _body(self, answer: aiohttp.ClientResponse) -> None:
+        try:
+            async for data in answer.content.iter_chunked(web.CHUNK):
+                if self._done + len(data) > self._limit:
+                    raise ImageBroken(f"{self._url} is longer than the limit of {self._limit} bytes")
+                await asyncio.to_thread(self._write, data)
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            raise Interrupted(f"{self._url.authority}: {web.cause(error)}") from None
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._file.fileno(), view, self._done)
+            self._done += written
+            view = view[written:]
+
+
+def _expires(headers: Mapping[str, str]) -> float:
+    """Until when (Unix time) a copy may be used without asking. Source: RFC 9111, 5.2."""
+    text = headers.get("Cache-Control", "").lower()
+    found = _MAX_AGE.search(text)
+    if found is None or "no-cache" in text or "no-store" in text:
+        return 0.0
+    return time.time() + min(int(found[1]), MAX_AGE)
