@@ -31,7 +31,8 @@ import orjson
 from executor.stage0.errors import ImageBroken, ImageError, StoreError
 from executor.stage0.extract import Summary, extract
 from executor.stage0.manifest import Layer
-from executor.stage0.streams import Hashing, Limits, algorithm, decompress
+from executor.stage0.pipe import Pipe
+from executor.stage0.streams import Ahead, Hashing, Limits, algorithm, decompress
 from executor.stage0.tarstream import TarReader
 
 log = logging.getLogger(__name__)
@@ -191,8 +192,12 @@ class Cas:
             blob = Hashing(source, algorithm(layer.digest), size=layer.size) if layer.digest else None
             plain = decompress(blob or source, self.limits, {"gzip", "zstd"})
             diff = Hashing(plain, algorithm(layer.diff_id))
-            summary = extract(TarReader(diff, self.limits, strict_end=False), root, self.limits)
-            diff.drain()
+            ahead = Ahead(diff, source.wake if isinstance(source, Pipe) else None)
+            try:
+                summary = extract(TarReader(ahead, self.limits, strict_end=False), root, self.limits)
+                ahead.drain()
+            finally:
+                ahead.close()
             if blob is not None:
                 blob.drain()
                 blob.verify(layer.digest)

@@ -4,14 +4,16 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import random
+import threading
 import zlib
 
 import pytest
 import zstandard
 
 from executor.stage0.errors import ImageBroken
-from executor.stage0.streams import CHUNK, Hashing, Limits, Reader, decompress
+from executor.stage0.streams import CHUNK, Ahead, Hashing, Limits, Reader, decompress
 
 PACKERS = {
     "gzip": lambda data: gzip.compress(data, 6),
@@ -132,3 +134,45 @@ def test_verify_tells_truncation_from_a_wrong_digest() -> None:
     other.drain()
     with pytest.raises(ImageBroken, match="expected sha256:000"):
         other.verify("sha256:" + "0" * 64)
+
+
+class _Stuck:
+    """A source that waits until it is woken."""
+
+    def __init__(self) -> None:
+        self.asked, self.woken = threading.Event(), threading.Event()
+
+    def read(self, n: int, /) -> bytes:
+        self.asked.set()
+        assert self.woken.wait(20)
+        return b""
+
+
+def test_ahead_gives_what_the_source_gives() -> None:
+    data = os.urandom(3 * CHUNK + 7)
+    ahead = Ahead(io.BytesIO(data))
+    assert b"".join(iter(lambda: ahead.read(100_000), b"")) == data
+    assert ahead.read(1) == b""
+    ahead.close()
+
+
+def test_ahead_raises_what_the_source_raises() -> None:
+    class Broken:
+        def read(self, n: int, /) -> bytes:
+            raise ImageBroken("bad")
+
+    ahead = Ahead(Broken())
+    with pytest.raises(ImageBroken, match="bad"):
+        ahead.drain()
+    assert ahead.read(1) == b""
+    ahead.close()
+
+
+@pytest.mark.parametrize("slots", [0, 1], ids=["source-waits", "reader-does-not-read"])
+def test_ahead_ends_with_its_reader(slots: int) -> None:
+    stuck = _Stuck()
+    ahead = Ahead(stuck if not slots else io.BytesIO(bytes(100 * CHUNK)), stuck.woken.set)
+    if not slots:
+        assert stuck.asked.wait(20)
+    ahead.close()  # joins its thread
+    assert stuck.woken.is_set()
