@@ -24,6 +24,7 @@ from executor.pods.poddir import PodDirs
 from executor.pods.pods import Pods
 from executor.pods.ports import Machine
 from executor.server.app import Tokens, make_app
+from executor.stage0 import settings as image_settings
 from executor.stage0.store import ImageStore
 from shared.mesos.executor_driver import ExecutorDriver
 
@@ -76,7 +77,11 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
     driver = ExecutorDriver(executor, environ)
     dirs = PodDirs(config.pods_dir)
     dirs.open()
-    images = ImageStore(config.state_dir, local_images=config.local_images)
+    images = ImageStore(
+        config.state_dir,
+        local_images=config.local_images,
+        settings=image_settings.load(config.image_config),
+    )
     machine = Machine(lambda: executor.node, images, dirs, keeper.run_pod, config.flavor)
     pods = Pods(machine, executor.report)
     server = web.AppRunner(make_app(pods, tokens), access_log=None, handler_cancellation=True)

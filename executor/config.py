@@ -17,13 +17,14 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 class Settings:
     """state_dir: the image store, and pods when there is no sandbox. local_images: OCI layouts for localhost/NAME:TAG.
 
-    sandbox: where the agent wants our files, or None. listen_host, listen_port: of the node server; port 0 takes a
+    image_config: the file of settings for images, or None. sandbox: where the agent wants our files, or None. listen_host, listen_port: of the node server; port 0 takes a
     free one. ip: what others reach this machine by. flavor: for pods without runtimeClassName. idle_timeout: seconds
     without a pod after which the executor leaves, 0 for never.
     """
 
     state_dir: Path
     local_images: Path | None
+    image_config: Path | None
     sandbox: Path | None
     listen_host: str
     listen_port: int
@@ -55,6 +56,10 @@ def parser() -> argparse.ArgumentParser:
         help="OCI layouts for images named localhost/NAME:TAG (DIR/NAME, tag TAG)",
     )
     made.add_argument(
+        "--image-config", type=Path, metavar="FILE",
+        help="settings for images, TOML: registries, mirrors, logins, who has to have signed what, when to collect",
+    )  # fmt: skip
+    made.add_argument(
         "--node-listen", default="0.0.0.0:0", metavar="HOST:PORT",
         help="address of the node server; port 0 takes a free one (default: %(default)s)",
     )  # fmt: skip
@@ -78,6 +83,7 @@ def settings(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
     return Settings(
         state_dir=args.state_dir.absolute(),
         local_images=None if args.local_images is None else args.local_images.absolute(),
+        image_config=None if args.image_config is None else args.image_config.absolute(),
         sandbox=Path(sandbox) if sandbox and os.path.isabs(sandbox) else None,
         listen_host=host,
         listen_port=port,
