@@ -18,8 +18,8 @@ class Settings:
     """state_dir: the image store, and pods when there is no sandbox. local_images: OCI layouts for localhost/NAME:TAG.
 
     image_config: the file of settings for images, or None. sandbox: where the agent wants our files, or None.
-    listen_host, listen_port: of the node server; port 0 takes a free one. ip: what others reach this machine by. flavor: for pods without runtimeClassName. idle_timeout: seconds
-    without a pod after which the executor leaves, 0 for never.
+    listen_host, listen_port: of the node server; port 0 takes a free one. ip: what others reach this machine by.
+    flavor: for pods without runtimeClassName. idle_timeout: seconds without a pod after which the executor leaves, 0 for never.
     """
 
     state_dir: Path
