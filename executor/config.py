@@ -19,7 +19,8 @@ class Settings:
 
     image_config: the file of settings for images, or None. sandbox: where the agent wants our files, or None.
     listen_host, listen_port: of the node server; port 0 takes a free one. ip: what others reach this machine by.
-    flavor: for pods without runtimeClassName. idle_timeout: seconds without a pod after which the executor leaves, 0 for never.
+    flavor: for pods without runtimeClassName. idle_timeout: seconds without a pod after which the executor leaves, 0
+    for never.
     """
 
     state_dir: Path
