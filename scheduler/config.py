@@ -131,6 +131,7 @@ class Settings:
     executor: ExecutorSettings
     access: Access
     max_pods: int
+    maintenance_moves: int
     placement: str
     log_level: str
 
@@ -140,6 +141,7 @@ class Settings:
             executor=self.executor.overhead,
             idle=self.executor.idle_timeout or math.inf,
             max_pods=self.max_pods,
+            maintenance_moves=self.maintenance_moves,
             placement=self.placement,
             roles=self.framework.roles,
         )
@@ -154,6 +156,8 @@ def parse(argv: list[str], environ: Mapping[str, str] = os.environ) -> Settings:
         raise UsageError("--failover-timeout: must be above 0, or a lost connection ends all pods")
     if args.max_pods_per_node < 1:
         raise UsageError("--max-pods-per-node: must be at least 1")
+    if args.maintenance_moves < 1:
+        raise UsageError("--maintenance-moves: must be at least 1")
     access = access_of(args, environ)
     return Settings(
         master=master_of(args.master),
@@ -174,6 +178,7 @@ def parse(argv: list[str], environ: Mapping[str, str] = os.environ) -> Settings:
         executor=_executor(args),
         access=access,
         max_pods=args.max_pods_per_node,
+        maintenance_moves=args.maintenance_moves,
         placement=args.placement,
         log_level=args.log_level,
     )

@@ -117,6 +117,8 @@ def _framework(group: argparse._ArgumentGroup) -> None:
     stay = "seconds that pods run on without any scheduler before Mesos ends them (%(default).0f)"
     add("--failover-timeout", type=float, default=604800.0, metavar="SECONDS", help=stay)
     add("--max-pods-per-node", type=int, default=110, metavar="N", help="(%(default)s)")
+    moves = "pods that leave nodes with planned maintenance at once; near the window all do (%(default)s)"
+    add("--maintenance-moves", type=int, default=5, metavar="N", help=moves)
     add(
         "--placement",
         default=STRATEGIES[0],

@@ -9,6 +9,7 @@ allocation, reservations). `prepare` makes the ExecutorInfo of new instances bef
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -90,6 +91,7 @@ class Mesos(Scheduler):
         self.put = put
         self.driver: SchedulerDriver | None = None
         self.executor_infos: dict[str, Json] = {}
+        self.anomalies: Counter[str] = Counter()
         self._offers: dict[str, Json] = {}
         self._known = OfferReader()
 
@@ -163,20 +165,20 @@ class Mesos(Scheduler):
         new = [one for one in executors if one.id not in self.executor_infos]
         if not new:
             return
-        pools = self._pools(effect)
-        self._set_aside(pools, effect, [one for one in executors if one not in new])
+        offers = [self._offers[one] for one in effect.offer_ids if one in self._offers]
+        pools = _pools(offers, effect.role)
+        self._set_aside(pools, offers, [one for one in executors if one not in new])
         for executor in new:
             try:
                 resources = pools[executor.revocable].take(self.overhead)
-            except ValueError:  # the offers were rescinded meanwhile: nothing is sent, nor is this used
+            except ValueError:  # rescinded meanwhile, or a bug: either way `_accept` sends nothing of it
                 resources = []
             self.executor_infos[executor.id] = self.template.info(executor.id, resources)
 
     def _set_aside(
-        self, pools: Mapping[bool, Pool], effect: fx.Accept, executors: Iterable[Executor]
+        self, pools: Mapping[bool, Pool], offers: Iterable[Json], executors: Iterable[Executor]
     ) -> None:
         """What the master takes of the offers for instances that do not run yet."""
-        offers = [self._offers[one] for one in effect.offer_ids if one in self._offers]
         for executor in executors:
             if not any(_runs(offer, executor.id) for offer in offers):
                 pools[executor.revocable].remove(self.executor_infos[executor.id]["resources"])
@@ -212,6 +214,9 @@ class Mesos(Scheduler):
                 log.info("killing task %s on agent %s", task_id, agent_id)
                 policy = None if grace is None else _kill_policy(grace)
                 driver.killTask(task_id, agent_id or None, policy)
+            case fx.ShutdownExecutor(executor_id, agent_id):
+                log.info("shutting down executor %s on agent %s", executor_id, agent_id)
+                driver.shutdownExecutor(executor_id, agent_id)
             case fx.Revive(roles):
                 driver.reviveOffers(list(roles))
             case fx.Suppress(roles):
@@ -221,12 +226,6 @@ class Mesos(Scheduler):
             case _:
                 raise TypeError(f"not a call: {effect}")
         return []
-
-    def _pools(self, effect: fx.Accept) -> dict[bool, Pool]:
-        """Of all its offers: the revocable resources at True, the others at False."""
-        offers = [self._offers[one] for one in effect.offer_ids if one in self._offers]
-        resources = [resource for offer in offers for resource in offer.get("resources") or ()]
-        return {kind: Pool(resources, effect.role, revocable=kind) for kind in (False, True)}
 
     def _accept(
         self, driver: SchedulerDriver, effect: fx.Accept, payloads: Mapping[str, Payload]
@@ -241,19 +240,39 @@ class Mesos(Scheduler):
                 effect, payloads, "INVALID_OFFERS", "the offer was rescinded before the launch was sent"
             )
         operations = disks.destroy(offers, effect.doomed, effect.role)
-        if launches:
-            pools = self._pools(effect)
-            self._set_aside(pools, effect, _executors(launches))
-            made, volumes = self._volumes(launches, offers, pools[False])
-            tasks = [self._task_info(one, pools, payloads[one.task.id]) for one in launches]
-            for task in tasks:
-                task["resources"] += volumes.get(task["task_id"]["value"], [])
-            operations += [*made, {"type": "LAUNCH", "launch": {"task_infos": tasks}}]
-            log.info("launching %d pods on %s: %s", len(tasks), launches[0].task.node, _names(launches))
-        driver.acceptOffers(list(effect.offer_ids), operations, filters)
         for offer_id in effect.offer_ids:
             self._offers.pop(offer_id, None)
+        if launches:
+            try:
+                operations += self._launch(effect, launches, offers, payloads)
+            except (ValueError, LookupError) as error:
+                log.error("a bug: nothing is launched on %s with these offers: %s", effect.agent_id, error)
+                self.anomalies["launches that did not fit their offers"] += 1
+                driver.declineOffer(list(effect.offer_ids), {"refuse_seconds": 0.0})
+                return _unsent(effect, payloads, "OFFERS_MISCOUNTED", str(error))
+            log.info("launching %d pods on %s: %s", len(launches), launches[0].task.node, _names(launches))
+        driver.acceptOffers(list(effect.offer_ids), operations, filters)
         return []
+
+    def _launch(
+        self,
+        effect: fx.Accept,
+        launches: Sequence[fx.Launch],
+        offers: Sequence[Json],
+        payloads: Mapping[str, Payload],
+    ) -> list[Json]:
+        """The operations of an ACCEPT. ValueError or LookupError when the offers do not hold what was reckoned with."""
+        pools = _pools(offers, effect.role)
+        executors = _executors(launches)
+        for executor in executors:
+            if self.overhead != ZERO and not self.executor_infos[executor.id]["resources"]:
+                raise ValueError(f"executor {executor.id} has no resources")
+        self._set_aside(pools, offers, executors)
+        made, volumes = self._volumes(launches, offers, pools[False])
+        tasks = [self._task_info(one, pools, payloads[one.task.id]) for one in launches]
+        for task in tasks:
+            task["resources"] += volumes.get(task["task_id"]["value"], [])
+        return [*made, {"type": "LAUNCH", "launch": {"task_infos": tasks}}]
 
     def _volumes(
         self, launches: Iterable[fx.Launch], offers: Sequence[Json], pool: Pool
@@ -292,6 +311,12 @@ class Mesos(Scheduler):
 
 def _envelope(node: str, payload: Payload) -> Launch:
     return Launch(payload.pod, node, payload.node_token, runtime_handler=payload.supplies.runtime_handler)
+
+
+def _pools(offers: Iterable[Json], role: str) -> dict[bool, Pool]:
+    """Of all offers of an ACCEPT: the revocable resources at True, the others at False."""
+    resources = [resource for offer in offers for resource in offer.get("resources") or ()]
+    return {kind: Pool(resources, role, revocable=kind) for kind in (False, True)}
 
 
 def _unsent(effect: fx.Accept, payloads: Mapping[str, Payload], reason: str, message: str) -> list[Event]:
@@ -404,6 +429,16 @@ def _unavailability(obj: Json) -> tuple[float | None, float | None]:
 def inverse_from_json(offer: Json) -> InverseOffer:
     start, lasts = _unavailability(offer)
     return InverseOffer(offer["id"]["value"], offer["agent_id"]["value"], start or 0.0, lasts)
+
+
+def windows_from_json(schedule: Json) -> dict[tuple[str, str], tuple[float, float | None]]:
+    """A maintenance.Schedule: when and for how long, by hostname in lower case and IP address."""
+    found = {}
+    for window in schedule.get("windows") or ():
+        start, lasts = _unavailability(window)
+        for machine in window.get("machine_ids") or ():
+            found[machine.get("hostname", "").lower(), machine.get("ip", "")] = (start or 0.0, lasts)
+    return found
 
 
 def agent_from_json(agent: Json, roles: Sequence[str]) -> AgentInfo:

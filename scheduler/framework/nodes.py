@@ -1,16 +1,18 @@
-"""The way to the nodes: logs from executors' node servers, and the list of agents from the master."""
+"""The way to the nodes: logs from executors' node servers, and from the master the list of agents and the maintenance
+schedule."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
 
-from scheduler.framework.core.events import AgentsListed, Event
-from scheduler.framework.mesos import agent_from_json
+from scheduler.framework.core.events import AgentsListed, Event, MaintenanceListed
+from scheduler.framework.mesos import agent_from_json, windows_from_json
 from scheduler.registry.errors import ApiError, BadRequest, InternalError, ServiceUnavailable
 from shared.mesos import operator
 from shared.mesos.scheduler_driver import SchedulerDriver
@@ -25,6 +27,8 @@ CONNECTING_SECONDS = 0.1
 FAST_SECONDS = 1.0
 FAST_ROUNDS = 30
 SLOW_SECONDS = 15.0
+
+AGENTS, SCHEDULE = "GET_AGENTS", "GET_MAINTENANCE_SCHEDULE"
 
 
 class NodeProxy:
@@ -74,36 +78,47 @@ async def _refusal(answer: aiohttp.ClientResponse) -> ApiError:
 
 
 async def watch_agents(
-    driver: SchedulerDriver, roles: Sequence[str], put: Callable[[Event], None], access: Access
+    driver: SchedulerDriver,
+    roles: Sequence[str],
+    put: Callable[[Event], None],
+    access: Access,
+    clock: Callable[[], float] = time.time,
 ) -> None:
-    """Asks the master for its agents, often in the beginning of a connection, then now and then; until cancelled."""
-    rounds, master, complained = 0, None, ""
+    """Asks the master for its agents and for what maintenance is planned, often in the beginning of a connection, then
+    now and then; until cancelled. Credentials that may read the one need not be allowed to read the other."""
+    rounds, master = 0, None
+    complained: dict[str, str] = {}
     while True:
         if driver.master != master:
             rounds, master = 0, driver.master
         if master is None:
             await asyncio.sleep(CONNECTING_SECONDS)
             continue
-        complaint = await _list_agents(master, roles, put, access)
-        if complaint and complaint != complained:
-            log.warning("cannot list the agents of %s, nodes come from offers alone: %s", master, complaint)
-        complained = complaint
+        for kind, lacking in (
+            (AGENTS, "nodes come from offers alone"),
+            (SCHEDULE, "maintenance shows in offers alone"),
+        ):
+            asked_at = clock()
+            try:
+                answer = await operator.call(
+                    master, {"type": kind}, credentials=access.credentials, tls=access.tls
+                )
+                put(_listed(kind, answer, roles, asked_at))
+                complaint = ""
+            except (operator.OperatorError, OSError) as error:
+                complaint = str(error) or type(error).__name__
+            if complaint and complaint != complained.get(kind):
+                log.warning("cannot read %s of %s, %s: %s", kind, master, lacking, complaint)
+            complained[kind] = complaint
         rounds += 1
         await asyncio.sleep(FAST_SECONDS if rounds < FAST_ROUNDS else SLOW_SECONDS)
 
 
-async def _list_agents(
-    master: str, roles: Sequence[str], put: Callable[[Event], None], access: Access
-) -> str:
-    """One round; what went wrong, or ""."""
-    try:
-        answer = await operator.call(
-            master, {"type": "GET_AGENTS"}, credentials=access.credentials, tls=access.tls
-        )
-    except (operator.OperatorError, OSError) as error:
-        return str(error) or type(error).__name__
+def _listed(kind: str, answer: dict[str, Any], roles: Sequence[str], asked_at: float) -> Event:
+    if kind == SCHEDULE:
+        schedule = (answer.get("get_maintenance_schedule") or {}).get("schedule") or {}
+        return MaintenanceListed(windows_from_json(schedule), asked_at)
     listed = answer.get("get_agents") or {}
     agents = tuple(agent_from_json(one, roles) for one in listed.get("agents") or ())
     recovering = frozenset(one["id"]["value"] for one in listed.get("recovered_agents") or ())
-    put(AgentsListed(agents, recovering))
-    return ""
+    return AgentsListed(agents, recovering)

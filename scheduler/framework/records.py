@@ -50,6 +50,8 @@ def task_object(task: Task) -> Json:
     obj |= {ours: getattr(task, name) for name, ours in _FIELDS.items()}
     if task.moving:
         obj["moving"] = True
+    if task.newest:
+        obj["newest"] = task.newest
     if task.volumes:
         obj["volumes"] = list(task.volumes)
     if task.kill is not None:
@@ -66,6 +68,7 @@ def task_from_object(obj: Json) -> Task:
             state=TaskState[obj["state"]],
             kill=Kill(kill["askedAt"], kill["grace"]) if kill else None,
             moving=bool(obj.get("moving")),
+            newest=obj.get("newest", 0),
             volumes=tuple(obj.get("volumes") or ()),
             **{name: obj[ours] for name, ours in _FIELDS.items()},
         )

@@ -202,6 +202,10 @@ class SchedulerDriver(Life, MesosSchedulerDriver):
             kill["kill_policy"] = kill_policy
         self._call("KILL", kill=kill)
 
+    def shutdownExecutor(self, executor_id: Id, agent_id: Id) -> None:
+        """SHUTDOWN an executor, with all its tasks. pymesos lacks it."""
+        self._call("SHUTDOWN", shutdown={"executor_id": _id(executor_id), "agent_id": _id(agent_id)})
+
     def acknowledgeStatusUpdate(self, status: Mapping[str, Any]) -> None:
         """ACKNOWLEDGE; nothing is sent for a status without uuid (a reconciliation's), as Mesos wants it."""
         self._check("ACKNOWLEDGE")

@@ -419,6 +419,21 @@ class Cluster:
         name = agent.info.id if agent else ""
         self._send(ev.TaskReported(task_id, state, name, source="MASTER", reason=reason))
 
+    def rebirth(self, agent: MesosAgent) -> None:
+        """The machine starts anew: its agent has another id, and Mesos forgets the old one."""
+        if agent.reachable:
+            self.partition(agent)
+        del self.agents[agent.info.id]
+        self.windows.pop(agent.info.id, None)
+        name = self.next_id("S")
+        disks = {one: size for one, size in agent.disks.items() if one.id}
+        self.agents[name] = MesosAgent(replace(agent.info, id=name), agent.total, disks=disks)
+
+    def list_agents(self) -> None:
+        """What the master's operators see."""
+        infos = [replace(one.info, total=one.total) for one in self.agents.values() if one.reachable]
+        self.desk.frame(ev.AgentsListed(tuple(infos)))
+
     # ---- calls
 
     def hear(self, effect: fx.Effect) -> None:
@@ -435,6 +450,8 @@ class Cluster:
                     self._use(offer_id)
             case fx.KillTask(task_id, agent_id):
                 self._kill(task_id, agent_id)
+            case fx.ShutdownExecutor(executor_id, agent_id):
+                self._shutdown(executor_id, agent_id)
             case fx.AnswerInverse(ids):
                 for offer_id in ids:
                     self.inverse.discard(offer_id)
@@ -450,7 +467,7 @@ class Cluster:
 
     def _accept(self, call: fx.Accept) -> None:
         offers = [self._use(one) for one in call.offer_ids]
-        agent = self.agents[call.agent_id]
+        agent = self.agents.get(call.agent_id)
         offered = ZERO
         for offer in offers:
             if offer is not None:
@@ -458,12 +475,13 @@ class Cluster:
                 offered = offered + offer.amounts
         held = {one for offer in offers if offer is not None for one in offer.held}
         if None not in offers and self.connected:
+            assert agent is not None
             for one in call.doomed:
                 assert one in held, "what was not offered cannot be destroyed"
                 del agent.disks[one]
         for launch in call.launches:
             self._assert_saved(launch)
-            if None in offers or not self.connected:
+            if agent is None or None in offers or not self.connected:
                 self._answer(agent, launch.task.id, TaskState.DROPPED, "INVALID_OFFERS")
                 continue
             self._make_volumes(agent, launch, held)
@@ -520,10 +538,24 @@ class Cluster:
         elif one.state in LIVE and not agent.deaf:
             self.update(agent, one, TaskState.KILLED)
 
+    def _shutdown(self, executor_id: str, agent_id: str) -> None:
+        agent = self.agents.get(agent_id)
+        if agent is None or not agent.reachable or executor_id not in agent.executors:
+            return
+        for one in agent.tasks.values():
+            assert one.task.executor_id != executor_id or one.state not in LIVE, (
+                "an executor with pods was ended"
+            )
+        del agent.executors[executor_id]
+        agent.dead.add(executor_id)
+        self._send(ev.ExecutorLost(agent_id, executor_id))
+
     def _acknowledged(self, agent_id: str, task_id: str, uuid: str) -> None:
         self.acked[uuid] += 1
         assert self.acked[uuid] <= self.sent[uuid], "an update was acknowledged more often than it came"
-        agent = self.agents[agent_id]
+        agent = self.agents.get(agent_id)
+        if agent is None:
+            return
         one = agent.tasks[task_id]
         record = self.desk.tasks.get(task_id)
         if one.updates and one.updates[0].uuid == uuid:

@@ -1,7 +1,11 @@
-"""Random histories of users, agents, masters and crashes; what must never happen, and what must come in the end."""
+"""Random histories of users, agents, masters and crashes; what must never happen, and what must come in the end.
+
+GANTRY_HISTORIES says how many, if more than usual are wanted; each then takes twice as many steps.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -27,7 +31,8 @@ NOTES = st.sampled_from(
     [
         {},
         {"gantry.io/on-return": "keep-oldest"},
-        {"gantry.io/on-maintenance": "stop-first"},
+        {"gantry.io/on-maintenance": "start-first"},
+        {"gantry.io/on-return": "keep-oldest", "gantry.io/on-maintenance": "start-first"},
         {"gantry.io/on-return": "keep-oldest", "gantry.io/on-maintenance": "stay"},
     ]
 )
@@ -178,6 +183,18 @@ class Histories(RuleBasedStateMachine):
         agents = [one for one in self.cluster.agents.values() if not one.reachable]
         if agents:
             self.cluster.heal(agents[pick % len(agents)])
+
+    @rule(pick=PICK)
+    def reboot(self, pick: int) -> None:
+        """The agent comes back with another id and without its tasks."""
+        agents = list(self.cluster.agents.values())
+        self.cluster.rebirth(agents[pick % len(agents)])
+
+    @rule()
+    def look(self) -> None:
+        """The master's list of agents, as the scheduler asks for it."""
+        if self.cluster.heard:
+            self.cluster.list_agents()
 
     @rule(pick=PICK)
     def deafen(self, pick: int) -> None:
@@ -349,6 +366,9 @@ class Histories(RuleBasedStateMachine):
             assert not claim.deleted or users, f"claim {claim.name} was never removed"
 
 
+MANY = int(os.environ.get("GANTRY_HISTORIES", "0"))
+
+
 def machine(new_cluster: Callable[[], Any]) -> type[RuleBasedStateMachine]:
     return type("Random", (Histories,), {"new_cluster": staticmethod(new_cluster)})
 
@@ -357,6 +377,9 @@ def test_histories(new_cluster: Callable[[], Any]) -> None:
     run_state_machine_as_test(
         machine(new_cluster),
         settings=settings(
-            max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=MANY or 100,
+            stateful_step_count=100 if MANY else 50,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

@@ -56,6 +56,7 @@ def test_every_effect_has_its_place_and_saves_come_first() -> None:
     assert ORDER[: len(SAVES)] == SAVES
     assert [kind.__name__ for kind in ORDER[len(SAVES) :]] == [
         *("Acknowledge", "Accept", "Decline", "AnswerInverse", "KillTask"),
+        "ShutdownExecutor",
         *("Suppress", "Revive", "Reconcile"),
         *("Publish", "Halt"),
     ]

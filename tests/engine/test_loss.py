@@ -116,15 +116,20 @@ def ask(desk: Desk, after: float, agent: str = "A1", lasts: float = 600.0) -> li
     return desk.frame(ev.InverseOffersReceived((ev.InverseOffer("I1", agent, desk.now + after, lasts),)))
 
 
-def test_what_can_move_is_started_elsewhere_before_it_is_ended(desk: Desk, offer: MakeOffer) -> None:
+def twice(desk: Desk, offer: MakeOffer) -> None:
+    """As `running`; the pod says that for a move it may run twice."""
     running(desk, offer)
+    annotated(desk, "a", on_maintenance="start-first")
+
+
+def test_what_may_run_twice_is_started_elsewhere_before_it_is_ended(desk: Desk, offer: MakeOffer) -> None:
+    twice(desk, offer)
     effects = ask(desk, after=600.0)
     assert [one.accept for one in only(effects, fx.AnswerInverse)] == [True]
     assert reasons(effects) == ["MaintenanceMove"]
     assert only(effects, fx.Revive)
-    assert not only(
-        desk.offer(offer("O2", unavailable_at=desk.now + 600.0, unavailable_for=600.0)), fx.Accept
-    )
+    window = {"unavailable_at": desk.now + 600.0, "unavailable_for": 600.0}
+    assert not only(desk.offer(offer("O2", executors=tuple(desk.executors), **window)), fx.Accept)
     assert "FailedScheduling" in reasons(desk.later(2.0))
     assert desk.phase("a") == "Running", "it waits for another node, and runs"
     effects = desk.offer(offer("O3", "A2"))
@@ -142,7 +147,7 @@ def test_what_can_move_is_started_elsewhere_before_it_is_ended(desk: Desk, offer
 
 
 def test_a_move_survives_a_restart(desk: Desk, offer: MakeOffer) -> None:
-    running(desk, offer)
+    twice(desk, offer)
     ask(desk, after=600.0)
     desk.start()
     desk.subscribe()
@@ -154,7 +159,7 @@ def test_a_move_survives_a_restart(desk: Desk, offer: MakeOffer) -> None:
 
 
 def test_a_move_that_fails_is_tried_again_and_the_old_runs_on(desk: Desk, offer: MakeOffer) -> None:
-    running(desk, offer)
+    twice(desk, offer)
     ask(desk, after=600.0)
     desk.offer(offer("O2", "A2"))
     desk.tell("a.2", "DROPPED", uuid="", source="MASTER", reason="INVALID_OFFERS")
@@ -164,7 +169,7 @@ def test_a_move_that_fails_is_tried_again_and_the_old_runs_on(desk: Desk, offer:
 
 
 def test_a_pod_that_is_deleted_while_it_moves_ends_in_both_places(desk: Desk, offer: MakeOffer) -> None:
-    running(desk, offer)
+    twice(desk, offer)
     ask(desk, after=600.0)
     desk.offer(offer("O2", "A2"))
     desk.watch()
@@ -179,12 +184,63 @@ def test_a_pod_that_is_deleted_while_it_moves_ends_in_both_places(desk: Desk, of
 
 
 def test_maintenance_that_is_cancelled_moves_nothing(desk: Desk, offer: MakeOffer) -> None:
-    running(desk, offer)
+    twice(desk, offer)
     ask(desk, after=600.0)
     desk.offer(offer("O2"))  # the agent's offers say no more of it
     assert desk.nodes["host-a1"].own == ()
     assert not desk.state.pending
     assert not desk.tasks["a.1"].moving
+
+
+def schedule(desk: Desk, *windows: tuple[float, float | None], asked_at: float = 0.0) -> list[fx.Effect]:
+    """The master's list of agents, then its schedule for A1's machine."""
+    agent = AgentInfo("A1", "Host-A1", 5051, total=Vector(4000, 8_192_000, 0), ip="10.0.0.1")
+    planned = {("host-a1", "10.0.0.1"): one for one in windows}
+    return desk.frame(ev.AgentsListed((agent,)), ev.MaintenanceListed(planned, asked_at or desk.now))
+
+
+def test_a_cancellation_is_seen_though_nothing_is_offered(desk: Desk, offer: MakeOffer) -> None:
+    """Suppressed, no offer says that the window is gone; the master's schedule does."""
+    twice(desk, offer)
+    ask(desk, after=24 * HOUR)
+    assert not desk.state.offers
+    schedule(desk, asked_at=desk.now - 1.0)
+    assert desk.nodes["host-a1"].window, "the schedule was asked for before the inverse offer came"
+    desk.now += 15.0
+    schedule(desk)
+    assert desk.nodes["host-a1"].window is None
+    assert desk.nodes["host-a1"].own == ()
+    assert not only(desk.later(24 * HOUR), fx.Publish), "and nothing moves"
+
+
+def test_a_window_is_learnt_from_the_schedule(desk: Desk, offer: MakeOffer) -> None:
+    running(desk, offer)
+    assert only(schedule(desk, (desk.now + 600.0, 600.0)), fx.KillTask)
+    assert desk.nodes["host-a1"].window == (desk.now + 600.0, desk.now + 1200.0)
+
+
+def test_a_schedule_of_another_machine_says_nothing(desk: Desk, offer: MakeOffer) -> None:
+    """Mesos compares hostname and address; so do we."""
+    running(desk, offer)
+    schedule(desk)
+    desk.frame(ev.MaintenanceListed({("host-a1", "10.0.0.2"): (desk.now + 600.0, None)}, desk.now))
+    assert desk.nodes["host-a1"].window is None
+
+
+def test_a_window_that_is_over_and_still_in_the_schedule_says_nothing(desk: Desk, offer: MakeOffer) -> None:
+    running(desk, offer)
+    schedule(desk, (desk.now - 600.0, 300.0))
+    effects = [one for _ in range(3) for one in schedule(desk, (desk.now - 600.0, 300.0))]
+    assert not only(effects, fx.SaveNode)
+    assert desk.nodes["host-a1"].own == ()
+
+
+def test_a_window_that_is_told_every_second_sets_one_timer(desk: Desk, offer: MakeOffer) -> None:
+    running(desk, offer)
+    start = desk.now + 24 * HOUR
+    for _ in range(1000):
+        schedule(desk, (start, 600.0))
+    assert len(desk.state.timers) < 50
 
 
 def test_a_window_far_away_only_makes_its_node_less_liked(desk: Desk, offer: MakeOffer) -> None:
@@ -228,21 +284,25 @@ def test_what_stays_is_said_and_declined(
     assert not only(desk.later(700.0), fx.KillTask)
 
 
-@pytest.mark.parametrize("how", ["annotation", "claim", "StatefulSet"])
-def test_what_must_not_run_twice_is_ended_shortly_before(desk: Desk, offer: MakeOffer, how: str) -> None:
+@pytest.mark.parametrize("how", ["by default", "annotation", "claim", "StatefulSet"])
+def test_what_must_not_run_twice_is_ended_before_it_starts_elsewhere(
+    desk: Desk, offer: MakeOffer, how: str
+) -> None:
     volumes = [{"name": "d", "persistentVolumeClaim": {"claimName": "d"}}]
     desk.create_claim("d")
     running(desk, offer, **({"volumes": volumes} if how == "claim" else {}))
     if how == "annotation":
         annotated(desk, "a", on_maintenance="stop-first")
+    if how in {"claim", "StatefulSet"}:
+        annotated(desk, "a", on_maintenance="start-first")  # which these may not ask for
     if how == "StatefulSet":
         meta = {**desk.pods["a"]["metadata"], "ownerReferences": [{"kind": "StatefulSet"}]}
         desk.put({**desk.pods["a"], "metadata": meta})
         desk.watch()
-    assert [one.accept for one in only(ask(desk, after=600.0), fx.AnswerInverse)] == [True]
-    assert not only(desk.later(449.0), fx.KillTask)
-    assert not only(desk.offer(offer("O2", "A2")), fx.Accept)
-    assert only(desk.later(1.0), fx.KillTask) == [fx.KillTask("a.1", "A1", 30.0)]
+    effects = ask(desk, after=600.0)
+    assert [one.accept for one in only(effects, fx.AnswerInverse)] == [True]
+    assert only(effects, fx.KillTask) == [fx.KillTask("a.1", "A1", 30.0)]
+    assert not only(desk.offer(offer("O2", "A2")), fx.Accept), "not while it may still run"
     desk.tell("a.1", "KILLED")
     assert desk.pods["a"]["status"]["reason"] == "NodeMaintenance"
     assert desk.state.agents["A1"].strikes == 0, "nothing was wrong with the agent"
@@ -251,6 +311,88 @@ def test_what_must_not_run_twice_is_ended_shortly_before(desk: Desk, offer: Make
         assert not accepts, "its data is on the other agent"
         return
     assert [(one.task.id, one.task.failures) for one in accepts[0].launches] == [("a.2", 0)]
+
+
+def many(desk: Desk, offer: MakeOffer, count: int) -> list[str]:
+    """So many pods run on A1, one of them with a grace of 300 s; they are p00, p01…"""
+    desk.subscribe()
+    names = [f"p{number:02}" for number in range(count)]
+    for name in names:
+        desk.create(name, terminationGracePeriodSeconds=300 if name == names[-1] else 30)
+    desk.watch()
+    desk.offer(offer("O1"))
+    for name in names:
+        desk.tell(f"{name}.1", "RUNNING")
+    desk.said.clear()
+    return names
+
+
+def ended(desk: Desk) -> list[str]:
+    """The tasks that were killed since this was last asked."""
+    found = [one.task_id for one in only(desk.said, fx.KillTask)]
+    desk.said.clear()
+    return found
+
+
+def test_few_pods_move_at_once_the_next_when_one_runs_elsewhere(desk: Desk, offer: MakeOffer) -> None:
+    desk.policy = replace(desk.policy, maintenance_moves=2)
+    desk.start()
+    names = many(desk, offer, 4)
+    ask(desk, after=HOUR)
+    assert ended(desk) == ["p00.1", "p01.1"]
+    ask(desk, after=HOUR)
+    for state in ("KILLED", "STARTING"):
+        desk.tell("p00.1", state) if state == "KILLED" else desk.tell("p00.2", state)
+        desk.offer(offer(f"O-{state}", "A2"))
+        assert ended(desk) == [], f"{state} is not running elsewhere"
+    desk.tell("p00.2", "RUNNING")
+    assert ended(desk) == ["p02.1"]
+    desk.tell("p01.1", "KILLED")
+    desk.watch()
+    desk.delete("p01")
+    desk.watch()
+    assert ended(desk) == ["p03.1"], "a pod that is deleted moves no more"
+    assert set(names) - {"p01"} == set(desk.pods)
+
+
+def test_the_window_does_not_wait_for_pods_that_find_no_place(desk: Desk, offer: MakeOffer) -> None:
+    """Two minutes and its own grace before, each moves whose turn has not come."""
+    desk.policy = replace(desk.policy, maintenance_moves=1)
+    desk.start()
+    many(desk, offer, 4)
+    ask(desk, after=HOUR)
+    assert ended(desk) == ["p00.1"]
+    desk.tell("p00.1", "KILLED")
+    desk.later(HOUR - 421.0)
+    assert ended(desk) == []
+    desk.later(1.0)
+    assert ended(desk) == ["p03.1"], "300 s of grace"
+    desk.later(270.0)
+    assert set(ended(desk)) == {"p01.1", "p02.1", "p03.1"}, "the last one again: kills are repeated"
+
+
+def test_a_restarted_scheduler_knows_which_pods_move(desk: Desk, offer: MakeOffer) -> None:
+    desk.policy = replace(desk.policy, maintenance_moves=2)
+    desk.start()
+    many(desk, offer, 4)
+    ask(desk, after=HOUR)
+    ended(desk)
+    desk.start()
+    desk.subscribe()
+    assert ended(desk) == ["p00.1", "p01.1"], "and no more than these"
+
+
+def test_a_cancellation_ends_the_moves_that_have_not_begun(desk: Desk, offer: MakeOffer) -> None:
+    desk.policy = replace(desk.policy, maintenance_moves=1)
+    desk.start()
+    many(desk, offer, 3)
+    ask(desk, after=HOUR)
+    schedule(desk, asked_at=desk.now + 1.0)
+    desk.tell("p00.1", "KILLED")
+    desk.offer(offer("O2"))
+    desk.tell("p00.2", "RUNNING")
+    desk.later(2 * HOUR)
+    assert set(ended(desk)) == {"p00.1"}
 
 
 def test_an_empty_agent_may_go(desk: Desk, offer: MakeOffer) -> None:
@@ -331,6 +473,21 @@ def test_the_older_stays_kept_over_a_restart(desk: Desk, offer: MakeOffer) -> No
     assert "a" in desk.state.pending, "it speaks for the pod"
     (accept,) = only(desk.offer(offer("O5", "A3")), fx.Accept)
     assert accept.launches[0].task.id == "a.3", "no id is used twice"
+
+
+def test_no_id_is_used_twice_though_the_newest_record_is_gone(desk: Desk, offer: MakeOffer) -> None:
+    """The replacement ended and its record with it; the count is not lost with the process."""
+    running(desk, offer)
+    annotated(desk, "a", on_return="keep-oldest")
+    replaced(desk, offer)
+    back(desk)
+    desk.tell("a.2", "KILLED")
+    assert set(desk.tasks) == {"a.1"}
+    desk.start()
+    desk.subscribe()
+    desk.tell("a.1", "FAILED", source="AGENT", reason="EXECUTOR_TERMINATED")
+    (accept,) = only(desk.offer(offer("O5", "A3")), fx.Accept)
+    assert accept.launches[0].task.id == "a.3"
 
 
 def test_a_pod_with_an_identity_is_not_replaced_before_it_is_dead(desk: Desk, offer: MakeOffer) -> None:

@@ -41,6 +41,8 @@ TASKS = st.builds(
     failures=st.integers(0, 99),
     kill=st.none() | st.builds(Kill, st.floats(0, 2e9), st.floats(0, 9e9)),
     superseded=st.booleans(),
+    moving=st.booleans(),
+    newest=st.integers(0, 9),
 )
 
 

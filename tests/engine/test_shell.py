@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from scheduler.framework import feed, records
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
+from scheduler.framework.core.claims import Use, Volume
 from scheduler.framework.core.lifecycle import TaskState
 from scheduler.framework.core.state import AgentInfo, Executor, Policy, Task
 from scheduler.framework.core.vectors import Vector
+from scheduler.framework.core.verdict import Fate, judge
 from scheduler.framework.engine import BACKLOG, Engine, Halted, load
 from scheduler.framework.mesos import (
     ExecutorTemplate,
@@ -365,6 +367,34 @@ def test_an_offer_rescinded_meanwhile_voids_the_launch_only() -> None:
     assert driver.of("declineOffer") == [([{"value": "O2"}], {"refuse_seconds": 0.0})]
 
 
+@pytest.mark.parametrize("what", ["pod", "executor", "port", "volume"])
+def test_offers_that_lack_what_was_reckoned_with_end_nothing(what: str) -> None:
+    """That would be a bug; it costs the launch, shows in the metrics, and the scheduler goes on."""
+    mesos, driver, _ = door()
+    cpus = 0.05 if what == "executor" else 0.3
+    resources = [scalar("cpus", cpus), scalar("mem", 8192.0)]
+    mesos.resourceOffers(driver, [offer_json("O1", *resources)])  # type: ignore[arg-type]
+    executor = Executor("gantry.v.1", "S0", "v", ROLE)
+    lost = Volume("v1", "c1", "n", "c", 1000, "node-a", ROLE)
+    launch = fx.Launch(
+        task(1),
+        executor,
+        Vector(500 if what == "pod" else 0, 32_000),
+        (31001,) if what == "port" else (),
+        (Use(lost, create=False),) if what == "volume" else (),
+    )
+    call = fx.Accept("S0", ("O1",), (launch,), 0.0, ROLE)
+    mesos.prepare([call])
+    (told,) = mesos.perform(call, payloads(1))
+    assert isinstance(told, ev.TaskReported)
+    assert (told.task_id, told.state, told.reason) == ("u1.1", TaskState.DROPPED, "OFFERS_MISCOUNTED")
+    assert not driver.of("acceptOffers")
+    assert driver.of("declineOffer") == [(["O1"], {"refuse_seconds": 0.0})]
+    assert sum(mesos.anomalies.values()) == 1
+    verdict = judge(task(1), told, "Never")
+    assert (verdict.fate, verdict.agent_strikes) == (Fate.RELAUNCH, 1), "later, and elsewhere if it can be"
+
+
 def test_a_launch_into_a_lost_connection_is_known_to_be_unsent() -> None:
     mesos, driver, _ = door()
     mesos.resourceOffers(driver, [offer_json()])  # type: ignore[arg-type]
@@ -384,6 +414,7 @@ def test_the_other_calls() -> None:
         fx.Decline(("O1", "O2"), 3600.0),
         fx.KillTask("t", "S0", 5.0),
         fx.KillTask("ghost", "", None),
+        fx.ShutdownExecutor("e", "S0"),
         fx.Revive(("gantry",)),
         fx.Suppress(("gantry",)),
         fx.Reconcile((("t", "S0"),)),
@@ -395,6 +426,7 @@ def test_the_other_calls() -> None:
         ("declineOffer", ["O1", "O2"], {"refuse_seconds": 3600.0}),
         ("killTask", "t", "S0", grace),
         ("killTask", "ghost", None, None),
+        ("shutdownExecutor", "e", "S0"),
         ("reviveOffers", [ROLE]),
         ("suppressOffers", [ROLE]),
         ("reconcileTasks", [{"task_id": "t", "agent_id": "S0"}]),

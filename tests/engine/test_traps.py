@@ -371,6 +371,41 @@ def test_trap_12_what_ran_under_the_old_id_is_not_shown_under_the_new_one(runnin
     assert not running.state.by_agent.get("S9"), "its room is not taken by tasks that are not there"
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_trap_12_nobody_waits_for_an_agent_whose_machine_has_another_one(
+    running: Desk, offer: MakeOffer, restarted: bool
+) -> None:
+    """The master forgot the old id and says UNKNOWN; that is not waited out, since another agent has its address. Not
+    even for pods that must be known to be dead: Mesos removes the old agent when a new one registers there."""
+    meta = {**running.pods["a"]["metadata"], "ownerReferences": [{"kind": "StatefulSet"}]}
+    running.put({**running.pods["a"], "metadata": meta})
+    running.watch()
+    running.offer(offer("O2", "S9", hostname="host-a1"))
+    if restarted:
+        running.start()
+        running.subscribe()
+        running.offer(offer("O3", "S9", hostname="host-a1"))
+    asked = [one for _ in range(6) for one in only(running.later(1.0), fx.Reconcile) if one.tasks]
+    assert restarted or ("a.1", "A1") in {one for call in asked for one in call.tasks}
+    assert "a" not in running.state.pending
+    running.tell("a.1", "UNKNOWN", agent_id="", **MASTER, reason="RECONCILIATION")
+    running.later(0.0)
+    (accept,) = only(running.offer(offer("O4", "S9", hostname="host-a1")), fx.Accept)
+    assert (accept.launches[0].task.id, accept.launches[0].task.failures) == ("a.2", 0)
+    assert set(running.tasks) == {"a.2"}
+
+
+def test_trap_12_two_agents_of_one_name_are_two_nodes(running: Desk, offer: MakeOffer) -> None:
+    """Both are registered: the one has not become the other, and its pods are not dead."""
+    infos = [AgentInfo(one, "host-a1", 5051, total=Vector(4000, 8_192_000, 0)) for one in ("A1", "A2")]
+    running.frame(ev.AgentsListed(tuple(infos)))
+    assert {node.agent_id for node in running.nodes.values()} == {"A1", "A2"}
+    running.frame(ev.AgentsListed((infos[1],)))
+    running.tell("a.1", "UNREACHABLE", **MASTER, reason="AGENT_REMOVED")
+    running.later(100.0)
+    assert not running.state.pending
+
+
 def test_trap_13_a_kill_is_repeated_until_the_task_has_ended(running: Desk) -> None:
     """Deleted while its agent was away, which returns an hour later: nobody but us remembers the kill."""
     running.tell("a.1", "UNREACHABLE", **MASTER, reason="AGENT_REMOVED")

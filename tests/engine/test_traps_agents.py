@@ -258,7 +258,13 @@ def test_trap_25_a_kill_that_nobody_asked_for_is_no_deletion(
 
 
 def test_trap_25_replacements_start_before_the_maintenance(running: Desk, offer: MakeOffer) -> None:
-    """Three pods, one warning: at no time do fewer than three run."""
+    """Three pods that may run twice, one warning: at no time do fewer than three run."""
+    for name in "abc":
+        notes = {"gantry.io/on-maintenance": "start-first"}
+        running.put(
+            {**running.pods[name], "metadata": {**running.pods[name]["metadata"], "annotations": notes}}
+        )
+    running.watch()
     asked = ev.InverseOffer("I1", "A1", running.now + 600.0, 600.0)
     (answer,) = only(running.frame(ev.InverseOffersReceived((asked,))), fx.AnswerInverse)
     assert answer.accept
@@ -271,6 +277,17 @@ def test_trap_25_replacements_start_before_the_maintenance(running: Desk, offer:
         running.tell(f"{name}.1", "KILLED", reason="AGENT_DRAINING")
     assert {running.phase(name) for name in "abc"} == {"Running"}
     assert set(running.tasks) == {"a.2", "b.2", "c.2"}
+
+
+def test_trap_25_without_leave_no_pod_runs_twice_for_a_maintenance(running: Desk, offer: MakeOffer) -> None:
+    """An inverse offer is no reason to break the one promise: what nobody allowed to overlap never does."""
+    running.frame(ev.InverseOffersReceived((ev.InverseOffer("I1", "A1", running.now + 600.0, 600.0),)))
+    assert {one.task_id for one in only(running.said, fx.KillTask)} == {"a.1", "b.1", "c.1"}
+    for number, name in enumerate("abc"):
+        assert not only(running.offer(offer(f"O{number}", "A2")), fx.Accept)
+        running.tell(f"{name}.1", "KILLED", reason="AGENT_DRAINING")
+        (accept,) = only(running.offer(offer(f"P{number}", "A2")), fx.Accept)
+        assert [one.task.id for one in accept.launches] == [f"{name}.2"]
 
 
 # ---- more

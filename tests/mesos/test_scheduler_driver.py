@@ -141,7 +141,8 @@ async def test_calls_keep_their_order_on_one_connection(driver: SchedulerDriver,
     driver.suppressOffers()
     driver.reviveOffers(["gantry"])
     driver.sendFrameworkMessage("gantry.1", "S0", "cGluZw==")
-    calls = [await peer.call() for _ in range(10)]
+    driver.shutdownExecutor("gantry.1", "S0")
+    calls = [await peer.call() for _ in range(11)]
     assert all(call.pop("framework_id") == {"value": "F-0002"} for call in calls)
     filters = {"refuse_seconds": 0}
     acknowledge = {key: STATUS[key] for key in ("agent_id", "task_id", "uuid")}
@@ -160,6 +161,7 @@ async def test_calls_keep_their_order_on_one_connection(driver: SchedulerDriver,
         {"type": "SUPPRESS"},
         {"type": "REVIVE", "revive": {"roles": ["gantry"]}},
         {"type": "MESSAGE", "message": message},
+        {"type": "SHUTDOWN", "shutdown": {key: message[key] for key in ("agent_id", "executor_id")}},
     ]
     assert len(peer.call_connections) == 1
     assert "Mesos-Stream-Id" not in peer.headers[0]
@@ -198,6 +200,7 @@ async def test_calls_while_not_connected_fail_loudly(make: Make, peer: Any) -> N
         lambda: one.suppressOffers(),
         lambda: one.acknowledgeStatusUpdate(STATUS),
         lambda: one.sendFrameworkMessage("e", "a", ""),
+        lambda: one.shutdownExecutor("e", "a"),
     ):
         with pytest.raises(NotConnected):
             call()

@@ -211,6 +211,14 @@ class KillTask:
 
 
 @dataclass(frozen=True, slots=True)
+class ShutdownExecutor:
+    """One without tasks is to leave now rather than when it has been idle for long enough."""
+
+    executor_id: str
+    agent_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Revive:
     roles: tuple[str, ...]
 
@@ -271,6 +279,7 @@ Effect = (
     | Decline
     | AnswerInverse
     | KillTask
+    | ShutdownExecutor
     | Revive
     | Suppress
     | Reconcile
@@ -301,6 +310,7 @@ ORDER: Final[tuple[type[Effect], ...]] = (
     Decline,
     AnswerInverse,
     KillTask,
+    ShutdownExecutor,
     Suppress,
     Revive,
     Reconcile,

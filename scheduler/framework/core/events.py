@@ -149,6 +149,15 @@ class AgentsListed:
 
 
 @dataclass(frozen=True, slots=True)
+class MaintenanceListed:
+    """The master's whole maintenance schedule, asked for at `asked_at`: start and duration (None for ever), by hostname
+    in lower case and IP address, which an agent's machine must both have."""
+
+    windows: Mapping[tuple[str, str], tuple[float, float | None]]
+    asked_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class MasterError:
     """An ERROR event: the subscription is refused or taken over, and over."""
 
@@ -178,6 +187,7 @@ Event = (
     | ExecutorLost
     | AgentLost
     | AgentsListed
+    | MaintenanceListed
     | MasterError
     | Tick
 )

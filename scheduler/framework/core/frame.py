@@ -5,7 +5,7 @@ Every change of a record goes through here, so that the state and what is saved 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from scheduler.framework.core.effects import (
     DropExecutor,
@@ -39,12 +39,18 @@ class Frame:
 
     def save_task(self, task: Task, *, binds: bool = False) -> None:
         before = self.state.tasks.get(task.id)
+        if before is not None and task.newest < before.newest:
+            task = replace(task, newest=before.newest)
         if before is not None and task.over and before.state not in {TaskState.STAGED, task.state}:
             self.state.empty_since[task.executor_id] = self.now  # of the last one that ended this counts
         self.state.put_task(task)
         self.emit(SaveTask(task, binds))
 
     def drop_task(self, task: Task) -> None:
+        """The count of attempts lives on in another record of the pod, if there is one."""
+        left = [one for one in self.state.tasks_of(task.uid) if one.id != task.id]
+        if left and self.state.attempts[task.uid] > max(max(one.attempt, one.newest) for one in left):
+            self.save_task(replace(left[-1], newest=self.state.attempts[task.uid]))
         self.state.drop_task(task.id)
         self.emit(DropTask(task.id))
 

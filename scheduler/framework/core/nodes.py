@@ -11,11 +11,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from scheduler.framework.core import evictions, maintenance, reconcile
+from scheduler.framework.core import evictions, executors, maintenance, reconcile
 from scheduler.framework.core.effects import SaveNode
 from scheduler.framework.core.events import AgentsListed
 from scheduler.framework.core.frame import Frame
-from scheduler.framework.core.state import Agent, AgentInfo, Node, Offer, State
+from scheduler.framework.core.lifecycle import AWAY
+from scheduler.framework.core.state import Agent, AgentInfo, Alarm, Node, Offer, State
 
 ATTRIBUTE_PREFIX = "gantry.io/attribute-"
 HOSTNAME_LABEL = "kubernetes.io/hostname"
@@ -32,7 +33,8 @@ def node_name(state: State, info: AgentInfo) -> str:
     address = f"{info.hostname}:{info.port}"
     for key in (info.id, address):
         node = state.nodes.get(state.node_names.get(key, ""))
-        if node is not None and key in {node.agent_id, node.address}:
+        both = node is not None and {info.id, node.agent_id} <= state.registered
+        if node is not None and key in {node.agent_id, node.address} and (key == info.id or not both):
             return node.name
     name = _dns(info.hostname)
     if name in state.nodes:
@@ -94,7 +96,19 @@ def seen(frame: Frame, info: AgentInfo) -> Node:
     if new != node:
         state.put_node(new)
         frame.emit(SaveNode(new))
+    if node.agent_id not in {"", info.id}:
+        _replaced(frame, node.agent_id)
     return new
+
+
+def _replaced(frame: Frame, agent_id: str) -> None:
+    """Its machine's agent has another id now: what ran under the old one is asked about, and nobody waits any more for
+    what Mesos has said to be unknown or unreachable (`tasks.given_up`)."""
+    state = frame.state
+    ids = state.by_agent.get(agent_id, ())
+    reconcile.ask_later(frame, [one for one in ids if state.tasks[one].state not in AWAY])
+    for task_id in ids:
+        state.set_timer(frame.now, Alarm.AWAY, task_id)
 
 
 def from_offer(offer: Offer) -> AgentInfo:
@@ -113,10 +127,14 @@ def listed(frame: Frame, event: AgentsListed) -> None:
     """The master's list: agents missing from it for long enough are not ready. One that is recovering is
     not missing."""
     state = frame.state
+    present = {info.id for info in event.agents if info.active or info.draining} | event.recovering
+    state.registered = frozenset(present)
     for info in event.agents:
         if info.active or info.draining:
             seen(frame, info)
-    present = {info.id for info in event.agents if info.active or info.draining} | event.recovering
+        if info.draining:
+            executors.dismiss(frame, info.id)
+    executors.forget_gone(frame)
     for node in list(state.nodes.values()):
         if not node.agent_id or node.agent_id in present or not node.ready:
             continue

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from scheduler.framework.core import desired, maintenance, nodes, placement, tasks, volumes
+from scheduler.framework.core import desired, executors, maintenance, nodes, placement, tasks, volumes
 from scheduler.framework.core.backoff import grow
 from scheduler.framework.core.claims import Held
 from scheduler.framework.core.effects import (
@@ -34,6 +34,7 @@ def receive(frame: Frame, offers: Sequence[Offer]) -> None:
     for offer in offers:
         frame.state.offers[offer.id] = offer
         nodes.seen(frame, nodes.from_offer(offer))
+        executors.listed(frame, offer)
         maintenance.offered(frame, offer)
 
 
@@ -335,7 +336,9 @@ def _make(
 ) -> Candidate:
     state = frame.state
     executor = state.executor_on(agent_id, role, frame.now, revocable=revocable)
-    runs = executor is not None and (executor.id in listed or (not offers and _has_started(state, executor)))
+    runs = executor is not None and (
+        executor.id in listed or (not offers and executors.has_started(state, executor))
+    )
     return Candidate(
         agent_id,
         node,
@@ -343,26 +346,22 @@ def _make(
         left.ports,
         overhead=ZERO if runs else state.policy.executor,
         instance=state.policy.executor,
+        executor=executor.id if executor is not None else "",
         room=state.policy.max_pods - sum(state.hosted.get(agent_id, {}).values()),
         last_resort=any(one.unavailable_at is not None for one in offers),
     )
 
 
-def _has_started(state: State, executor: Executor) -> bool:
-    """Whether a task that runs tells that it does. What an offer says is newer, and what the master goes by."""
-    here = (state.tasks[one] for one in state.by_agent.get(executor.agent_id, ()))
-    return any(one.started_at and not one.over and one.executor_id == executor.id for one in here)
-
-
 def _bind(frame: Frame, one: Candidate, role: str, *, revocable: bool = False) -> tuple[Launch, ...]:
-    """Records every launch; it is saved before the ACCEPT that this is for."""
+    """Records every launch; it is saved before the ACCEPT that this is for. The shared executor is the one that
+    placement reckoned with: another would have to be paid for."""
     launches = []
+    shared = frame.state.executors.get(one.executor)
     for uid in one.uids:
-        dedicated = frame.state.pods[uid].needs.dedicated
-        shared = frame.state.executor_on(one.agent_id, role, frame.now, revocable=revocable)
-        executor = None if dedicated else shared
-        if executor is None:
-            executor = _instance(frame, one.agent_id, role, uid if dedicated else "", revocable)
+        if frame.state.pods[uid].needs.dedicated:
+            executor = _instance(frame, one.agent_id, role, uid, revocable)
+        else:
+            executor = shared = shared or _instance(frame, one.agent_id, role, "", revocable)
         launches.append(_launch(frame, uid, one.node.name, executor))
     return tuple(launches)
 

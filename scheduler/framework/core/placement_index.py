@@ -38,6 +38,8 @@ class Candidate:
     ports: Ranges = ()
     overhead: Vector = ZERO
     instance: Vector = ZERO
+    executor: str = ""
+    """The shared executor that takes its pods; none yet if empty."""
     room: int = 0
     """How many more pods the node may have."""
     last_resort: bool = False

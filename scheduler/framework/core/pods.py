@@ -87,12 +87,13 @@ def pod_from_object(obj: Json) -> Pod:
 
 
 def _on_maintenance(meta: Json, spec: Json, stateful: bool) -> str:
-    """What becomes of a pod whose node goes into maintenance; two copies only where nothing speaks against it."""
+    """What becomes of a pod whose node goes into maintenance; two copies only where the user says so and nothing else
+    speaks against it."""
     asked = (meta.get("annotations") or {}).get(ON_MAINTENANCE)
     if asked == STAY or (spec.get("restartPolicy") or "Always") != "Always":
         return STAY
     claims = any("persistentVolumeClaim" in one for one in spec.get("volumes") or [])
-    return STOP_FIRST if asked == STOP_FIRST or claims or stateful else START_FIRST
+    return START_FIRST if asked == START_FIRST and not claims and not stateful else STOP_FIRST
 
 
 @lru_cache(maxsize=4096)

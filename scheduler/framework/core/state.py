@@ -52,6 +52,8 @@ class Policy:
     reconcile_first: float = 5.0
     reconcile_max: float = 300.0
     implicit_every: float = 600.0
+    dismiss_again: float = 30.0
+    """When an executor that is to leave is told once more."""
     revive_first: float = 15.0
     revive_max: float = 300.0
     report_after: float = 1.0
@@ -59,7 +61,9 @@ class Policy:
     maintenance_lead: float = 3600.0
     """So long before an agent's maintenance its node takes no more pods and its pods begin to move."""
     maintenance_stop: float = 120.0
-    """So long before, beside their own grace, pods are ended that must not run twice at once."""
+    """So long before, beside their own grace, pods move whose turn has not come."""
+    maintenance_moves: int = 5
+    """Pods that move at once until then."""
     maintenance_again: float = 60.0
     """When a declined inverse offer may come again."""
     stray_grace: float = 60.0
@@ -161,7 +165,7 @@ class Pod:
     """Has an identity that must never run twice: nothing replaces it before it is known to be dead."""
     keep_oldest: bool = False
     """Should a task that was replaced come back, it is kept and the replacement ended."""
-    on_maintenance: str = "start-first"
+    on_maintenance: str = "stop-first"
     """start-first, stop-first or stay."""
 
     @property
@@ -206,6 +210,8 @@ class Task:
     """A newer attempt took its pod over."""
     moving: bool = False
     """Its agent goes into maintenance: its pod is to run elsewhere. Without a kill it runs on until it does."""
+    newest: int = 0
+    """The highest attempt of its pod, if the record of that one is gone: no task id is used twice."""
 
     @property
     def over(self) -> bool:
@@ -394,12 +400,26 @@ class State:
     executors_of: dict[str, set[str]] = field(default_factory=dict)
     empty_since: dict[str, float] = field(default_factory=dict)
     """By executor id: when its last task was over, or when it was made. Unknown after a restart of ours."""
+    unlisted: set[str] = field(default_factory=set)
+    """Executors that ran and that their agents' last offers do not name: dead, but for word of it."""
+    dismissed: dict[str, float] = field(default_factory=dict)
+    """By executor id: when it was last told to leave."""
+    registered: frozenset[str] = frozenset()
+    """The agents of the master's last list."""
     questions: dict[str, Question] = field(default_factory=dict)
     storage: Storage = field(default_factory=Storage)
     evictions: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Pods, by uid, whose nodes have NoExecute taints: since when, how many seconds they tolerate them."""
     kills: dict[str, Question] = field(default_factory=dict)
     """The wanted kills that were sent in this run."""
+    to_move: dict[str, None] = field(default_factory=dict)
+    """Tasks whose pods are to leave before a maintenance, in their order."""
+    moving: set[str] = field(default_factory=set)
+    """Pods, by uid, that leave and do not run elsewhere yet; may hold some that do."""
+    window_timers: dict[str, float] = field(default_factory=dict)
+    """By agent id: when its next timer for maintenance is due."""
+    window_told: dict[str, float] = field(default_factory=dict)
+    """By agent id: when an offer or an inverse offer last spoke of maintenance there."""
     removed: set[str] = field(default_factory=set)
     """Pods that we removed; what the watch still tells of them is old."""
     residents: Residents = field(default_factory=Residents)
@@ -423,11 +443,12 @@ class State:
         if before is not None:
             self._count(before, -1)
         else:
-            self.by_pod.setdefault(task.uid, set()).add(task.id)
-            self.by_agent.setdefault(task.agent_id, set()).add(task.id)
-            if task.attempt > self.attempts.get(task.uid, 0):
-                self.attempts[task.uid] = task.attempt
+            others = self.by_pod.setdefault(task.uid, set())
+            if all(task.attempt > self.tasks[one].attempt for one in others):
                 self.current[task.uid] = task.id
+            others.add(task.id)
+            self.by_agent.setdefault(task.agent_id, set()).add(task.id)
+        self.attempts[task.uid] = max(task.attempt, task.newest, self.attempts.get(task.uid, 0))
         self._count(task, 1)
         self.tasks[task.id] = task
 
@@ -492,6 +513,8 @@ class State:
         self.touched.add(executor.agent_id)
         _discard(self.executors_of, executor.agent_id, executor_id)
         self.empty_since.pop(executor_id, None)
+        self.unlisted.discard(executor_id)
+        self.dismissed.pop(executor_id, None)
         return True
 
     def executor_on(
@@ -504,6 +527,8 @@ class State:
         for executor_id in sorted(self.executors_of.get(agent_id, ())):
             one = self.executors[executor_id]
             if (one.version, one.role, one.pod, one.revocable) != wanted:
+                continue
+            if executor_id in self.unlisted or executor_id in self.dismissed:
                 continue
             since = self.empty_since.get(executor_id, -inf)
             if executor_id in busy or self.policy.idle == inf or now <= since + self.policy.idle / 2:

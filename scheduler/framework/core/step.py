@@ -22,6 +22,7 @@ from scheduler.framework.core.events import (
     InverseOffersReceived,
     LaunchAborted,
     Loaded,
+    MaintenanceListed,
     MasterError,
     NodeChanged,
     NodeGone,
@@ -44,6 +45,7 @@ def step(state: State, events: Sequence[Event], now: float, token: str) -> list[
         _handle(frame, event)
     for alarm, subject in state.due(now):
         _wake(frame, alarm, subject)
+    maintenance.settle(frame)
     volumes.settle(frame)
     offers.match(frame)
     return in_order(frame.effects)
@@ -87,6 +89,8 @@ def _handle(frame: Frame, event: Event) -> None:  # noqa: C901 - one line for ea
             nodes.lost(frame, agent_id)
         case AgentsListed():
             nodes.listed(frame, event)
+        case MaintenanceListed():
+            maintenance.listed(frame, event)
         case MasterError(message):
             frame.emit(Halt(message))
         case Tick():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scheduler.framework.core import backoff, evictions, volumes
+from scheduler.framework.core import backoff, evictions, executors, volumes
 from scheduler.framework.core.effects import (
     Acknowledge,
     Away,
@@ -166,6 +166,9 @@ def _away(frame: Frame, task: Task, event: TaskReported) -> None:
 
 
 def watch_away(frame: Frame, task: Task) -> None:
+    if _machine_replaced(frame, task):
+        frame.state.set_timer(frame.now, Alarm.AWAY, task.id)
+        return
     patience = patience_of(frame, task)
     if patience is not None:
         frame.state.set_timer(task.away_since + patience, Alarm.AWAY, task.id)
@@ -198,6 +201,10 @@ def given_up(frame: Frame, task_id: str) -> None:
         or task_id in frame.state.questions
     ):
         return
+    if _machine_replaced(frame, task):
+        message = f"node {task.node} came back as another agent"
+        report(frame, TaskReported(task.id, TaskState.GONE, task.agent_id, message=message))
+        return
     patience = patience_of(frame, task)
     if patience is None or frame.now < task.away_since + patience:
         return
@@ -217,6 +224,15 @@ def given_up(frame: Frame, task_id: str) -> None:
         supersede(frame, task)
     else:
         frame.enqueue(pod.uid)
+
+
+def _machine_replaced(frame: Frame, task: Task) -> bool:
+    """Another agent has registered with the hostname and port of a task's: Mesos, too, takes the old one for removed
+    then (`src/master/master.cpp`, `_registerSlave`), and it never comes back."""
+    node = frame.state.nodes.get(task.node)
+    if node is None or node.agent_id in {"", task.agent_id} or task.agent_id in frame.state.registered:
+        return False
+    return node.ready
 
 
 def supersede(frame: Frame, task: Task) -> None:
@@ -297,6 +313,8 @@ def _settle(frame: Frame, task: Task, event: TaskReported) -> None:
         frame.remove_pod(pod)
         return
     verdict = judge(task, event, pod.restart)
+    if event.state is TaskState.DROPPED and event.reason == "AGENT_DRAINING":
+        executors.dismiss(frame, task.agent_id)
     if verdict.executor_dead:
         frame.drop_executor(task.executor_id)
     if verdict.agent_strikes:

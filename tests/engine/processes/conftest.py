@@ -126,10 +126,13 @@ class Local:
     def items(self, path: str = PODS) -> list[dict[str, Any]]:
         return list(json.loads(self.get(path) or "{}").get("items") or [])
 
-    def create(self, *names: str, **spec: Any) -> None:
+    def create(self, *names: str, annotations: dict[str, str] | None = None, **spec: Any) -> None:
         for name in names:
             containers = [{"name": "main", "image": "localhost/x"}]
-            body = {"metadata": {"name": name}, "spec": {"containers": containers, **spec}}
+            body = {
+                "metadata": {"name": name, "annotations": annotations or {}},
+                "spec": {"containers": containers, **spec},
+            }
             self.call("POST", PODS, {"apiVersion": "v1", "kind": "Pod", **body})
 
     def phases(self) -> dict[str, str]:

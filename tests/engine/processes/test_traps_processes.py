@@ -43,6 +43,10 @@ def reasons(local: Any) -> set[str]:
     return {one["reason"] for one in local.items("/api/v1/events")}
 
 
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 def stop_agent(local: Any, name: str) -> None:
     """It stands still; its executors do not."""
     local.processes[name].send_signal(signal.SIGSTOP)
@@ -352,7 +356,7 @@ def plan(local: Any, host: str, seconds: float) -> None:
 
 def test_trap_25_a_pod_leaves_before_the_maintenance_and_is_never_missing(local: Any) -> None:
     local.start("agent-1", "agent-2")
-    local.create("a")
+    local.create("a", annotations={"gantry.io/on-maintenance": "start-first"})
     local.all_running(1)
     old = node_of(local, "a")
     plan(local, old, 600.0)
@@ -367,6 +371,33 @@ def test_trap_25_a_pod_leaves_before_the_maintenance_and_is_never_missing(local:
     assert [one["status"] for one in machine["statuses"]] == ["ACCEPT"]
     nodes = {one["metadata"]["name"]: one for one in local.items("/api/v1/nodes")}
     assert [one["key"] for one in nodes[old]["spec"]["taints"]] == ["gantry.io/maintenance"]
+
+
+def test_trap_25_without_leave_a_pod_ends_before_it_starts_elsewhere(local: Any) -> None:
+    local.start("agent-1", "agent-2")
+    local.create("a")
+    local.all_running(1)
+    plan(local, node_of(local, "a"), 600.0)
+    local.until("its new start", lambda: ("started", "2") in said(local))
+    assert said(local) == [("started", "1"), ("ended", "1"), ("started", "2")]
+    local.all_running(1)
+    local.assert_each_runs_once()
+
+
+def test_trap_25_a_cancelled_maintenance_is_seen_while_nothing_is_offered(local: Any) -> None:
+    """Nobody waits, so the framework is suppressed, and no offer tells."""
+    local.start("agent-1")
+    local.create("a")
+    local.all_running(1)
+    plan(local, "agent-1", 24 * 3600.0)
+
+    def tainted() -> bool:
+        (node,) = local.items("/api/v1/nodes")
+        return any(one["key"] == "gantry.io/maintenance" for one in node["spec"].get("taints", ()))
+
+    local.until("the taint", tainted)
+    local.operate("UPDATE_MAINTENANCE_SCHEDULE", schedule={"windows": []})
+    local.until("no taint", lambda: not tainted())
 
 
 def test_trap_25_a_job_stays_and_says_so(local: Any) -> None:
@@ -399,3 +430,18 @@ def test_trap_25_a_drained_agent_gives_its_pods_away(local: Any) -> None:
 
     local.until("the taint", tainted)
     assert Path(local.directory / "master" / "registry.json").exists()
+
+    def drained() -> bool:
+        agents = local.operate("GET_AGENTS")["get_agents"]["agents"]
+        return any((one.get("drain_info") or {}).get("state") == "DRAINED" for one in agents)
+
+    local.until("the end of the drain", drained)
+    local.until(
+        "the end of its executor", lambda: len([one for one in local.executor_pids() if alive(one)]) == 1
+    )
+    local.operate("REACTIVATE_AGENT", agent_id=agent_id)
+    local.until("no taint", lambda: not tainted())
+    local.create("b", nodeName=old)
+    local.all_running(2)
+    assert "TaskDropped" not in reasons(local)
+    assert node_of(local, "b") == old
