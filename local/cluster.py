@@ -81,6 +81,7 @@ def executor_command(settings: Settings) -> str:
     """The shell command by which the agents start an executor."""
     options = ["--state-dir", settings.data_dir / "executor", "--local-images", settings.images]
     options += ["--node-listen", f"{LOOPBACK}:0"]  # only this machine reads the logs
+    options += ["--device-dir", settings.device_dir]
     return " ".join(f"'{word}'" for word in gantry("executor", *map(str, options)))
 
 

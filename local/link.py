@@ -5,7 +5,7 @@ Our own protocol (Mesos has libprocess there), not an API. `type` names the mess
 agent → master: REGISTER{version, info, checkpointed} · REREGISTER{version, info, checkpointed, frameworks, executors,
   tasks} · PONG · UNREGISTER ·
   UPDATE{framework_id, status, latest_state} · EXITED_EXECUTOR{framework_id, executor_id, status} ·
-  MESSAGE{framework_id, executor_id, data}
+  MESSAGE{framework_id, executor_id, data} · OVERSUBSCRIBED{resources}
 master → agent: REGISTERED{agent_id} · REREGISTERED{agent_id, reconciliations: [{framework, task_ids}]} · PING ·
   CHECKPOINT_RESOURCES{resources} · RUN{framework, runs: [{tasks, executor, launch_executor, group?}]} ·
   KILL{framework_id, task_id, kill_policy?} · ACKNOWLEDGE{framework_id, task_id, uuid} ·

@@ -30,6 +30,7 @@ class Settings:
     agents: int = 1
     agent_resources: str = DEFAULT_RESOURCES
     agent_attributes: str = ""
+    device_dir: Path = Path("/dev")
     log_level: str = "info"
     master: str = ""
 

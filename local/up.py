@@ -49,6 +49,13 @@ def parser() -> argparse.ArgumentParser:
         "--agent-attributes", default="", metavar="A", help="of each agent, as 'rack:r1;zone:a'"
     )
     result.add_argument(
+        "--device-dir",
+        type=Path,
+        default=Path("/dev"),
+        metavar="DIR",
+        help="where pods' GPUs are, as nvidia0, nvidiactl, … (default: %(default)s)",
+    )
+    result.add_argument(
         "--listen",
         default="127.0.0.1:8080",
         metavar="HOST:PORT",
@@ -94,6 +101,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         agents=args.agents,
         agent_resources=args.agent_resources,
         agent_attributes=args.agent_attributes,
+        device_dir=args.device_dir.resolve(),
         log_level=args.log_level,
     )
 

@@ -1,7 +1,7 @@
 """`gantry agent`: an embedded Mesos agent, one process, the real v1 executor HTTP API in JSON.
 
 Runs custom executors in cgroups (v1) or plain sessions, checkpoints what it needs and recovers its executors after a
-restart. For laptops and tests: no images, no nested containers, no command or default executor, no authentication.
+restart. For laptops and tests: no images, no nested containers, no command or default executor.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from local.agent.containers.cgroups import CgroupError
 from local.agent.containers.containerizer import Containerizer
 from local.agent.containers.launcher import placement
 from local.agent.core import Core
+from local.agent.estimator import Oversubscription
 from local.agent.executors import Executors
 from local.agent.flags import Flags, parse
 from local.agent.master import MasterConnection
@@ -66,7 +67,8 @@ async def serve(flags: Flags) -> None:
     core = Core(flags, sock.getsockname()[1], Containerizer(containers, flags.work_dir))
     executors = Executors(core)
     recovery = Recovery(core, executors)
-    connection = MasterConnection(core, executors)
+    oversubscription = Oversubscription(core, executors)
+    connection = MasterConnection(core, executors, oversubscription.announce)
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, core.stop)
@@ -81,7 +83,7 @@ async def serve(flags: Flags) -> None:
         shutdown_timeout=0.2,
     )
     await runner.setup()
-    await web.SockSite(runner, sock).start()
+    await web.SockSite(runner, sock, ssl_context=flags.tls.server).start()
     log.info("agent listens on %s:%d", flags.ip, core.port)
     temporary = flags.work_dir / "endpoint.tmp"
     temporary.write_text(f"{flags.ip}:{core.port}")
@@ -90,7 +92,7 @@ async def serve(flags: Flags) -> None:
         await core.settled.wait()
         core.settled.clear()
     core.recovering = False
-    linking = asyncio.create_task(connection.run())
+    linking = asyncio.gather(connection.run(), oversubscription.run())
     try:
         await core.stopped.wait()
         if core.fatal is not None:

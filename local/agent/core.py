@@ -23,6 +23,7 @@ from local.agent.updates import StatusUpdates
 from local.agent.volumes import Memory, VolumeError
 from local.link import SocketLink
 from local.tasks import TERMINAL
+from local.wire.authentication import Tokens
 from local.wire.proto import Json
 from shared.mesos.resources import Resources
 
@@ -54,6 +55,8 @@ class Core:
         self.stopped = asyncio.Event()
         self.settled = asyncio.Event()  # an executor came back or ended
         self.updates = StatusUpdates(self._forward, self.later)
+        key = flags.jwt_secret_key
+        self.tokens = None if key is None else Tokens("mesos-agent-executor", key)
 
     @staticmethod
     def later(delay: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
@@ -66,6 +69,8 @@ class Core:
             "port": self.port,
             "resources": self.flags.resources.to_json(),
         }
+        if self.flags.domain is not None:
+            result["domain"] = self.flags.domain
         if self.flags.attributes:
             result["attributes"] = list(self.flags.attributes)
         if self.agent_id is not None:

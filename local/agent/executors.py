@@ -32,6 +32,7 @@ def environment(core: Core, executor: Executor) -> dict[str, str]:
     flags = core.flags
     endpoint = f"{flags.ip}:{core.port}"
     result = {
+        **flags.executor_environment_variables,
         "LIBPROCESS_IP": flags.ip,
         "MESOS_AGENT_ENDPOINT": endpoint,
         "MESOS_CHECKPOINT": "1" if executor.checkpoint else "0",
@@ -48,9 +49,16 @@ def environment(core: Core, executor: Executor) -> dict[str, str]:
     if executor.checkpoint:
         result["MESOS_RECOVERY_TIMEOUT"] = format_duration(flags.recovery_timeout)
         result["MESOS_SUBSCRIPTION_BACKOFF_MAX"] = format_duration(flags.executor_reregistration_timeout)
+    if core.tokens is not None:
+        result["MESOS_EXECUTOR_AUTHENTICATION_TOKEN"] = core.tokens.make(claims(executor))
     for variable in executor.info.get("command", {}).get("environment", {}).get("variables", []):
         result[variable["name"]] = variable.get("value", "")
     return result
+
+
+def claims(executor: Executor) -> dict[str, str]:
+    """Who an executor is, in its token."""
+    return {"fid": executor.framework_id, "eid": executor.executor_id, "cid": executor.container_id}
 
 
 def grace_period(core: Core, executor: Executor) -> float:

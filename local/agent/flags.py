@@ -3,12 +3,16 @@
 import argparse
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from local.agent.containers.isolation import SUBSYSTEMS, subsystems
-from local.flags import duration, ip_address, port, positive
+from local.agent.estimator import Estimator
+from local.flags import add_switch, domain, duration, file_path, ip_address, json_object, port, positive
+from local.wire.authentication import read_credential, read_credentials
+from local.wire.tls import Contexts, contexts
 from shared.mesos.resources import Resources, parse_attributes
 
 
@@ -34,6 +38,20 @@ class Flags:
     registration_backoff_factor: float
     gc_delay: float
     switch_user: bool
+    domain: dict[str, Any] | None
+    resource_estimator: Estimator | None
+    qos_controller: str
+    oversubscribed_resources_interval: float
+    executor_environment_variables: dict[str, str]
+    authenticate_http_readonly: bool
+    authenticate_http_readwrite: bool
+    http_credentials: Mapping[str, str]
+    """Secrets by principal."""
+    jwt_secret_key: bytes | None
+    """For executors' tokens, when they need one."""
+    credential: tuple[str, str] | None
+    """Principal and secret, for the master."""
+    tls: Contexts
     log_level: str
 
 
@@ -42,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="gantry agent",
         description="An embedded Mesos agent for one machine: the v1 executor HTTP API in JSON.",
         epilog="SIGTERM and SIGINT leave the executors running, for the next agent with this work_dir to recover; "
-        "SIGUSR1 ends them, unregisters and exits.",
+        "SIGUSR1 ends them, unregisters and exits. TLS as libprocess has it: LIBPROCESS_SSL_ENABLED, _CERT_FILE, "
+        "_KEY_FILE, _CA_FILE, _REQUIRE_CLIENT_CERT and _VERIFY_SERVER_CERT in the environment.",
     )
     add = result.add_argument
     add("--master", type=endpoint, required=True, metavar="HOST:PORT")
@@ -80,8 +99,94 @@ def _parser() -> argparse.ArgumentParser:
         help="of old sandboxes (default: 1weeks)",
     )
     add("--no-switch_user", dest="switch_user", action="store_false", help="executors run as this user")
+    add(
+        "--domain",
+        type=domain,
+        metavar="JSON|FILE",
+        help="region and zone of this agent, as Mesos' DomainInfo",
+    )
+    add(
+        "--executor_environment_variables",
+        type=variables,
+        default={},
+        metavar="JSON|FILE",
+        help="what executors find in their environment",
+    )
+    _oversubscription(result)
+    _access(result)
     add("--log_level", default="info", choices=("debug", "info", "warning", "error"))
     return result
+
+
+def _oversubscription(result: argparse.ArgumentParser) -> None:
+    add = result.add_argument
+    add(
+        "--resource_estimator",
+        type=Estimator,
+        metavar="R|FILE",
+        help="revocable resources: 'cpus:4;mem:1024', what Mesos' fixed estimator is given, or file:///PATH with that, "
+        "which is read again each time",
+    )
+    add(
+        "--qos_controller",
+        choices=("noop", "estimate"),
+        default="noop",
+        help="estimate: end executors on revocable resources while they hold more than there is (default: noop)",
+    )
+    add(
+        "--oversubscribed_resources_interval",
+        type=positive,
+        default=15.0,
+        metavar="T",
+        help="default: 15secs",
+    )
+
+
+def _access(result: argparse.ArgumentParser) -> None:
+    add = result.add_argument
+    add_switch(result, "authenticate_http_readonly", "plain GETs need HTTP Basic")
+    add_switch(result, "authenticate_http_readwrite", "so does the operator API")
+    add(
+        "--http_credentials",
+        type=file_path,
+        metavar="FILE",
+        help="JSON: credentials, with principal and secret each",
+    )
+    add_switch(result, "authenticate_http_executors", "executors need the token they are started with")
+    add("--jwt_secret_key", type=file_path, metavar="FILE", help="the key of those tokens")
+    add("--credential", type=file_path, metavar="FILE", help="JSON: principal and secret, for the master")
+
+
+def _secured(args: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """Files become what is in them. Raises ValueError."""
+    wanted = [name for name in ("authenticate_http_readonly", "authenticate_http_readwrite") if args[name]]
+    if wanted and args["http_credentials"] is None:
+        raise ValueError(f"--{wanted[0]}: needs --http_credentials")
+    file = args["http_credentials"]
+    args["http_credentials"] = {} if file is None else read_credentials(file, "--http_credentials")
+    key = args["jwt_secret_key"]
+    if args.pop("authenticate_http_executors"):
+        if key is None:
+            raise ValueError(
+                "--jwt_secret_key must be specified when --authenticate_http_executors is set to true"
+            )
+        try:
+            args["jwt_secret_key"] = key.read_bytes()
+        except OSError as error:
+            raise ValueError(f"--jwt_secret_key: {error.strerror}: {key}") from error
+    else:
+        args["jwt_secret_key"] = None
+    if args["credential"] is not None:
+        args["credential"] = read_credential(args["credential"], "--credential")
+    args["tls"] = contexts(environ)
+
+
+def variables(text: str) -> dict[str, str]:
+    found = json_object(text)
+    for name, value in found.items():
+        if not isinstance(value, str):
+            raise argparse.ArgumentTypeError(f"`{name}` must be a string")
+    return found
 
 
 def endpoint(text: str) -> tuple[str, int]:
@@ -130,6 +235,10 @@ def parse(argv: list[str]) -> Flags:
         args["attributes"] = tuple(parse_attributes(args["attributes"]))
     except ValueError as error:
         parser.error(f"--attributes: {error}")
+    try:
+        _secured(args, os.environ)
+    except ValueError as error:
+        parser.error(str(error))
     args["work_dir"] = args["work_dir"].absolute()
     try:
         args["work_dir"].mkdir(parents=True, exist_ok=True)

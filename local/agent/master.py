@@ -15,6 +15,7 @@ from local.agent.core import VERSION, Core
 from local.agent.executors import Executors
 from local.agent.launches import Launches
 from local.link import PATH, SocketLink
+from local.wire.authentication import basic_header
 from local.wire.proto import Json
 
 log = logging.getLogger(__name__)
@@ -25,8 +26,10 @@ _FIRST_WAIT = 0.05  # seconds
 class MasterConnection:
     """Keeps a link for as long as the agent runs."""
 
-    def __init__(self, core: Core, executors: Executors) -> None:
+    def __init__(self, core: Core, executors: Executors, registered: Callable[[], None]) -> None:
+        """`registered` is called whenever the agent is."""
         self._core = core
+        self._announce = registered
         self._executors = executors
         launches = Launches(core, executors)
         self._launches = launches
@@ -61,9 +64,13 @@ class MasterConnection:
 
     async def _link(self, session: aiohttp.ClientSession, address: tuple[str, int]) -> None:
         host, port = address
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
         core = self._core
-        async with session.ws_connect(url, max_msg_size=0, compress=0) as socket:
+        tls, credential = core.flags.tls, core.flags.credential
+        url = f"{tls.scheme}://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
+        headers = {} if credential is None else {"Authorization": basic_header(*credential)}
+        async with session.ws_connect(
+            url, max_msg_size=0, compress=0, headers=headers, ssl=tls.client or True
+        ) as socket:
             link = SocketLink(socket)
             link.send(self._hello())
             try:
@@ -101,10 +108,12 @@ class MasterConnection:
         checkpoint.save_agent(core.flags.work_dir, message["agent_id"], core.info())
         log.info("registered as agent %s", core.agent_id)
         core.updates.resume()
+        self._announce()
 
     def _reregistered(self, message: Json) -> None:
         log.info("re-registered as agent %s", self._core.agent_id)
         self._core.updates.resume()
+        self._announce()
         for item in message["reconciliations"]:
             self._launches.reconcile(item["framework"], item["task_ids"])
 

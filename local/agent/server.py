@@ -3,16 +3,18 @@
 Source: Mesos src/slave/http.cpp.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 
+import orjson
 from aiohttp import web
 
 from local.agent import views
 from local.agent.core import Core
-from local.agent.executors import Executors
+from local.agent.executors import Executors, claims
 from local.agent.model import Executor, State
 from local.agent.validation import executor_call_error
 from local.wire import http
+from local.wire.authentication import Basic
 from local.wire.proto import Json
 from local.wire.stream import EventStream
 
@@ -23,6 +25,15 @@ class Server:
     def __init__(self, core: Core, executors: Executors) -> None:
         self._core = core
         self._executors = executors
+        flags = core.flags
+        realms = (
+            ("readonly", flags.authenticate_http_readonly),
+            ("readwrite", flags.authenticate_http_readwrite),
+        )
+        self._read, self._write = (
+            Basic(f"mesos-agent-{name}", flags.http_credentials) if wanted else None
+            for name, wanted in realms
+        )
         self._views: dict[str, Callable[[Core], Json]] = {
             "/state": views.state,
             "/metrics/snapshot": views.metrics,
@@ -39,7 +50,7 @@ class Server:
         }
 
     def app(self) -> web.Application:
-        app = web.Application(client_max_size=http.MAX_BODY)
+        app = web.Application(client_max_size=http.MAX_BODY, middlewares=[self._check])
         for prefix in ("", "/slave(1)"):
             app.router.add_route("*", f"{prefix}/api/v1/executor", self.executor)
             app.router.add_route("*", f"{prefix}/api/v1", self.operator)
@@ -47,6 +58,19 @@ class Server:
             for path in self._views:
                 app.router.add_get(prefix + path, self.view)
         return app
+
+    @web.middleware
+    async def _check(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Who may ask; executors are checked against what their call says."""
+        path = request.path.removeprefix("/slave(1)")
+        if path == "/api/v1/executor" and self._core.tokens is not None:
+            request["claims"] = self._core.tokens.claims(request)
+        basic = self._write if path == "/api/v1" else self._read if path in self._views else None
+        if basic is not None and path != "/version":
+            basic.principal(request)
+        return await handler(request)
 
     async def health(self, request: web.Request) -> web.Response:
         return web.Response()
@@ -80,6 +104,8 @@ class Server:
         elif self._core.recovering:
             raise web.HTTPServiceUnavailable(text="Agent has not finished recovery")
         executor = self._executor(call)
+        if self._core.tokens is not None:
+            _verify(request["claims"], executor)
         if call["type"] == "SUBSCRIBE":
             return await self._subscribe(request, executor, call["subscribe"])
         if executor.state is State.REGISTERING:
@@ -124,3 +150,16 @@ class Server:
                 "data": data,
             }
         )
+
+
+def _verify(known: Mapping[str, str], executor: Executor) -> None:
+    """403 unless the token is of this very run (`verifyExecutorClaims`)."""
+    texts = {
+        "fid": f"contain an 'fid' claim with the framework ID {executor.framework_id}, which is set in the call",
+        "eid": f"contain an 'eid' claim with the executor ID {executor.executor_id}, which is set in the call",
+        "cid": "contain a 'cid' claim with the correct active ContainerID",
+    }
+    for name, value in claims(executor).items():
+        if known.get(name) != value:
+            shown = orjson.dumps({"claims": known}).decode()
+            raise web.HTTPForbidden(text=f"Authenticated principal '{shown}' does not {texts[name]}")

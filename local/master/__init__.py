@@ -1,6 +1,6 @@
 """`gantry master`: an embedded Mesos master, one process, the real v1 HTTP APIs in JSON.
 
-For laptops and tests, never for production: no ZooKeeper, no authentication, no quota.
+For laptops and tests, never for production: no ZooKeeper, no authorization.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ async def serve(flags: Flags, registry: Registry, stop: asyncio.Event) -> None:
     )
     await runner.setup()
     try:
-        await web.SockSite(runner, socket).start()
+        await web.SockSite(runner, socket, ssl_context=flags.tls.server).start()
         server.start()
         temporary = flags.work_dir / "endpoint.tmp"
         temporary.write_text(f"{flags.advertise_ip or flags.ip}:{flags.port}")

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from local.flags import region
 from local.master import statuses
 from local.master.cluster import Cluster
 from local.master.model import Agent, Framework, Link
@@ -46,11 +47,24 @@ class Agents:
     # ---- messages of agents
 
     def _refused(self, message: Json, ip: str, link: Link) -> bool:
-        """A machine that is under maintenance has no agents."""
+        """A machine that is under maintenance has no agents; one whose domain cannot be is not even answered."""
+        error = self._domain_error(message["info"])
+        if error is not None:
+            log.warning("ignoring the agent at %s:%s: %s", ip, message["info"]["port"], error)
+            link.close()
+            return True
         down = self.is_down((message["info"]["hostname"].lower(), ip))
         if down:
             link.send({"type": "SHUTDOWN", "message": "Machine is `DOWN`"})
         return down
+
+    def _domain_error(self, info: Json) -> str | None:
+        flags = self._cluster.flags
+        if "domain" in info and flags.domain is None:
+            return "it has a domain, but this master has none (--domain)"
+        if "domain" not in info and flags.require_agent_domain:
+            return "it has no domain, which this master requires (--require_agent_domain)"
+        return None
 
     def register(self, message: Json, ip: str, link: Link) -> Agent | None:
         """A new agent; one that vanished from the same address is given up for it. None: it was told to shut down."""
@@ -99,7 +113,8 @@ class Agents:
         cluster.agents[agent.agent_id] = agent
         cluster.recovered.discard(agent.agent_id)
         cluster.registry.admit(agent.agent_id, agent.info)
-        cluster.allocator.add_agent(agent.agent_id, agent.total, used)
+        remote = "domain" in agent.info and region(agent.info) != region({"domain": cluster.flags.domain})
+        cluster.allocator.add_agent(agent.agent_id, agent.total, used, remote=remote)
         cluster.allocate_soon([agent.agent_id])
         self._schedule_ping(agent)
 
@@ -215,6 +230,17 @@ class Agents:
             log.warning("no task for the update of %s from agent %s", status["task_id"], agent.agent_id)
             return
         cluster.update_task(task, status, message.get("latest_state"))
+
+    def oversubscribed(self, agent: Agent, message: Json) -> None:
+        """What an agent has now of revocable resources: offers with any are taken back (`Master::updateSlave`)."""
+        revocable = Resources.from_json(message["resources"])
+        agent.total = agent.total.filter(lambda shape: "revocable" not in shape) + revocable
+        log.info("agent %s has revocable resources: %s", agent.agent_id, revocable)
+        self._cluster.allocator.update_total(agent.agent_id, agent.total)
+        for offer in list(agent.offers.values()):
+            if offer.resources.filter(lambda shape: "revocable" in shape):
+                self._cluster.rescind_offer(offer)
+        self._cluster.allocate_soon([agent.agent_id])
 
     def exited_executor(self, agent: Agent, message: Json) -> None:
         """An executor's end: its resources are free, the scheduler hears the raw wait status."""

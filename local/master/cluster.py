@@ -62,7 +62,7 @@ class Cluster:
         packed = 0
         if ":" not in ip:
             packed = int.from_bytes(bytes(int(part) for part in ip.split(".")), "little")
-        return {
+        info: Json = {
             "id": self.master_id,
             "ip": packed,
             "port": port,
@@ -72,6 +72,9 @@ class Cluster:
             "address": {"hostname": host, "ip": ip, "port": port},
             "capabilities": [{"type": name} for name in _MASTER_CAPABILITIES],
         }
+        if self.flags.domain is not None:
+            info["domain"] = self.flags.domain
+        return info
 
     def new_id(self, kind: str) -> str:
         """`kind`: "O" offers, "S" agents, "" frameworks."""
@@ -137,6 +140,8 @@ class Cluster:
         }
         if agent.info.get("attributes"):
             result["attributes"] = agent.info["attributes"]
+        if "domain" in agent.info:
+            result["domain"] = agent.info["domain"]
         unavailability = self.unavailability(agent)
         if unavailability is not None:
             result["unavailability"] = unavailability

@@ -2,12 +2,17 @@
 
 import argparse
 import ipaddress
+import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from local.flags import ip_address, port, positive
+from local.flags import add_switch, domain, file_path, ip_address, port, positive
 from local.master.validation.ids import role_error
+from local.wire.authentication import read_credentials
+from local.wire.tls import Contexts, contexts
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,15 @@ class Flags:
     agent_reregister_timeout: float = 600.0
     max_completed_frameworks: int = 50
     roles: frozenset[str] | None = None
+    domain: dict[str, Any] | None = None
+    require_agent_domain: bool = False
+    authenticate_http_frameworks: bool = False
+    authenticate_http_readonly: bool = False
+    authenticate_http_readwrite: bool = False
+    authenticate_agents: bool = False
+    credentials: Mapping[str, str] = field(default_factory=dict)
+    """Secrets by principal."""
+    tls: Contexts = field(default_factory=Contexts)
     leader: str | None = None
     log_level: str = "info"
 
@@ -43,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="gantry master",
         description="An embedded Mesos master for one machine: the v1 scheduler and operator HTTP APIs in JSON.",
+        epilog="TLS as libprocess has it: LIBPROCESS_SSL_ENABLED, _CERT_FILE, _KEY_FILE, _CA_FILE and "
+        "_REQUIRE_CLIENT_CERT in the environment.",
     )
     add = result.add_argument
     add("--ip", type=ip_address, default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -57,11 +73,44 @@ def _parser() -> argparse.ArgumentParser:
     add("--agent_reregister_timeout", type=positive, default=600.0, metavar="T", help="default: 10mins")
     add("--max_completed_frameworks", type=int, default=50, metavar="N", help="default: 50")
     add("--roles", type=role_list, metavar="A,B", help="the only roles that may be used (default: any)")
+    add(
+        "--domain",
+        type=domain,
+        metavar="JSON|FILE",
+        help="region and zone of this master, as Mesos' DomainInfo",
+    )
+    add_switch(result, "require_agent_domain", "agents without a domain may not register")
+    _access(result)
     add("--leader", metavar="HOST:PORT", help="do not lead, redirect to this master instead")
     add("--zk", metavar="URL", help=argparse.SUPPRESS)
     add("--quorum", help=argparse.SUPPRESS)
     add("--log_level", default="info", choices=("debug", "info", "warning", "error"))
     return result
+
+
+def _access(result: argparse.ArgumentParser) -> None:
+    add_switch(result, "authenticate_http_frameworks", "frameworks need HTTP Basic")
+    add_switch(result, "authenticate_http_readonly", "so do plain GETs")
+    add_switch(result, "authenticate_http_readwrite", "so does the operator API")
+    add_switch(result, "authenticate_agents", "so do agents, by their --credential")
+    result.add_argument(
+        "--credentials",
+        type=file_path,
+        metavar="FILE",
+        help="JSON: credentials, with principal and secret each",
+    )
+
+
+def _secured(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
+    """Files become what is in them. Raises ValueError."""
+    wanted = [name for name in vars(args) if name.startswith("authenticate_") and getattr(args, name)]
+    if wanted and args.credentials is None:
+        raise ValueError(f"--{wanted[0]}: needs --credentials")
+    if args.credentials is not None:
+        args.credentials = read_credentials(args.credentials, "--credentials")
+    else:
+        args.credentials = {}
+    args.tls = contexts(environ)
 
 
 def parse(argv: list[str]) -> Flags:
@@ -75,5 +124,9 @@ def parse(argv: list[str]) -> Flags:
     address = args.advertise_ip or args.ip
     if args.hostname is None:
         args.hostname = socket.gethostname() if ipaddress.ip_address(address).is_unspecified else address
+    try:
+        _secured(args, os.environ)
+    except ValueError as error:
+        parser.error(str(error))
     known = {k: v for k, v in vars(args).items() if k not in ("zk", "quorum")}
     return Flags(**known)

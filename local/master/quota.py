@@ -105,7 +105,9 @@ class Quotas:
             try:
                 read[field] = from_map(config.get(field))
             except ValueError as problem:
-                raise QuotaError(f"Invalid QuotaConfig: Invalid 'QuotaConfig.{field}': {problem}") from problem
+                raise QuotaError(
+                    f"Invalid QuotaConfig: Invalid 'QuotaConfig.{field}': {problem}"
+                ) from problem
         if not within(read["limits"], read["guarantees"]):
             raise QuotaError(
                 f"Invalid QuotaConfig: 'QuotaConfig.guarantees' {shown(read['guarantees'])} is not contained within "

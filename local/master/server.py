@@ -12,6 +12,7 @@ from aiohttp import web
 from local.link import PATH as LINK_PATH
 from local.link import SocketLink
 from local.master import roles, views
+from local.master.access import PRINCIPAL, Access
 from local.master.agents import Agents
 from local.master.calls import Calls
 from local.master.cluster import Cluster
@@ -35,6 +36,7 @@ class Server:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        self._access = Access(cluster.flags)
         self._agents = Agents(cluster)
         self._subscriptions = Subscriptions(cluster)
         self._maintenance = Maintenance(cluster, self._agents)
@@ -70,7 +72,7 @@ class Server:
         }
 
     def app(self) -> web.Application:
-        app = web.Application(client_max_size=http.MAX_BODY, middlewares=[self._leading])
+        app = web.Application(client_max_size=http.MAX_BODY, middlewares=[self._access.check, self._leading])
         for prefix in ("", "/master"):
             app.router.add_route("*", f"{prefix}/api/v1/scheduler", self.scheduler)
             app.router.add_route("*", f"{prefix}/api/v1", self.operator)
@@ -218,12 +220,15 @@ class Server:
     async def scheduler(self, request: web.Request) -> web.StreamResponse:
         http.require_post(request)
         call = await http.read_call(request, "SchedulerCall")
-        error = scheduler_call_error(call, None)
+        principal = request.get(PRINCIPAL)
+        error = scheduler_call_error(call, principal)
         if error is not None:
             raise http.bad_request(f"Failed to validate scheduler::Call: {error}")
         if call["type"] in ("SUBSCRIBE", "RECONCILE_OPERATIONS"):
             http.require_accept(request)
         if call["type"] == "SUBSCRIBE":
+            if principal is not None:
+                call["subscribe"]["framework_info"].setdefault("principal", principal)
             return await self._subscribe(request, call["subscribe"])
         framework = self._framework(request, call["framework_id"]["value"])
         if call["type"] == "RECONCILE_OPERATIONS":
@@ -240,6 +245,10 @@ class Server:
         framework = self._cluster.frameworks.get(framework_id)
         if framework is None:
             raise http.bad_request("Framework cannot be found")
+        principal, own = request.get(PRINCIPAL), framework.info.get("principal")
+        if principal is not None and principal != own:
+            text = f"Authenticated principal '{principal}' does not match principal '{own}' set in `FrameworkInfo`"
+            raise http.bad_request(text)
         if framework.stream is None:
             raise web.HTTPForbidden(text="Framework is not subscribed")
         stream_id = request.headers.get(_STREAM_ID)
@@ -299,6 +308,7 @@ class Server:
             return  # given up, or replaced by a newer link
         handlers: dict[str, Callable[[Agent, Json], None]] = {
             "UPDATE": self._agents.update,
+            "OVERSUBSCRIBED": self._agents.oversubscribed,
             "EXITED_EXECUTOR": self._agents.exited_executor,
             "MESSAGE": self._agents.executor_message,
             "PONG": lambda a, _: self._agents.pong(a),

@@ -196,6 +196,8 @@ def agent_view(agent: Agent) -> Json:
     for part in agent.total.split():
         for reservation in part.reservations()[-1:]:
             reserved[reservation["role"]] = reserved.get(reservation["role"], Resources()) + part
+    if "domain" in agent.info:
+        result["domain"] = agent.info["domain"]
     result["unreserved_resources"] = amounts(total(unreserved))
     result["reserved_resources"] = {role: amounts(parts) for role, parts in reserved.items()}
     return result

@@ -24,6 +24,8 @@ IDS = {
     "executor_id": {"value": ENV["MESOS_EXECUTOR_ID"]},
 }
 HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
+if "MESOS_EXECUTOR_AUTHENTICATION_TOKEN" in ENV:
+    HEADERS["Authorization"] = "Bearer " + ENV["MESOS_EXECUTOR_AUTHENTICATION_TOKEN"]
 lock = threading.Lock()
 calls_lock = threading.Lock()
 unacknowledged = {}
