@@ -118,7 +118,7 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
     try:
         obj = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise ImageBroken(f"{what}: not JSON: {error}") from None
+        raise ImageBroken(f"{what}: not JSON: {str(error)[:200]}") from None
     if not isinstance(obj, dict):
         raise ImageBroken(f"{what}: not a JSON object")
     return obj
@@ -128,6 +128,8 @@ def parse(data: bytes, media_type: str = "") -> Index | Manifest:
     """A manifest or index; the media type is taken from the document, then from the argument, then from its shape."""
     obj = parse_json(data, "manifest")
     kind = obj.get("mediaType") or media_type
+    if not isinstance(kind, str):
+        raise ImageBroken("manifest: mediaType is not a string")
     if obj.get("schemaVersion") == 1:
         raise ImageBroken(
             "manifest: Docker schema 1 is not supported (it carries no digests of the layers' content)"

@@ -245,6 +245,10 @@ def _app(key: str, value: Any) -> Callable[[], dict[str, Any]]:
     return lambda: manifest(app={**APP, key: value})
 
 
+def _isolator(name: str, *values: Any) -> Callable[[], dict[str, Any]]:
+    return _app("isolators", [{"name": name, "value": value} for value in values])
+
+
 def _labels(*pairs: tuple[str, Any]) -> Callable[[], dict[str, Any]]:
     return lambda: manifest(labels=[{"name": k, "value": v} for k, v in pairs])
 
@@ -289,6 +293,62 @@ MANIFESTS: list[tuple[Callable[[], Any], str]] = [
     (_app("ports", [{"name": "a", "port": 1}]), "no protocol"),
     (_app("isolators", [{"value": 1}]), "app.isolators"),
     (_app("supplementaryGIDs", [-1]), "supplementaryGIDs"),
+    (_app("supplementaryGIDs", [True]), "supplementaryGIDs"),
+    (_app("exec", ["a\0b"]), "app.exec"),
+    (_app("workingDirectory", ["/"]), "app.workingDirectory"),
+    (_app("environment", [{"name": "A", "value": "\0"}]), "app.environment"),
+    (_app("eventHandlers", [{"name": "pre-start", "exec": []}]), "nothing to execute"),
+    (_app("mountPoints", [{"name": "a", "path": "/x", "readOnly": 1}]), "readOnly is neither"),
+    (_app("ports", [{"name": "a", "protocol": "tcp", "port": True}]), "range of ports"),
+    (
+        _app("ports", [{"name": "a", "protocol": "tcp", "port": 1, "socketActivated": "no"}]),
+        "socketActivated",
+    ),
+    (_app("userLabels", {"a": 1}), "app.userLabels"),
+    (_app("userAnnotations", []), "app.userAnnotations"),
+    (_isolator("resource/memory", {"limit": "much"}), "app.isolators: resource/memory: limit"),
+    (_isolator("resource/memory", {"limit": "-1"}), "is not a quantity"),
+    (_isolator("resource/cpu", {}), "has no limit"),
+    (_isolator("resource/cpu", {"limit": "1", "default": True}), "default must be false"),
+    (_isolator("resource/block-iops", {"limit": "1"}), "default must be true"),
+    (
+        _isolator("resource/network-bandwidth", {"limit": "1", "request": "1", "default": True}),
+        "request is forbidden",
+    ),
+    (_isolator("os/linux/capabilities-retain-set", {"set": []}), "set: not a list of names, or empty"),
+    (_isolator("os/linux/seccomp-remove-set", {"set": ["read"], "errno": "perm"}), "errno"),
+    (_isolator("os/linux/seccomp-remove-set", {"set": ["read"], "errno": {}}), "errno"),
+    (_isolator("os/linux/no-new-privileges", "yes"), "neither true nor false"),
+    (_isolator("os/linux/cpu-shares", 1), "not a number from 2 to 262144"),
+    (_isolator("os/linux/oom-score-adj", 1001), "not a number from -1000 to 1000"),
+    (
+        _isolator("os/linux/selinux-context", {"user": "a:b", "role": "r", "type": "t", "level": "l"}),
+        "are required",
+    ),
+    (_isolator("os/linux/apparmor-profile", {}), "profile is required"),
+    (_isolator("os/unix/sysctl", {"a": "b"}), "is for pods only"),
+    (_isolator("os/linux/oom-score-adj", 1, 2), "is there twice"),
+    (
+        _app(
+            "isolators",
+            [
+                {"name": f"os/linux/capabilities-{k}-set", "value": {"set": ["CAP_KILL"]}}
+                for k in ("retain", "remove")
+            ],
+        ),
+        "exclude one another",
+    ),
+    (_set("annotations", [{"name": "created", "value": "yesterday"}]), "created"),
+    (_set("annotations", [{"name": "homepage", "value": "ftp://x"}]), "homepage"),
+    (_set("pathWhitelist", ["/a/../b"]), "pathWhitelist"),
+    (_set("dependencies", [{"imageName": "a", "imageID": "sha256-aa"}]), "imageID"),
+    (_set("dependencies", [{"imageName": "a", "imageID": []}]), "imageID"),
+    (_set("dependencies", [{"imageName": "a", "size": -1}]), "size"),
+    (
+        _set("dependencies", [{"imageName": "a", "labels": [{"name": "name", "value": "x"}]}]),
+        "'name' is forbidden",
+    ),
+    (_set("dependencies", [{"imageName": "a"}] * 65), "65 of them"),
     (_set("pathWhitelist", ["x"]), "pathWhitelist"),
     (_set("annotations", [{"name": "a"}]), "annotations"),
     (_set("dependencies", [{}]), "imageName"),
