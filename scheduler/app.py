@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import uvloop
 
 from gantry import __version__
-from scheduler import metrics
+from scheduler import bundles, metrics
 from scheduler.api.app import make_app
 from scheduler.api.health import Check, HealthReport
 from scheduler.api.server import ConfigError, start_server
@@ -101,6 +102,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         store = open_store(settings.store)
         await store.open()
         stack.push_async_callback(store.close)
+        settings = replace(settings, executor=await stack.enter_async_context(bundles.offered(settings)))
         engine, mesos, publisher, versions = await _engine(settings, store)
         gc.freeze()  # what was loaded mostly stays
         driver = _driver(settings, mesos, engine.state.framework_id)

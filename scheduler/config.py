@@ -13,11 +13,9 @@ import json
 import math
 import os
 import re
-import shlex
 import socket
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,22 +99,31 @@ class ExecutorSettings:
     """The command the agents run, what it fetches first, what one instance takes."""
 
     command: str
+    """Empty: that of the bundle which is served (`bundles.offered`)."""
     uris: tuple[str, ...]
     overhead: Vector
     idle_timeout: float
     """Seconds without a pod after which an instance leaves; 0: never."""
+    options: str = ""
+    bundle: Path | None = None
+    bundle_url: str = ""
+    """Where agents fetch the bundle from; empty without one."""
 
     def command_info(self) -> dict[str, Any]:
         variables = [{"name": IDLE_TIMEOUT_VARIABLE, "type": "VALUE", "value": f"{self.idle_timeout:g}"}]
         environment = {"variables": variables}
         info: dict[str, Any] = {"shell": True, "value": self.command, "environment": environment}
-        if self.uris:
-            info["uris"] = [{"value": one, "cache": True} for one in self.uris]
+        uris = [{"value": one, "cache": True} for one in self.uris]
+        if self.bundle_url:
+            uris.append({"value": self.bundle_url, "cache": True, "extract": False})
+        if uris:
+            info["uris"] = uris
         return info
 
     def version(self, program: str) -> str:
-        """Ten letters that change whenever the ExecutorInfo does."""
-        facts = [program, self.command_info(), self.overhead.cpus, self.overhead.mem]
+        """Ten letters that change whenever what the executors are does; not with who serves their bundle."""
+        command = replace(self, bundle_url="").command_info()
+        facts = [program, command, self.overhead.cpus, self.overhead.mem]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
 
 
@@ -125,6 +132,7 @@ class Settings:
     master: str
     store: str
     listen: Listen
+    bundle_listen: Listen
     token: str | None
     certificate: Certificate
     framework: Framework
@@ -162,7 +170,8 @@ def parse(argv: list[str], environ: Mapping[str, str] = os.environ) -> Settings:
     return Settings(
         master=master_of(args.master),
         store=args.store,
-        listen=_listen(args.listen),
+        listen=_listen("--listen", args.listen),
+        bundle_listen=_bundle_listen(args),
         token=_secret_of("--token-file", args.token_file),
         certificate=Certificate(args.tls_cert_file, args.tls_private_key_file, args.cert_dir),
         framework=Framework(
@@ -204,11 +213,23 @@ def _executor(args: argparse.Namespace) -> ExecutorSettings:
         _amount("--executor-cpus", args.executor_cpus, 0.01),
         _amount("--executor-mem", args.executor_mem, 32.0),
     )
-    command = args.executor_command or f"{shlex.quote(sys.executable)} -m gantry executor"
+    for flag, value in (
+        ("--executor-bundle", args.executor_bundle),
+        ("--executor-options", args.executor_options),
+    ):
+        if args.executor_command and value:
+            raise UsageError(f"--executor-command and {flag}: give one of them")
     idle = args.executor_idle_timeout
     if idle != 0 and not LEAST_IDLE <= idle < math.inf:
         raise UsageError(f"--executor-idle-timeout: must be at least {LEAST_IDLE:g} seconds, or 0 for never")
-    return ExecutorSettings(command, tuple(args.executor_uri), Vector(cpus, mem), idle)
+    return ExecutorSettings(
+        command=args.executor_command,
+        uris=tuple(args.executor_uri),
+        overhead=Vector(cpus, mem),
+        idle_timeout=idle,
+        options=args.executor_options,
+        bundle=args.executor_bundle,
+    )
 
 
 def _amount(flag: str, value: float, least: float) -> int:
@@ -247,14 +268,21 @@ def _role(flag: str, text: str) -> str:
     return text
 
 
-def _listen(text: str) -> Listen:
+def _bundle_listen(args: argparse.Namespace) -> Listen:
+    """Who reaches the API reaches the bundle."""
+    if args.bundle_listen:
+        return _listen("--bundle-listen", args.bundle_listen)
+    return Listen(_listen("--listen", args.listen).host, 0)
+
+
+def _listen(flag: str, text: str) -> Listen:
     host, _, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
-        raise UsageError(f"--listen {text!r}: write an IPv6 address as [ADDRESS]:PORT")
+        raise UsageError(f"{flag} {text!r}: write an IPv6 address as [ADDRESS]:PORT")
     if not host or not port.isdigit() or int(port) > 65535:
-        raise UsageError(f"--listen {text!r}: expected HOST:PORT")
+        raise UsageError(f"{flag} {text!r}: expected HOST:PORT")
     return Listen(host, int(port))
 
 

@@ -134,7 +134,25 @@ def _executors(group: argparse._ArgumentGroup) -> None:
         "--executor-command",
         default="",
         metavar="COMMAND",
-        help="shell command of an executor (this program's own)",
+        help="shell command of an executor that agents have (they fetch and run a bundle of this program)",
+    )
+    add(
+        "--executor-bundle",
+        type=Path,
+        metavar="FILE",
+        help="what agents fetch and run: an archive made by `gantry bundle` (of this program, made once)",
+    )
+    add(
+        "--executor-options",
+        default="",
+        metavar="OPTIONS",
+        help="of the bundle's gantry executor, as in a shell",
+    )
+    add(
+        "--bundle-listen",
+        default="",
+        metavar="HOST:PORT",
+        help="where the bundle is served by plain HTTP (the host of --listen, any free port)",
     )
     add(
         "--executor-uri",

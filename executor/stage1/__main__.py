@@ -108,10 +108,11 @@ def _lean_namespace() -> None:
                 syscalls.umount(_unescape(left.split()[4]))
             except OSError:
                 pass  # covered by, or already gone with, another one
-    interpreter = os.path.realpath(sys.executable)
-    syscalls.mount(interpreter, interpreter, None, syscalls.MS_BIND)
     flags = syscalls.MS_BIND | syscalls.MS_REMOUNT | syscalls.MS_RDONLY
-    syscalls.mount("none", interpreter, None, flags)
+    # In a bundle (shared/bundle) the executable is a script, and what runs is the loader that it names.
+    for program in sorted({os.path.realpath(sys.executable), os.path.realpath("/proc/self/exe")}):
+        syscalls.mount(program, program, None, syscalls.MS_BIND)
+        syscalls.mount("none", program, None, flags)
 
 
 def _unescape(path: str) -> str:

@@ -181,6 +181,8 @@ def test_refusals_are_one_line(tmp_path: Path, flags: tuple[str, ...], code: int
         f"sqlite:{tmp_path}/s.db",
         "--listen",
         "127.0.0.1:0",
+        "--executor-command",
+        "true",
         *flags,
     ]
     if code == 2:
@@ -205,6 +207,7 @@ def test_refusals_are_one_line(tmp_path: Path, flags: tuple[str, ...], code: int
 def test_a_port_and_a_store_in_use(local: Local) -> None:
     local.start("agent-1")
     base = [sys.executable, "-m", "gantry", "scheduler", "--master", f"127.0.0.1:{local.mesos}"]
+    base += ["--executor-command", "true"]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def run(*flags: str) -> tuple[int, str]:
