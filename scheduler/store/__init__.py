@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from scheduler.store.base import (
@@ -13,6 +14,7 @@ from scheduler.store.base import (
     Fenced,
     Key,
     NotLeading,
+    Rewrite,
     SlowReader,
     Store,
     StoreError,
@@ -25,6 +27,10 @@ from scheduler.store.base import (
     WatchEvent,
 )
 from scheduler.store.sqlite import SqliteStore
+from scheduler.store.vault import Vault
+from scheduler.store.zookeeper import ZooKeeperStore
+from shared.security.atrest import KeyRing
+from shared.zookeeper.settings import settings_from
 
 __all__ = [
     "OBJECT_LIMIT",
@@ -35,6 +41,7 @@ __all__ = [
     "Fenced",
     "Key",
     "NotLeading",
+    "Rewrite",
     "SlowReader",
     "Store",
     "StoreError",
@@ -48,14 +55,32 @@ __all__ = [
     "open_store",
 ]
 
+USAGE = "sqlite:PATH or zk://HOST:PORT,…/PATH"
 
-def open_store(url: str) -> Store:
-    """The store a URL names, not yet opened: `sqlite:PATH`. Raises StoreError for anything else."""
+CLUSTER = "gantry"
+"""Of a scheduler that is not told another."""
+
+
+def open_store(
+    url: str,
+    *,
+    arguments: argparse.Namespace | None = None,
+    ring: KeyRing | None = None,
+    cluster: str = CLUSTER,
+) -> Store:
+    """The store a URL names, not yet opened: `sqlite:PATH` or `zk://HOSTS/PATH`. Raises StoreError for anything else.
+
+    `arguments`: with the flags of `shared.zookeeper.settings`; `ring`: what Secrets are encrypted with; `cluster`:
+    whose state it is, where several could share a ZooKeeper.
+    """
     scheme, colon, rest = url.partition(":")
     if scheme == "sqlite" and rest:
-        return SqliteStore(Path(rest))
+        return SqliteStore(Path(rest), vault=Vault(ring))
     if scheme == "zk":
-        raise StoreError(f"store {url}: ZooKeeper stores are not available yet; use sqlite:PATH")
+        try:
+            return ZooKeeperStore(settings_from(url, arguments), cluster=cluster, vault=Vault(ring))
+        except ValueError as error:
+            raise StoreError(f"store: {error}") from error
     if not colon or scheme == "sqlite":
-        raise StoreError(f"store {url!r}: not a store URL; use sqlite:PATH, for example sqlite:gantry.db")
-    raise StoreError(f"store {url}: unknown kind {scheme!r}; use sqlite:PATH")
+        raise StoreError(f"store {url!r}: not a store URL; use {USAGE}, for example sqlite:gantry.db")
+    raise StoreError(f"store {url}: unknown kind {scheme!r}; use {USAGE}")

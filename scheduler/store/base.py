@@ -9,10 +9,13 @@ resourceVersion (concepts: "Resource Versions" in the Kubernetes API reference).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Literal, NamedTuple, Protocol
+
+import orjson
 
 
 class StoreError(Exception):
@@ -69,17 +72,52 @@ class Key(NamedTuple):
         return "/".join(part for part in self if part)
 
 
-@dataclass(frozen=True, slots=True)
 class Entry:
-    """One version of one object. `obj` is shared by all readers and must never be changed.
+    """One version of one object; never changes. `obj` is shared by all readers and must never be changed.
 
-    `raw` is `obj` as JSON (UTF-8); `obj["metadata"]["resourceVersion"]` is `str(version)`.
+    `raw` is `obj` as JSON (UTF-8); `obj["metadata"]["resourceVersion"]` is `str(version)`. Parsed, an object takes some
+    ten times as much memory, so that is kept only of those that were looked at last.
     """
 
-    key: Key
-    obj: dict[str, Any]
-    version: int
-    raw: bytes
+    __slots__ = ("_obj", "key", "raw", "version")
+
+    def __init__(self, key: Key, obj: dict[str, Any] | None, version: int, raw: bytes) -> None:
+        """`obj` None: to be parsed when it is asked for."""
+        self.key = key
+        self.version = version
+        self.raw = raw
+        self._obj = obj
+        if obj is not None:
+            self._remember()
+
+    @property
+    def obj(self) -> dict[str, Any]:
+        found = self._obj
+        if found is None:
+            found = self._obj = orjson.loads(self.raw)
+            self._remember()
+        return found
+
+    def _remember(self) -> None:
+        if len(_parsed) == PARSED:
+            _parsed.popleft()._obj = None
+        _parsed.append(self)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Entry):
+            return NotImplemented
+        return (self.key, self.version, self.raw) == (other.key, other.version, other.raw)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Entry({self.key}, {self.version})"
+
+
+PARSED = 2048
+"""Entries that are kept parsed, of all stores in the process."""
+
+_parsed: deque[Entry] = deque()
 
 
 class Unchanged(Enum):
@@ -89,6 +127,11 @@ class Unchanged(Enum):
 
 
 UNCHANGED: Final = Unchanged.UNCHANGED
+
+
+class Rewrite(dict[str, Any]):
+    """What a change function returns to have an object written even though it is equal to the old one."""
+
 
 Update = Callable[[Entry | None], dict[str, Any] | Unchanged | None]
 """Given the newest entry (None: no such object) returns the new object, None to delete, UNCHANGED to keep."""
@@ -175,6 +218,10 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Finishes the commits in flight, ends all watches."""
+        ...
+
+    async def compact(self) -> None:
+        """Leaves nothing behind of what was overwritten or deleted, as far as it can. Raises StoreError."""
         ...
 
     async def exists(self) -> bool:

@@ -37,12 +37,16 @@ class CachedWatch:
         if self.namespace and event.entry.key.namespace != self.namespace:
             return
         if len(self._events) >= self._limit:
-            self._events.clear()
-            self._overflowed = True
-            self.close()
+            self.expire()
             return
         self._events.append(event)
         self._ready.set()
+
+    def expire(self) -> None:
+        """The reader has missed changes; it is told so."""
+        self._events.clear()
+        self._overflowed = True
+        self.close()
 
     def __aiter__(self) -> AsyncIterator[WatchEvent]:
         return self
@@ -71,7 +75,9 @@ class CachedWatch:
 
     def _check(self) -> None:
         if self._overflowed:
-            raise SlowReader(f"the reader of {self.resource} was more than {self._limit} changes behind")
+            raise SlowReader(
+                f"the reader of {self.resource} was more than {self._limit} changes behind, or all was read anew"
+            )
 
     def close(self) -> None:
         self._closed = True
@@ -93,6 +99,12 @@ class Cache:
         self._watches: dict[str, dict[CachedWatch, None]] = {}
 
     def load(self, entries: Iterable[Entry], version: int) -> None:
+        """Everything, instead of what there was. Watches that were there have missed something: they expire."""
+        for watches in tuple(self._watches.values()):
+            for watch in tuple(watches):
+                watch.expire()
+        self._objects.clear()
+        self._history.clear()
         for entry in entries:
             self._objects.setdefault(entry.key.resource, {})[entry.key[1:]] = entry
         self._order = {resource: sorted(objects) for resource, objects in self._objects.items()}

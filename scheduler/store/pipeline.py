@@ -21,8 +21,11 @@ from scheduler.store.base import (
     Entry,
     Key,
     Results,
+    Rewrite,
+    StoreError,
     StoreFailed,
     TooLarge,
+    Unavailable,
     Unchanged,
     WatchEvent,
 )
@@ -37,19 +40,44 @@ class Batch:
     events: list[WatchEvent] = field(default_factory=list)
     state: dict[Key, Entry | None] = field(default_factory=dict)
     version: int = 0
+    first: int = 0
+
+    def settle(self, error: StoreError | None = None) -> None:
+        """Tells the callers, once."""
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
+            self.done.exception()  # marks it as seen: callers may have been cancelled
 
 
 class Pipeline:
-    """See the module. `write` makes one batch durable or raises StoreFailed, which is final."""
+    """See the module. `write` makes one batch durable or raises StoreFailed, which is final. When that takes more than
+    `patience` seconds, callers are told Unavailable (with `why`), and all others at once, until it is through.
+    `quarantined` are keys whose stored objects cannot be read: there they are none, but deleting them is a change."""
 
-    def __init__(self, cache: Cache, write: Callable[[Batch], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        write: Callable[[Batch], Awaitable[None]],
+        *,
+        patience: float | None = None,
+        why: Callable[[], str] = lambda: "",
+        quarantined: dict[Key, str] | None = None,
+    ) -> None:
         self._cache = cache
         self._write = write
+        self._patience = patience
+        self._why = why
+        self._quarantined = {} if quarantined is None else quarantined
         self._version = cache.version
         self._open: Batch | None = None
         self._in_flight: Batch | None = None
         self._wake = asyncio.Event()
         self._closing = False
+        self._stalled = False
         self.failure: StoreFailed | None = None
         self._task = asyncio.create_task(self._run(), name="store writer")
 
@@ -59,14 +87,20 @@ class Pipeline:
             raise self.failure
         if self._closing:
             raise StoreFailed("the store is closed")
-        events, results = self._evaluate(changes)
-        batch = self._add(events)
+        if self._stalled:
+            raise self._unavailable()
+        batch, results = self._evaluate(changes)
         if batch is not None:
             # The shield: when the caller is cancelled its commit goes on, and others share the future.
             await asyncio.shield(batch.done)
         return results
 
-    def _evaluate(self, changes: tuple[Change, ...]) -> tuple[list[WatchEvent], Results]:
+    def _unavailable(self) -> Unavailable:
+        return Unavailable(
+            f"nothing can be written at the moment: {self._why() or 'the store does not answer'}"
+        )
+
+    def _evaluate(self, changes: tuple[Change, ...]) -> tuple[Batch | None, Results]:
         events: list[WatchEvent] = []
         results: Results = []
         mine: dict[Key, Entry | None] = {}
@@ -74,6 +108,11 @@ class Pipeline:
         for key, update in changes:
             old = mine[key] if key in mine else self._newest(key)
             new = update(old)
+            if old is None and new is None and key in self._quarantined and key not in mine:
+                version += 1
+                mine[key] = None
+                results.append(None)
+                continue
             if isinstance(new, Unchanged) or _same(old, new):
                 results.append(old)
                 continue
@@ -82,7 +121,7 @@ class Pipeline:
             events.append(event)
             mine[key] = None if event.type == "DELETED" else event.entry
             results.append(mine[key])
-        return events, results
+        return self._add(events, mine, version), results
 
     def _newest(self, key: Key) -> Entry | None:
         for batch in (self._open, self._in_flight):
@@ -90,17 +129,16 @@ class Pipeline:
                 return batch.state[key]
         return self._cache.get(key)
 
-    def _add(self, events: list[WatchEvent]) -> Batch | None:
-        if not events:
+    def _add(self, events: list[WatchEvent], state: dict[Key, Entry | None], version: int) -> Batch | None:
+        if not state:
             # Nothing to write, but the answer may rest on a commit in flight: wait for that one.
             return self._open or self._in_flight
         if self._open is None:
-            self._open = Batch(asyncio.get_running_loop().create_future())
+            self._open = Batch(asyncio.get_running_loop().create_future(), first=self._version + 1)
             self._wake.set()
-        for event in events:
-            self._open.state[event.entry.key] = None if event.type == "DELETED" else event.entry
+        self._open.state |= state
         self._open.events.extend(events)
-        self._open.version = self._version = events[-1].entry.version
+        self._open.version = self._version = version
         return self._open
 
     async def _run(self) -> None:
@@ -110,6 +148,7 @@ class Pipeline:
                 await self._wake.wait()
                 continue
             self._in_flight, self._open = self._open, None
+            timer = self._patience and asyncio.get_running_loop().call_later(self._patience, self._stall)
             try:
                 await self._write(self._in_flight)
             except StoreFailed as error:
@@ -118,22 +157,45 @@ class Pipeline:
             except Exception as error:  # noqa: BLE001 - whatever broke the writer, nobody may wait for ever
                 self._fail(StoreFailed(f"the store's writer broke: {error!r}; no more changes are taken"))
                 return
-            self._cache.apply(self._in_flight.events, self._in_flight.version)
-            self._in_flight.done.set_result(None)
-            self._in_flight = None
+            finally:
+                if timer:
+                    timer.cancel()
+            self._publish(self._in_flight)
+            self._in_flight, self._stalled = None, False
+
+    def _publish(self, batch: Batch) -> None:
+        for key in self._quarantined.keys() & batch.state.keys():
+            del self._quarantined[key]
+        self._cache.apply(batch.events, batch.version)
+        batch.settle()
+
+    def _stall(self) -> None:
+        """What is with the writer may still come true; what waits behind it is given up and never was."""
+        self._stalled = True
+        error = self._unavailable()
+        if self._open is not None:
+            self._open.settle(error)
+            self._open = None
+        if self._in_flight is not None:
+            self._in_flight.settle(error)
+            self._version = self._in_flight.version
 
     def _fail(self, error: StoreFailed) -> None:
         self.failure = error
         for batch in (self._in_flight, self._open):
             if batch is not None:
-                batch.done.set_exception(error)
-                batch.done.exception()  # marks it as seen: callers may have been cancelled
+                batch.settle(error)
         self._in_flight = self._open = None
 
-    async def close(self) -> None:
+    async def close(self, limit: float | None = None) -> None:
+        """Finishes what is in flight; after `limit` seconds gives it up."""
         self._closing = True
         self._wake.set()
-        await self._task
+        done, _ = await asyncio.wait([self._task], timeout=limit)
+        if not done:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._fail(StoreFailed("the store is closed"))
 
 
 def _same(old: Entry | None, new: dict[str, Any] | None) -> bool:
@@ -141,6 +203,8 @@ def _same(old: Entry | None, new: dict[str, Any] | None) -> bool:
         return old is None and new is None
     if new is old.obj:
         return True
+    if isinstance(new, Rewrite):
+        return False
     if old.obj.keys() != new.keys() | {"metadata"}:
         return False
     if any(new[name] != old.obj[name] for name in new if name != "metadata"):
@@ -158,7 +222,12 @@ def _event(key: Key, old: Entry | None, new: dict[str, Any] | None, version: int
             raise TooLarge(key, len(made.raw))
         return WatchEvent("ADDED" if old is None else "MODIFIED", made, old)
     assert old is not None
-    return WatchEvent("DELETED", entry(key, old.obj, version), old)
+    return WatchEvent("DELETED", deletion(old, version), old)
+
+
+def deletion(old: Entry, version: int) -> Entry:
+    """The last object, under the version of its deletion."""
+    return entry(old.key, old.obj, version)
 
 
 def entry(key: Key, obj: dict[str, Any], version: int) -> Entry:

@@ -8,6 +8,7 @@ because every call is a chance to wait for the interpreter lock.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,9 @@ import orjson
 from scheduler.store.base import Change, Entries, Entry, Key, Results, StoreError, StoreFailed
 from scheduler.store.cache import BACKLOG, HISTORY, Cache, CachedWatch
 from scheduler.store.pipeline import Batch, Pipeline
+from scheduler.store.vault import Unreadable, Vault, mark
+
+logger = logging.getLogger(__name__)
 
 LAYOUT = 1
 """Of the tables below, kept in the file's user_version. A newer one is refused, an older one migrated."""
@@ -56,8 +60,11 @@ T = TypeVar("T")
 class SqliteStore:
     """`base.Store` on a file. `history` and `backlog` are counts of events, see `cache`."""
 
-    def __init__(self, path: Path, *, history: int = HISTORY, backlog: int = BACKLOG) -> None:
+    def __init__(
+        self, path: Path, *, vault: Vault | None = None, history: int = HISTORY, backlog: int = BACKLOG
+    ) -> None:
         self.path = path
+        self._vault = vault or Vault()
         self._cache = Cache(history=history, backlog=backlog)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._file: _File | None = None
@@ -89,18 +96,21 @@ class SqliteStore:
         """Whoever has the file open is its one writer, so there is nothing to catch up with and no epoch."""
         if self._pipeline is None:
             raise StoreError(f"store {self.path} is not open")
+        await mark(self, self._vault)
 
     async def open(self) -> None:
         loop = asyncio.get_running_loop()
-        file = _File(self.path)
+        file = _File(self.path, self._vault)
         try:
-            entries, version = await loop.run_in_executor(self._thread, file.open)
+            entries, version, self._quarantined = await loop.run_in_executor(self._thread, file.open)
         except StoreError:
             self._thread.shutdown()
             raise
         self._file = file
+        for key, why in self._quarantined.items():
+            logger.error("%s is damaged and left out: %s", key, why)
         self._cache.load(entries, version)
-        self._pipeline = Pipeline(self._cache, self._write)
+        self._pipeline = Pipeline(self._cache, self._write, quarantined=self._quarantined)
 
     async def _write(self, batch: Batch) -> None:
         assert self._file is not None
@@ -112,6 +122,11 @@ class SqliteStore:
         await loop.run_in_executor(self._thread, self._file.write, batch)
         if self._file.logged > CHECKPOINT_IDLE:
             self._idle = loop.call_later(IDLE, self._thread.submit, self._file.checkpoint)
+
+    async def compact(self) -> None:
+        if self._file is None:
+            raise StoreError(f"store {self.path} is not open")
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._file.compact)
 
     async def exists(self) -> bool:
         return self.path.exists()
@@ -151,13 +166,14 @@ class SqliteStore:
 class _File:
     """The connection. All but the constructor runs in the store's thread."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, vault: Vault) -> None:
         self._path = path
+        self._vault = vault
         self._db: sqlite3.Connection | None = None
         self.logged = 0
         """About how many bytes the log holds that the file does not."""
 
-    def open(self) -> tuple[list[Entry], int]:
+    def open(self) -> tuple[list[Entry], int, dict[Key, str]]:
         try:
             return self._load()
         except StoreError:
@@ -167,7 +183,7 @@ class _File:
             self.close()
             raise _explain(self._path, error) from error
 
-    def _load(self) -> tuple[list[Entry], int]:
+    def _load(self) -> tuple[list[Entry], int, dict[Key, str]]:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:  # it will hold secrets; O_EXCL, because closing an open file would drop SQLite's locks on it
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -186,7 +202,18 @@ class _File:
         db.execute("COMMIT")
         version = int(db.execute("SELECT version FROM state").fetchone()[0])
         rows = db.execute("SELECT resource, namespace, name, version, raw FROM objects")
-        return [_entry(self._path, Key(r, ns, n), v, raw) for r, ns, n, v, raw in rows], version
+        entries: list[Entry] = []
+        quarantined: dict[Key, str] = {}
+        for resource, namespace, name, number, blob in rows:
+            key = Key(resource, namespace, name)
+            try:
+                raw = self._vault.open(key, blob)
+                orjson.loads(raw)
+            except (Unreadable, orjson.JSONDecodeError, TypeError) as error:
+                quarantined[key] = str(error)
+            else:
+                entries.append(Entry(key, None, number, raw))
+        return entries, version, quarantined
 
     def _check_layout(self, db: sqlite3.Connection) -> None:
         application = db.execute("PRAGMA application_id").fetchone()[0]
@@ -207,7 +234,7 @@ class _File:
         db = self._db
         try:
             db.execute("BEGIN IMMEDIATE")
-            for chunk in _chunks(_rows(batch)):
+            for chunk in _chunks(_rows(batch, self._vault)):
                 marks = ",".join(["(?,?,?,?,?)"] * len(chunk))
                 db.execute(
                     f"INSERT OR REPLACE INTO objects VALUES {marks}", [v for row in chunk for v in row]
@@ -234,28 +261,31 @@ class _File:
             return  # the log still holds everything; the next write will say what is wrong
         self.logged = 0
 
+    def compact(self) -> None:
+        """Writes the file anew: free pages still hold what was there. Raises StoreError."""
+        assert self._db is not None
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise StoreError(f"store {self._path}: cannot be compacted: {error}") from error
+
     def close(self) -> None:
         if self._db is not None:
             self._db.close()
             self._db = None
 
 
-def _rows(batch: Batch) -> Iterator[tuple[str, str, str, int, bytes]]:
+def _rows(batch: Batch, vault: Vault) -> Iterator[tuple[str, str, str, int, bytes]]:
     for key, entry in batch.state.items():
         if entry is not None:
-            yield (*key, entry.version, entry.raw)
+            yield (*key, entry.version, vault.seal(key, entry.raw))
 
 
 def _chunks(items: Iterator[T]) -> Iterator[list[T]]:
     while chunk := list(islice(items, ROWS)):
         yield chunk
-
-
-def _entry(path: Path, key: Key, version: int, raw: bytes) -> Entry:
-    try:
-        return Entry(key, orjson.loads(raw), version, raw)
-    except orjson.JSONDecodeError as error:
-        raise _damaged(path, f"object {key}: {error}") from error
 
 
 def _damaged(path: Path, detail: object) -> StoreError:

@@ -1,27 +1,135 @@
-"""What the store tests share: a factory for each implementation of the contract."""
+"""What the store tests share: a factory for each implementation of the contract, and real ZooKeepers."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import importlib.util
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from scheduler.store import Key, Store
 from scheduler.store.sqlite import SqliteStore
+from scheduler.store.zookeeper import ZooKeeperStore
+from shared.zookeeper.location import Location
+from shared.zookeeper.session import Session
+from shared.zookeeper.settings import ZooKeeperSettings
 
 OpenStore = Callable[..., Awaitable[Store]]
 
 
-@pytest.fixture(params=["sqlite"])
-async def open_it(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenStore]:
-    """Opens a store; a second call, after closing the first, opens the same data again."""
-    kinds = {"sqlite": lambda **options: SqliteStore(tmp_path / "store.db", **options)}
+def _load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_server = _load(Path(__file__).parents[1] / "zookeeper" / "server.py")
+
+
+def _started(*servers: Any) -> Iterator[list[Any]]:
+    if _server.needs_zookeeper.args[0]:
+        pytest.skip("no ZooKeeper installed")
+    try:
+        for server in servers:
+            server.start()
+        _server.wait_for(*servers)
+        yield list(servers)
+    finally:
+        for server in servers:
+            server.close()
+
+
+@pytest.fixture(scope="session")
+def one_server() -> Iterator[list[Any]]:
+    yield from _started(_server.Server(memory=192))
+
+
+@pytest.fixture(scope="session")
+def three_servers() -> Iterator[list[Any]]:
+    """An ensemble."""
+    yield from _started(*_server.ensemble())
+
+
+@pytest.fixture
+def servers() -> Any:
+    """The module that starts servers."""
+    return _server
+
+
+def _settings(address: str, path: str, **options: Any) -> ZooKeeperSettings:
+    return ZooKeeperSettings(Location(address, path), **{"session_timeout": 4.0, **options})
+
+
+async def _claim(settings: ZooKeeperSettings) -> int:
+    session = Session(settings)
+    session.start()
+    try:
+        return (await session.set(f"{settings.location.path}/epoch", b"")).version
+    finally:
+        await session.stop()
+
+
+@pytest.fixture
+def settings_to() -> Callable[..., ZooKeeperSettings]:
+    """Settings for an address and a path."""
+    return _settings
+
+
+@pytest.fixture
+def claim() -> Callable[[ZooKeeperSettings], Awaitable[int]]:
+    """Raises the epoch, as the election does, and returns it."""
+    return _claim
+
+
+@pytest.fixture
+def path() -> str:
+    """A root of the test's own."""
+    return f"/test-{uuid4().hex}"
+
+
+@pytest.fixture
+async def zk(one_server: list[Any], path: str) -> AsyncIterator[Callable[..., Awaitable[ZooKeeperStore]]]:
+    """Opens a store on the one server, that follows; with `lead=True` one that leads."""
+    async with AsyncExitStack() as stack:
+
+        async def open_one(
+            *, lead: bool = False, address: str = one_server[0].address, access: Any = None, **options: Any
+        ) -> ZooKeeperStore:
+            settings = _settings(address, path, **(access or {}))
+            store = ZooKeeperStore(settings, **options)
+            await store.open()
+            stack.push_async_callback(store.close)
+            if lead:
+                await store.lead(await _claim(_settings(one_server[0].address, path, **(access or {}))))
+            return store
+
+        yield open_one
+
+
+@pytest.fixture(params=["sqlite", "zookeeper", "ensemble"])
+async def open_it(request: pytest.FixtureRequest, tmp_path: Path, path: str) -> AsyncIterator[OpenStore]:
+    """Opens a store that leads; a second call, after closing the first, opens the same data again."""
+    kinds: dict[str, Callable[..., Store]] = {
+        "sqlite": lambda **options: SqliteStore(tmp_path / "store.db", **options),
+        "zookeeper": lambda **options: ZooKeeperStore(settings, **options),
+        "ensemble": lambda **options: ZooKeeperStore(settings, **options),
+    }
+    if request.param != "sqlite":
+        name = {"zookeeper": "one_server", "ensemble": "three_servers"}[request.param]
+        servers = request.getfixturevalue(name)
+        settings = _settings(",".join(server.address for server in servers), path)
     async with AsyncExitStack() as stack:
 
         async def open_one(**options: int) -> Store:
             store = kinds[request.param](**options)
             await store.open()
             stack.push_async_callback(store.close)
+            await store.lead(0 if request.param == "sqlite" else await _claim(settings))
             return store
 
         yield open_one

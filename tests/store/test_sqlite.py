@@ -11,6 +11,7 @@ import pytest
 
 from scheduler.store import Key, StoreError, StoreFailed, open_store
 from scheduler.store.sqlite import LAYOUT, SqliteStore
+from scheduler.store.zookeeper import ZooKeeperStore
 
 WRITER = """
 import asyncio, sys
@@ -145,15 +146,34 @@ async def test_overwritten_page_is_damaged(tmp_path):
         await open_and_close(path)
 
 
-async def test_broken_object_is_named(tmp_path):
+async def test_broken_object_is_quarantined_named_and_repaired(tmp_path, put, caplog):
     path = tmp_path / "s.db"
     await open_and_close(path)
     db = sqlite3.connect(path)
-    db.execute("INSERT INTO objects VALUES ('pods', 'default', 'web', 7, '{\"metadata\":')")
+    for name in ("a", "b"):
+        db.execute("INSERT INTO objects VALUES ('pods', 'default', ?, 7, '{\"metadata\":')", (name,))
     db.commit()
     db.close()
-    with pytest.raises(StoreError, match=r"damaged .object pods/default/web"):
-        await open_and_close(path)
+    a, b = (Key("pods", "default", name) for name in ("a", "b"))
+    store = SqliteStore(path)
+    await store.open()
+    try:
+        assert store.quarantined.keys() == {a, b}
+        assert "pods/default/a is damaged and left out: unexpected end" in caplog.text
+        assert store.list("pods")[0] == []
+        await put(store, "a")
+        await put(store, "other")
+        assert await store.commit((b, lambda old: None)) == [None]
+        assert store.quarantined == {}
+    finally:
+        await store.close()
+    again = SqliteStore(path)
+    await again.open()
+    try:
+        assert [entry.key.name for entry in again.list("pods")[0]] == ["a", "other"]
+        assert again.quarantined == {}
+    finally:
+        await again.close()
 
 
 async def test_directory_that_cannot_be_made(tmp_path):
@@ -214,7 +234,7 @@ async def test_log_is_folded_into_the_file(tmp_path, put, monkeypatch):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("zk://a:2181/gantry", "not available yet; use sqlite:PATH"),
+        ("zk://a:2181", r"not a ZooKeeper URL: 'zk://a:2181' .expecting zk://host:port,host:port/path"),
         ("etcd://x", "unknown kind 'etcd'"),
         ("gantry.db", "not a store URL"),
         ("sqlite:", "not a store URL"),
@@ -223,6 +243,12 @@ async def test_log_is_folded_into_the_file(tmp_path, put, monkeypatch):
 def test_urls_that_name_no_store(url, message):
     with pytest.raises(StoreError, match=message):
         open_store(url)
+
+
+def test_zookeeper_url():
+    store = open_store("zk://me:hunter2@a,b:99/gantry")
+    assert isinstance(store, ZooKeeperStore)
+    assert str(store.location) == "zk://a:2181,b:99/gantry"
 
 
 def test_sqlite_url():
