@@ -8,10 +8,11 @@ import asyncio
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,24 @@ class AppExit:
     signal: int | None
     oom_killed: bool
     finished_at: float
+
+
+class Exec:
+    """One more program in a running app. `terminal`: the master side, the caller's to close, or None."""
+
+    def __init__(self, launcher: "Launcher", pod: str, number: int, pid: int, terminal: int | None) -> None:
+        self._launcher = launcher
+        self._pod = pod
+        self._number = number
+        self.pid = pid
+        self.terminal = terminal
+        self.ended: asyncio.Future[tuple[int | None, int | None]] = asyncio.get_running_loop().create_future()
+        """Exit code or signal. SIGKILL too when the pod, or the launcher, ended with it."""
+
+    async def signal(self, signum: int) -> None:
+        """Signal it; no error when it has ended."""
+        if not self.ended.done():
+            await self._launcher.call("signal", self._pod, exec=self._number, signum=int(signum))
 
 
 class Launcher:
@@ -114,7 +133,7 @@ class Launcher:
                 await self.died
 
     async def call(self, do: str, pod: str, fds: tuple[int, ...] = (), **more: Any) -> dict[str, Any]:
-        """One request to the launcher; raises LaunchError."""
+        """One request to the launcher; raises LaunchError. "fds" of the answer are the caller's to close."""
         if self.died.done() or self._control.fileno() < 0:
             raise LaunchError(f"{do}: the launcher has ended")
         self._sequence += 1
@@ -132,17 +151,17 @@ class Launcher:
     def _on_readable(self) -> None:
         while True:
             try:
-                message, _ = channel.receive_json(self._control)
+                message, fds = channel.receive_json(self._control)
             except BlockingIOError:
                 return
             except OSError:
-                message = None
+                message, fds = None, []
             if message is None:
                 self._on_end()
                 return
-            self._on_message(message)
+            self._on_message(message, fds)
 
-    def _on_message(self, message: dict[str, Any]) -> None:
+    def _on_message(self, message: dict[str, Any], fds: list[int]) -> None:
         if "event" in message:
             sandbox = self._sandboxes.get(message["pod"])
             if sandbox is not None:
@@ -152,11 +171,13 @@ class Launcher:
             return
         future = self._pending.pop(message.get("id", 0), None)
         if future is None or future.done():
+            for fd in fds:
+                os.close(fd)
             return
         if "error" in message:
             future.set_exception(LaunchError(message["error"]))
         else:
-            future.set_result(message)
+            future.set_result({**message, "fds": fds})
 
     def _on_end(self) -> None:
         self._loop.remove_reader(self._control.fileno())
@@ -204,6 +225,8 @@ class Sandbox:
         self._on_gone = on_gone
         self._stopping = False
         self._removals = 0
+        self._execs: dict[int, Exec] = {}
+        self._early: dict[int, tuple[int | None, int | None]] = {}
         self.pid = -1
         """Of the pod's init, on the host."""
 
@@ -216,6 +239,50 @@ class Sandbox:
         fds = (stdout, stderr) if stdin is None else (stdin, stdout, stderr)
         reply = await self._launcher.call("start", self._key, fds, app=app)
         return int(reply["pid"])
+
+    async def start_terminal(self, app: str) -> tuple[int, int]:
+        """Start an app on a terminal of its own; the host pid and the master side, which is the caller's."""
+        reply = await self._launcher.call("start", self._key, app=app)
+        return int(reply["pid"]), int(reply["fds"][0])
+
+    async def exec(
+        self,
+        app: str,
+        argv: Sequence[str],
+        *,
+        streams: tuple[int, ...] = (),
+        environment: Mapping[str, str] | None = None,
+        directory: str = "",
+    ) -> Exec:
+        """Run one more program in a running app, as that app: same user, rights, cgroup, namespaces, environment.
+
+        `streams` are (stdin, stdout, stderr), (stdout, stderr), or nothing for a terminal. Raises LaunchError when
+        the app does not run, or the program cannot be executed.
+        """
+        more: dict[str, Any] = {"environment": dict(environment)} if environment else {}
+        more |= {"directory": directory} if directory else {}
+        reply = await self._launcher.call("exec", self._key, streams, app=app, argv=list(argv), **more)
+        fds = reply["fds"]
+        made = Exec(self._launcher, self._key, reply["exec"], reply["pid"], fds[0] if fds else None)
+        self._execs[reply["exec"]] = made
+        # Its end may have been told with the answer, before we knew of it.
+        early = self._early.pop(reply["exec"], None)
+        if early is not None:
+            self._end_exec(reply["exec"], early)
+        elif not self._launcher.runs(self._key):
+            self._end_exec(reply["exec"], (None, signal.SIGKILL))
+        return made
+
+    def _end_exec(self, number: int, how: tuple[int | None, int | None]) -> None:
+        made = self._execs.pop(number, None)
+        if made is None:
+            self._early[number] = how
+        elif not made.ended.done():
+            made.ended.set_result(how)
+
+    def _end_execs(self) -> None:
+        for number in list(self._execs):
+            self._end_exec(number, (None, signal.SIGKILL))
 
     async def signal_app(self, app: str, signum: int) -> None:
         """Signal the app's main process; with SIGKILL all of its processes. LaunchError if it does not run."""
@@ -245,9 +312,15 @@ class Sandbox:
                 self._stopping = False
                 raise
         self._launcher.forget(self._key)
+        self._end_execs()
 
     def on_event(self, event: dict[str, Any]) -> None:
-        """From the launcher: {"event": "exit" | "gone", …}."""
+        """From the launcher: {"event": "exit" | "exec-exit" | "gone", …}."""
+        if event["event"] == "exec-exit":
+            self._end_exec(event["exec"], (event["code"], event["signal"]))
+            return
+        if event["event"] == "gone":
+            self._end_execs()
         if event["event"] == "exit":
             self._on_exit(
                 AppExit(event["app"], event["code"], event["signal"], bool(event["oom"]), float(event["at"]))

@@ -106,17 +106,19 @@ class PodCgroup:
         self.name = PREFIX + pod
         self.directories = tuple(os.path.join(root, self.name) for root in layout.roots)
         self._members = "tasks" if layout.version == 1 else "cgroup.procs"
+        self._alive: list[int] = []
 
     def create(self) -> None:
-        """Make the pod's directories (and on v2 pass the controllers down)."""
+        """Make the pod's directories (and on v2 pass the controllers down), and hold them (see `leftovers`)."""
         if self.layout.version == 2:
             os.makedirs(self.directories[0], exist_ok=True)
             for directory in (self.layout.roots[0], self.directories[0]):
                 _delegate(directory)
             _mkdir(os.path.join(self.directories[0], INIT_LEAF))
-            return
         for directory in self.directories:
             _mkdir(directory)
+            self._alive.append(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            fcntl.flock(self._alive[-1], fcntl.LOCK_SH)
 
     def create_app(self, app: str, limits: Limits) -> None:
         """Make the app's directories and set its limits; raises CgroupError when one cannot be enforced."""
@@ -135,11 +137,9 @@ class PodCgroup:
                 raise CgroupError(f"write {value} to {path}: {os.strerror(error.errno or 0)}") from None
 
     def init_members(self) -> tuple[str, ...]:
-        """The files into which init writes itself: its presence is what tells a live pod from a leftover.
-
-        In every hierarchy, because executors may share some and not others (an agent nests only what it limits).
-        """
-        return tuple(_init_file(directory, self.layout.version) for directory in self.directories)
+        """The files into which init writes itself."""
+        file = "tasks" if self.layout.version == 1 else f"{INIT_LEAF}/cgroup.procs"
+        return tuple(f"{directory}/{file}" for directory in self.directories)
 
     def app_members(self, app: str) -> tuple[str, ...]:
         """The files into which the app's first process writes "0" to join.
@@ -169,6 +169,9 @@ class PodCgroup:
     def remove(self, app: str = "") -> bool:
         """Remove the directories of the app (of the pod); False when one is still in use: try again soon."""
         gone = [remove_tree(os.path.join(directory, app)) for directory in self.directories]
+        if all(gone) and not app:
+            while self._alive:
+                os.close(self._alive.pop())
         return all(gone)
 
 
@@ -241,16 +244,30 @@ class Lock:
 
 
 def leftovers(layout: Layout) -> list[str]:
-    """Pods' directories in which no init lives any more: their launcher died (call under the lock)."""
+    """Pods' directories that no launcher holds any more: theirs died (call under the lock).
+
+    The hold is a lock of the file system, for what is in a cgroup shows only to whoever sees its pid namespace.
+    In every hierarchy, because executors may share some and not others (an agent nests only what it limits).
+    """
     found: list[str] = []
     for root in layout.roots:
         pods = [entry.path for entry in os.scandir(root) if entry.name.startswith(PREFIX)]
-        found += [path for path in pods if not _read(_init_file(path, layout.version)).strip()]
+        found += [path for path in pods if not _held(path)]
     return found
 
 
-def _init_file(directory: str, version: int) -> str:
-    return f"{directory}/{INIT_LEAF}/cgroup.procs" if version == 2 else f"{directory}/tasks"
+def _held(directory: str) -> bool:
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True  # its launcher has just removed it
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def write(path: str, value: str) -> None:

@@ -17,6 +17,8 @@ from executor.stage1 import caps, cgroups, channel, ops, pause, plan, syscalls
 from executor.stage1.process import Process, spawn
 
 _KILL_ROUNDS: Final = 500
+TERMINAL: Final = ("terminal",)
+"""What a starter says first, with the descriptor of the master side, when it was asked for a terminal."""
 
 
 def fork(
@@ -138,13 +140,24 @@ def starter(sock: socket.socket, *, host: int, last_cap: int, spare: bool) -> No
     job, fds = channel.receive(sock)
     if job is None:
         return
-    packed, process = job
-    for number, fd in enumerate(fds[:3]):
+    (packed, process), terminal = job, len(fds) == 1
+    for number, fd in enumerate(fds[:-1]):
         os.dup2(fd, number, inheritable=True)
-    context = ops.Context({"home": home, "host": host, "init": fds[3]})
+    # The last is the pod's init for an app to be started, the app's main process for one to be entered.
+    context = ops.Context({"home": home, "host": host, "init": fds[-1], "app": fds[-1]})
+    todo = ops.unpack(packed)
+    if terminal:
+        todo.append(ops.Terminal())
     try:
-        ops.execute(ops.unpack(packed), context)
-        pid = spawn(Process(*process), last_cap=last_cap, keep=sock.fileno())
+        ops.execute(todo, context)
+        pid = _spawn(sock, Process(*process), last_cap, context.fds.get("master"))
         channel.send(sock, pid)
     except ops.StageError as error:
         channel.send(sock, str(error))
+
+
+def _spawn(sock: socket.socket, process: Process, last_cap: int, master: int | None) -> int:
+    if master is None:
+        return spawn(process, last_cap=last_cap, keep=sock.fileno())
+    channel.send(sock, TERMINAL, [master])  # before we lose the descriptor
+    return spawn(process, last_cap=last_cap, keep=sock.fileno(), terminal=True)

@@ -21,6 +21,7 @@ from typing import Any, Final
 from executor.stage1 import caps, cgroups, channel, children, seccomp
 from executor.stage1.ops import StageError
 from executor.stage1.sandbox import Sandbox
+from executor.stage1.starters import Answer
 
 _REFILL_SECONDS: Final = 0.002
 Child = tuple[int, socket.socket]  # its pid and our end of the socket to it
@@ -91,10 +92,10 @@ class Launcher:
             self._early.clear()
         self._plan_refill()
 
-    def send_event(self, event: dict[str, Any]) -> None:
+    def send_event(self, event: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         """Tell the executor; if it is gone the loop notices by itself."""
         try:
-            channel.send_json(self._control, event)
+            channel.send_json(self._control, event, fds)
         except OSError:
             self._closing = True
 
@@ -173,8 +174,8 @@ class Launcher:
             return
         number = message["id"]
 
-        def answer(reply: dict[str, Any]) -> None:
-            self.send_event({"id": number, **reply})
+        def answer(reply: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
+            self.send_event({"id": number, **reply}, descriptors)
 
         try:
             self._perform(message, fds, answer)
@@ -187,9 +188,7 @@ class Launcher:
             for fd in fds:
                 os.close(fd)
 
-    def _perform(
-        self, message: dict[str, Any], fds: list[int], answer: Callable[[dict[str, Any]], None]
-    ) -> None:
+    def _perform(self, message: dict[str, Any], fds: list[int], answer: Answer) -> None:
         do, key = message["do"], message["pod"]
         if do == "run":
             if key in self._sandboxes:
@@ -203,6 +202,10 @@ class Launcher:
             raise StageError(f"{do} {key}: this pod does not run")
         if do == "start":
             found.start(message["app"], fds, answer)
+        elif do == "exec":
+            found.exec(message, fds, answer)
+        elif do == "signal" and "exec" in message:
+            found.signal_exec(message["exec"], message["signum"], answer)
         elif do == "signal":
             found.signal(message["app"], message["signum"], answer)
         elif do == "remove":
@@ -267,7 +270,7 @@ class Launcher:
             sock.close()
         for sandbox in list(self._sandboxes.values()):
             try:
-                sandbox.stop(lambda _: None)
+                sandbox.stop(lambda *_: None)
             except StageError:
                 pass  # it is being stopped already
         deadline = time.monotonic() + 10
@@ -286,7 +289,7 @@ def _guarded(action: Callable[[], None]) -> None:
 def collect(layout: cgroups.Layout, seconds: float = 2.0) -> list[str]:
     """Kill and remove what pods of launchers that were killed have left; returns the directories.
 
-    Live pods of other launchers in the same cgroup are told by their init, which lives in the pod's cgroups.
+    Live pods of other launchers in the same cgroup are told by the lock that theirs hold.
     """
     for root in layout.roots:
         if layout.version == 2:

@@ -6,6 +6,7 @@ Paths inside an app's root file system are never given to the kernel as they are
 openat2(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS), and the mount goes on the descriptor that comes out.
 """
 
+import errno
 import os
 import stat
 from typing import Any, Final, NamedTuple, Protocol
@@ -33,6 +34,8 @@ _LINKS: Final = {
     "stderr": "/proc/self/fd/2",
     "ptmx": "pts/ptmx",
 }
+_TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441  # include/uapi/asm-generic/ioctls.h
+_TTY_AUX_MAJOR: Final = 5
 _O_DIR: Final = os.O_PATH | os.O_DIRECTORY
 
 
@@ -264,6 +267,33 @@ class JoinCgroup(NamedTuple):
             cgroups.write(path, "0")
         if self.namespace:
             syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+
+
+class Terminal(NamedTuple):
+    """A new terminal of the app's own devpts: its user side becomes stdin, stdout and stderr, `master` the other.
+
+    Opened below the app's root without links, so it is a terminal of the pod or nothing (CVE-2016-9962's kin).
+    """
+
+    def describe(self) -> str:
+        return "open a terminal"
+
+    def execute(self, context: Context) -> None:
+        import fcntl
+
+        root = os.open("/", _O_DIR | os.O_CLOEXEC)
+        resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
+        master = syscalls.openat2(root, "dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY, resolve)
+        os.close(root)
+        if os.major(os.fstat(master).st_rdev) != _TTY_AUX_MAJOR:
+            os.close(master)
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+        fcntl.ioctl(master, _TIOCSPTLCK, bytes(4))
+        slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        for stream in (0, 1, 2):
+            os.dup2(slave, stream, inheritable=True)
+        os.close(slave)
+        context.fds["master"] = master
 
 
 class OomScore(NamedTuple):

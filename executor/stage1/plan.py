@@ -131,8 +131,20 @@ def app_plan(pod: Pod, app: App, paths: Paths, lowers: tuple[str, ...], members:
     return plan
 
 
+def enter_plan(pod: Pod, app: App, members: tuple[str, ...]) -> list[Op]:
+    """Into a running app: the same cgroup, namespaces and root as its main process has (`app` names that one)."""
+    plan: list[Op] = [] if app.oom_score_adj is None else [ops.OomScore(app.oom_score_adj)]
+    flags = syscalls.CLONE_NEWNS
+    if pod.flavor == "linux":
+        flags |= (
+            syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWCGROUP
+        )
+        flags |= 0 if pod.host_network else syscalls.CLONE_NEWNET
+    return [*plan, ops.JoinCgroup(members, namespace=False), ops.Enter("app", flags)]
+
+
 def app_process(pod: Pod, app: App) -> Process:
-    """The app's main process."""
+    """The app's main process; what is executed into the app later differs in `argv` alone, or says how."""
     environment = {"AC_APP_NAME": app.name, "container": "gantry"}
     if pod.flavor == "linux" and pod.hostname:
         environment["HOSTNAME"] = pod.hostname

@@ -45,8 +45,10 @@ class Process(NamedTuple):
         return tuple(self)
 
 
-def spawn(process: Process, *, last_cap: int, keep: int) -> int:
+def spawn(process: Process, *, last_cap: int, keep: int, terminal: bool = False) -> int:
     """Become who `process` says and start it; returns its pid. Raises StageError.
+
+    With `terminal` 0, 1 and 2 are one, and it becomes the controlling terminal.
 
     The calling process is of no use afterwards: it has the app's user and capabilities.
     `keep` is a descriptor that stays open here (it is close-on-exec); 0, 1 and 2 become the app's.
@@ -57,14 +59,26 @@ def spawn(process: Process, *, last_cap: int, keep: int) -> int:
     environment.setdefault("PATH", PATH)
     environment.setdefault("HOME", identity.home)
     _step(f"chdir {process.directory}", lambda: _chdir(root, process.directory))
+    tty = f"/dev/pts/{os.minor(os.fstat(0).st_rdev)}" if terminal else ""
     program = find_program(root, process.argv[0], environment["PATH"])
     _step("give the app its streams", lambda: _own_streams(identity.uid))
     syscalls.close_range(3, keep - 1)
     syscalls.close_range(keep + 1)
     _step("drop privileges", lambda: _become(identity, process, last_cap))
+    actions: list[tuple[Any, ...]] = []
+    if terminal:
+        # The first terminal that the leader of a session opens becomes the session's (tty_ioctl(4)).
+        actions.append((os.POSIX_SPAWN_OPEN, 0, tty, os.O_RDWR, 0))
+        actions += [(os.POSIX_SPAWN_DUP2, 0, stream) for stream in (1, 2)]
     try:
         return os.posix_spawn(
-            program, process.argv, environment, setsid=True, setsigmask=(), setsigdef=_SIGNALS
+            program,
+            process.argv,
+            environment,
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=_SIGNALS,
         )
     except (OSError, ValueError) as error:
         raise StageError(f"exec {process.argv[0]}: {_reason(error)}") from None
@@ -118,10 +132,10 @@ def _base(root: int, path: str) -> int:
 
 
 def _own_streams(uid: int) -> None:
-    """Let an unprivileged app open /dev/stdout and /dev/stderr again: its pipes belong to it."""
+    """Let an unprivileged app open /dev/stdout and /dev/stderr again: its pipes and its terminal belong to it."""
     if uid:
         for fd in (0, 1, 2):
-            if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            if stat.S_ISFIFO(os.fstat(fd).st_mode) or (fd == 0 and os.isatty(fd)):
                 os.fchown(fd, uid, -1)
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from executor.stage1 import cgroups, channel, manifest, ops, plan
 from executor.stage1.ops import StageError
+from executor.stage1.starters import Answer, Starter
 
 if TYPE_CHECKING:
     from executor.stage1.launcher import Launcher
 
-Answer = Callable[[dict[str, Any]], None]
 _PATIENCE_SECONDS: Final = 10.0
 
 
@@ -38,6 +38,8 @@ class Sandbox:
         self._cgroup = cgroups.PodCgroup(launcher.layout, os.path.basename(self._paths.pod))
         self._apps: dict[str, Instance] = {}
         self._starters: dict[str, int] = {}
+        self._execs: dict[int, Instance] = {}
+        self._exec_count = 0
         self._removing: set[str] = set()
         self._init = -1
         self._init_fd = -1
@@ -133,7 +135,7 @@ class Sandbox:
     def _fail(self, reason: str) -> None:
         answer, self._on_running = self._on_running, None
         if answer is not None:
-            self._on_stopped.append(lambda _: answer({"error": reason}))
+            self._on_stopped.append(lambda *_: answer({"error": reason}))
         self._end(reason)
 
     def _unlock(self) -> None:
@@ -143,7 +145,10 @@ class Sandbox:
     # -- apps ---------------------------------------------------------------------------------------------
 
     def start(self, name: str, fds: list[int], answer: Answer) -> None:
-        """Start an app with `fds` = [stdin,] stdout, stderr; answers {"pid"} or {"error"}. Raises StageError."""
+        """Start an app; answers {"pid"} or {"error"}. Raises StageError.
+
+        `fds` are [stdin,] stdout, stderr; or none: then it gets a terminal, whose master side is answered too.
+        """
         if name not in self._pod.apps:
             raise StageError(f"start {name}: the pod has no such app")
         if self._ending or self._on_running is not None:
@@ -153,51 +158,116 @@ class Sandbox:
         if name in self._removing:
             raise StageError(f"start {name}: it is being removed")
         kills = self._cgroup.oom_kills(name)
-        pid, sock = self._launcher.take_starter()
-        self._starters[name] = pid
-        self._launcher.expect(pid, lambda _: None)
-        self._launcher.watch(sock.fileno(), lambda: self._on_started(name, sock, kills, answer))
+        starter = self._take_starter(name, lambda pid: self._on_started(name, pid, kills), answer, kills)
         try:
             self._make_pod_ready()
-            job = self._make_ready(name)
-            streams = fds if len(fds) == 3 else [_null(), *fds]
-            try:
-                channel.send_encoded(sock, job, [*streams, self._init_fd])
-            finally:
-                if len(fds) != 3:
-                    os.close(streams[0])
+            starter.begin(self._make_ready(name), fds, self._init_fd)
         except (OSError, cgroups.CgroupError) as error:
-            self._end_start(name, sock)
+            starter.end()
             raise StageError(f"start {name}: {_text(error)}") from None
         except StageError:
-            self._end_start(name, sock)
+            starter.end()
             raise
 
-    def _end_start(self, name: str, sock: socket.socket) -> None:
-        self._launcher.unwatch(sock.fileno())
-        sock.close()
-        del self._starters[name]
-        self._launcher.starter_done()
+    def _take_starter(
+        self, name: str, on_started: Callable[[int], None], answer: Answer, kills: int, app: str = ""
+    ) -> Starter:
+        """A starter under a name of its own; what goes wrong with it is answered here."""
 
-    def _on_started(self, name: str, sock: socket.socket, kills: int, answer: Answer) -> None:
-        try:
-            message, _ = channel.receive(sock)
-        except OSError as error:
-            message = str(error)
-        if not isinstance(message, int):
-            self._end_start(name, sock)
-            self._cgroup.kill(name)
-            answer({"error": message or self._why_it_died(name, kills)})
-            self._advance()
-            return
-        self._apps[name] = Instance(message, _pidfd(message), kills)
-        answer({"pid": message})
-        self._launcher.expect(message, lambda status: self._on_exit(name, status))
-        self._end_start(name, sock)
+        def on_failed(reason: str) -> None:
+            if not app:
+                self._cgroup.kill(name)
+            answer({"error": reason or self._why_it_died(app or name, kills)})
+
+        return Starter(self._launcher, self._starters, name, on_started, on_failed, answer, self._advance)
+
+    def _on_started(self, name: str, pid: int, kills: int) -> None:
+        """The app's program has been executed; called before anybody is told, so that its exit is not missed."""
+        self._apps[name] = Instance(pid, _pidfd(pid), kills)
+        self._launcher.expect(pid, lambda status: self._on_exit(name, status))
         if self._ending:
             self._cgroup.kill(name)
         elif name in self._apps:
             _write(self._paths.status(f"{name}-started"), f"{time.time():.6f}\n")
+
+    # -- exec ---------------------------------------------------------------------------------------------
+
+    def exec(self, request: dict[str, Any], fds: list[int], answer: Answer) -> None:
+        """Run one more program in a running app, as that app; answers {"pid", "exec"} or {"error"}.
+
+        request: app, argv, and optionally environment (added to the app's) and directory. Raises StageError.
+        """
+        name = request["app"]
+        instance = self._apps.get(name)
+        if instance is None or instance.pidfd < 0 or self._ending:
+            raise StageError(f"exec in {name}: it does not run")
+        argv = tuple(map(str, request["argv"]))
+        if not argv:
+            raise StageError(f"exec in {name}: there is nothing to run")
+        app = self._pod.apps[name]
+        process = plan.app_process(self._pod, app)
+        process = process._replace(
+            argv=argv,
+            environment=(*process.environment, *(request.get("environment") or {}).items()),
+            directory=request.get("directory") or process.directory,
+        )
+        todo = ops.pack(plan.enter_plan(self._pod, app, self._cgroup.app_members(name)))
+        self._exec_count += 1
+        number = self._exec_count
+        starter = self._take_starter(
+            f"{name}#{number}",
+            lambda pid: self._on_exec_started(name, number, pid),
+            lambda reply, descriptors=(): answer({**reply, "exec": number}, descriptors),
+            instance.oom_kills_before,
+            app=name,
+        )
+        try:
+            starter.begin(channel.encode((todo, tuple(process))), fds, instance.pidfd)
+        except OSError as error:
+            starter.end()
+            raise StageError(f"exec in {name}: {_text(error)}") from None
+
+    def _on_exec_started(self, name: str, number: int, pid: int) -> None:
+        self._execs[number] = Instance(pid, _pidfd(pid), 0)
+        self._launcher.expect(pid, lambda status: self._on_exec_exit(name, number, status))
+        if name not in self._apps and number in self._execs:
+            self._signal(
+                self._execs[number], signal.SIGKILL
+            )  # the app has ended meanwhile, and takes it along
+
+    def _on_exec_exit(self, name: str, number: int, status: int) -> None:
+        instance = self._execs.pop(number)
+        if instance.pidfd >= 0:
+            os.close(instance.pidfd)
+        code = os.waitstatus_to_exitcode(status)
+        self._launcher.send_event(
+            {
+                "event": "exec-exit",
+                "pod": self._key,
+                "app": name,
+                "exec": number,
+                "code": code if code >= 0 else None,
+                "signal": -code if code < 0 else None,
+            }
+        )
+        self._advance()
+
+    def signal_exec(self, number: int, signum: int, answer: Answer) -> None:
+        """Signal what `exec` has started; one that has ended is no error. Raises StageError."""
+        instance = self._execs.get(number)
+        if instance is not None:
+            self._signal(instance, signum)
+        answer({})
+
+    @staticmethod
+    def _signal(instance: Instance, number: int) -> None:
+        try:
+            if instance.pidfd >= 0:
+                signal.pidfd_send_signal(instance.pidfd, number)
+        except ProcessLookupError:
+            pass  # its exit is on the way to us
+        except OSError as error:
+            raise StageError(f"signal {number}: {_text(error)}") from None
 
     def _why_it_died(self, name: str, kills: int) -> str:
         if self._cgroup.oom_kills(name) > kills:
@@ -245,13 +315,7 @@ class Sandbox:
             raise StageError(f"signal {name}: it does not run")
         if number == signal.SIGKILL:
             self._kill_until_ended(name, instance)
-        try:
-            if instance.pidfd >= 0:
-                signal.pidfd_send_signal(instance.pidfd, number)
-        except ProcessLookupError:
-            pass  # its exit is on the way to us
-        except OSError as error:
-            raise StageError(f"signal {name} with {number}: {_text(error)}") from None
+        self._signal(instance, number)
         answer({})
 
     def remove(self, name: str, answer: Answer) -> None:
@@ -315,7 +379,14 @@ class Sandbox:
     def _finish(self) -> bool:
         """Kill and remove what is left; True when there is nothing (and says so, once)."""
         empty = self._cgroup.kill()
-        if self._init_fd >= 0 or self._apps or self._starters or not empty or not self._cgroup.remove():
+        if (
+            self._init_fd >= 0
+            or self._apps
+            or self._starters
+            or self._execs
+            or not empty
+            or not self._cgroup.remove()
+        ):
             return False
         self._report("")
         return True
@@ -423,10 +494,6 @@ def _pidfd(pid: int) -> int:
         return os.pidfd_open(pid)
     except ProcessLookupError:
         return -1
-
-
-def _null() -> int:
-    return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
 
 def _text(error: Exception) -> str:

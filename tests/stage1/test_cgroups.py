@@ -154,13 +154,12 @@ def test_v2_kill_uses_the_kernel_s(tmp_path: Path) -> None:
     assert (app / "cgroup.kill").read_text() == "1"
 
 
-def test_leftovers_are_pods_without_init(tmp_path: Path) -> None:
+def test_leftovers_are_pods_that_nobody_holds(tmp_path: Path) -> None:
     layout = fake_v1(tmp_path)
-    for name, text in (("live", "17\n"), ("dead", "")):
-        pod = PodCgroup(layout, name)
-        pod.create()
-        for members in pod.init_members():
-            Path(members).write_text(text)
+    live = PodCgroup(layout, "live")
+    live.create()
+    for name in ("memory", "cpu"):
+        (tmp_path / name / "own/gantry.dead").mkdir()
     (tmp_path / "memory/own/other").mkdir()
     (tmp_path / "cpu/own/gantry.half").mkdir()
     (tmp_path / "memory/own/gantry.elsewhere").mkdir()
@@ -180,9 +179,10 @@ def test_pods_of_an_executor_that_shares_only_some_hierarchies_are_not_leftovers
     os.makedirs(theirs.base["memory"])
     pod = PodCgroup(theirs, "live")
     pod.create()
-    for members in pod.init_members():
-        Path(members).write_text("17\n")
     assert cgroups.leftovers(ours) == []
+    assert pod.remove()
+    (tmp_path / "cpu/own/gantry.live").mkdir()
+    assert cgroups.leftovers(ours) == [f"{tmp_path}/cpu/own/gantry.live"]
 
 
 def test_creators_and_collectors_exclude_one_another(tmp_path: Path) -> None:

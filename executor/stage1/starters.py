@@ -1,0 +1,84 @@
+"""The launcher's side of a starter: the process that prepares one process of an app, spawns it and ends."""
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from executor.stage1 import channel, children
+
+if TYPE_CHECKING:
+    from executor.stage1.launcher import Launcher
+
+
+class Answer(Protocol):
+    """Answers a request, once; with descriptors if it has any to give."""
+
+    def __call__(self, reply: dict[str, Any], descriptors: tuple[int, ...] = (), /) -> None: ...
+
+
+class Starter:
+    """The conversation with one process that prepares an app's process and spawns it."""
+
+    def __init__(
+        self,
+        launcher: "Launcher",
+        starters: dict[str, int],
+        name: str,
+        on_started: Callable[[int], None],
+        on_failed: Callable[[str], None],
+        answer: Answer,
+        on_end: Callable[[], None],
+    ) -> None:
+        self._launcher = launcher
+        self._starters = starters
+        self._name = name
+        self._on_started = on_started
+        self._on_failed = on_failed
+        self._answer = answer
+        self._on_end = on_end
+        self._master = -1
+        pid, self._socket = launcher.take_starter()
+        starters[name] = pid
+        launcher.expect(pid, lambda _: None)
+        launcher.watch(self._socket.fileno(), self._on_message)
+
+    def begin(self, job: bytes, fds: list[int], target: int) -> None:
+        """Send the job with the streams: three; two, then stdin is /dev/null; none, then they are a new terminal."""
+        null = [_null()] if len(fds) == 2 else []
+        try:
+            channel.send_encoded(self._socket, job, [*null, *fds, target])
+        finally:
+            for fd in null:
+                os.close(fd)
+
+    def end(self) -> None:
+        """Forget it."""
+        self._launcher.unwatch(self._socket.fileno())
+        self._socket.close()
+        del self._starters[self._name]
+        if self._master >= 0:
+            os.close(self._master)
+        self._launcher.starter_done()
+
+    def _on_message(self) -> None:
+        message: Any
+        fds: list[int] = []
+        try:
+            message, fds = channel.receive(self._socket)
+        except OSError as error:
+            message = str(error)
+        if message == children.TERMINAL:
+            (self._master,) = fds
+        elif isinstance(message, int):
+            # The answer first: an exit that has come already is told right after it.
+            self._answer({"pid": message}, (self._master,) if self._master >= 0 else ())
+            self._on_started(message)
+            self.end()
+        else:
+            self.end()
+            self._on_failed(message or "")
+            self._on_end()
+
+
+def _null() -> int:
+    return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
