@@ -30,7 +30,18 @@ _ALL_MODES = ("ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePo
 _OUR_MODES = frozenset({"ReadWriteOnce", "ReadWriteOncePod"})
 _SPEC = frozenset({"accessModes", "resources", "storageClassName", "volumeMode", "volumeName"})
 _NOT_YET = "not supported by Gantry yet"
-_IMMUTABLE = "spec is immutable after creation: a volume of a Mesos agent does not grow"
+_IMMUTABLE = "spec is immutable after creation"
+_GROWTH = (
+    "a volume of a Mesos agent neither grows nor shrinks (its class has allowVolumeExpansion false): create another "
+    "claim and copy the data"
+)
+_CHOICE = "a volume is made for each claim; one cannot be chosen"
+_REFUSED = {
+    "selector": _CHOICE,
+    "dataSource": "a volume starts empty: there is nothing to clone it from",
+    "dataSourceRef": "a volume starts empty: there is nothing to clone it from",
+    "volumeAttributesClassName": "there are no VolumeAttributesClasses",
+}
 
 
 def _prepare_create(claim: Object, _now: datetime) -> Object:
@@ -60,9 +71,9 @@ def _validate_create(claim: Object) -> list[FieldError]:
             FieldError.not_supported("spec.storageClassName", spec.get("storageClassName"), (STORAGE_CLASS,))
         )
     if spec.get("volumeName"):
-        why = "a volume is made for each claim; one cannot be chosen"
-        errors.append(FieldError.forbidden("spec.volumeName", why))
-    errors += [FieldError.forbidden(f"spec.{key}", _NOT_YET) for key in sorted(spec.keys() - _SPEC)]
+        errors.append(FieldError.forbidden("spec.volumeName", _CHOICE))
+    for key in sorted(spec.keys() - _SPEC):
+        errors.append(FieldError.forbidden(f"spec.{key}", _REFUSED.get(key, _NOT_YET)))
     return errors
 
 
@@ -109,9 +120,23 @@ def _validate_update(new: Object, old: Object) -> list[FieldError]:
     errors = validate_metadata_update(new, old)
     if new["metadata"] != old["metadata"]:
         errors += validate_metadata(new, namespaced=True)
-    if new.get("spec") != old.get("spec"):
+    size, before = (_size(one.get("spec") or {}) for one in (new, old))
+    if size != before:
+        errors.append(FieldError.forbidden("spec.resources.requests.storage", _GROWTH))
+    if _without_size(new) != _without_size(old):
         errors.append(FieldError.forbidden("spec", _IMMUTABLE))
     return errors
+
+
+def _size(spec: Object) -> Any:
+    return ((spec.get("resources") or {}).get("requests") or {}).get("storage")
+
+
+def _without_size(claim: Object) -> Object:
+    spec: Object = claim.get("spec") or {}
+    resources = spec.get("resources") or {}
+    requests = {name: value for name, value in (resources.get("requests") or {}).items() if name != "storage"}
+    return {**spec, "resources": {**resources, "requests": requests}}
 
 
 def _row(claim: Object, now: datetime) -> list[Any]:

@@ -9,6 +9,7 @@ import pytest
 
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
+from scheduler.framework.core import volumes
 from scheduler.framework.core.claims import Claim, Held, Volume, VolumeState
 
 MOUNT = {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}
@@ -242,6 +243,93 @@ def test_a_node_that_is_gone_takes_its_claims_with_it_and_back(
     desk.offer(offer("O2", held=(held(bound),)))
     assert desk.claims["default/data"].phase == "Bound"
     assert desk.tasks["b.1"].volumes == (bound.id,)
+
+
+# ---- nodes that never come back
+
+GONE = {"agent_id": "A1", "uuid": "", "source": "MASTER", "reason": "RECONCILIATION", "agent_gone": True}
+
+
+def probe(effects: list[fx.Effect]) -> list[tuple[str, str]]:
+    return [
+        one for call in only(effects, fx.Reconcile) for one in call.tasks if one[0].startswith(volumes.PROBE)
+    ]
+
+
+def remove_claim(desk: Any) -> None:
+    """Its user deleted it, and nobody mounts it."""
+    del desk.claims["default/data"]
+    desk.frame(ev.ClaimGone("u-data"))
+
+
+def test_mesos_is_asked_whether_an_agent_with_volumes_comes_back(desk: Any, bound: Volume) -> None:
+    end(desk)
+    asked = probe(desk.frame(ev.AgentLost("A1")))
+    assert asked == [(volumes.PROBE + "A1", "A1")]
+    assert asked[0] in probe(desk.later(desk.policy.implicit_every)), "and now and then again"
+    effects = desk.tell(asked[0][0], "UNREACHABLE", **{**GONE, "agent_gone": False})
+    assert not only(effects, fx.KillTask)
+    assert bound.id in desk.volumes
+
+
+def test_a_volume_to_be_destroyed_is_forgotten_with_its_agent(desk: Any, bound: Volume) -> None:
+    end(desk)
+    desk.frame(ev.AgentLost("A1"))
+    remove_claim(desk)
+    assert desk.volumes[bound.id].state is VolumeState.RELEASED, "it may come back"
+    effects = desk.tell(volumes.PROBE + "A1", "GONE", **GONE)
+    assert not desk.volumes
+    (event,) = only(effects, fx.Publish)
+    assert (event.kind, event.name, event.reason) == ("PersistentVolume", bound.id, "VolumeGone")
+    assert not probe(desk.later(desk.policy.implicit_every))
+
+
+def test_a_claim_outlives_its_data_until_it_is_deleted(desk: Any, bound: Volume) -> None:
+    end(desk)
+    desk.frame(ev.AgentLost("A1"))
+    (event,) = only(desk.tell(volumes.PROBE + "A1", "GONE", **GONE), fx.Publish)
+    assert (event.kind, event.name, event.reason) == ("PersistentVolumeClaim", "data", "ClaimLost")
+    assert "was marked gone" in event.message
+    assert desk.claims["default/data"].phase == "Lost"
+    assert bound.id in desk.volumes
+    remove_claim(desk)
+    assert not desk.volumes
+
+
+def test_the_end_of_a_task_says_it_too(desk: Any, bound: Volume) -> None:
+    """An agent is marked gone while its pod runs: that is told before the agent is lost."""
+    desk.tell("a.1", "GONE", **GONE)
+    desk.delete("a")
+    desk.watch()
+    remove_claim(desk)
+    assert bound.id in desk.volumes, "the node is still there"
+    desk.frame(ev.AgentLost("A1"))
+    assert not desk.volumes
+
+
+def test_who_deletes_a_node_gives_its_volumes_up(desk: Any, bound: Volume, offer: Callable[..., Any]) -> None:
+    end(desk)
+    remove_claim(desk)
+    desk.frame(ev.AgentLost("A1"))
+    assert bound.id in desk.volumes
+    desk.frame(ev.NodeGone("host-a1"))
+    assert not desk.volumes
+    grace = desk.policy.stray_grace
+    desk.offer(offer("O2", held=(held(bound),)))
+    desk.later(grace)
+    (accept,) = only(desk.offer(offer("O3", held=(held(bound),))), fx.Accept)
+    assert accept.doomed == (held(bound),), "should it come back after all"
+
+
+def test_a_node_that_is_deleted_and_lives_keeps_its_volumes(
+    desk: Any, bound: Volume, offer: Callable[..., Any]
+) -> None:
+    end(desk)
+    desk.frame(ev.NodeGone("host-a1"))
+    assert desk.claims["default/data"].phase == "Lost"
+    desk.offer(offer("O2", held=(held(bound),)))
+    assert desk.claims["default/data"].phase == "Bound"
+    assert not desk.volumes[bound.id].lost
 
 
 def test_a_restart_forgets_nothing(desk: Any, bound: Volume, offer: Callable[..., Any]) -> None:

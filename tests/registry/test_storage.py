@@ -55,11 +55,22 @@ def test_a_claim_gets_its_defaults(create):
         ({"volumeMode": "Block"}, "spec.volumeMode", "not supported by Gantry yet"),
         ({"volumeMode": "Tape"}, "spec.volumeMode", "supported values"),
         ({"volumeName": "pv1"}, "spec.volumeName", "one cannot be chosen"),
-        ({"selector": {"matchLabels": {"a": "b"}}}, "spec.selector", "not supported by Gantry yet"),
+        ({"selector": {"matchLabels": {"a": "b"}}}, "spec.selector", "one cannot be chosen"),
+        (
+            {"accessModes": ["ReadOnlyMany"]},
+            "spec.accessModes",
+            "ReadOnlyMany: a volume of a Mesos agent has one",
+        ),
+        (
+            {"accessModes": ["ReadWriteMany"]},
+            "spec.accessModes",
+            "ReadWriteMany: a volume of a Mesos agent has one",
+        ),
+        ({"volumeAttributesClassName": "x"}, "spec.volumeAttributesClassName", "there are no"),
         (
             {"dataSource": {"kind": "PersistentVolumeClaim", "name": "x"}},
             "spec.dataSource",
-            "not supported by Gantry yet",
+            "a volume starts empty",
         ),
     ],
 )
@@ -91,8 +102,11 @@ def test_a_claim_changes_only_in_its_metadata(create, update):
     assert got["status"] == old["status"]
     bigger = claim(resources={"requests": {"storage": "2Gi"}})
     _, errors = update(bigger, old, PERSISTENTVOLUMECLAIMS)
-    assert [one.field for one in errors] == ["spec"]
-    assert "does not grow" in errors[0].message
+    assert [one.field for one in errors] == ["spec.resources.requests.storage"]
+    assert "neither grows nor shrinks" in errors[0].message
+    other = claim(accessModes=["ReadWriteOncePod"])
+    _, errors = update(other, old, PERSISTENTVOLUMECLAIMS)
+    assert [(one.field, "immutable" in one.message) for one in errors] == [("spec", True)]
 
 
 def test_the_cells_of_a_claim(create, now):

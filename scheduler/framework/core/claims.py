@@ -103,6 +103,8 @@ class Storage:
     tasks: dict[str, str] = field(default_factory=dict)
     """The last task of each volume; it may be over."""
     strays: dict[tuple[str, Held], float] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
+    """Agents that Mesos' operators marked gone, as far as they were asked about."""
 
     def put_claim(self, claim: Claim) -> None:
         self.claims[claim.key] = claim

@@ -120,6 +120,8 @@ class TaskReported:
     pod_status: Mapping[str, Any] | None = None
     server: str = ""
     events: tuple[PodEvent, ...] = ()
+    agent_gone: bool = False
+    """Mesos' operators marked its agent gone, or are about to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from scheduler.framework.core import backoff
+from scheduler.framework.core import backoff, volumes
 from scheduler.framework.core.effects import Reconcile
 from scheduler.framework.core.frame import Frame
 from scheduler.framework.core.lifecycle import AWAY, TaskState
@@ -70,6 +70,7 @@ def ask_all(frame: Frame) -> None:
         return
     frame.emit(Reconcile(()))
     away = tuple((task.id, task.agent_id) for task in state.tasks.values() if task.state in AWAY)
+    away += volumes.probes(state)
     if away:
         frame.emit(Reconcile(away))
     frame.timer(state.policy.implicit_every, Alarm.IMPLICIT)

@@ -64,6 +64,7 @@ def _handle(frame: Frame, event: Event) -> None:  # noqa: C901 - one line for ea
             nodes.changed(frame, node)
         case NodeGone(name):
             nodes.gone(frame, name)
+            volumes.node_deleted(frame, name)
         case ClaimChanged(claim):
             volumes.claim_changed(frame, claim)
         case ClaimGone(uid):
@@ -80,6 +81,7 @@ def _handle(frame: Frame, event: Event) -> None:  # noqa: C901 - one line for ea
         case InverseOffersReceived(inverse):
             maintenance.asked(frame, inverse)
         case TaskReported():
+            volumes.heard(frame, event)
             tasks.report(frame, event)
         case LaunchAborted():
             tasks.aborted(frame, event)

@@ -6,6 +6,9 @@
 Operations have no feedback, so what is there is what offers show. That is why a record is kept until an offer of
 its agent came without the volume, and why what carries our labels and has no record (a stray) is destroyed
 after a grace. What carries other labels is never touched.
+
+A node that is not there may come back with its volumes, so records of what was on it are kept. It does not when Mesos'
+operators marked its agent gone, which every reconciliation with that agent says, or when somebody deleted the Node.
 """
 
 from __future__ import annotations
@@ -17,11 +20,13 @@ from scheduler.framework.core.claims import Claim, Held, Use, Volume, VolumeStat
 from scheduler.framework.core.effects import (
     DropVolume,
     Publish,
+    Reconcile,
     ReleaseClaim,
     SaveClaim,
     SaveNode,
     SaveVolume,
 )
+from scheduler.framework.core.events import TaskReported
 from scheduler.framework.core.frame import Frame
 from scheduler.framework.core.lifecycle import TaskState
 from scheduler.framework.core.state import Alarm, Needs, Offer, Pod, State, Task
@@ -29,6 +34,9 @@ from scheduler.framework.core.vectors import Vector
 
 CONFLICT = "node(s) had volume node affinity conflict"
 TOO_SMALL = "node(s) did not have enough free storage"
+
+PROBE = "gantry-volumes-of."
+"""Begins the id of a task that never was, to ask Mesos about an agent by."""
 
 _THERE = frozenset({TaskState.STARTING, TaskState.RUNNING, TaskState.KILLING})
 _RAN = _THERE | {TaskState.FINISHED}
@@ -280,9 +288,13 @@ def _save_claim(frame: Frame, claim: Claim, volume: Volume, phase: str) -> None:
 
 def settle(frame: Frame) -> None:
     """Nodes that went or came back, and deleted claims that nobody uses any more."""
+    went = False
     for effect in list(frame.effects):
         if isinstance(effect, SaveNode):
-            _node(frame, effect.node.name, there=effect.node.ready)
+            went |= _node(frame, effect.node.name, there=effect.node.ready) and not effect.node.ready
+    if went and frame.state.connected and (asked := probes(frame.state)):
+        frame.emit(Reconcile(asked))
+    _forget_given_up(frame)
     for key in sorted(frame.state.storage.deleted):
         claim = frame.state.storage.claims[key]
         if not _users(frame.state, claim):
@@ -290,11 +302,66 @@ def settle(frame: Frame) -> None:
             frame.emit(ReleaseClaim(claim.namespace, claim.name, claim.uid))
 
 
-def _node(frame: Frame, name: str, *, there: bool) -> None:
+def _forget_given_up(frame: Frame) -> None:
+    """Volumes that have to go, or that never held anything, on nodes that never come back."""
+    state = frame.state
+    for one in sorted(state.storage.open):
+        volume = state.storage.volumes[one]
+        if volume.lost and _given_up(state, volume.node) and not in_use(state, volume):
+            state.storage.drop(volume.id)
+            frame.emit(DropVolume(volume.id))
+            frame.demand = True
+            message = (
+                f"node {volume.node} will not come back, and volume {volume.id} of {volume.claim_key} with it"
+            )
+            frame.emit(
+                Publish(
+                    *("", "default", volume.id, "Warning", "VolumeGone", message), kind="PersistentVolume"
+                )
+            )
+
+
+def _given_up(state: State, name: str) -> bool:
+    node = state.nodes.get(name)
+    return node is None or node.agent_id in state.storage.gone
+
+
+def probes(state: State) -> tuple[tuple[str, str], ...]:
+    """Questions to Mesos about the agents of nodes that took volumes away with them."""
+    names = {volume.node for volume in state.storage.volumes.values() if volume.lost}
+    agents = {state.nodes[name].agent_id for name in names if name in state.nodes} - state.storage.gone
+    return tuple((PROBE + agent_id, agent_id) for agent_id in sorted(agents) if agent_id)
+
+
+def heard(frame: Frame, event: TaskReported) -> None:
+    """Any answer may say that Mesos' operators marked an agent gone: it never comes back."""
+    state, agent_id = frame.state, event.agent_id
+    if not event.agent_gone or not agent_id or agent_id in state.storage.gone:
+        return
+    state.storage.gone.add(agent_id)
+    for node in [one for one in state.nodes.values() if one.agent_id == agent_id]:
+        for volume in state.storage.on_node(node.name):
+            claim = state.storage.claims.get(volume.claim_key)
+            if claim is None or claim.uid != volume.claim_uid:
+                continue
+            message = (
+                f"the agent of node {node.name} was marked gone: what is in volume {volume.id} does not come back; "
+                "delete the claim for a new one"
+            )
+            facts = (claim.uid, claim.namespace, claim.name, "Warning", "ClaimLost", message)
+            frame.emit(Publish(*facts, kind="PersistentVolumeClaim"))
+
+
+def node_deleted(frame: Frame, name: str) -> None:
+    """Somebody deleted a Node: until its agent makes it anew, its volumes are not there."""
+    _node(frame, name, there=False)
+
+
+def _node(frame: Frame, name: str, *, there: bool) -> bool:
+    """A node came or went; whether that is news of any volume."""
     storage = frame.state.storage
-    for volume in storage.on_node(name):
-        if volume.lost is not there:
-            continue
+    changed = [volume for volume in storage.on_node(name) if volume.lost is there]
+    for volume in changed:
         now = replace(volume, lost=not there)
         storage.put(now)
         frame.emit(SaveVolume(now))
@@ -305,11 +372,9 @@ def _node(frame: Frame, name: str, *, there: bool) -> None:
         word, kind = ("is back", "Normal") if there else ("is gone", "Warning")
         reason = "VolumeFound" if there else "ClaimLost"
         message = f"node {name} {word}, and volume {now.id} with it"
-        frame.emit(
-            Publish(
-                *(claim.uid, claim.namespace, claim.name, kind, reason, message), kind="PersistentVolumeClaim"
-            )
-        )
+        facts = (claim.uid, claim.namespace, claim.name, kind, reason, message)
+        frame.emit(Publish(*facts, kind="PersistentVolumeClaim"))
+    return bool(changed)
 
 
 def _users(state: State, claim: Claim) -> bool:
