@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 from scheduler.framework import records
@@ -192,9 +193,10 @@ class Engine:
         for event in events:
             if isinstance(event, TaskReported) and (event.state in TERMINAL | AWAY or event.reason):
                 _log_report(event)
+        began = perf_counter()
         effects = step(self.state, events, now, self._token())
         self._mesos.prepare(effects)
-        refused, pods = await self._saver.save(effects, now)
+        refused, pods = await self._save(effects, now)
         payloads = self._payloads(effects, refused, pods)
         for effect in effects:
             if isinstance(effect, fx.SAVES):
@@ -209,6 +211,13 @@ class Engine:
         for task_id in refused:
             self.put(LaunchAborted(task_id))
         self._tidy(effects)
+        self._mesos.meter.frames.observe(perf_counter() - began)
+
+    async def _save(self, effects: list[fx.Effect], now: float) -> tuple[set[str], dict[str, Entry]]:
+        if not effects or not isinstance(effects[0], fx.SAVES):  # saves stand first
+            return set(), {}
+        with self._mesos.meter.saves.timed():
+            return await self._saver.save(effects, now)
 
     def _payloads(
         self, effects: list[fx.Effect], refused: set[str], pods: dict[str, Entry]

@@ -9,9 +9,8 @@ allocation, reservations). `prepare` makes the ExecutorInfo of new instances bef
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from scheduler.framework import disks
@@ -21,23 +20,22 @@ from scheduler.framework.core.events import (
     Disconnected,
     Event,
     ExecutorLost,
-    InverseOffer,
     InverseOffersReceived,
     MasterError,
     OfferRescinded,
     OffersReceived,
-    PodEvent,
     Subscribed,
     TaskReported,
 )
-from scheduler.framework.core.lifecycle import MESOS, TaskState
-from scheduler.framework.core.state import AgentInfo, Executor, Offer
+from scheduler.framework.core.lifecycle import TaskState
+from scheduler.framework.core.state import Executor
 from scheduler.framework.core.vectors import ZERO, Vector
+from scheduler.framework.meter import Meter
 from scheduler.framework.pools import Pool
+from scheduler.framework.reading import OfferReader, inverse_from_json, report_from_json
 from scheduler.framework.supplies import NOTHING, Supplies
 from shared.mesos.scheduler_driver import NotConnected, Scheduler, SchedulerDriver
-from shared.mesos.values import value_from_json
-from shared.wire import Launch, Report, WireError
+from shared.wire import Launch
 
 log = logging.getLogger(__name__)
 
@@ -91,32 +89,38 @@ class Mesos(Scheduler):
         self.put = put
         self.driver: SchedulerDriver | None = None
         self.executor_infos: dict[str, Json] = {}
-        self.anomalies: Counter[str] = Counter()
+        self.meter = Meter()
         self._offers: dict[str, Json] = {}
         self._known = OfferReader()
 
     # ---- callbacks
 
     def registered(self, driver: SchedulerDriver, framework_id: Json, master_info: Json) -> None:
-        self._offers.clear()
+        self._void()
         self.put(Subscribed(framework_id["value"]))
 
     def reregistered(self, driver: SchedulerDriver, master_info: Json) -> None:
-        self._offers.clear()
+        self._void()
         assert driver.framework_id is not None
         self.put(Subscribed(driver.framework_id))
 
     def disconnected(self, driver: SchedulerDriver) -> None:
-        self._offers.clear()
+        self._void()
         self.put(Disconnected())
 
+    def _void(self) -> None:
+        self.meter.offers["void"] += len(self._offers)
+        self._offers.clear()
+
     def resourceOffers(self, driver: SchedulerDriver, offers: Sequence[Json]) -> None:
+        self.meter.offers["received"] += len(offers)
         for one in offers:
             self._offers[one["id"]["value"]] = one
         self.put(OffersReceived(tuple(self._known.read(one) for one in offers)))
 
     def offerRescinded(self, driver: SchedulerDriver, offer_id: Json) -> None:
-        self._offers.pop(offer_id["value"], None)
+        if self._offers.pop(offer_id["value"], None) is not None:
+            self.meter.offers["rescinded"] += 1
         self.put(OfferRescinded(offer_id["value"]))
 
     def inverseOffers(self, driver: SchedulerDriver, offers: Sequence[Json]) -> None:
@@ -206,6 +210,7 @@ class Mesos(Scheduler):
                 for offer_id in offer_ids:
                     self._offers.pop(offer_id, None)
                 driver.declineOffer(list(offer_ids), {"refuse_seconds": refuse})
+                self.meter.offers["declined"] += len(offer_ids)
             case fx.AnswerInverse(offer_ids, accept, refuse):
                 log.info("%s inverse offers %s", "accepting" if accept else "declining", ", ".join(offer_ids))
                 answer = driver.acceptInverseOffers if accept else driver.declineInverseOffer
@@ -235,6 +240,7 @@ class Mesos(Scheduler):
         filters = {"refuse_seconds": effect.refuse}
         if len(offers) < len(effect.offer_ids):  # rescinded meanwhile: one bad id would void the whole call
             if offers:
+                self.meter.offers["declined"] += len(offers)
                 driver.declineOffer([one["id"] for one in offers], {"refuse_seconds": 0.0})
             return _unsent(
                 effect, payloads, "INVALID_OFFERS", "the offer was rescinded before the launch was sent"
@@ -247,12 +253,20 @@ class Mesos(Scheduler):
                 operations += self._launch(effect, launches, offers, payloads)
             except (ValueError, LookupError) as error:
                 log.error("a bug: nothing is launched on %s with these offers: %s", effect.agent_id, error)
-                self.anomalies["launches that did not fit their offers"] += 1
+                self.meter.anomalies["launches that did not fit their offers"] += 1
+                self.meter.offers["declined"] += len(offers)
                 driver.declineOffer(list(effect.offer_ids), {"refuse_seconds": 0.0})
                 return _unsent(effect, payloads, "OFFERS_MISCOUNTED", str(error))
             log.info("launching %d pods on %s: %s", len(launches), launches[0].task.node, _names(launches))
         driver.acceptOffers(list(effect.offer_ids), operations, filters)
+        self._sent(len(offers), launches)
         return []
+
+    def _sent(self, offers: int, launches: Sequence[fx.Launch]) -> None:
+        self.meter.offers["accepted"] += offers
+        self.meter.launches += len(launches)
+        for one in launches:
+            self.meter.placement.observe(one.waited)
 
     def _launch(
         self,
@@ -346,144 +360,3 @@ def _kill_policy(grace: float) -> Json:
 
 def _runs(offer: Json, executor_id: str) -> bool:
     return any(one["value"] == executor_id for one in offer.get("executor_ids") or ())
-
-
-# ---- JSON to the core's words
-
-
-def attributes_from_json(attributes: Iterable[Json]) -> tuple[tuple[str, str], ...]:
-    """Attributes as (name, text), sorted; ranges as "1-5,7-7"."""
-    found = []
-    for one in attributes:
-        value = value_from_json(one["type"], one)
-        if isinstance(value, int):
-            text = f"{value / 1000:g}"
-        elif isinstance(value, tuple):
-            text = ",".join(f"{begin}-{end}" for begin, end in value)
-        else:
-            text = value if isinstance(value, str) else ",".join(sorted(value))
-        found.append((one["name"], text))
-    return tuple(sorted(found))
-
-
-def _domain(obj: Json) -> tuple[str, str]:
-    fault = (obj.get("domain") or {}).get("fault_domain") or {}
-    return (fault.get("region") or {}).get("name", ""), (fault.get("zone") or {}).get("name", "")
-
-
-def offer_from_json(offer: Json) -> Offer:
-    role = (offer.get("allocation_info") or {}).get("role", "")
-    pool = Pool(offer.get("resources") or (), role)
-    address = (offer.get("url") or {}).get("address") or {}
-    region, zone = _domain(offer)
-    start, lasts = _unavailability(offer)
-    return Offer(
-        id=offer["id"]["value"],
-        agent_id=offer["agent_id"]["value"],
-        hostname=offer["hostname"],
-        port=int(address.get("port") or 5051),
-        amounts=pool.vector(),
-        ports=pool.ports(),
-        attributes=attributes_from_json(offer.get("attributes") or ()),
-        executors=tuple(one["value"] for one in offer.get("executor_ids") or ()),
-        unavailable_at=start,
-        unavailable_for=lasts,
-        ip=address.get("ip") or "",
-        region=region,
-        zone=zone,
-        role=role,
-        spare=Pool(offer.get("resources") or (), role, revocable=True).vector(),
-        held=disks.held(offer, role),
-        raw_disk=disks.raw_disk(offer),
-    )
-
-
-class OfferReader:
-    """`offer_from_json`, remembering each agent's last offer: mostly the same comes again, under another id."""
-
-    def __init__(self) -> None:
-        self._last: dict[str, dict[str, tuple[Json, Offer]]] = {}  # by agent, then role
-
-    def read(self, offer: Json) -> Offer:
-        role = (offer.get("allocation_info") or {}).get("role", "")
-        known = self._last.setdefault(offer["agent_id"]["value"], {})
-        content = {name: value for name, value in offer.items() if name != "id"}
-        if role in known and known[role][0] == content:
-            return replace(known[role][1], id=offer["id"]["value"])
-        made = offer_from_json(offer)
-        known[role] = (content, made)
-        return made
-
-    def forget(self, agent_id: str) -> None:
-        """The agent is gone."""
-        self._last.pop(agent_id, None)
-
-
-def _unavailability(obj: Json) -> tuple[float | None, float | None]:
-    """Start and duration in seconds, None for what is not given."""
-    found = obj.get("unavailability") or {}
-    start, lasts = ((found.get(name) or {}).get("nanoseconds") for name in ("start", "duration"))
-    return (None if start is None else start / 1e9, None if lasts is None else lasts / 1e9)
-
-
-def inverse_from_json(offer: Json) -> InverseOffer:
-    start, lasts = _unavailability(offer)
-    return InverseOffer(offer["id"]["value"], offer["agent_id"]["value"], start or 0.0, lasts)
-
-
-def windows_from_json(schedule: Json) -> dict[tuple[str, str], tuple[float, float | None]]:
-    """A maintenance.Schedule: when and for how long, by hostname in lower case and IP address."""
-    found = {}
-    for window in schedule.get("windows") or ():
-        start, lasts = _unavailability(window)
-        for machine in window.get("machine_ids") or ():
-            found[machine.get("hostname", "").lower(), machine.get("ip", "")] = (start or 0.0, lasts)
-    return found
-
-
-def agent_from_json(agent: Json, roles: Sequence[str]) -> AgentInfo:
-    """An agent of GET_AGENTS; its total is what pods of any of our roles may use."""
-    info = agent["agent_info"]
-    region, zone = _domain(info)
-    host, _, port = agent.get("pid", "").rpartition("@")[2].rpartition(":")
-    return AgentInfo(
-        id=info["id"]["value"],
-        hostname=info["hostname"],
-        port=int(info.get("port") or port or 5051),
-        attributes=attributes_from_json(info.get("attributes") or ()),
-        total=Pool(agent.get("total_resources") or (), *roles).vector(),
-        version=agent.get("version", ""),
-        active=bool(agent.get("active", True)),
-        draining=bool(agent.get("deactivated") or agent.get("drain_info")),
-        ip=host.strip("[]"),
-        region=region,
-        zone=zone,
-    )
-
-
-def report_from_json(status: Json) -> TaskReported:
-    """A TaskStatus; data that cannot be read is told in the log and left out."""
-    report, task_id = None, status["task_id"]["value"]
-    if status.get("data") and status.get("source") == "SOURCE_EXECUTOR":
-        try:
-            report = Report.decode(status["data"])
-        except WireError as error:
-            log.error("task %s: %s", task_id, error)
-    state = MESOS.get(status["state"])
-    if state is None:
-        log.error("task %s: state %s is unknown and changes nothing", task_id, status["state"])
-    return TaskReported(
-        task_id=task_id,
-        state=state or TaskState.ABSENT,
-        agent_id=(status.get("agent_id") or {}).get("value", ""),
-        executor_id=(status.get("executor_id") or {}).get("value", ""),
-        uuid=status.get("uuid", ""),
-        source=status.get("source", "").removeprefix("SOURCE_").replace("SLAVE", "AGENT"),
-        reason=status.get("reason", "").removeprefix("REASON_").replace("SLAVE", "AGENT"),
-        message=status.get("message", ""),
-        pod_status=report.status if report else None,
-        server=report.server if report else "",
-        events=tuple(PodEvent(one.type, one.reason, one.message, one.container) for one in report.events)
-        if report
-        else (),
-    )

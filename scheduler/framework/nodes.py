@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 
 from scheduler.framework.core.events import AgentsListed, Event, MaintenanceListed
-from scheduler.framework.mesos import agent_from_json, windows_from_json
+from scheduler.framework.reading import AgentReader, windows_from_json
 from scheduler.registry.errors import ApiError, BadRequest, InternalError, ServiceUnavailable
 from shared.mesos import operator
 from shared.mesos.scheduler_driver import SchedulerDriver
@@ -86,7 +86,7 @@ async def watch_agents(
 ) -> None:
     """Asks the master for its agents and for what maintenance is planned, often in the beginning of a connection, then
     now and then; until cancelled. Credentials that may read the one need not be allowed to read the other."""
-    rounds, master = 0, None
+    rounds, master, reader = 0, None, AgentReader(roles)
     complained: dict[str, str] = {}
     while True:
         if driver.master != master:
@@ -103,7 +103,7 @@ async def watch_agents(
                 answer = await operator.call(
                     master, {"type": kind}, credentials=access.credentials, tls=access.tls
                 )
-                put(_listed(kind, answer, roles, asked_at))
+                put(_listed(kind, answer, reader, asked_at))
                 complaint = ""
             except (operator.OperatorError, OSError) as error:
                 complaint = str(error) or type(error).__name__
@@ -114,11 +114,11 @@ async def watch_agents(
         await asyncio.sleep(FAST_SECONDS if rounds < FAST_ROUNDS else SLOW_SECONDS)
 
 
-def _listed(kind: str, answer: dict[str, Any], roles: Sequence[str], asked_at: float) -> Event:
+def _listed(kind: str, answer: dict[str, Any], reader: AgentReader, asked_at: float) -> Event:
     if kind == SCHEDULE:
         schedule = (answer.get("get_maintenance_schedule") or {}).get("schedule") or {}
         return MaintenanceListed(windows_from_json(schedule), asked_at)
     listed = answer.get("get_agents") or {}
-    agents = tuple(agent_from_json(one, roles) for one in listed.get("agents") or ())
+    agents = reader.read(listed.get("agents") or ())
     recovering = frozenset(one["id"]["value"] for one in listed.get("recovered_agents") or ())
     return AgentsListed(agents, recovering)

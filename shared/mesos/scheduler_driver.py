@@ -13,6 +13,7 @@ import asyncio
 import logging
 import random
 import ssl
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,10 @@ Id = str | Mapping[str, Any]
 _PATH = "/api/v1/scheduler"
 _REDIRECTS = 5  # followed at once; then it is a loop, and backs off
 _ASK_AGAIN = 30.0  # seconds, after credentials could not be had
+
+
+class _NoCredentials(OSError):
+    """They cannot be had now."""
 
 
 def _id(value: Id) -> Json:
@@ -98,6 +103,12 @@ class SchedulerDriver(Life, MesosSchedulerDriver):
         self._redirects = 0  # since the last registration
         self._trouble = "not started"
         self._changed = asyncio.Event()  # another master leads
+        self.calls: Counter[str] = Counter()
+        """How many were sent, by type; SUBSCRIBE not."""
+        self.events: Counter[str] = Counter()
+        """How many came, by type."""
+        self.failures: Counter[str] = Counter()
+        """Connections that ended or did not come about, by what was the matter: connection, credentials, redirect."""
 
     # ---- life
 
@@ -275,6 +286,7 @@ class SchedulerDriver(Life, MesosSchedulerDriver):
         self._check(body["type"])
         assert self._subscription is not None
         self._subscription.send(body)
+        self.calls[body["type"]] += 1
 
     # ---- events
 
@@ -282,6 +294,7 @@ class SchedulerDriver(Life, MesosSchedulerDriver):
         event: Json = {}
         try:
             event = orjson.loads(record)
+            self.events[event.get("type", "")] += 1
             self.on_event(event)
         except Exception as error:
             logger.exception("handling an event of type %s failed", event.get("type"))
@@ -373,9 +386,11 @@ class SchedulerDriver(Life, MesosSchedulerDriver):
             logger.info("%s", self._trouble)
             self._masters.redirected(redirected.endpoint)
             self._redirects += 1
+            self.failures["redirect"] += 1
             return self._redirects > _REDIRECTS
         except (OSError, Refused, Unavailable) as error:
             # OSError: no connection, no TLS, no credentials.
+            self.failures["credentials" if isinstance(error, (_NoCredentials, Refused)) else "connection"] += 1
             self._trouble = f"cannot subscribe to {endpoint}: {describe(error)}"
             logger.warning("%s", self._trouble)
             self._masters.failed()
@@ -408,10 +423,13 @@ class SchedulerDriver(Life, MesosSchedulerDriver):
     async def _authorize(self) -> str | None:
         if self._credentials is None:
             return None
-        if self._rejected is not None:
-            rejected, self._rejected = self._rejected, None
-            await self._credentials.renew(rejected)
-        return await self._credentials.authorization()
+        try:
+            if self._rejected is not None:
+                rejected, self._rejected = self._rejected, None
+                await self._credentials.renew(rejected)
+            return await self._credentials.authorization()
+        except OSError as error:
+            raise _NoCredentials(describe(error)) from error
 
     async def _keep_authorized(self, credentials: Credentials, subscription: Subscription) -> None:
         """Give the subscription new credentials before the old ones expire."""
@@ -420,6 +438,7 @@ class SchedulerDriver(Life, MesosSchedulerDriver):
             try:
                 subscription.authorization = await credentials.authorization()
             except OSError as error:
+                self.failures["credentials"] += 1
                 logger.warning("the credentials cannot be renewed: %s", describe(error))
                 await asyncio.sleep(_ASK_AGAIN)
 
@@ -445,6 +464,7 @@ class SchedulerDriver(Life, MesosSchedulerDriver):
             if self._credentials is not None:
                 keeper = asyncio.create_task(self._keep_authorized(self._credentials, subscription))
             reason = await subscription.ended
+            self.failures["connection"] += 1
             self._trouble = f"disconnected from {subscription.endpoint}: {reason}"
         finally:
             was, self._registered = self._registered, False

@@ -436,7 +436,7 @@ class Cluster:
 
     # ---- calls
 
-    def hear(self, effect: fx.Effect) -> None:
+    def hear(self, effect: fx.Effect) -> None:  # noqa: C901 - one line for each effect
         if not self.heard:
             if isinstance(effect, fx.Accept):
                 for launch in effect.launches:

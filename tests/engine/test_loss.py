@@ -195,7 +195,7 @@ def test_maintenance_that_is_cancelled_moves_nothing(desk: Desk, offer: MakeOffe
 def schedule(desk: Desk, *windows: tuple[float, float | None], asked_at: float = 0.0) -> list[fx.Effect]:
     """The master's list of agents, then its schedule for A1's machine."""
     agent = AgentInfo("A1", "Host-A1", 5051, total=Vector(4000, 8_192_000, 0), ip="10.0.0.1")
-    planned = {("host-a1", "10.0.0.1"): one for one in windows}
+    planned = dict.fromkeys([("host-a1", "10.0.0.1")], windows[0]) if windows else {}
     return desk.frame(ev.AgentsListed((agent,)), ev.MaintenanceListed(planned, asked_at or desk.now))
 
 

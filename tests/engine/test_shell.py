@@ -22,16 +22,10 @@ from scheduler.framework.core.state import AgentInfo, Executor, Policy, Task
 from scheduler.framework.core.vectors import Vector
 from scheduler.framework.core.verdict import Fate, judge
 from scheduler.framework.engine import BACKLOG, Engine, Halted, load
-from scheduler.framework.mesos import (
-    ExecutorTemplate,
-    Mesos,
-    Payload,
-    agent_from_json,
-    offer_from_json,
-    report_from_json,
-)
+from scheduler.framework.mesos import ExecutorTemplate, Mesos, Payload
 from scheduler.framework.pools import Pool
 from scheduler.framework.publishing import Publisher
+from scheduler.framework.reading import agent_from_json, offer_from_json, report_from_json
 from scheduler.framework.saving import Saver
 from scheduler.store import Key, Store, StoreError, StoreFailed, open_store
 from shared.mesos.scheduler_driver import NotConnected
@@ -390,7 +384,7 @@ def test_offers_that_lack_what_was_reckoned_with_end_nothing(what: str) -> None:
     assert (told.task_id, told.state, told.reason) == ("u1.1", TaskState.DROPPED, "OFFERS_MISCOUNTED")
     assert not driver.of("acceptOffers")
     assert driver.of("declineOffer") == [(["O1"], {"refuse_seconds": 0.0})]
-    assert sum(mesos.anomalies.values()) == 1
+    assert sum(mesos.meter.anomalies.values()) == 1
     verdict = judge(task(1), told, "Never")
     assert (verdict.fate, verdict.agent_strikes) == (Fate.RELAUNCH, 1), "later, and elsewhere if it can be"
 

@@ -10,7 +10,7 @@ from scheduler.framework.core.pods import pod_from_object
 from scheduler.framework.core.state import State, Task
 from scheduler.framework.engine import delay_until
 from scheduler.framework.feed import PodReader
-from scheduler.framework.mesos import OfferReader, offer_from_json
+from scheduler.framework.reading import OfferReader, offer_from_json
 from scheduler.store import Entry, Key, WatchEvent
 
 

@@ -178,7 +178,7 @@ def test_trap_06_a_hundred_pods_take_few_accepts(desk: Desk, offer: MakeOffer) -
                 one.resources.scalar("cpus"), one.resources.scalar("mem"), one.resources.scalar("disk")
             )
             listed = tuple(desk.executors)
-            effects = desk.offer(replace(offer(f"O{seconds}", executors=listed), amounts=free))
+            effects = desk.offer(offer(f"O{seconds}", executors=listed)._replace(amounts=free))
             left = one.resources
             for accept in only(effects, fx.Accept):
                 accepts += 1

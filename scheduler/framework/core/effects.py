@@ -169,6 +169,8 @@ class Launch:
     amounts: Vector
     ports: tuple[int, ...]
     volumes: tuple[Use, ...] = ()
+    waited: float = 0.0
+    """Seconds from when it could have been launched."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,17 @@ def _legal(value: str) -> str:
 
 
 def seen(frame: Frame, info: AgentInfo) -> Node:
-    """An agent is there, says an offer or the master's list."""
+    """An agent is there, says an offer or the master's list. Mostly it is as it was, and so is its Node."""
+    state = frame.state
+    known = state.described.get(info.id)
+    if known is not None and known[1] is info and _plain(state, known[0]):
+        return known[0]
+    made = _described(frame, info)
+    state.described[info.id] = (made, info)
+    return made
+
+
+def _described(frame: Frame, info: AgentInfo) -> Node:
     state = frame.state
     name = node_name(state, info)
     if info.id not in state.agents:
@@ -93,9 +103,10 @@ def seen(frame: Frame, info: AgentInfo) -> Node:
         own=maintenance.own_taints(frame, node, draining=info.draining),
         missing_since=0.0 if info.active or info.draining else node.missing_since,
     )
-    if new != node:
-        state.put_node(new)
-        frame.emit(SaveNode(new))
+    if new == node:
+        return node
+    state.put_node(new)
+    frame.emit(SaveNode(new))
     if node.agent_id not in {"", info.id}:
         _replaced(frame, node.agent_id)
     return new
@@ -109,6 +120,31 @@ def _replaced(frame: Frame, agent_id: str) -> None:
     reconcile.ask_later(frame, [one for one in ids if state.tasks[one].state not in AWAY])
     for task_id in ids:
         state.set_timer(frame.now, Alarm.AWAY, task_id)
+
+
+def offered(frame: Frame, offer: Offer) -> None:
+    """An agent is there. Mostly its offers say of it what the last one did, and its Node is as it was then."""
+    state = frame.state
+    known = state.sighted.get(offer.agent_id)
+    if known is not None:
+        node, last = known
+        same = (
+            offer.attributes == last.attributes
+            and offer.hostname == last.hostname
+            and offer.port == last.port
+            and offer.ip == last.ip
+            and offer.region == last.region
+            and offer.zone == last.zone
+        )
+        if same and _plain(state, node):
+            return
+    state.sighted[offer.agent_id] = (seen(frame, from_offer(offer)), offer)
+
+
+def _plain(state: State, node: Node) -> bool:
+    """It is still so, and nothing about it depends on the time."""
+    as_it_was = state.nodes.get(node.name) is node and node.ready and not node.missing_since
+    return as_it_was and not node.own and node.window is None
 
 
 def from_offer(offer: Offer) -> AgentInfo:

@@ -33,7 +33,7 @@ from scheduler.framework.core.vectors import ZERO, Vector, join
 def receive(frame: Frame, offers: Sequence[Offer]) -> None:
     for offer in offers:
         frame.state.offers[offer.id] = offer
-        nodes.seen(frame, nodes.from_offer(offer))
+        nodes.offered(frame, offer)
         executors.listed(frame, offer)
         maintenance.offered(frame, offer)
 
@@ -403,9 +403,9 @@ def _launch(frame: Frame, uid: str, node: str, executor: Executor) -> Launch:
     frame.save_pod(pod, Bound(task.id, node, moves=before is not None and tasks.gives_way(before)))
     frame.publish(pod, "Normal", "Scheduled", f"Successfully assigned {pod.key} to {node}")
     state.pods[uid] = replace(pod, node=node)
-    del state.pending[uid]
+    waited = frame.now - state.pending.pop(uid).since
     frame.timer(state.policy.launch_overdue, Alarm.OVERDUE, task.id)
-    return Launch(task, executor, needs.amounts - Vector(disk=needs.new_disk), needs.ports, uses)
+    return Launch(task, executor, needs.amounts - Vector(disk=needs.new_disk), needs.ports, uses, waited)
 
 
 # ---- why a pod waits
@@ -425,6 +425,7 @@ def report(frame: Frame, uid: str) -> None:
     if message is None:
         frame.timer(state.policy.report_after / 10, Alarm.REPORT, uid)
         return
+    message = _limit(state, pod, message)
     changed = message != entry.said
     if changed or frame.now - entry.said_at >= state.policy.report_again:
         frame.publish(pod, "Warning", "FailedScheduling", message)
@@ -432,6 +433,20 @@ def report(frame: Frame, uid: str) -> None:
     if changed and not any(tasks.gives_way(one) for one in state.tasks_of(uid)):
         frame.save_pod(pod, Unschedulable(message))
     frame.timer(state.policy.report_again / 6, Alarm.REPORT, uid)
+
+
+def limited(frame: Frame, limits: Mapping[str, str]) -> None:
+    """Quota that Mesos' operators set: the allocator offers a role no more than that."""
+    frame.state.limits = dict(limits)
+
+
+def _limit(state: State, pod: Pod, message: str) -> str:
+    """What may be the reason behind offers that are too small."""
+    role = state.role_of(pod.needs)
+    limit = state.limits.get(role)
+    if limit is None or not any(word in message for word in ("Insufficient", "available to schedule")):
+        return message
+    return f"{message.rstrip('.')}. Mesos role {role} has a quota limit of {limit}, its other tasks included."
 
 
 def _why(frame: Frame, want: Want) -> str | None:

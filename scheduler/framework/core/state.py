@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 from scheduler.framework.core.claims import Held, Storage
 from scheduler.framework.core.lifecycle import TERMINAL, TaskState
@@ -232,8 +232,7 @@ class Executor:
     """Its own resources are, so those of its pods must be, too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """One offer to one role, reduced to what we may use of it (unreserved, or reserved for that role)."""
 
     id: str
@@ -394,6 +393,9 @@ class State:
     left: dict[str, dict[str, Left]] = field(default_factory=dict)
     """By agent id and role."""
     nodes: dict[str, Node] = field(default_factory=dict)
+    sighted: dict[str, tuple[Node, Offer]] = field(default_factory=dict)
+    described: dict[str, tuple[Node, AgentInfo]] = field(default_factory=dict)
+    """By agent id: its Node as it was made of its last offer, and of its last description."""
     node_names: dict[str, str] = field(default_factory=dict)
     """Node by agent id and by address; may be out of date, the Node itself decides."""
     executors: dict[str, Executor] = field(default_factory=dict)
