@@ -171,6 +171,7 @@ def report_from_json(status: Json) -> TaskReported:
         source=status.get("source", "").removeprefix("SOURCE_").replace("SLAVE", "AGENT"),
         reason=status.get("reason", "").removeprefix("REASON_").replace("SLAVE", "AGENT"),
         message=status.get("message", ""),
+        agent_gone=status["state"] == "TASK_GONE_BY_OPERATOR",
         pod_status=report.status if report else None,
         server=report.server if report else "",
         events=tuple(PodEvent(one.type, one.reason, one.message, one.container) for one in report.events)
