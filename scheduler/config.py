@@ -19,14 +19,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scheduler.flags import UsageError, parser
+from scheduler.flags import CLUSTER, UsageError, parser, zookeeper_of
 from scheduler.framework.core.state import Policy
 from scheduler.framework.core.vectors import Vector
 from scheduler.serving import Certificate
+from scheduler.store import Store, open_store
 from shared.mesos.settings import Access, access_from
 from shared.mesos.values import milli
+from shared.security.atrest import KeyRing, ring_from
 from shared.security.dcos import DcosLogin
 from shared.wire import IDLE_TIMEOUT_VARIABLE
+from shared.zookeeper.settings import ZooKeeperSettings
 
 __all__ = [
     "ExecutorSettings",
@@ -38,9 +41,15 @@ __all__ = [
     "master_of",
     "parse",
     "principal_of",
+    "ring_of",
     "roles_of",
+    "settings_of",
+    "zookeeper_of",
 ]
 
+
+WILDCARDS = ("0.0.0.0", "::")
+"""Addresses to listen on that nobody can call."""
 
 LEAST_IDLE = 10.0
 """Half of it must be more than a launch is under way for."""
@@ -142,6 +151,36 @@ class Settings:
     maintenance_moves: int
     placement: str
     log_level: str
+    zookeeper: ZooKeeperSettings | None = None
+    """Of the store, which several schedulers share then."""
+    cluster: str = CLUSTER
+    ring: KeyRing | None = None
+    arguments: argparse.Namespace | None = None
+    advertise: str = ""
+    """`HOST` or `HOST:PORT` of our API, for the other schedulers; "" for what can be told from the rest."""
+
+    def open_store(self) -> Store:
+        """Not open yet. Raises StoreError."""
+        return open_store(self.store, arguments=self.arguments, ring=self.ring, cluster=self.cluster)
+
+    def url(self, port: int, *, tls: bool) -> str:
+        """Where others reach the API that listens on this port."""
+        host, port = self._advertised(port)
+        return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    @property
+    def names(self) -> list[str]:
+        """By which clients may call on the API, so that a certificate made here has to name them."""
+        host, _ = self._advertised(0)
+        return [host, self.listen.host, self.framework.hostname, "localhost", "127.0.0.1"]
+
+    def _advertised(self, port: int) -> tuple[str, int]:
+        if self.advertise:
+            found = _place(self.advertise)
+            assert found is not None
+            return found.host, found.port or port
+        host = self.listen.host
+        return (self.framework.hostname if host in WILDCARDS else host), port
 
     def policy(self, program: str) -> Policy:
         return Policy(
@@ -157,7 +196,11 @@ class Settings:
 
 def parse(argv: list[str], environ: Mapping[str, str] = os.environ) -> Settings:
     """Raises UsageError; SystemExit for --help."""
-    args = parser().parse_args(argv)
+    return settings_of(parser().parse_args(argv), environ)
+
+
+def settings_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Settings:
+    """What the flags mean together. Raises UsageError."""
     if (args.tls_cert_file is None) != (args.tls_private_key_file is None):
         raise UsageError("--tls-cert-file and --tls-private-key-file: give both or neither")
     if args.failover_timeout <= 0:
@@ -166,6 +209,8 @@ def parse(argv: list[str], environ: Mapping[str, str] = os.environ) -> Settings:
         raise UsageError("--max-pods-per-node: must be at least 1")
     if args.maintenance_moves < 1:
         raise UsageError("--maintenance-moves: must be at least 1")
+    if args.advertise and _place(args.advertise) is None:
+        raise UsageError(f"--advertise {args.advertise!r}: expected HOST or HOST:PORT")
     access = access_of(args, environ)
     return Settings(
         master=master_of(args.master),
@@ -190,6 +235,11 @@ def parse(argv: list[str], environ: Mapping[str, str] = os.environ) -> Settings:
         maintenance_moves=args.maintenance_moves,
         placement=args.placement,
         log_level=args.log_level,
+        zookeeper=zookeeper_of(args),
+        cluster=_cluster(args.cluster_id),
+        ring=ring_of(args, environ),
+        arguments=args,
+        advertise=args.advertise,
     )
 
 
@@ -206,6 +256,20 @@ def principal_of(args: argparse.Namespace, access: Access) -> str:
     if isinstance(access.credentials, DcosLogin):
         return access.credentials.account.uid
     return args.mesos_principal or ""
+
+
+def ring_of(args: argparse.Namespace, environ: Mapping[str, str]) -> KeyRing | None:
+    """What Secrets are encrypted with. Raises UsageError."""
+    try:
+        return ring_from(args.encryption_key_file, environ)
+    except ValueError as error:
+        raise UsageError(f"--encryption-key-file: {error}") from None
+
+
+def _cluster(text: str) -> str:
+    if not text or not text.isprintable() or len(text) > 253:
+        raise UsageError(f"--cluster-id {text!r}: expected a name")
+    return text
 
 
 def _executor(args: argparse.Namespace) -> ExecutorSettings:
@@ -273,6 +337,14 @@ def _bundle_listen(args: argparse.Namespace) -> Listen:
     if args.bundle_listen:
         return _listen("--bundle-listen", args.bundle_listen)
     return Listen(_listen("--listen", args.listen).host, 0)
+
+
+def _place(text: str) -> Listen | None:
+    """`HOST`, `HOST:PORT` (or 0) or the same with an IPv6 address in brackets; None for what is none of these."""
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s\[\]:/@]+))(?::([0-9]{1,5}))?", text)
+    if found is None or int(found[3] or 0) > 65535:
+        return None
+    return Listen(found[1] or found[2], int(found[3] or 0))
 
 
 def _listen(flag: str, text: str) -> Listen:

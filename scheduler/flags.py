@@ -8,14 +8,22 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from shared.mesos.settings import add_flags
+from shared.mesos.flags import add_flags
 from shared.models.annotations import REVOCABLE, STRATEGIES
+from shared.security.atrest import VARIABLE as KEYS
+from shared.zookeeper.settings import ZooKeeperSettings, settings_from
+from shared.zookeeper.settings import add_flags as add_zookeeper_flags
 
 ABOUT = "The Mesos framework scheduler and its Kubernetes API."
 
 EPILOG = """\
 exit codes: 0 stopped by SIGTERM or SIGINT; 1 a bug; 2 bad flags or files; 3 cannot listen; 4 the store cannot be used;
-5 Mesos refused, removed or took over the framework, or it would be another one. Stopping never ends the pods."""
+5 Mesos refused, removed or took over the framework, or it would be another one; 6 another scheduler leads now: start
+this one again. Stopping never ends the pods."""
+
+
+CLUSTER = "gantry"
+"""`--cluster-id` of who does not say another."""
 
 
 class UsageError(Exception):
@@ -41,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     _framework(framework)
     _executors(made.add_argument_group("executors"))
     add_flags(made)
+    add_zookeeper_flags(made)
     return made
 
 
@@ -67,13 +76,41 @@ def uninstall_parser(about: str, epilog: str) -> argparse.ArgumentParser:
     return made
 
 
+def zookeeper_of(args: argparse.Namespace) -> ZooKeeperSettings | None:
+    """None for a store that is none of ZooKeeper's. Raises UsageError."""
+    if not args.store.startswith("zk://"):
+        return None
+    try:
+        return settings_from(args.store, args)
+    except ValueError as error:
+        raise UsageError(f"--store: {error}" if "--zk" not in str(error) else str(error)) from None
+
+
 def _places(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--master",
         required=True,
         help="HOST:PORT, HOST1:PORT,HOST2:PORT or zk://HOSTS/PATH of the Mesos masters",
     )
-    made.add_argument("--store", required=True, metavar="URL", help="where the state is kept: sqlite:PATH")
+    made.add_argument(
+        "--store",
+        required=True,
+        metavar="URL",
+        help="where the state is kept: sqlite:PATH, or zk://[USER:PASSWORD@]HOSTS/PATH for any number of schedulers",
+    )
+    made.add_argument(
+        "--cluster-id",
+        default=CLUSTER,
+        metavar="NAME",
+        help="whose state it is: a scheduler of another cluster refuses to use it (%(default)s)",
+    )
+    made.add_argument(
+        "--encryption-key-file",
+        type=Path,
+        metavar="FILE",
+        help=f"keys with which Secrets are encrypted in the store, the first of them new ones (or {KEYS} in the "
+        "environment)",
+    )
 
 
 def _api(group: argparse._ArgumentGroup) -> None:
@@ -97,7 +134,14 @@ def _api(group: argparse._ArgumentGroup) -> None:
         metavar="DIR",
         help="without --tls-cert-file: serve HTTPS with a certificate made and kept here; clients trust its ca.crt",
     )
-    add("--hostname", default="", help="of this scheduler, as Mesos shows it")
+    add(
+        "--advertise",
+        default="",
+        metavar="HOST[:PORT]",
+        help="where the other schedulers reach this one's API: a name or address, with the port if it is another one "
+        "than is listened on (the host of --listen, or else --hostname)",
+    )
+    add("--hostname", default="", help="of this scheduler, as Mesos shows it (this machine's)")
     add("--advertise-url", default="", metavar="URL", help="of this API, as Mesos shows it (webui_url)")
 
 

@@ -5,16 +5,25 @@ kubectl and the official clients send a bearer token over HTTPS only, so a token
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from shared.security.certificates import serving_files
+from shared.security.certificates import Authority, serving_files
 
 
 class ServingError(Exception):
     """One line: which file is wrong and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """`fingerprint`: SHA-256 of the certificate that is shown, hexadecimal."""
+
+    context: ssl.SSLContext
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +34,26 @@ class Certificate:
     key: Path | None = None
     directory: Path | None = None
 
-    def context(self, hosts: list[str], now: datetime) -> ssl.SSLContext | None:
-        """What to serve with; None: plain HTTP. A pair made here is valid for `hosts`. Raises ServingError."""
+    @property
+    def is_made(self) -> bool:
+        """Whether it is made here, so that an authority has to sign it."""
+        return self.directory is not None and self.file is None
+
+    def tls(self, hosts: list[str], now: datetime, authority: Authority | None = None) -> Tls | None:
+        """What to serve with; None: plain HTTP. Raises ServingError.
+
+        A pair made here is valid for `hosts`, and signed by `authority` (None: by one of its own).
+        """
         file, key = self.file, self.key
         if self.directory is not None and file is None:
             try:
-                made = serving_files(self.directory, hosts, now)
+                made = serving_files(self.directory, hosts, now, authority)
             except OSError as error:
                 raise ServingError(f"--cert-dir {self.directory}: {error.strerror}") from error
+            except ValueError as error:
+                raise ServingError(
+                    f"the certificate authority in the store cannot be read: {error}"
+                ) from error
             file, key = made.certificate, made.key
         if file is None:
             return None
@@ -41,6 +62,7 @@ class Certificate:
         context.set_alpn_protocols(["http/1.1"])
         try:
             context.load_cert_chain(file, key)
+            fingerprint = _fingerprint(file)
         except ssl.SSLError as error:
             raise ServingError(
                 f"--tls-cert-file {file}, --tls-private-key-file {key}: not a PEM certificate and its key "
@@ -50,4 +72,12 @@ class Certificate:
             raise ServingError(
                 f"--tls-cert-file {file} or --tls-private-key-file {key}: {error.strerror}"
             ) from error
-        return context
+        return Tls(context, fingerprint)
+
+
+def _fingerprint(file: Path) -> str:
+    """Of the first certificate in a PEM file: that of the server itself."""
+    end = "-----END CERTIFICATE-----"
+    first = file.read_text(encoding="ascii", errors="replace")
+    first = first[first.index("-----BEGIN CERTIFICATE-----") :].partition(end)[0] + end
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(first)).hexdigest()

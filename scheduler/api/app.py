@@ -16,6 +16,7 @@ from scheduler.api.body import LIMIT
 from scheduler.api.context import API, Api, Clock, NodeProxy, wall_clock
 from scheduler.api.delete import delete, delete_collection
 from scheduler.api.discovery import Discovery
+from scheduler.api.forward import Forwarder
 from scheduler.api.health import HealthReport
 from scheduler.api.services import SERVICES
 from scheduler.api.status import status_middleware
@@ -57,11 +58,13 @@ def make_app(
     clock: Clock = wall_clock,
     resources: tuple[Resource, ...] = RESOURCES,
     registry: CollectorRegistry | None = None,
+    forwarder: Forwarder | None = None,
     **sources: Any,
 ) -> web.Application:
     """The API over an open store. `token` None: loopback only, see `auth`. `sources`: see `Api`.
 
-    `registry`: what /metrics shows; without, there is no /metrics.
+    `registry`: what /metrics shows; without, there is no /metrics. `forwarder`: who leads, if that is not always this
+    instance; without, this one does its housekeeping as long as it serves.
     """
     served = with_admission(resources, partial(_find, store))
     if all(one.plural != "services" for one in served):
@@ -76,7 +79,10 @@ def make_app(
         clock=clock,
         **sources,
     )
-    app = web.Application(middlewares=[status_middleware, auth_middleware(token)], client_max_size=LIMIT)
+    middlewares = [status_middleware, auth_middleware(token)]
+    if forwarder is not None:
+        middlewares.append(forwarder.middleware())
+    app = web.Application(middlewares=middlewares, client_max_size=LIMIT)
     app[API] = api
     for path, handler in _health_routes():
         app.router.add_get(path, handler)
@@ -88,7 +94,8 @@ def make_app(
         app.router.add_post(path, partial(reviews.review, group=group, version=group_version, plural=plural))
     for resource in served:
         _add_resource(app, resource)
-    app.cleanup_ctx.append(_housekeeping)
+    if forwarder is None:
+        app.cleanup_ctx.append(_housekeeping)
     app.on_shutdown.append(_end_streams)
     return app
 
@@ -138,8 +145,7 @@ def _route(
 
 
 async def _housekeeping(app: web.Application) -> AsyncIterator[None]:
-    await housekeeping.create_namespaces(app[API])
-    await housekeeping.create_classes(app[API])
+    await housekeeping.prepare(app[API])
     task = asyncio.create_task(housekeeping.run(app[API]), name="housekeeping")
     yield
     task.cancel()

@@ -16,11 +16,15 @@ from scheduler.api.context import API, Api
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that is well when `problem` is empty. A `fatal` problem ends liveness: restart the process."""
+    """One thing that is well when `problem` is empty. A `fatal` problem ends liveness: restart the process.
+
+    `detail`: what there is to know when it is well.
+    """
 
     name: str
     problem: str = ""
     fatal: bool = False
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +47,15 @@ async def healthz(request: web.Request) -> web.Response:
 
 
 def _checks(api: Api) -> list[Check]:
-    failure = api.store.failure
-    store = Check("store", str(failure or ""), fatal=True)
-    return [Check("ping", fatal=True), store, *api.health().checks]
+    store = api.store
+    unreadable = [f"{key} cannot be read: {why}" for key, why in store.quarantined.items()]
+    checks = [
+        Check("ping", fatal=True),
+        Check("store", str(store.failure or ""), fatal=True, detail="; ".join(unreadable)),
+    ]
+    if store.trouble:
+        checks.append(Check("store-connection", store.trouble))
+    return [*checks, *api.health().checks]
 
 
 def _answer(request: web.Request, name: str, checks: list[Check]) -> web.Response:
@@ -54,11 +64,12 @@ def _answer(request: web.Request, name: str, checks: list[Check]) -> web.Respons
     failed = any(check.problem for check in checks)
     if not failed and "verbose" not in request.query:
         return web.Response(text="ok")
-    lines = [
-        f"[-]{check.name} failed: {check.problem if trusted else 'reason withheld'}"
-        if check.problem
-        else f"[+]{check.name} ok"
-        for check in checks
-    ]
+    lines = [_line(check, trusted=trusted) for check in checks]
     lines.append(f"{name} check {'failed' if failed else 'passed'}")
     return web.Response(text="\n".join(lines) + "\n", status=500 if failed else 200)
+
+
+def _line(check: Check, *, trusted: bool) -> str:
+    if check.problem:
+        return f"[-]{check.name} failed: {check.problem if trusted else 'reason withheld'}"
+    return f"[+]{check.name} ok" + (f": {check.detail}" if check.detail and trusted else "")

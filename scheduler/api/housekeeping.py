@@ -32,6 +32,12 @@ CHUNK = 500
 """Events removed in one commit."""
 
 
+async def prepare(api: Api) -> None:
+    """Makes what always exists, where it is missing. Raises StoreFailed."""
+    await create_namespaces(api)
+    await create_classes(api)
+
+
 async def create_namespaces(api: Api) -> None:
     """Makes default, kube-system and the like, once. Raises StoreFailed."""
     resource = api.find("", "v1", "namespaces")

@@ -92,10 +92,14 @@ class Pages:
         self._snapshots[self._number] = (now, entries, version)
         return self._cut(self._number, entries, 0, version, limit, query)
 
+    def holds(self, token: Token) -> bool:
+        """Whether it is ours. Another instance numbers its snapshots alike, but not at the same versions."""
+        return token.snapshot in self._snapshots and self._snapshots[token.snapshot][2] == token.version
+
     def snapshot(self, token: Token, now: datetime) -> tuple[list[Entry], int]:
         """The list a token belongs to and its version. Raises Expired."""
         self._forget(now)
-        if token.snapshot not in self._snapshots:
+        if not self.holds(token):
             raise ContinueExpired(Token(0, 0, token.last, token.query))
         _, entries, version = self._snapshots[token.snapshot]
         return entries, version

@@ -148,11 +148,23 @@ class Engine:
         self._illegal = 0
         self._stopping = False
         self._held = False
+        self._may_act = asyncio.Event()
+        self._may_act.set()
 
     def stop(self) -> None:
         """Ends `run` after the frame at hand."""
         self._stopping = True
+        self._may_act.set()
         self._wake.set()
+
+    def pause(self, on: bool) -> None:
+        """Decides nothing and tells Mesos nothing, for as long as it is uncertain whether this scheduler leads."""
+        if on and self._may_act.is_set():
+            log.warning("no more decisions until it is certain again that this scheduler leads")
+            self._may_act.clear()
+        elif not on and not self._may_act.is_set():
+            log.info("deciding again")
+            self._may_act.set()
 
     def put(self, event: Event) -> None:
         """Something happened."""
@@ -167,6 +179,9 @@ class Engine:
         """Frames, until stopped."""
         try:
             while not self._stopping:
+                await self._may_act.wait()
+                if self._stopping:
+                    return
                 events, self._queue = self._queue, []
                 self._wake.clear()
                 await self._frame(events)
@@ -197,6 +212,7 @@ class Engine:
         effects = step(self.state, events, now, self._token())
         self._mesos.prepare(effects)
         refused, pods = await self._save(effects, now)
+        await self._may_act.wait()
         payloads = self._payloads(effects, refused, pods)
         for effect in effects:
             if isinstance(effect, fx.SAVES):

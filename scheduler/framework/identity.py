@@ -39,6 +39,13 @@ async def hold(store: Store, info: Mapping[str, Any]) -> None:
     await store.commit((records.FRAMEWORK, keep))
 
 
+def check(store: Store, info: Mapping[str, Any]) -> None:
+    """As `hold`, but only looks: for who may come to lead, and should not wait until then. Raises IdentityChanged."""
+    record = store.get(records.FRAMEWORK)
+    if record is not None and record.obj.get("frameworkId"):
+        _compare(record.obj.get("immutable") or {}, {name: info[name] for name in IMMUTABLE})
+
+
 def _compare(known: Json, wanted: Json) -> None:
     for name in IMMUTABLE:
         if name in known and known[name] != wanted[name]:

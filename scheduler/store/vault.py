@@ -11,6 +11,9 @@ from shared.security.atrest import KeyRing, Tampered, UnknownKey, is_sealed, key
 
 MARK = Key("meta.gantry.io", "", "encryption")
 
+AUTHORITY = Key("meta.gantry.io", "", "certificate-authority")
+"""With a private key in it."""
+
 SECRETS = "secrets"
 
 
@@ -53,7 +56,7 @@ class Vault:
 
 
 def _secret(key: Key) -> bool:
-    return key.resource == SECRETS or key == MARK
+    return key.resource == SECRETS or key in (MARK, AUTHORITY)
 
 
 def _context(key: Key) -> bytes:

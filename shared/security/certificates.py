@@ -1,14 +1,15 @@
 """A serving certificate of one's own, for an API that nobody has given one.
 
 As kube-apiserver does with its `--cert-dir`: a certificate authority is made, signs one serving certificate, and its
-key is thrown away, so that nothing else can ever be signed by it. Clients get the authority's certificate.
+key is thrown away, so that nothing else can ever be signed by it. Clients get the authority's certificate. Where
+several serve the same clients, the authority is kept, key and all, and signs for each of them.
 """
 
 import datetime as dt
 import ipaddress
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
@@ -29,16 +30,27 @@ class ServingFiles:
     key: Path
 
 
-def serving_files(directory: Path, hosts: Iterable[str], now: dt.datetime) -> ServingFiles:
+@dataclass(frozen=True)
+class Authority:
+    """PEM of its certificate and of its private key."""
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+
+
+def serving_files(
+    directory: Path, hosts: Iterable[str], now: dt.datetime, authority: Authority | None = None
+) -> ServingFiles:
     """The files in `directory`; made when missing, about to end, or not valid for all of `hosts` (names or addresses).
 
-    Raises OSError when the directory cannot be written.
+    Signed by `authority`; without one, by one that is made for it. Raises OSError when the directory cannot be written,
+    ValueError for an authority that cannot be read.
     """
     files = ServingFiles(directory / "ca.crt", directory / "apiserver.crt", directory / "apiserver.key")
     wanted = list(dict.fromkeys(hosts))
-    if not _usable(files, wanted, now):
+    if not _usable(files, wanted, now, authority):
         directory.mkdir(parents=True, exist_ok=True)
-        _make(files, wanted, now)
+        _make(files, wanted, now, authority or make_authority(now))
     return files
 
 
@@ -49,10 +61,12 @@ def _alternative(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _usable(files: ServingFiles, hosts: list[str], now: dt.datetime) -> bool:
+def _usable(files: ServingFiles, hosts: list[str], now: dt.datetime, wanted: Authority | None) -> bool:
     try:
         certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
         authority = x509.load_pem_x509_certificate(files.authority.read_bytes())
+        if wanted is not None and authority != x509.load_pem_x509_certificate(wanted.certificate):
+            return False
         key = serialization.load_pem_private_key(files.key.read_bytes(), password=None)
         certificate.verify_directly_issued_by(authority)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -63,46 +77,62 @@ def _usable(files: ServingFiles, hosts: list[str], now: dt.datetime) -> bool:
     return same_key and left.days >= _RENEW_DAYS and {_alternative(host) for host in hosts} <= set(names)
 
 
-def _make(files: ServingFiles, hosts: list[str], now: dt.datetime) -> None:
-    authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"gantry-ca@{int(now.timestamp())}")])
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gantry-scheduler")])
-    usage = {
-        "key_encipherment": False,
-        "content_commitment": False,
-        "data_encipherment": False,
-        "key_agreement": False,
-        "encipher_only": False,
-        "decipher_only": False,
-    }
-    authority = (
-        _builder(issuer, issuer, authority_key.public_key(), now)
+_USAGE = {
+    "key_encipherment": False,
+    "content_commitment": False,
+    "data_encipherment": False,
+    "key_agreement": False,
+    "encipher_only": False,
+    "decipher_only": False,
+}
+
+
+def make_authority(now: dt.datetime) -> Authority:
+    """A new one, good for ten years."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"gantry-ca@{int(now.timestamp())}")])
+    certificate = (
+        _builder(name, name, key.public_key(), now)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(
-            x509.KeyUsage(digital_signature=False, key_cert_sign=True, crl_sign=True, **usage), critical=True
+            x509.KeyUsage(digital_signature=False, key_cert_sign=True, crl_sign=True, **_USAGE), critical=True
         )
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key()), critical=False)
-        .sign(authority_key, hashes.SHA256())
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
     )
+    return Authority(certificate.public_bytes(serialization.Encoding.PEM), _private(key))
+
+
+def _make(files: ServingFiles, hosts: list[str], now: dt.datetime, authority: Authority) -> None:
+    issuer = x509.load_pem_x509_certificate(authority.certificate)
+    issuer_key = serialization.load_pem_private_key(authority.key, password=None)
+    assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gantry-scheduler")])
     certificate = (
-        _builder(subject, issuer, key.public_key(), now)
+        _builder(subject, issuer.subject, key.public_key(), now)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(
-            x509.KeyUsage(digital_signature=True, key_cert_sign=False, crl_sign=False, **usage), critical=True
+            x509.KeyUsage(digital_signature=True, key_cert_sign=False, crl_sign=False, **_USAGE),
+            critical=True,
         )
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName([_alternative(host) for host in hosts]), critical=False)
         .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
         )
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(authority_key, hashes.SHA256())
+        .sign(issuer_key, hashes.SHA256())
     )
-    pem = serialization.Encoding.PEM
-    plain = serialization.NoEncryption()
-    _replace(files.key, key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain), 0o600)
-    _replace(files.certificate, certificate.public_bytes(pem), 0o644)
-    _replace(files.authority, authority.public_bytes(pem), 0o644)
+    _replace(files.key, _private(key), 0o600)
+    _replace(files.certificate, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+    _replace(files.authority, authority.certificate, 0o644)
+
+
+def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def _builder(

@@ -11,8 +11,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from scheduler.app import serve
 from scheduler.config import Settings, UsageError, parse
+from scheduler.instance import serve
 from shared.mesos.credentials import BasicCredentials
 from shared.security.tokens import BearerTokenFile
 

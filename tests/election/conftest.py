@@ -1,0 +1,235 @@
+"""A real ZooKeeper; candidates in this process; and whole clusters of several schedulers as real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scheduler.election.candidacy import Candidacy
+from scheduler.election.messages import Candidate
+from shared.zookeeper.location import Location
+from shared.zookeeper.session import Session
+from shared.zookeeper.settings import ZooKeeperSettings
+
+TESTS = Path(__file__).parents[1]
+LIMIT = 20.0
+
+
+def _load(name: str, path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_server = _load("zookeeper_server", TESTS / "zookeeper" / "server.py")
+_processes = _load("engine_processes", TESTS / "engine" / "processes" / "conftest.py")
+until = _processes.until
+
+
+@pytest.fixture(scope="session")
+def zookeeper() -> Iterator[Any]:
+    """One server; `address`, `kill`, `start`."""
+    if _server.needs_zookeeper.args[0]:
+        pytest.skip("no ZooKeeper installed")
+    server = _server.Server()
+    try:
+        server.start()
+        _server.wait_for(server)
+        yield server
+    finally:
+        server.close()
+
+
+# ---- candidates in this process
+
+
+class Voter:
+    """A candidacy, and what it was told, in order."""
+
+    def __init__(self, settings: ZooKeeperSettings, name: str) -> None:
+        self.me = Candidate(name, f"http://{name}:1")
+        self.session = Session(settings)
+        self.candidacy = Candidacy(self.session, self)
+        self.told: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+        self.task = asyncio.create_task(self.candidacy.run())
+
+    def leads(self, epoch: int) -> None:
+        self.told.put_nowait(("leads", epoch))
+
+    def follows(self, leader: Candidate | None) -> None:
+        self.told.put_nowait(("follows", leader.instance if leader else None))
+
+    def cut_off(self, on: bool) -> None:
+        self.told.put_nowait(("cut off", on))
+
+    def lost(self, why: str) -> None:
+        self.told.put_nowait(("lost", why))
+
+    def enter(self) -> Voter:
+        self.candidacy.enter(self.me)
+        return self
+
+    async def hears(self, kind: str) -> Any:
+        """What it is told next of this kind; others pass."""
+        async with asyncio.timeout(LIMIT):
+            while True:
+                what, fact = await self.told.get()
+                if what == kind:
+                    return fact
+
+    async def follows_one(self, leader: str | None) -> None:
+        while await self.hears("follows") != leader:
+            pass
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        await asyncio.wait([self.task])
+        await self.session.stop()
+
+
+@pytest.fixture
+async def voter(zookeeper: Any, request: pytest.FixtureRequest) -> AsyncIterator[Callable[[str], Voter]]:
+    made: list[Voter] = []
+    path = "/" + re.sub(r"\W", "-", request.node.name)
+
+    def make(name: str, address: str = zookeeper.address, timeout: float = 4.0) -> Voter:
+        one = Voter(ZooKeeperSettings(Location(address, path), session_timeout=timeout), name)
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        await one.stop()
+
+
+@pytest.fixture
+async def proxy(zookeeper: Any) -> AsyncIterator[Any]:
+    """A way to ZooKeeper that can be cut."""
+    one = await _server.Proxy(zookeeper.address).open()
+    yield one
+    await one.close()
+
+
+# ---- clusters of real processes
+
+
+class Ha(_processes.Local):  # type: ignore[name-defined,misc]
+    """A master, agents with the scripted executor, and any number of schedulers on one ZooKeeper."""
+
+    def __init__(self, directory: Path, zookeeper: Any, *, timeout: float = 4.0) -> None:
+        super().__init__(directory)
+        self.zookeeper = zookeeper
+        self.timeout = timeout
+        self.url = f"zk://{zookeeper.address}/{directory.name}"
+        self.ports: dict[str, int] = {}
+
+    def begin(
+        self, *schedulers: str, agents: tuple[str, ...] = ("agent-1",), flags: tuple[str, ...] = ()
+    ) -> None:
+        """All of it; the first scheduler leads."""
+        self.start_master()
+        for name in agents:
+            self.start_agent(name)
+        for name in schedulers:
+            self.start_one(name, *flags)
+            self.ready(name)
+        self.use(schedulers[0])
+        until("the nodes", lambda: len(self.items("/api/v1/nodes")) == len(agents))
+
+    def start_one(self, name: str, *flags: str) -> subprocess.Popen[bytes]:
+        """A scheduler, on the port that it had if it had one."""
+        port = self.ports.setdefault(name, _server.free_ports(1)[0])
+        self.use(name)
+        base = (
+            "--store",
+            self.url,
+            "--listen",
+            f"127.0.0.1:{port}",
+            "--zk-session-timeout",
+            str(self.timeout),
+        )
+        return self.spawn_scheduler(*base, *flags, name=name)  # type: ignore[no-any-return]
+
+    def use(self, name: str) -> None:
+        """`call`, `get` and the like ask this one from now on."""
+        self.api = self.ports[name]
+
+    def ask(self, name: str, path: str) -> str:
+        """The body, whatever the status; "" when nobody listens."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[name]}{path}", timeout=10) as answer:
+                return str(answer.read().decode())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.read().decode()
+        except OSError:
+            return ""
+
+    def ready(self, name: str) -> None:
+        until(f"{name} to be ready", lambda: self.ask(name, "/readyz") == "ok")
+
+    def leads(self, name: str) -> bool:
+        return "this scheduler leads" in self.ask(name, "/readyz?verbose")
+
+    def leader(self) -> str:
+        """Waits for one that is ready."""
+        return str(until("a leader", self._leader))
+
+    def _leader(self) -> str:
+        for name in self.ports:
+            said = self.ask(name, "/readyz?verbose") if name in self.processes else ""
+            if "this scheduler leads" in said and "readyz check passed" in said:
+                return name
+        return ""
+
+    def child(self, name: str) -> int:
+        """The pid of the scheduler proper; `processes` has the parent's."""
+        pid = self.processes[name].pid
+        path = Path(f"/proc/{pid}/task/{pid}/children")
+        return int(until(f"the child of {name}", lambda: path.read_text().split()[:1])[0])
+
+    def metric(self, name: str, metric: str) -> float:
+        for line in self.ask(name, "/metrics").splitlines():
+            if line.startswith(metric + " "):
+                return float(line.split()[1])
+        raise AssertionError(f"{name} has no {metric}")
+
+    def log(self, name: str) -> str:
+        return (self.directory / f"{name}.log").read_text()
+
+    def stop(self) -> None:
+        children = []
+        for name in self.ports.keys() & self.processes.keys():
+            with contextlib.suppress(OSError, IndexError):
+                pid = self.processes[name].pid
+                children += [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        super().stop()
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def ha(zookeeper: Any, tmp_path: Path) -> Iterator[Ha]:
+    made = Ha(tmp_path, zookeeper)
+    try:
+        yield made
+    except BaseException:
+        made.stop()
+        raise
+    made.stop()
