@@ -11,6 +11,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "scheduler": ("scheduler.app", "the Mesos framework scheduler and its Kubernetes API"),
     "uninstall": ("scheduler.uninstall", "end the framework, kill its pods, remove its state (asks first)"),
     "executor": ("executor.app", "the Mesos executor (started by a Mesos agent)"),
+    "backup": ("scheduler.backup.save", "write the whole state to a file, while schedulers run on it or not"),
+    "restore": ("scheduler.backup.load", "make a store of a backup"),
     "bundle": ("gantry.bundle", "pack Gantry into an archive that runs on machines without Python"),
     "image": ("executor.stage0.cli", "fetch, list, build and remove images on this machine"),
     "master": ("local.master", "embedded Mesos master (for one machine, never for production)"),

@@ -1,0 +1,5 @@
+"""`gantry backup`."""
+
+from scheduler.backup.commands import backup as main
+
+__all__ = ["main"]
