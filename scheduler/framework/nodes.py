@@ -1,5 +1,5 @@
-"""The way to the nodes: logs from executors' node servers, and from the master the list of agents and the maintenance
-schedule."""
+"""The way to the nodes: logs from executors' node servers, and from the master the list of agents, the maintenance
+schedule and the quota of roles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from scheduler.framework.core.events import AgentsListed, Event, MaintenanceListed
+from scheduler.framework.core.events import AgentsListed, Event, MaintenanceListed, QuotaListed
 from scheduler.framework.reading import AgentReader, windows_from_json
 from scheduler.registry.errors import ApiError, BadRequest, InternalError, ServiceUnavailable
 from shared.mesos import operator
@@ -28,7 +28,7 @@ FAST_SECONDS = 1.0
 FAST_ROUNDS = 30
 SLOW_SECONDS = 15.0
 
-AGENTS, SCHEDULE = "GET_AGENTS", "GET_MAINTENANCE_SCHEDULE"
+AGENTS, SCHEDULE, QUOTA = "GET_AGENTS", "GET_MAINTENANCE_SCHEDULE", "GET_QUOTA"
 
 
 class NodeProxy:
@@ -84,8 +84,9 @@ async def watch_agents(
     access: Access,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Asks the master for its agents and for what maintenance is planned, often in the beginning of a connection, then
-    now and then; until cancelled. Credentials that may read the one need not be allowed to read the other."""
+    """Asks the master for its agents, for what maintenance is planned and for quota, often in the beginning of a
+    connection, then now and then; until cancelled. Credentials that may read the one need not be allowed to read the
+    others."""
     rounds, master, reader = 0, None, AgentReader(roles)
     complained: dict[str, str] = {}
     while True:
@@ -97,6 +98,7 @@ async def watch_agents(
         for kind, lacking in (
             (AGENTS, "nodes come from offers alone"),
             (SCHEDULE, "maintenance shows in offers alone"),
+            (QUOTA, "pods that wait do not say what limits their role has"),
         ):
             asked_at = clock()
             try:
@@ -118,7 +120,25 @@ def _listed(kind: str, answer: dict[str, Any], reader: AgentReader, asked_at: fl
     if kind == SCHEDULE:
         schedule = (answer.get("get_maintenance_schedule") or {}).get("schedule") or {}
         return MaintenanceListed(windows_from_json(schedule), asked_at)
+    if kind == QUOTA:
+        return QuotaListed(limits_from_json((answer.get("get_quota") or {}).get("status") or {}))
     listed = answer.get("get_agents") or {}
     agents = reader.read(listed.get("agents") or ())
     recovering = frozenset(one["id"]["value"] for one in listed.get("recovered_agents") or ())
     return AgentsListed(agents, recovering)
+
+
+def limits_from_json(status: dict[str, Any]) -> dict[str, str]:
+    """The limits in a QuotaStatus, in words, by role. Before Mesos 1.9 a guarantee was the limit, too."""
+    found: dict[str, dict[str, float]] = {}
+    for config in status.get("configs") or ():
+        limits = config.get("limits") or {}
+        found[config["role"]] = {name: scalar["value"] for name, scalar in limits.items()}
+    for info in () if "configs" in status else status.get("infos") or ():
+        listed = info.get("guarantee") or ()
+        found[info["role"]] = {one["name"]: one["scalar"]["value"] for one in listed if "scalar" in one}
+    return {
+        role: ", ".join(f"{name} {amount:g}" for name, amount in sorted(limits.items()))
+        for role, limits in found.items()
+        if limits
+    }

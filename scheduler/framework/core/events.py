@@ -160,6 +160,13 @@ class MaintenanceListed:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaListed:
+    """The limits of all Mesos roles that have any, in words, by role."""
+
+    limits: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class MasterError:
     """An ERROR event: the subscription is refused or taken over, and over."""
 
@@ -190,6 +197,7 @@ Event = (
     | AgentLost
     | AgentsListed
     | MaintenanceListed
+    | QuotaListed
     | MasterError
     | Tick
 )

@@ -379,6 +379,8 @@ class State:
     connected: bool = False
     asking: dict[str, Asking] = field(default_factory=dict)
     """By role; every role of the policy has one."""
+    limits: dict[str, str] = field(default_factory=dict)
+    """What quota limits roles to, in words."""
     pods: dict[str, Pod] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
     current: dict[str, str] = field(default_factory=dict)

@@ -30,6 +30,7 @@ from scheduler.framework.core.events import (
     OffersReceived,
     PodChanged,
     PodGone,
+    QuotaListed,
     Subscribed,
     TaskReported,
     Tick,
@@ -93,6 +94,8 @@ def _handle(frame: Frame, event: Event) -> None:  # noqa: C901 - one line for ea
             nodes.listed(frame, event)
         case MaintenanceListed():
             maintenance.listed(frame, event)
+        case QuotaListed(limits):
+            offers.limited(frame, limits)
         case MasterError(message):
             frame.emit(Halt(message))
         case Tick():
