@@ -28,7 +28,8 @@ def test_offers_that_are_too_small_may_be_so_by_quota(desk: Desk, offer: Callabl
         f"Mesos role {role} has a quota limit of cpus 1, mem 512, its other tasks included."
     )
     desk.frame(ev.QuotaListed({"other": "cpus 2"}))
-    again = told(desk, desk.offer(offer("O2", cpus=50)))
+    desk.offer(offer("O2", cpus=50))
+    again = told(desk, desk.later(desk.policy.report_again))
     assert again
     assert not any("quota" in one for one in again)
 
