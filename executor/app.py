@@ -84,10 +84,12 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
     )
     machine = Machine(lambda: executor.node, images, dirs, keeper.run_pod, config.flavor)
     pods = Pods(machine, executor.report)
+    collector: asyncio.Task[None] | None = None
     server = web.AppRunner(make_app(pods, tokens), access_log=None, handler_cancellation=True)
     try:
         address = await _serve(server, config)
         executor.attach(pods, driver, address)
+        collector = asyncio.create_task(images.collect_forever(), name="image collection")
         keeper.start()
         for name in await asyncio.to_thread(dirs.collect):
             log.info("removed pod directory %s, left by an executor that is gone", name)
@@ -97,6 +99,8 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
         await pods.shutdown(max(0.0, grace - min(1.0, grace * MARGIN)), "the executor shuts down")
         await driver.stop()
     finally:
+        if collector is not None:
+            collector.cancel()
         await keeper.close()
         await pods.settle()  # the logs stay in the sandbox, for whoever wants to know why
         await server.cleanup()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from executor.pods.env import Node
 from executor.pods.launcher import AppExit
@@ -31,12 +31,19 @@ class Image(Protocol):
     def layers(self) -> tuple[Path, ...]: ...
 
 
+class Hold(Protocol):
+    """Keeps something for as long as it is not closed."""
+
+    def close(self) -> None: ...
+
+
 class Images(Protocol):
-    """Raises `executor.stage0.errors.ImageError`."""
+    """Raises `executor.stage0.errors.ImageError`. hold blocks, shortly; what is held is not collected."""
 
     async def pull(
         self, ref: str, policy: PullPolicy, *, progress: Callable[[str], None] | None = None
     ) -> Image: ...
+    def hold(self, image: Any) -> Hold: ...
 
 
 class Sandbox(Protocol):

@@ -28,7 +28,7 @@ from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.logread import last_words
 from executor.pods.logs import LogWriter
 from executor.pods.poddir import Phase, PodDir
-from executor.pods.ports import Image, Machine, PullPolicy, Sandbox
+from executor.pods.ports import Hold, Image, Machine, PullPolicy, Sandbox
 from executor.pods.supplies import NOTHING, Supplies
 from executor.stage0.errors import ImageError
 
@@ -91,6 +91,7 @@ class PodRunner:
             pod, host_ip=node.ip, pod_ip=self._level.pod_ip, qos_class=self._level.qos_class
         )
         self._prepared: dict[str, _Prepared] = {}
+        self._holds: list[Hold] = []
         self._instances: dict[str, _Instance] = {}
         self._dir: PodDir | None = None
         self._sandbox: Sandbox | None = None
@@ -180,6 +181,9 @@ class PodRunner:
         for task in list(self._tasks):
             if task is not current:
                 task.cancel()
+        for hold in self._holds:
+            hold.close()
+        self._holds.clear()
         self.over.set()
 
     # --- images ---
@@ -199,6 +203,7 @@ class PodRunner:
             image = await self._machine.images.pull(
                 container["image"], _pull_policy(container), progress=progress
             )
+            self._holds.append(await asyncio.to_thread(self._machine.images.hold, image))
             self._prepared[app] = self._make_app(container, image)
         except (ImageError, ConfigError) as error:
             self.dispatch(ev.PrepareFailed(app, error.reason, str(error)))

@@ -5,11 +5,11 @@
     store/layers/sha256-HEX/{tree,layer.json}   one rendered tree a layer, by diff_id, with overlay whiteouts
     store/images/sha256-HEX.json           image record: config, layers, how it was verified
     store/names/HASH.json                  reference → image
+    store/pins/, store/used/               what is needed now (pins.py); when an image was last used (gc.py)
     store/locks/, store/tmp/               flocks; work that is not finished, each directory flocked by its worker
 
 A thing under its final name is whole: it was built in tmp, synced, and renamed. What a dead worker left in tmp has no
-lock holder and is swept by the next import. Layer imports of all processes meet in one flock per layer; pulls
-hold the store's lock shared, removal exclusively.
+lock holder and is swept by the next import. Layer imports of all processes meet in one flock per layer.
 """
 
 import fcntl
@@ -38,7 +38,7 @@ from executor.stage0.tarstream import TarReader
 log = logging.getLogger(__name__)
 
 VERSION = 1
-_PARTS = ("blobs", "layers", "images", "names", "locks", "tmp")
+_PARTS = ("blobs", "layers", "images", "names", "pins", "used", "locks", "tmp")
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Cas:
             for part in _PARTS:
                 (self.root / part).mkdir(exist_ok=True, mode=0o700)
             self._check_version()
-            self._sweep()
+            self.sweep()
         self._ready = True
 
     def _check_version(self) -> None:
@@ -81,7 +81,8 @@ class Cas:
                 f"the image store {self.root} has layout {text.strip()[:20]!r}, this version knows {VERSION}"
             )
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
+        """Remove what dead workers left."""
         for path in (self.root / "tmp").iterdir():
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -101,9 +102,14 @@ class Cas:
     @contextmanager
     def lock(self, name: str, *, shared: bool = False) -> Iterator[None]:
         """A flock, waited for; released by the kernel when the process dies."""
-        fd = os.open(self.root / "locks" / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
+        path = self.root / "locks" / name
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            if _is_at(fd, path):
+                break
+            os.close(fd)  # it was removed while we waited: others lock a new one
+        try:
             yield
         finally:
             os.close(fd)
@@ -218,6 +224,13 @@ class Cas:
     def image_path(self, image_id: str) -> Path:
         return self.root / "images" / f"{image_id.replace(':', '-')}.json"
 
+    def used_path(self, image_id: str) -> Path:
+        return self.root / "used" / image_id.replace(":", "-")
+
+    def touch(self, image_id: str) -> None:
+        """The image is used now."""
+        self.used_path(image_id).touch(mode=0o600)
+
     def name_path(self, name: str) -> Path:
         return self.root / "names" / f"{hashlib.sha256(name.encode()).hexdigest()[:40]}.json"
 
@@ -275,12 +288,17 @@ class Cas:
         records = (self._load(path) for path in sorted((self.root / part).glob("*.json")))
         return [record for record in records if record is not None]
 
-    # -- removal
 
-    def remove_tree(self, path: Path) -> None:
-        """Take a directory away at once (rename), then delete it."""
-        with self.scratch() as tmp:
-            path.rename(tmp / "removed")
+def digest_of_name(name: str) -> str:
+    """`sha256-HEX`, as files are called, back to `sha256:HEX`."""
+    return name.replace("-", ":", 1)
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def now() -> str:

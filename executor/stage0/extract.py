@@ -67,7 +67,7 @@ class Extractor:
         except OSError as error:
             # A name too long or an attribute that cannot be is the image's fault, all else this machine's.
             kind = ImageBroken if error.errno in _IMAGE_ERRNO else StoreError
-            raise kind(f"entry {shown!r}: {error.strerror}") from None
+            raise kind(f"entry {shown!r}: {error.strerror}") from error
 
     def finish(self) -> Summary:
         """Whiteouts, opaque marks, then owners, modes and times of the directories, deepest first."""
@@ -76,7 +76,7 @@ class Extractor:
             for name in sorted(self._directories, key=lambda n: n.count("/"), reverse=True):
                 self._finish_directory(name)
         except OSError as error:
-            raise StoreError(f"finishing the tree: {error.strerror}") from None
+            raise StoreError(f"finishing the tree: {error.strerror}") from error
         return Summary(len(self._made) - 1, self._bytes, self._skipped)
 
     def _add(self, entry: Entry, name: str, reader: TarReader) -> None:

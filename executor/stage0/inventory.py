@@ -1,14 +1,14 @@
 """What is in the store, and taking things out of it. Blocking; for the command line and later for garbage collection.
 
-Removal takes the store's lock exclusively, so no pull is under way, and refuses while a process has one of the image's
-trees in its mount table: overlayfs does not survive losing a lower directory.
+Removal refuses what a pod or a pull needs (pins), and what any process has in its mount table: overlayfs does not
+survive losing a lower directory.
 """
 
 import re
 from pathlib import Path
 from typing import Any
 
-from executor.stage0 import cas, names
+from executor.stage0 import cas, gc, names
 from executor.stage0.cas import Cas
 from executor.stage0.errors import ImageNotFound, ImageRefused, InvalidImageName
 from executor.stage0.store import Image
@@ -54,8 +54,7 @@ def remove(state_dir: Path, ref: str) -> list[str]:
         raise ImageNotFound(f"{ref}: there is no image store in {state_dir}")
     with cas.storage_errors(f"the image store {store.root}"):
         store.open()
-        with store.lock("store"):
-            return _remove(store, ref)
+        return _remove(store, ref)
 
 
 def _remove(store: Cas, ref: str) -> list[str]:
@@ -69,23 +68,11 @@ def _remove(store: Cas, ref: str) -> list[str]:
         for entry in doomed:
             store.name_path(entry["name"]).unlink(missing_ok=True)
         return removed
-    others = [r for r in store.images() if r["id"] != image_id]
-    kept_layers = {layer for r in others for layer in r["layers"]}
-    kept_blobs = {digest for r in others for digest in r.get("documents", [])}
-    layers = [layer for layer in dict.fromkeys(record["layers"]) if layer not in kept_layers]
     _refuse_in_use(store, ref, record["layers"])
-    # Names first, then the record, then the content: whatever stops us, no record points at what is gone.
-    for entry in doomed:
-        store.name_path(entry["name"]).unlink(missing_ok=True)
-    store.image_path(image_id).unlink()
-    for layer in layers:
-        if store.has_layer(layer):
-            store.remove_tree(store.layer_dir(layer))
-            store.layer_lock_path(layer).unlink(
-                missing_ok=True
-            )  # nobody waits for it: pulls hold the store's lock
-    for digest in set(record.get("documents", [])) - kept_blobs:
-        store.blob_path(digest).unlink(missing_ok=True)
+    try:
+        layers = gc.remove_image(store, image_id)
+    except ImageRefused:
+        raise ImageRefused(f"{ref}: is in use by a pod or a pull; delete its pod first") from None
     return [*removed, image_id, *layers]
 
 

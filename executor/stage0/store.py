@@ -7,6 +7,7 @@ Only this module decides by policy; sources find, cas keeps. What a pull verifie
 """
 
 import asyncio
+import errno
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from executor.stage0 import access, cas, names, sources
+from executor.stage0 import access, cas, gc, names, sources
 from executor.stage0 import manifest as m
 from executor.stage0.archive import ArchiveSource
 from executor.stage0.cas import Cas
@@ -28,6 +29,7 @@ from executor.stage0.errors import (
     StoreError,
 )
 from executor.stage0.login import Credentials, Login, read_docker_config
+from executor.stage0.pins import Pin
 from executor.stage0.registry import RegistrySource
 from executor.stage0.settings import Settings
 from executor.stage0.sources import Source
@@ -89,6 +91,7 @@ class ImageStore:
         settings: Settings | None = None, trust: Gate | None = None,
     ) -> None:  # fmt: skip
         self.trust = trust or (settings or Settings()).gate
+        self._state_dir, self._full = state_dir, asyncio.Event()
         self._cas = Cas(state_dir.absolute() / "store", limits or Limits())
         self._local_images, self._settings = local_images, settings or Settings()
         self._warm: dict[tuple[str, _Who], tuple[list[int], sources.Fingerprint | None, Image]] = {}
@@ -120,6 +123,33 @@ class ImageStore:
             task.add_done_callback(partial(self._pulled, key))
         # A caller that gives up does not take the pull away from the others.
         return await asyncio.shield(task)
+
+    def hold(self, image: Image) -> Pin:
+        """Keep an image from being removed until the pin is closed or this process ends. A few small writes.
+
+        Raises ImageNotFound when it was removed since it was pulled: pull it again.
+        """
+        with cas.storage_errors("the image store"):
+            pin = Pin(self._cas, [cas.digest_of_name(tree.parent.name) for tree in image.layers], [image.id])
+            if self._cas.load_image(image.id) is None:
+                pin.close()
+                raise ImageNotFound(f"{image.id}: was removed a moment ago")
+            self._cas.touch(image.id)
+            return pin
+
+    async def collect_forever(self) -> None:
+        """Look at the disk now and then, and at once when a pull found it full; never returns."""
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.gc.interval):
+                    await self._full.wait()
+            except TimeoutError:
+                pass
+            self._full.clear()
+            try:
+                await asyncio.to_thread(gc.collect, self._state_dir, self._settings.gc)
+            except ImageError as error:
+                log.error("collecting images: %s", error)
 
     def _pulled(self, key: tuple[str, str, _Who], task: asyncio.Task[Image]) -> None:
         if self._running.get(key) is task:
@@ -160,6 +190,8 @@ class ImageStore:
             with cas.storage_errors("the image store"):
                 return await self._resolve(ref, reference, policy, who, progress)
         except ImageError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC:
+                self._full.set()
             raise error.about(ref) from error.__cause__
 
     async def _resolve(
@@ -246,8 +278,7 @@ class ImageStore:
     async def _fetch(
         self, ref: str, reference: names.Reference, source: Source, who: _Who, progress: Progress
     ) -> Image:
-        lock = self._cas.lock("store", shared=True)
-        await asyncio.to_thread(lock.__enter__)
+        pin = await asyncio.to_thread(Pin, self._cas)
         try:
             fingerprint = source.fingerprint()
             progress(f"{ref}: resolving")
@@ -256,6 +287,7 @@ class ImageStore:
                 progress(f"{ref}: {found.note}")
                 log.warning("%s: %s", ref, found.note)
             fact = found.fact or await self._admit(reference, found, source)
+            await asyncio.to_thread(pin.add, [layer.diff_id for layer in found.layers], [found.id])
             await self._import_layers(ref, found, progress)
             pinned = bool(getattr(reference, "digest", ""))
             # Several fsyncs: not on the loop.
@@ -263,7 +295,7 @@ class ImageStore:
                 self._record, ref, str(reference), found, fingerprint, fact, source, who, pinned=pinned
             )
         finally:
-            lock.__exit__(None, None, None)
+            pin.close()
 
     async def _admit(self, reference: names.Reference, found: m.Found, source: Source) -> Fact:
         """Policy's word on a docker or OCI image, before any of its layers is fetched. ImageUntrusted."""
@@ -325,6 +357,7 @@ class ImageStore:
         login = source.used if isinstance(source, RegistrySource) else None
         record["access"] = access.opened((known or {}).get("access"), login, new=known is None)
         self._cas.save(self._cas.image_path(found.id), record)
+        self._cas.touch(found.id)
         stored = {
             "name": name,
             "id": found.id,

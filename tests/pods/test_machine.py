@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,6 +45,9 @@ class FakeImages:
         if "missing" in ref:
             raise ImageNotFound(f"{ref}: no such image")
         return FakeImage()
+
+    def hold(self, _: FakeImage) -> Any:
+        return SimpleNamespace(close=lambda: None)
 
 
 class FakeSandbox:

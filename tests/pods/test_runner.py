@@ -18,6 +18,7 @@ from executor.pods.logread import LogOptions, read_log
 from executor.pods.poddir import Phase, PodDirs
 from executor.pods.pods import Pods
 from executor.pods.ports import Machine
+from executor.stage0 import ImageRefused, inventory
 from executor.stage0.store import ImageStore
 
 pytestmark = pytest.mark.root
@@ -321,6 +322,18 @@ async def test_an_end_by_force(host: Host) -> None:
     report = await host.end(task)
     assert report.state == "TASK_KILLED"
     assert shown(report)["state"]["terminated"]["exitCode"] == 137
+
+
+async def test_the_image_of_a_running_pod_is_not_removed(host: Host, image_state: Path) -> None:
+    task = host.run({"run": "echo up; while :; do sleep 0.02; done", "image": "localhost/busybox:usr1"})
+    await host.until(task, runs)
+    pins = image_state / "store/pins"
+    assert len(list(pins.iterdir())) == 1
+    with pytest.raises(ImageRefused, match="is in use"):
+        inventory.remove(image_state, "localhost/busybox:usr1")
+    host.pods.kill(task, 0.0, "deleted")
+    await host.end(task)
+    assert list(pins.iterdir()) == []
 
 
 async def test_the_images_stop_signal_is_sent(host: Host) -> None:

@@ -224,7 +224,7 @@ def mount() -> Iterator[Callable[..., None]]:
 
     yield call
     for target in mounted:
-        subprocess.run(["umount", target], check=True)
+        subprocess.run(["umount", "--lazy", target], check=True)
 
 
 @pytest.fixture
