@@ -36,21 +36,31 @@ from scheduler.store.cache import Cache
 class Batch:
     """Changes that become durable together. `state` is the last word on each key: None deletes."""
 
-    done: asyncio.Future[None]
+    first: int
     events: list[WatchEvent] = field(default_factory=list)
     state: dict[Key, Entry | None] = field(default_factory=dict)
     version: int = 0
-    first: int = 0
+    _waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    _settled: bool = False
+    _error: StoreError | None = None
+
+    async def settled(self) -> None:
+        """Waits until callers are told. A future for each: one that is cancelled does not bother the others."""
+        if not self._settled:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
+        if self._error is not None:
+            raise self._error
 
     def settle(self, error: StoreError | None = None) -> None:
         """Tells the callers, once."""
-        if self.done.done():
+        if self._settled:
             return
-        if error is None:
-            self.done.set_result(None)
-        else:
-            self.done.set_exception(error)
-            self.done.exception()  # marks it as seen: callers may have been cancelled
+        self._settled, self._error = True, error
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
 
 
 class Pipeline:
@@ -91,8 +101,7 @@ class Pipeline:
             raise self._unavailable()
         batch, results = self._evaluate(changes)
         if batch is not None:
-            # The shield: when the caller is cancelled its commit goes on, and others share the future.
-            await asyncio.shield(batch.done)
+            await batch.settled()
         return results
 
     def _unavailable(self) -> Unavailable:
@@ -134,7 +143,7 @@ class Pipeline:
             # Nothing to write, but the answer may rest on a commit in flight: wait for that one.
             return self._open or self._in_flight
         if self._open is None:
-            self._open = Batch(asyncio.get_running_loop().create_future(), first=self._version + 1)
+            self._open = Batch(self._version + 1)
             self._wake.set()
         self._open.state |= state
         self._open.events.extend(events)

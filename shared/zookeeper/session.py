@@ -264,12 +264,17 @@ class Session:
         transaction = self._client.transaction()
         transaction.operations = list(operations)
         results = await self.call(transaction.commit_async)
-        for index, result in enumerate(results):
-            if isinstance(result, KazooException) and not isinstance(
-                result, RolledBackError | RuntimeInconsistency
-            ):
-                raise Refused(index, result)
+        raise_refused(results)
         return list(results)
+
+
+def raise_refused(results: Sequence[Any]) -> None:
+    """Raises Refused for the first operation of a multi that could not be done, given what kazoo says of each."""
+    for index, result in enumerate(results):
+        if isinstance(result, KazooException) and not isinstance(
+            result, RolledBackError | RuntimeInconsistency
+        ):
+            raise Refused(index, result)
 
 
 def _settle(future: asyncio.Future[Any], result: Any) -> None:

@@ -16,6 +16,7 @@ from kazoo.exceptions import KazooException, NoNodeError
 
 from scheduler.store.base import Entry, Key
 from scheduler.store.zookeeper import records
+from scheduler.store.zookeeper.bulk import Writes
 from scheduler.store.zookeeper.layout import Paths, encode_folded
 from scheduler.store.zookeeper.loading import Gap, Loader
 from shared.zookeeper.session import Lost, Refused, Session
@@ -34,7 +35,7 @@ MUST = 64 << 20
 KEEP = 512
 """Folded records that stay in the log, for followers that are a little behind."""
 
-CHUNK, CHUNK_BYTES = 100, 512 << 10
+CHUNK, CHUNK_BYTES = 50, 256 << 10
 """Objects, and bytes, of one request."""
 
 RETRY = 1.0
@@ -156,29 +157,28 @@ class Folder:
         return self._stored[resource]
 
     async def _write(self, dirty: Iterable[Key]) -> None:
-        operations: list[Any] = []
-        size = 0
+        writes = Writes(self._paths.epoch, self._check.version, self._session.acl)
         for key in dirty:
             names, name = await self._names(key.resource), records.object_name(key)
             path = f"{self._paths.objects}/{key.resource}/{name}"
             entry = self._get(key)
             if entry is None:
-                if name not in names:
-                    continue
-                operation, length = self._session.op_delete(path), len(path)
-                names.discard(name)
+                if name in names:
+                    names.discard(name)
+                    writes.delete(path)
+                continue
+            data = records.encode_object(entry.version, self._seal(key, entry.raw))
+            if writes.size + len(data) > CHUNK_BYTES and len(writes):
+                await writes.send(self._session)
+            if name in names:
+                writes.set(path, data)
             else:
-                data = records.encode_object(entry.version, self._seal(key, entry.raw))
-                made = self._session.op_set if name in names else self._session.op_create
-                operation, length = made(path, data), len(path) + len(data)
                 names.add(name)
-            if operations and (len(operations) >= CHUNK or size + length > CHUNK_BYTES):
-                await self._session.multi([self._check, *operations])
-                operations, size = [], 0
-            operations.append(operation)
-            size += length
-        if operations:
-            await self._session.multi([self._check, *operations])
+                writes.create(path, data)
+            if len(writes) >= CHUNK:
+                await writes.send(self._session)
+        if len(writes):
+            await writes.send(self._session)
 
     async def _cut(self, last: int) -> None:
         """Removes the records up to number `last`, and their parts."""
