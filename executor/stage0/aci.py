@@ -6,9 +6,11 @@ full sha512 of the plain tar. Source: appc spec 0.8.11 `aci.md`, `spec/aci/layou
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from executor.stage0.errors import ImageBroken
+from executor.stage0.errors import ImageBroken, StoreError
 from executor.stage0.extract import Extractor, Summary, clean_name
 from executor.stage0.streams import Hashing, Limits, Reader, decompress
 from executor.stage0.tarstream import Entry, Kind, TarReader
@@ -58,25 +60,18 @@ class _Contents:
         return self._extractor.finish()
 
 
-def keep_only(root: int, whitelist: Iterable[str]) -> None:
-    """Remove everything but the files and directories of a pathWhitelist (and the directories above them)."""
-    kept = {os.path.normpath(path).strip("/") for path in whitelist}
-    for directory, names, files, fd in os.fwalk(".", topdown=False, follow_symlinks=False, dir_fd=root):
-        info = os.fstat(fd)
-        for name in files + names:
-            path = os.path.normpath(os.path.join(directory, name))
-            is_directory = stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
-            if path in kept:
-                continue
-            if not is_directory:
-                os.unlink(name, dir_fd=fd)
-            elif not any(k.startswith(f"{path}/") for k in kept):
-                os.rmdir(name, dir_fd=fd)
-        os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
+@dataclass(frozen=True)
+class Unpacked:
+    """digest: sha512 of the plain tar, of so many bytes."""
+
+    digest: str
+    size: int
+    summary: Summary
+    manifest: bytes
 
 
-def unpack(source: Reader, root: int, limits: Limits) -> tuple[str, Summary, bytes]:
-    """An ACI's rootfs into the empty directory `root`: (sha512 of the plain tar, what was made, the manifest)."""
+def unpack(source: Reader, root: int, limits: Limits) -> Unpacked:
+    """An ACI's rootfs into the empty directory `root`."""
     tar = Hashing(decompress(source, limits, {"gzip", "bzip2", "xz"}), "sha512")
     reader = TarReader(tar, limits)
     contents = _Contents(Extractor(root, limits, whiteouts=False, repeats=False), limits)
@@ -86,4 +81,126 @@ def unpack(source: Reader, root: int, limits: Limits) -> tuple[str, Summary, byt
     if contents.manifest is None or not contents.rootfs:
         missing = "manifest" if contents.manifest is None else "rootfs"
         raise ImageBroken(f"no {missing!r} in it: not an ACI")
-    return tar.digest(), contents.finish(), contents.manifest
+    return Unpacked(tar.digest(), tar.count, contents.finish(), contents.manifest)
+
+
+def render(trees: Sequence[Path], root: int, whitelist: Iterable[str]) -> Summary:
+    """What overlayfs would show of `trees` (uppermost first), copied into the empty directory `root`.
+
+    Of it only the paths of a pathWhitelist, and the directories above them. StoreError.
+    """
+    fds: list[int] = []
+    try:
+        fds.extend(os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for tree in trees)
+        return _Copy(root, fds, whitelist).run()
+    except OSError as error:
+        raise StoreError(f"rendering: {error.filename}: {error.strerror}") from None
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+class _Copy:
+    """Merges and copies; paths are relative to the trees' roots."""
+
+    def __init__(self, root: int, trees: Sequence[int], whitelist: Iterable[str]) -> None:
+        self._root, self._trees = root, trees
+        kept = {os.path.normpath(path).strip("/") for path in whitelist} - {".", ""}
+        self._kept = kept | {path[:at] for path in kept for at in range(len(path)) if path[at] == "/"}
+        self._links: dict[tuple[int, int], str] = {}
+        self._bytes = self._entries = 0
+
+    def run(self) -> Summary:
+        directories: list[tuple[str, int]] = []
+        todo: list[tuple[str, list[int]]] = [("", list(self._trees))]
+        while todo:
+            path, trees = todo.pop()
+            if path:
+                os.mkdir(path, 0o700, dir_fd=self._root)
+            directories.append((path, trees[0]))
+            for name, there in self._children(path, trees).items():
+                if isinstance(there, list):
+                    todo.append((name, there))
+                else:
+                    self._leaf(name, there)
+        for path, tree in reversed(directories):
+            fd = os.open(
+                path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=tree
+            )
+            try:
+                self._attributes(fd, path or ".", os.fstat(fd))
+            finally:
+                os.close(fd)
+        return Summary(self._entries + len(directories) - 1, self._bytes, set())
+
+    def _children(self, path: str, trees: list[int]) -> dict[str, int | list[int]]:
+        """Kept names of a directory → the tree that has it; of a directory all trees, down to what hides the others."""
+        found: dict[str, int | list[int]] = {}
+        hidden: set[str] = set()
+        for tree in trees:
+            fd = os.open(
+                path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=tree
+            )
+            try:
+                with os.scandir(fd) as entries:
+                    kinds = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+            finally:
+                os.close(fd)
+            for base, is_directory in kinds.items():
+                name = f"{path}/{base}" if path else base
+                if name not in self._kept or name in hidden:
+                    continue
+                above = found.get(name)
+                if above is None:
+                    found[name] = [tree] if is_directory else tree
+                elif is_directory and isinstance(above, list):
+                    above.append(tree)
+                if not is_directory:
+                    hidden.add(name)
+        return found
+
+    def _leaf(self, path: str, tree: int) -> None:
+        self._entries += 1
+        info = os.stat(path, dir_fd=tree, follow_symlinks=False)
+        if stat.S_ISLNK(info.st_mode):
+            os.symlink(os.readlink(path, dir_fd=tree), path, dir_fd=self._root)
+            os.chown(path, info.st_uid, info.st_gid, dir_fd=self._root, follow_symlinks=False)
+            os.utime(path, ns=(info.st_mtime_ns,) * 2, dir_fd=self._root, follow_symlinks=False)
+            return
+        if stat.S_ISFIFO(info.st_mode):
+            os.mkfifo(path, 0o600, dir_fd=self._root)
+            os.chown(path, info.st_uid, info.st_gid, dir_fd=self._root)
+            os.chmod(path, stat.S_IMODE(info.st_mode), dir_fd=self._root)
+            os.utime(path, ns=(info.st_mtime_ns,) * 2, dir_fd=self._root)
+            return
+        first = self._links.setdefault((tree, info.st_ino), path)
+        if first != path:
+            os.link(first, path, src_dir_fd=self._root, dst_dir_fd=self._root, follow_symlinks=False)
+            return
+        source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=tree)
+        try:
+            self._file(source, path, info)
+        finally:
+            os.close(source)
+
+    def _file(self, source: int, path: str, info: os.stat_result) -> None:
+        target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._root)
+        try:
+            while os.sendfile(target, source, None, 1 << 30):
+                pass
+        finally:
+            os.close(target)
+        self._attributes(source, path, info)
+        self._bytes += info.st_size
+
+    def _attributes(self, source: int, path: str, info: os.stat_result) -> None:
+        """Owner before mode and attributes: chown clears set-uid bits and file capabilities."""
+        target = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
+        try:
+            os.fchown(target, info.st_uid, info.st_gid)
+            os.fchmod(target, stat.S_IMODE(info.st_mode))
+            for name in os.listxattr(source):
+                os.setxattr(target, name, os.getxattr(source, name))
+            os.utime(target, ns=(info.st_mtime_ns, info.st_mtime_ns))
+        finally:
+            os.close(target)

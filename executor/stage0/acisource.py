@@ -4,16 +4,20 @@ The archive is a file here, as it came and unread: whatever has to be known of i
 """
 
 import asyncio
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
+
+import orjson
 
 from executor.stage0 import aci, acmanifest
 from executor.stage0 import manifest as m
 from executor.stage0.cas import Cas
-from executor.stage0.errors import ImageBroken
+from executor.stage0.dependencies import Resolver
+from executor.stage0.errors import ImageBroken, StoreError
 from executor.stage0.extract import Summary
 from executor.stage0.streams import Hashing, Slice
 from executor.stage0.trust import Fact, Gate
@@ -51,37 +55,85 @@ def signature_beside(path: Path) -> bytes | None:
     return data
 
 
-async def find(raw: RawAci, cas: Cas, gate: Gate) -> m.Found:
-    """Verify and import an ACI. ImageUntrusted, ImageBroken, StoreError."""
-    return await asyncio.to_thread(_import, raw, cas, gate)
+@dataclass(frozen=True)
+class Importer:
+    """Takes ACIs in, with what they depend on."""
+
+    cas: Cas
+    gate: Gate
+    resolver: Resolver
+
+    async def find(self, raw: RawAci) -> m.Found:
+        """Verify and import an ACI. ImageUntrusted, ImageBroken, StoreError."""
+        own = await asyncio.to_thread(_import, raw, self.cas, self.gate)
+        lower = await self.resolver.lower(own.manifest)
+        stack = (*lower.layers, own.diff_id)
+        whitelist = own.manifest.get("pathWhitelist") or ()
+        layers = (await asyncio.to_thread(self._render, stack, whitelist),) if whitelist else stack
+        image_id = own.diff_id.replace(":", "-")
+        return m.Found(
+            image_id,
+            image_id,
+            acmanifest.image_config(own.manifest),
+            tuple(m.Layer(layer, _gone) for layer in layers),
+            ((m.digest_of(own.document), own.document),),
+            acmanifest.remarks(own.manifest),
+            own.fact,
+            needs=lower.facts,
+            sources=tuple(layer for layer in stack if layer not in layers),
+            sizes=own.sizes,
+        )
+
+    def _render(self, stack: Sequence[str], whitelist: Sequence[str]) -> str:
+        """One tree of what a whitelist leaves of the layers, as a layer of its own."""
+        words = orjson.dumps([list(stack), sorted(set(whitelist))])
+        name = f"rendered:{hashlib.sha512(words).hexdigest()}"
+        if not self.cas.has_layer(name):
+            trees = [self.cas.tree(layer) for layer in reversed(stack)]
+            self.cas.import_tree(lambda root: (name, aci.render(trees, root, whitelist)))
+        return name
 
 
-def _import(raw: RawAci, cas: Cas, gate: Gate) -> m.Found:
+@dataclass(frozen=True)
+class _Own:
+    """An ACI without what it depends on; its layer is in the store. sizes: packed and plain bytes."""
+
+    diff_id: str
+    document: bytes
+    manifest: dict[str, Any]
+    fact: Fact
+    sizes: tuple[int, int]
+
+
+def _import(raw: RawAci, cas: Cas, gate: Gate) -> _Own:
     """The gate sees the raw bytes first; they are hashed again while they are unpacked, so that what was verified is
     what is imported, whoever can write the file. Nothing stays of an image that the gate or the spec refuses.
     """
     fd = raw.file.fileno()
     checked = gate.raw(raw.subject, partial(Slice, fd), raw.signature)
-    documents: list[tuple[bytes, dict[str, Any], Fact]] = []
+    made: list[_Own] = []
 
     def fill(root: int) -> tuple[str, Summary]:
         source = Hashing(Slice(fd), "sha512")
-        digest, summary, data = aci.unpack(source, root, cas.limits)
+        unpacked = aci.unpack(source, root, cas.limits)
         source.drain()
         if checked is not None:
             source.verify(checked.digest)
-        manifest = acmanifest.parse_manifest(data)
+        manifest = acmanifest.parse_manifest(unpacked.manifest)
         check_request(manifest, raw)
-        documents.append((data, manifest, gate.aci(raw.subject, manifest["name"], checked)))
-        check_aci(manifest, root)
-        return digest, summary
+        fact = gate.aci(raw.subject, manifest["name"], checked)
+        acmanifest.check_host(acmanifest.image_config(manifest))
+        sizes = (source.count, unpacked.size)
+        made.append(_Own(unpacked.digest, unpacked.manifest, manifest, fact, sizes))
+        return unpacked.digest, unpacked.summary
 
-    diff_id = cas.import_tree(fill)
-    data, manifest, fact = documents[0]
-    image_id = diff_id.replace(":", "-")
-    layer = m.Layer(diff_id, partial(Slice, fd))
-    blobs = ((m.digest_of(data), data),)
-    return m.Found(image_id, image_id, acmanifest.image_config(manifest), (layer,), blobs, fact=fact)
+    cas.import_tree(fill)
+    return made[0]
+
+
+def _gone() -> NoReturn:
+    """These layers are in the store before the image is known; somebody has removed one in between."""
+    raise StoreError("was removed while the image was imported; try again")
 
 
 def check_request(manifest: Mapping[str, Any], raw: RawAci) -> None:
@@ -94,15 +146,3 @@ def check_request(manifest: Mapping[str, Any], raw: RawAci) -> None:
     for key, value in raw.labels.items():
         if labels.get(key) != value:
             raise ImageBroken(f"{raw.shown}: its label {key} is {labels.get(key)!r}, {value!r} was asked for")
-
-
-def check_aci(manifest: Mapping[str, Any], root: int) -> None:
-    """What cannot be run is not imported; a path whitelist is applied to the tree."""
-    acmanifest.check_host(acmanifest.image_config(manifest))
-    if manifest.get("dependencies"):
-        wanted = ", ".join(str(d["imageName"]) for d in manifest["dependencies"])
-        raise ImageBroken(
-            f"depends on other images ({wanted[:200]}), which is not supported yet; flatten it first"
-        )
-    if manifest.get("pathWhitelist"):
-        aci.keep_only(root, manifest["pathWhitelist"])

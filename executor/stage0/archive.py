@@ -27,7 +27,6 @@ from executor.stage0.names import Archive, parse
 from executor.stage0.sources import Fingerprint, stat_fingerprint
 from executor.stage0.streams import CHUNK, Limits, Slice, check_bytes, compression, decompress
 from executor.stage0.tarstream import Entry, Kind, TarReader
-from executor.stage0.trust import Gate
 from executor.stage0.trust.subject import subject
 
 _PACKED = {"gzip", "zstd", "bzip2", "xz"}
@@ -87,8 +86,8 @@ class TarFiles:
 class ArchiveSource:
     """The image of an archive file."""
 
-    def __init__(self, reference: Archive, cas: Cas, gate: Gate) -> None:
-        self._ref, self._cas, self._gate, self._path = reference, cas, gate, Path(reference.path)
+    def __init__(self, reference: Archive, cas: Cas, importer: acisource.Importer) -> None:
+        self._ref, self._cas, self._importer, self._path = reference, cas, importer, Path(reference.path)
         self._files: TarFiles | None = None
 
     def fingerprint(self) -> Fingerprint | None:
@@ -103,7 +102,7 @@ class ArchiveSource:
         if raw is None:
             return await asyncio.to_thread(self._find)
         try:
-            return await acisource.find(raw, self._cas, self._gate)
+            return await self._importer.find(raw)
         finally:
             raw.file.close()
 

@@ -90,7 +90,9 @@ class Found:
 
     id: digest of the config; digest: of what the reference led to (index or manifest, as Kubernetes reports it);
     blobs: documents to keep beside the image, by digest; note: something the user should hear ("" for nothing);
-    fact: what the gate said, where the source has asked it (ACIs: before they are parsed).
+    fact: what the gate said, where the source has asked it (ACIs: before they are parsed); needs: the same for what it
+    depends on; sources: layers that are not mounted, but were rendered into one that is; sizes: of an ACI, packed and
+    plain.
     """
 
     id: str
@@ -100,6 +102,9 @@ class Found:
     blobs: tuple[tuple[str, bytes], ...]
     note: str = ""
     fact: "Fact | None" = None
+    needs: "tuple[Fact, ...]" = ()
+    sources: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = ()
 
 
 def host_platform() -> tuple[str, str]:

@@ -17,9 +17,11 @@ from typing import Any, Literal
 
 from executor.stage0 import access, cas, gc, names, sources
 from executor.stage0 import manifest as m
+from executor.stage0.acisource import Importer
 from executor.stage0.archive import ArchiveSource
 from executor.stage0.cas import Cas
 from executor.stage0.config import ImageConfig
+from executor.stage0.dependencies import Resolver
 from executor.stage0.errors import (
     ImageError,
     ImageNeverPull,
@@ -53,18 +55,20 @@ class Verification:
     how: "signature" when policy asked for one and it was good, "digest" when the reference named the digest, "none"
     when a tag was believed. Every manifest, config and layer was checked against the digests in its parent in any case.
     facts: what was found under each name that the image came in by; compared with policy and keys at each run.
+    dependencies: the same for what lies below an ACI.
     """
 
     digest: str
     how: Literal["signature", "digest", "none"]
     time: str
     facts: tuple[Fact, ...] = ()
+    dependencies: tuple[Fact, ...] = ()
 
     @classmethod
     def from_json(cls, obj: Mapping[str, Any]) -> "Verification":
         """Of an image record. Raises KeyError or TypeError when it is something else."""
-        facts = tuple(Fact.from_json(fact) for fact in obj.get("facts", ()))
-        return cls(obj["digest"], obj["how"], obj["time"], facts)
+        facts, below = (tuple(map(Fact.from_json, obj.get(key, ()))) for key in ("facts", "dependencies"))
+        return cls(obj["digest"], obj["how"], obj["time"], facts, below)
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,7 @@ class ImageStore:
                 self.trust.again_any(fmt, image.verification.facts)
             else:
                 self.trust.again(subject(reference), fmt, image.verification.facts)
+            self.trust.current(image.verification.dependencies)
         except ImageUntrusted as error:
             return error
         return None
@@ -344,6 +349,8 @@ class ImageStore:
             "layers": [layer.diff_id for layer in found.layers],
             "config": found.config.to_json(),
             "documents": [digest for digest, _ in found.blobs],
+            "sources": list(found.sources),
+            "sizes": list(found.sizes),
             "verification": verification,
         }
         known = self._cas.load_image(found.id)
@@ -353,7 +360,8 @@ class ImageStore:
             if known["digest"] == found.digest and (how == "none" or before["how"] == "signature"):
                 verification = {key: before[key] for key in verification}
             facts += [f for f in before.get("facts", ()) if f["subject"] != fact.subject]
-        record["verification"] = {**verification, "facts": facts}
+        below = [needed.to_json() for needed in found.needs]
+        record["verification"] = {**verification, "facts": facts, "dependencies": below}
         login = source.used if isinstance(source, RegistrySource) else None
         record["access"] = access.opened((known or {}).get("access"), login, new=known is None)
         self._cas.save(self._cas.image_path(found.id), record)
@@ -413,6 +421,14 @@ class ImageStore:
             raise ImageRefused(f"{_SECRET} (imagePullSecrets)")
         return self._remember(ref, None, image, who)
 
+    @property
+    def _importer(self) -> Importer:
+        return Importer(self._cas, self.trust, Resolver(self._cas, lambda: self.trust, self._pull_dependency))
+
+    async def _pull_dependency(self, ref: str) -> str:
+        """Not joined with a pull of the same that is under way: that one may wait for us, if images go in circles."""
+        return (await self._pull(ref, names.parse(ref), "IfNotPresent", frozenset(), _ignore)).id
+
     def _source(self, ref: str, reference: names.Reference, who: _Who) -> Source:
         match reference:
             case names.Local():
@@ -420,12 +436,12 @@ class ImageStore:
             case names.Layout():
                 return sources.LayoutSource(Path(reference.path), reference.tag)
             case names.Archive():
-                return ArchiveSource(reference, self._cas, self.trust)
+                return ArchiveSource(reference, self._cas, self._importer)
             case names.Registry():
                 node = read_docker_config(self._settings.docker_config)
                 return RegistrySource(reference, self._settings, dict(who), node)
             case names.Url() | names.Appc():
-                return WebAciSource(reference, self._cas, self._settings, self.trust)
+                return WebAciSource(reference, self._cas, self._settings, self._importer)
         raise AssertionError(f"{ref}: stored images have no source")
 
 

@@ -24,7 +24,6 @@ from executor.stage0.discovery import Place
 from executor.stage0.errors import ImageBroken, ImageNotFound, ImageRefused, RegistryUnavailable
 from executor.stage0.settings import Settings
 from executor.stage0.sources import Fingerprint
-from executor.stage0.trust import Gate
 from executor.stage0.trust.subject import subject
 from executor.stage0.web import Interrupted, Web
 
@@ -39,8 +38,10 @@ _MAX_AGE = re.compile(r"max-age\s*=\s*\"?(\d{1,12})")
 class WebAciSource:
     """One ACI. cache: what a later pull needs to know to spare the download."""
 
-    def __init__(self, reference: names.Url | names.Appc, cas: Cas, settings: Settings, gate: Gate) -> None:
-        self._ref, self._cas, self._gate, self._web = reference, cas, gate, Web(settings)
+    def __init__(
+        self, reference: names.Url | names.Appc, cas: Cas, settings: Settings, importer: acisource.Importer
+    ) -> None:
+        self._ref, self._cas, self._importer, self._web = reference, cas, importer, Web(settings)
         self.cache: dict[str, Any] = {}
 
     def fingerprint(self) -> Fingerprint | None:
@@ -116,7 +117,7 @@ class WebAciSource:
                 file, str(place.aci), subject(self._ref), signature or None,
                 name=asked.name if asked else "", labels=dict(asked.labels) if asked else {},
             )  # fmt: skip
-            return await acisource.find(raw, self._cas, self._gate)
+            return await self._importer.find(raw)
         finally:
             file.close()
 

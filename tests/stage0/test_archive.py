@@ -352,7 +352,6 @@ MANIFESTS: list[tuple[Callable[[], Any], str]] = [
     (_set("pathWhitelist", ["x"]), "pathWhitelist"),
     (_set("annotations", [{"name": "a"}]), "annotations"),
     (_set("dependencies", [{}]), "imageName"),
-    (_set("dependencies", [{"imageName": "example.com/base"}]), "depends on other images (example.com/base)"),
 ]
 
 

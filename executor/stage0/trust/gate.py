@@ -6,6 +6,7 @@ facts with policy and keys as they are now. That costs some stats and no content
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,24 @@ class Gate:
         problems = [self._outdated(fact) for fact in facts]
         if all(problems):
             raise ImageUntrusted(problems[0])
+
+    def dependency(self, name: str, facts: Iterable[Fact]) -> Fact:
+        """The fact on which a stored ACI may be used as the dependency `name`, however it came in."""
+        problem = f"it is not {name}"
+        for fact in facts:
+            if fact.format != "aci" or fact.name != name:
+                continue
+            made = replace(fact, subject=name)
+            problem = self._outdated(made)
+            if not problem:
+                return made
+        raise ImageUntrusted(problem)
+
+    def current(self, facts: Iterable[Fact]) -> None:
+        """Whether every one of these facts (of dependencies) satisfies the policy of today."""
+        for fact in facts:
+            if problem := self._outdated(fact):
+                raise ImageUntrusted(f"dependency {fact.name}: {problem}")
 
     def _outdated(self, fact: Fact) -> str:
         """Why a fact does not satisfy the policy of today, "" when it does."""

@@ -61,7 +61,7 @@ class Fact:
     format: Format
     digest: str
     signers: tuple[str, ...]
-    keys: Mapping[str, str]
+    keys: Mapping[str, str] = field(hash=False)
     policy: str
     time: str
     identity: str = ""
