@@ -148,6 +148,7 @@ class Instance:
                 lambda: bool(self.leading and self.leading.driver.connected),
                 self.takeover,
                 self.store,
+                lambda: self.leading.engine.mesos if self.leading else None,
             ),
             forwarder=self.forwarder,
         )

@@ -12,6 +12,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from scheduler.framework.core.state import State
+from scheduler.framework.mesos import Mesos
+from scheduler.framework.meter import UNFIT
+from scheduler.mesosmetrics import MesosCollector
 from scheduler.store import Store
 
 
@@ -71,7 +74,13 @@ class EngineCollector(Collector):
     """Gauges of the state now, counters since this process started. `connected`: whether Mesos answers us. `state`:
     None while this scheduler does not lead and has none."""
 
-    def __init__(self, state: Callable[[], State | None], connected: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        state: Callable[[], State | None],
+        connected: Callable[[], bool],
+        mesos: Callable[[], Mesos | None],
+    ) -> None:
+        self._mesos = mesos
         self._state = state
         self._connected = connected
 
@@ -96,6 +105,8 @@ class EngineCollector(Collector):
         family = CounterMetricFamily("gantry_anomalies", "what should not happen", labels=["kind"])
         for kind in ("illegal task transitions", "unwanted tasks killed"):
             family.add_metric([kind], state.counters[kind])
+        mesos = self._mesos()
+        family.add_metric([UNFIT], mesos.meter.anomalies[UNFIT] if mesos else 0)
         yield family
 
 
@@ -115,9 +126,11 @@ def registry(
     connected: Callable[[], bool],
     takeover: Takeover,
     store: Store,
+    mesos: Callable[[], Mesos | None] = lambda: None,
 ) -> CollectorRegistry:
     """A registry of its own: nothing of the process' other libraries is in it."""
     made = CollectorRegistry()
-    made.register(EngineCollector(state, connected))
+    made.register(EngineCollector(state, connected, mesos))
+    made.register(MesosCollector(mesos))
     made.register(LeadershipCollector(lambda: state() is not None, takeover, store))
     return made

@@ -151,6 +151,11 @@ class Engine:
         self._may_act = asyncio.Event()
         self._may_act.set()
 
+    @property
+    def mesos(self) -> Mesos:
+        """The door, which counts what goes through it."""
+        return self._mesos
+
     def stop(self) -> None:
         """Ends `run` after the frame at hand."""
         self._stopping = True

@@ -30,7 +30,7 @@ from scheduler.framework.core.events import (
 from scheduler.framework.core.lifecycle import TaskState
 from scheduler.framework.core.state import Executor
 from scheduler.framework.core.vectors import ZERO, Vector
-from scheduler.framework.meter import Meter
+from scheduler.framework.meter import UNFIT, Meter
 from scheduler.framework.pools import Pool
 from scheduler.framework.reading import OfferReader, inverse_from_json, report_from_json
 from scheduler.framework.supplies import NOTHING, Supplies
@@ -253,7 +253,7 @@ class Mesos(Scheduler):
                 operations += self._launch(effect, launches, offers, payloads)
             except (ValueError, LookupError) as error:
                 log.error("a bug: nothing is launched on %s with these offers: %s", effect.agent_id, error)
-                self.meter.anomalies["launches that did not fit their offers"] += 1
+                self.meter.anomalies[UNFIT] += 1
                 self.meter.offers["declined"] += len(offers)
                 driver.declineOffer(list(effect.offer_ids), {"refuse_seconds": 0.0})
                 return _unsent(effect, payloads, "OFFERS_MISCOUNTED", str(error))

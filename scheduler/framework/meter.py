@@ -13,6 +13,9 @@ PLACEMENT: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.
 WORK: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Upper bounds in seconds."""
 
+UNFIT: Final = "launches that did not fit their offers"
+"""An anomaly: a bug of ours, which cost these launches."""
+
 
 class Histogram:
     """Seconds, counted by upper bounds as Prometheus has them."""

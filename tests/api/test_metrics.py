@@ -55,6 +55,7 @@ async def test_the_engines_state_is_shown(scrape, state):
     assert shown["gantry_nodes", "true"] == 1
     assert shown["gantry_tasks", "running"] == 1
     assert shown["gantry_anomalies_total", "unwanted tasks killed"] == 2
+    assert shown["gantry_anomalies_total", "launches that did not fit their offers"] == 0
 
 
 async def test_a_scheduler_that_does_not_lead_shows_that(store):

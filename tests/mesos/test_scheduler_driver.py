@@ -325,16 +325,21 @@ async def test_wrong_credentials_are_tried_again_and_told(
     await scheduler.next("registered")
     assert one.trouble is None
     assert len(peer.subscribes) == 4
+    assert one.failures == {"credentials": 3}
+    assert one.events == {"SUBSCRIBED": 1}
 
 
 async def test_missed_heartbeats_are_a_disconnection(make: Make, peer: Any, scheduler: Any) -> None:
-    await make().start()
+    one = make()
+    await one.start()
     quick = {**SUBSCRIBED["subscribed"], "heartbeat_interval_seconds": 0.01}  # type: ignore[dict-item]
     await (await peer.stream()).send({"type": "SUBSCRIBED", "subscribed": quick})
     await scheduler.next("registered")
     await scheduler.next("disconnected")  # nothing was closed: the connection just fell silent
     await (await peer.stream()).send(SUBSCRIBED)
     await scheduler.next("reregistered")
+    assert one.failures == {"connection": 1}
+    assert one.events == {"SUBSCRIBED": 2}
 
 
 async def test_a_master_that_never_says_subscribed_is_left(make: Make, peer: Any, scheduler: Any) -> None:

@@ -426,7 +426,6 @@ def report(frame: Frame, uid: str) -> None:
         frame.timer(state.policy.report_after / 10, Alarm.REPORT, uid)
         return
     message = _limit(state, pod, message)
-    message = _limit(state, pod, message)
     changed = message != entry.said
     if changed or frame.now - entry.said_at >= state.policy.report_again:
         frame.publish(pod, "Warning", "FailedScheduling", message)
@@ -434,20 +433,6 @@ def report(frame: Frame, uid: str) -> None:
     if changed and not any(tasks.gives_way(one) for one in state.tasks_of(uid)):
         frame.save_pod(pod, Unschedulable(message))
     frame.timer(state.policy.report_again / 6, Alarm.REPORT, uid)
-
-
-def limited(frame: Frame, limits: Mapping[str, str]) -> None:
-    """Quota that Mesos' operators set: the allocator offers a role no more than that."""
-    frame.state.limits = dict(limits)
-
-
-def _limit(state: State, pod: Pod, message: str) -> str:
-    """What may be the reason behind offers that are too small."""
-    role = state.role_of(pod.needs)
-    limit = state.limits.get(role)
-    if limit is None or not any(word in message for word in ("Insufficient", "available to schedule")):
-        return message
-    return f"{message.rstrip('.')}. Mesos role {role} has a quota limit of {limit}, its other tasks included."
 
 
 def limited(frame: Frame, limits: Mapping[str, str]) -> None:
