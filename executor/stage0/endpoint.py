@@ -17,6 +17,7 @@ from executor.stage0 import manifest as m
 from executor.stage0 import web
 from executor.stage0.errors import ImageBroken, ImageNotFound, ImageRefused, RegistryUnavailable
 from executor.stage0.login import Login, challenge
+from executor.stage0.settings import authority
 from executor.stage0.web import Interrupted, Web
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ class Endpoint:
         self.login: Login | None = None
 
     def __str__(self) -> str:
-        return f"{self._base.authority}/{self._prefix}" if self._prefix else self._base.authority
+        return f"{authority(self._base)}/{self._prefix}" if self._prefix else authority(self._base)
 
     @asynccontextmanager
     async def request(

@@ -19,7 +19,7 @@ from executor.stage0.endpoint import Endpoint
 from executor.stage0.errors import ImageBroken, ImageError, ImageNotFound, ImageRefused, RegistryUnavailable
 from executor.stage0.login import Credentials, Login, find
 from executor.stage0.pipe import Closed, Pipe
-from executor.stage0.settings import Settings
+from executor.stage0.settings import Settings, authority
 from executor.stage0.sources import Fingerprint
 from executor.stage0.streams import check_bytes
 from executor.stage0.web import Interrupted, Web
@@ -46,11 +46,9 @@ class RegistrySource:
         bases = [*settings.mirrors.get(reference.host, ()), self._web.base(host)]
         self._endpoints = []
         for base in bases:
-            authority = reference.host if base is bases[-1] else base.authority
+            where = reference.host if base is bases[-1] else authority(base)
             path = "/".join(part for part in (base.path.strip("/"), reference.repository) if part)
-            logins = [
-                found for ring in (credentials, node) if (found := find(ring, authority, path)) is not None
-            ]
+            logins = [found for ring in (credentials, node) if (found := find(ring, where, path)) is not None]
             self._endpoints.append(Endpoint(self._web, base, reference.repository, logins))
         self._first = 0  # of the endpoints, the one that had the manifest
         self._downloads: dict[Pipe, asyncio.Task[None]] = {}

@@ -86,10 +86,16 @@ class Settings:
 
     def host(self, url: URL) -> Host | None:
         """What is set for the host of an address, by its authority, with and without the usual port."""
-        known = self.hosts.get(url.authority)
+        known = self.hosts.get(authority(url))
         if known is None and url.is_default_port():
-            known = self.hosts.get(f"{url.host}:{url.port}")
+            known = self.hosts.get(f"{authority(url)}:{url.port}")
         return known
+
+
+def authority(url: URL) -> str:
+    """`host`, or `host:port` when it is not the scheme's usual one."""
+    host = f"[{url.host}]" if ":" in (url.host or "") else url.host or ""
+    return host if url.is_default_port() else f"{host}:{url.port}"
 
 
 def load(path: Path | None) -> Settings:

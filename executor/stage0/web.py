@@ -19,7 +19,7 @@ import aiohttp
 from yarl import URL
 
 from executor.stage0.errors import ImageBroken, ImageNotFound, RegistryUnavailable, StoreError
-from executor.stage0.settings import Settings
+from executor.stage0.settings import Settings, authority
 
 T = TypeVar("T")
 MAX_REDIRECTS = 5
@@ -51,10 +51,10 @@ class Web:
         if self._http is not None:
             await self._http.close()
 
-    def base(self, authority: str) -> URL:
-        """`https://authority`, or http for loopback (without TLS settings of its own) and hosts set to plain-http."""
-        url = URL(f"https://{authority}")
-        return url.with_scheme("http") if self._is_plain(url, URL(f"http://{authority}")) else url
+    def base(self, host: str) -> URL:
+        """`https://host`, or http for loopback (without TLS settings of its own) and hosts set to plain-http."""
+        url = URL(f"https://{host}")
+        return url.with_scheme("http") if self._is_plain(url, URL(f"http://{host}")) else url
 
     def _is_plain(self, *urls: URL) -> bool:
         for url in urls:
@@ -72,7 +72,7 @@ class Web:
     def may_be_plain(self, url: URL) -> bool:
         """Whether HTTP may be spoken with this host."""
         host = self._settings.host(url)
-        return is_loopback(url.authority) or (host is not None and host.plain_http)
+        return is_loopback(authority(url)) or (host is not None and host.plain_http)
 
     async def follow(
         self, method: str, url: URL, headers: Mapping[str, str], authorization: str = ""
@@ -91,13 +91,13 @@ class Web:
             try:
                 following = url.join(URL(target))
             except ValueError:
-                raise ImageBroken(f"{start.authority} redirects to nowhere: {target[:100]!r}") from None
+                raise ImageBroken(f"{authority(start)} redirects to nowhere: {target[:100]!r}") from None
             if not self.may_follow(following, start):
                 raise ImageBroken(
-                    f"{start.authority} redirects to {str(following)[:100]}: only HTTPS is followed"
+                    f"{authority(start)} redirects to {str(following)[:100]}: only HTTPS is followed"
                 )
             url = following
-        raise ImageBroken(f"{start.authority}: more than {MAX_REDIRECTS} redirects")
+        raise ImageBroken(f"{authority(start)}: more than {MAX_REDIRECTS} redirects")
 
     async def send(
         self, method: str, url: URL, headers: Mapping[str, str], form: Mapping[str, str] | None = None
@@ -118,23 +118,23 @@ class Web:
                 ssl=self._tls(url), proxy=_proxy(url),
             )  # fmt: skip
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Interrupted(f"{url.authority}: {cause(error)}") from None
+            raise Interrupted(f"{authority(url)}: {cause(error)}") from None
 
     def _tls(self, url: URL) -> ssl.SSLContext | bool:
         host = self._settings.host(url)
         if host is None or url.scheme != "https" or not (host.ca or host.client_cert or host.skip_verify):
             return True
-        made = self._contexts.get(url.authority)
+        made = self._contexts.get(authority(url))
         if made is None:
             try:
                 made = ssl.create_default_context(cafile=host.ca)
                 if host.client_cert is not None:
                     made.load_cert_chain(host.client_cert, host.client_key)
             except (OSError, ssl.SSLError) as error:
-                raise StoreError(f"the image settings of host {url.authority}: {error}") from None
+                raise StoreError(f"the image settings of host {authority(url)}: {error}") from None
             if host.skip_verify:
                 made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
-            self._contexts[url.authority] = made
+            self._contexts[authority(url)] = made
         return made
 
 
@@ -219,9 +219,9 @@ def cause(error: Exception) -> str:
 
 def _proxy(url: URL) -> str | None:
     """The proxy of the environment for this address; loopback has none."""
-    if not url.host or is_loopback(url.authority):
+    if not url.host or is_loopback(authority(url)):
         return None
     proxies = urllib.request.getproxies()
-    if urllib.request.proxy_bypass(url.authority):
+    if urllib.request.proxy_bypass(authority(url)):
         return None
     return proxies.get(url.scheme) or proxies.get("all")

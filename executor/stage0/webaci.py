@@ -22,7 +22,7 @@ from executor.stage0 import manifest as m
 from executor.stage0.cas import Cas
 from executor.stage0.discovery import Place
 from executor.stage0.errors import ImageBroken, ImageNotFound, ImageRefused, RegistryUnavailable
-from executor.stage0.settings import Settings
+from executor.stage0.settings import Settings, authority
 from executor.stage0.sources import Fingerprint
 from executor.stage0.trust.subject import subject
 from executor.stage0.web import Interrupted, Web
@@ -92,7 +92,7 @@ class WebAciSource:
     def _place(self, url: URL) -> Place:
         if url.scheme != "https" and not self._web.may_be_plain(url):
             raise ImageRefused(
-                f"plain HTTP is refused; use https, or set plain-http for the host {url.authority}"
+                f"plain HTTP is refused; use https, or set plain-http for the host {authority(url)}"
             )
         return Place(url, url.with_path(f"{url.raw_path}.asc", encoded=True, keep_query=True))
 
@@ -200,7 +200,7 @@ class _Download:
                     raise ImageBroken(f"{self._url} is longer than the limit of {self._limit} bytes")
                 await asyncio.to_thread(self._write, data)
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            raise Interrupted(f"{self._url.authority}: {web.cause(error)}") from None
+            raise Interrupted(f"{authority(self._url)}: {web.cause(error)}") from None
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)

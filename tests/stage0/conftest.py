@@ -1,5 +1,8 @@
 """Images made by the tools people use (umoci, skopeo, docker-registry), tars made by hand, and places to put them."""
 
+import asyncio
+import contextlib
+import datetime as dt
 import gzip
 import hashlib
 import io
@@ -7,19 +10,24 @@ import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import tarfile
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from executor.stage0 import ImageBroken, ImageError, ImageStore
+from executor.stage0 import web as web_client
+from executor.stage0.settings import Host, Settings
 from executor.stage0.streams import Limits
 from executor.stage0.trust import Gate, Policy
+from shared.security.certificates import ServingFiles, serving_files
 
 BUSYBOX = shutil.which("busybox")
 # The bcrypt hash of "secret" (cost 5).
@@ -229,19 +237,28 @@ def mount() -> Iterator[Callable[..., None]]:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Callable[..., SimpleNamespace]]:
-    """start(auth=False) → a real registry on a free loopback port: `.host`, `.stop()`, `.start()`, `.data`."""
+    """start(auth=False, tls=None, token=None) → a real registry on a free loopback port: `.host`, `.data`, `.process`.
+
+    tls: the registry's section on its certificate; token: that on a token service.
+    """
     _need("docker-registry")
     running: list[subprocess.Popen[str]] = []
 
-    def start(*, auth: bool = False) -> SimpleNamespace:
+    def start(
+        *, auth: bool = False, tls: dict[str, str] | None = None, token: dict[str, str] | None = None
+    ) -> SimpleNamespace:
         data = tmp_path / "registry"
         data.mkdir(exist_ok=True)
-        settings = {
+        settings: dict[str, Any] = {
             "version": 0.1,
             "log": {"level": "info"},
             "storage": {"filesystem": {"rootdirectory": str(data / "store")}},
             "http": {"addr": "127.0.0.1:0", "secret": "test"},
         }
+        if tls is not None:
+            settings["http"] = {"addr": "127.0.0.1:0", "secret": "test", "tls": tls}
+        if token is not None:
+            settings["auth"] = {"token": token}
         if auth:
             (data / "htpasswd").write_text(HTPASSWD)
             settings["auth"] = {"htpasswd": {"realm": "test", "path": str(data / "htpasswd")}}
@@ -266,6 +283,104 @@ def registry(tmp_path: Path) -> Iterator[Callable[..., SimpleNamespace]]:
         process.wait()
         if process.stderr is not None:
             process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> ServingFiles:
+    """A certificate authority, and a certificate of it for this machine and some names of example.com's."""
+    hosts = ["localhost", "127.0.0.1", "example.com", "images.example.com", "mirror.example.com"]
+    return serving_files(tmp_path_factory.mktemp("tls"), hosts, dt.datetime.now(dt.UTC))
+
+
+class Internet:
+    """Hosts of example.com's behind a proxy that the environment names; `pages` by `host/path`, else 404.
+
+    A page is bytes, (bytes, headers), a status, or a handler. seen: method, `host/path?query` and headers of requests;
+    connected: what the proxy was asked for.
+    """
+
+    def __init__(self, authority: ServingFiles) -> None:
+        self.pages: dict[str, Any] = {}
+        self.seen: list[tuple[str, str, Mapping[str, str]]] = []
+        self.connected: list[str] = []
+        names = ("example.com", "images.example.com", "mirror.example.com")
+        self.settings = Settings(hosts={name: Host(ca=authority.authority) for name in names})
+        self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._tls.load_cert_chain(authority.certificate, authority.key)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def paths(self) -> list[str]:
+        return [path for _, path, _ in self.seen]
+
+    async def start(self) -> str:
+        """The proxy's address."""
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls).start()
+        self._proxy = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        return f"http://127.0.0.1:{self._proxy.sockets[0].getsockname()[1]}"
+
+    async def close(self) -> None:
+        self._proxy.close()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        where = f"{request.host}{request.path}"
+        self.seen.append((request.method, f"{request.host}{request.path_qs}", request.headers))
+        page = self.pages.get(where, 404)
+        if callable(page):
+            answer: web.StreamResponse = await page(request)
+            return answer
+        if isinstance(page, int):
+            return web.Response(status=page)
+        body, headers = page if isinstance(page, tuple) else (page, {})
+        return web.Response(body=body, headers=headers)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.connected.append(head.split()[1].decode())
+        port = self._runner.addresses[0][1]
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            await asyncio.gather(_relay(reader, inner_writer), _relay(inner_reader, writer))
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self._tasks.discard(task)
+            for end in (writer, inner_writer):
+                end.close()
+                with contextlib.suppress(OSError):
+                    await end.wait_closed()
+
+
+async def _relay(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    while data := await source.read(65536):
+        sink.write(data)
+        await sink.drain()
+    if sink.can_write_eof():
+        sink.write_eof()
+
+
+@pytest.fixture
+async def internet(authority: ServingFiles, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Internet]:
+    made = Internet(authority)
+    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", await made.start())
+    monkeypatch.setattr(web_client, "FIRST_DELAY", 0.001)
+    yield made
+    await made.close()
 
 
 @pytest.fixture
