@@ -19,6 +19,7 @@ from aiohttp import web
 
 from executor.config import Settings, parser, settings
 from executor.mesos import PodExecutor
+from executor.pods.gpus import Gpus, Host
 from executor.pods.keeper import LauncherKeeper
 from executor.pods.poddir import PodDirs
 from executor.pods.pods import Pods
@@ -82,7 +83,8 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
         local_images=config.local_images,
         settings=image_settings.load(config.image_config),
     )
-    machine = Machine(lambda: executor.node, images, dirs, keeper.run_pod, config.flavor)
+    gpus = Gpus(Host(config.device_dir), config.state_dir / "gpus")
+    machine = Machine(lambda: executor.node, images, dirs, keeper.run_pod, config.flavor, gpus)
     pods = Pods(machine, executor.report)
     collector: asyncio.Task[None] | None = None
     server = web.AppRunner(make_app(pods, tokens), access_log=None, handler_cancellation=True)

@@ -20,7 +20,7 @@ class Settings:
     image_config: the file of settings for images, or None. sandbox: where the agent wants our files, or None.
     listen_host, listen_port: of the node server; port 0 takes a free one. ip: what others reach this machine by.
     flavor: for pods without runtimeClassName. idle_timeout: seconds without a pod after which the executor leaves, 0
-    for never.
+    for never. device_dir: where the files of GPUs are.
     """
 
     state_dir: Path
@@ -33,6 +33,7 @@ class Settings:
     flavor: str
     idle_timeout: float
     log_level: str
+    device_dir: Path
 
     @property
     def pods_dir(self) -> Path:
@@ -73,6 +74,10 @@ def parser() -> argparse.ArgumentParser:
         help=f"leave after so long without a pod, 0: never (the scheduler's --executor-idle-timeout, which comes in "
         f"{IDLE_TIMEOUT_VARIABLE}, or else 0)",
     )  # fmt: skip
+    made.add_argument(
+        "--device-dir", type=Path, default=Path("/dev"), metavar="DIR",
+        help="where the device files of GPUs are, nvidia0, nvidiactl, … (default: %(default)s)",
+    )  # fmt: skip
     made.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="(default: %(default)s)")
     return made
 
@@ -92,6 +97,7 @@ def settings(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         flavor=args.default_flavor,
         idle_timeout=_idle_timeout(args.idle_timeout, environ),
         log_level=args.log_level,
+        device_dir=args.device_dir.absolute(),
     )
 
 

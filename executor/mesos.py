@@ -16,6 +16,7 @@ from executor.idle import IdleTimer
 from executor.pods.claims import paths, with_claims
 from executor.pods.core.effects import Report
 from executor.pods.env import Node
+from executor.pods.gpus import GpuError
 from executor.pods.pods import Pods
 from executor.pods.supplies import unpack
 from executor.server.app import Tokens
@@ -95,7 +96,8 @@ class PodExecutor(Executor):
             self._pods.launch(task_id, with_claims(launch.pod, volumes), unpack(launch))
         except (WireError, ValueError) as error:
             log.error("task %s: %s", task_id, error)
-            status = {"phase": "Failed", "reason": "InvalidPod", "message": str(error)}
+            reason = error.reason if isinstance(error, GpuError) else "InvalidPod"
+            status = {"phase": "Failed", "reason": reason, "message": str(error)}
             self.report(task_id, Report("TASK_FAILED", str(error), status, ()))
 
     def launchTaskGroup(self, driver: Any, tasks: list[Json]) -> None:

@@ -229,6 +229,7 @@ def main(argv: list[str]) -> int:
                 args.agents,
                 args.agent_resources,
                 args.agent_attributes,
+                args.device_dir.resolve(),
                 args.log_level,
             )
         )

@@ -83,6 +83,7 @@ class Framework:
             "TASK_KILLING_STATE",
             "RESERVATION_REFINEMENT",
             "REGION_AWARE",
+            "GPU_RESOURCES",
         ]
         if self.revocable:
             capabilities.append("REVOCABLE_RESOURCES")

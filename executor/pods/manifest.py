@@ -7,10 +7,11 @@ appc spec `pods.md` and `ace.md`; the `gantry.io/…` names are those of docs/st
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from executor.pods.env import ConfigError, Node, command_line, environment
+from executor.pods.gpus import NO_DEVICES, Devices
 from executor.pods.isolators import isolators, qos_class
 from executor.pods.users import Identity
 from executor.stage0.config import ImageConfig
@@ -27,7 +28,8 @@ HOST_PATH_TYPES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class PodLevel:
-    """What the containers of a pod share, read once. termination_dir: absolute, holds a file for each app."""
+    """What the containers of a pod share, read once. termination_dir: absolute, holds a file for each app. devices:
+    by name of the container, for those that have some."""
 
     pod: Mapping[str, Any]
     node: Node
@@ -35,6 +37,7 @@ class PodLevel:
     pod_ip: str
     qos_class: str
     termination_dir: str
+    devices: Mapping[str, Devices] = field(default_factory=dict)
 
     @property
     def hostname(self) -> str:
@@ -67,11 +70,17 @@ def choose_flavor(
     return flavor
 
 
-def pod_level(pod: Mapping[str, Any], node: Node, flavor: str, termination_dir: str) -> PodLevel:
+def pod_level(
+    pod: Mapping[str, Any],
+    node: Node,
+    flavor: str,
+    termination_dir: str,
+    devices: Mapping[str, Devices] | None = None,
+) -> PodLevel:
     """Read the pod's own part. The network of a pod is its own and has only loopback, unless it is the host's."""
     spec = pod["spec"]
     pod_ip = node.ip if spec.get("hostNetwork") else ""
-    return PodLevel(pod, node, flavor, pod_ip, qos_class(spec), termination_dir)
+    return PodLevel(pod, node, flavor, pod_ip, qos_class(spec), termination_dir, devices or {})
 
 
 def pod_manifest(level: PodLevel, apps: list[dict[str, Any]]) -> dict[str, Any]:
@@ -84,7 +93,11 @@ def pod_manifest(level: PodLevel, apps: list[dict[str, Any]]) -> dict[str, Any]:
         "acVersion": AC_VERSION,
         "acKind": "PodManifest",
         "apps": apps,
-        "volumes": [*map(_volume, level.pod["spec"].get("volumes") or ()), *_termination_volumes(level)],
+        "volumes": [
+            *map(_volume, level.pod["spec"].get("volumes") or ()),
+            *_termination_volumes(level),
+            *_device_volumes(level),
+        ],
         "isolators": [],
         "annotations": [{"name": name, "value": value} for name, value in notes.items()],
         "ports": [],
@@ -97,7 +110,8 @@ def app_entry(
     """The entry of one container in `apps`. Raises ConfigError for what cannot be made as asked."""
     context = container.get("securityContext") or {}
     asked = environment(container, level.pod, level.node, level.pod_ip)
-    env = {**config.env, **asked}  # PATH, HOME, HOSTNAME and AC_APP_NAME are stage1's to fill in
+    # PATH, HOME, HOSTNAME and AC_APP_NAME are stage1's to fill in.
+    env = {**config.env, **_gpu_variables(level, container), **asked}
     directory = container.get("workingDir") or config.working_dir or "/"
     app: dict[str, Any] = {
         "exec": command_line(container, asked, config.entrypoint, config.cmd),
@@ -186,7 +200,43 @@ def _mounts(level: PodLevel, container: Mapping[str, Any]) -> list[dict[str, Any
             entry["gantry.io/sub-path"] = mount["subPath"]
         made.append(entry)
     made.append({"volume": f"termination-{container['name']}", "path": termination_path(container)})
-    return made
+    files = _device_files(level, container)
+    return made + [{"volume": _device_name(file), "path": f"/dev/{_base(file)}"} for file in files]
+
+
+def _device_volumes(level: PodLevel) -> list[dict[str, Any]]:
+    spec = level.pod["spec"]
+    containers = (*(spec.get("initContainers") or ()), *spec["containers"])
+    files = dict.fromkeys(file for one in containers for file in _device_files(level, one))
+    return [
+        {
+            "name": _device_name(file),
+            "kind": "host",
+            "source": file,
+            "recursive": False,
+            "gantry.io/device": True,
+        }
+        for file in files
+    ]
+
+
+def _device_files(level: PodLevel, container: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those that have to be put into the app's /dev; under fly that is the host's."""
+    return () if level.flavor == "fly" else level.devices.get(container["name"], NO_DEVICES).files
+
+
+def _device_name(file: str) -> str:
+    """No volume of a pod has a dot in its name."""
+    return f"device.{_base(file)}"
+
+
+def _base(file: str) -> str:
+    return file.rpartition("/")[2]
+
+
+def _gpu_variables(level: PodLevel, container: Mapping[str, Any]) -> dict[str, str]:
+    numbers = level.devices.get(container["name"], NO_DEVICES).numbers
+    return {"NVIDIA_VISIBLE_DEVICES": ",".join(map(str, numbers))} if numbers else {}
 
 
 def _absolute(path: str) -> str:

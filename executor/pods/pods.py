@@ -31,15 +31,22 @@ class Pods:
         self._cleaning: set[asyncio.Task[None]] = set()
 
     def launch(self, task_id: str, pod: Mapping[str, Any], supplies: Supplies = NOTHING) -> None:
-        """Begin a pod. Raises ValueError for an object that is not a v1 Pod or that this executor has no flavor for,
-        or a task id that was used already."""
+        """Begin a pod. Raises ValueError for an object that is not a v1 Pod or that this executor has no flavor or not
+        the GPUs for, or a task id that was used already."""
         if task_id in self._live or task_id in self._dead:
             raise ValueError(f"task {task_id} was launched before")
         try:
+            devices = self._machine.gpus.take(task_id, pod)
             runner = PodRunner(
-                task_id, pod, self._machine, lambda report: self._reported(task_id, report), supplies
+                *(task_id, pod, self._machine, lambda report: self._reported(task_id, report)),
+                supplies,
+                devices,
             )
+        except ValueError:
+            self._machine.gpus.release(task_id)
+            raise
         except (KeyError, TypeError, AttributeError) as error:
+            self._machine.gpus.release(task_id)
             raise ValueError(f"not a v1 Pod: {type(error).__name__}: {error}") from None
         self._live[task_id] = runner
         runner.start()
@@ -92,6 +99,7 @@ class Pods:
     def _reported(self, task_id: str, report: Report) -> None:
         if report.terminal:
             runner = self._live.pop(task_id)
+            self._machine.gpus.release(task_id)
             self._dead[task_id] = runner
             self._later(runner.strip())
             while len(self._dead) > self._keep_dead:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from executor.pods.env import Node
+from executor.pods.gpus import Gpus
 from executor.pods.launcher import AppExit
 from executor.pods.poddir import PodDirs
 from executor.stage0.config import ImageConfig
@@ -65,12 +66,13 @@ class RunPod(Protocol):
 
 @dataclass(frozen=True)
 class Machine:
-    """All that pods share. flavors: those of stage1 that there are; clock: Unix time."""
+    """All that pods share. flavors: those of stage1 that there are; gpus: of the machine; clock: Unix time."""
 
     node: Callable[[], Node]
     images: Images
     dirs: PodDirs
     run_pod: RunPod
     default_flavor: str
+    gpus: Gpus
     flavors: tuple[str, ...] = FLAVORS
     clock: Callable[[], float] = field(default=time.time)

@@ -23,6 +23,7 @@ from executor.pods.core.spec import read_pod
 from executor.pods.core.states import SandboxState
 from executor.pods.core.step import Step, launch, step
 from executor.pods.env import ConfigError
+from executor.pods.gpus import Devices
 from executor.pods.hostpath import VolumeError, check_host_path
 from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.logread import last_words
@@ -70,8 +71,9 @@ class PodRunner:
         machine: Machine,
         report: Reporter,
         supplies: Supplies = NOTHING,
+        devices: Mapping[str, Devices] | None = None,
     ) -> None:
-        """name: unique on this machine, a file name.
+        """name: unique on this machine, a file name. devices: of the containers that have some.
 
         Raises KeyError or ValueError when `pod` is no v1 Pod, or needs a flavor that there is not.
         """
@@ -86,7 +88,7 @@ class PodRunner:
         self._containers = {c["name"]: c for c in _containers(pod)}
         flavor = manifest.choose_flavor(pod, supplies.handler, machine.default_flavor, machine.flavors)
         termination = str(machine.dirs.root / Phase.RUN / name / "termination")
-        self._level = manifest.pod_level(pod, node, flavor, termination)
+        self._level = manifest.pod_level(pod, node, flavor, termination, devices)
         self._facts = read_pod(
             pod, host_ip=node.ip, pod_ip=self._level.pod_ip, qos_class=self._level.qos_class
         )

@@ -61,7 +61,7 @@ def _status(old: Json, node: Node, info: AgentInfo, *, now: float, max_pods: int
     return {
         **old,
         "capacity": capacity,
-        "allocatable": {name: value for name, value in capacity.items() if name != GPU},
+        "allocatable": capacity,
         "conditions": [_ready(old, node, now)],
         "addresses": _addresses(info),
         "nodeInfo": _node_info(info, version),

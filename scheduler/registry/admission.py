@@ -14,7 +14,8 @@ from typing import Any
 
 from scheduler.registry.errors import FieldError, Forbidden
 from scheduler.registry.resource import Object, Resource
-from shared.models.annotations import EXECUTOR, STAGE1_IMAGES, STAGE1_NAME
+from scheduler.registry.wishes import asks_for_gpus
+from shared.models.annotations import EXECUTOR, SHARED, STAGE1_IMAGES, STAGE1_NAME
 
 Find = Callable[[str, str, str], Object | None]
 """(resource as in store keys, namespace, name) -> the object, if there is one."""
@@ -103,7 +104,7 @@ def _runtime_class(spec: Object, pod: str, find: Find) -> Object:
 
 def _inherit_executor(pod: Object, runtime: Object) -> None:
     asked = _note(runtime, EXECUTOR)
-    if asked:
+    if asked and not (asked == SHARED and asks_for_gpus(pod)):
         metadata = pod.setdefault("metadata", {})
         metadata["annotations"] = {EXECUTOR: asked, **(metadata.get("annotations") or {})}
 

@@ -235,7 +235,7 @@ def _validate_mounts(
 
 
 def validate_resources(resources: Object, path: str) -> Iterator[FieldError]:
-    """Names, values >= 0, requests <= limits."""
+    """Names, values >= 0, requests <= limits; extended resources are whole and have a limit, which is the request."""
     limits: dict[str, Fraction] = {}
     for key in ("limits", "requests"):
         for name, text in (resources.get(key) or {}).items():
@@ -243,15 +243,31 @@ def validate_resources(resources: Object, path: str) -> Iterator[FieldError]:
             value = parse_quantity(text)
             if complaint := _resource_complaint(name):
                 yield FieldError.invalid(at, name, complaint)
+                continue
             if value < 0:
                 yield FieldError.invalid(at, text, "must be greater than or equal to 0")
             elif name.startswith(("memory", "ephemeral-storage")) and value.denominator != 1:
                 yield FieldError.invalid(at, text, "must be a whole number of bytes")
+            elif is_extended(name) and value.denominator != 1:
+                yield FieldError.invalid(at, text, "must be an integer")
             if key == "limits":
                 limits[name] = value
+            elif is_extended(name) and name not in limits:
+                yield FieldError.required(
+                    f"{path}.limits[{name}]", "Limit must be set for non overcommitable resources"
+                )
+            elif is_extended(name) and value != limits[name]:
+                why = f"must be equal to {name} limit of {resources['limits'][name]}"
+                yield FieldError.invalid(f"{path}.requests", text, why)
             elif name in limits and value > limits[name]:
                 why = f"must be less than or equal to {name} limit of {resources['limits'][name]}"
                 yield FieldError.invalid(f"{path}.requests", text, why)
+
+
+def is_extended(name: str) -> bool:
+    """Neither Kubernetes' own nor overcommitted. Source: `pkg/apis/core/helper` IsExtendedResourceName."""
+    prefix, slash, _ = name.rpartition("/")
+    return bool(slash) and prefix != "kubernetes.io" and not prefix.endswith(".kubernetes.io")
 
 
 def _resource_complaint(name: str) -> str | None:

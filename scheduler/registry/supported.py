@@ -28,8 +28,8 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
         """,
         "EnvVarSource": "fieldRef resourceFieldRef",
         "ResourceRequirements": "limits requests",
-        "limits": "cpu memory",
-        "requests": "cpu memory ephemeral-storage",
+        "limits": "cpu memory nvidia.com/gpu",
+        "requests": "cpu memory ephemeral-storage nvidia.com/gpu",
         "VolumeMount": "mountPath name readOnly subPath",
         "SecurityContext": """
             allowPrivilegeEscalation capabilities privileged readOnlyRootFilesystem runAsGroup runAsNonRoot

@@ -15,6 +15,8 @@ from scheduler.registry.errors import FieldError
 from scheduler.registry.resource import Object, Resource
 from shared.models.annotations import DEDICATED, EXECUTOR, REVOCABLE, ROLE, SHARED
 
+GPU = "nvidia.com/gpu"
+
 Notes = Mapping[str, str]
 """Annotations by name."""
 
@@ -58,7 +60,7 @@ def _pods(pods: Resource, allowed: Allowed, namespace_notes: Callable[[str], Not
         return new
 
     def validate_create(pod: Object) -> list[FieldError]:
-        return [*pods.validate_create(pod), *_wrong(pod, allowed), *_too_good(pod)]
+        return [*pods.validate_create(pod), *_wrong(pod, allowed), *_too_good(pod), *_too_close(pod)]
 
     def validate_update(new: Object, old: Object) -> list[FieldError]:
         return [*pods.validate_update(new, old), *_changed(new, old, allowed)]
@@ -94,6 +96,8 @@ def _inherit(pod: Object, notes: Notes, allowed: Allowed) -> None:
     given = {name: notes[name] for name in allowed if name in notes}
     if not _best_effort(pod):
         given.pop(REVOCABLE, None)
+    if given.get(EXECUTOR) == SHARED and asks_for_gpus(pod):
+        del given[EXECUTOR]
     if given:
         pod["metadata"]["annotations"] = {**given, **_notes(pod)}
 
@@ -108,6 +112,18 @@ def _too_good(pod: Object) -> list[FieldError]:
         return []
     why = "only pods of QoS class BestEffort, without requests and limits, may run on revocable resources"
     return [FieldError.invalid(_path(REVOCABLE), "true", why)]
+
+
+def asks_for_gpus(pod: Object) -> bool:
+    containers = [*(pod["spec"].get("initContainers") or ()), *(pod["spec"].get("containers") or ())]
+    return any(GPU in ((one.get("resources") or {}).get("limits") or {}) for one in containers)
+
+
+def _too_close(pod: Object) -> list[FieldError]:
+    """Mesos gives GPUs to executors, and takes them back without asking which."""
+    if _notes(pod).get(EXECUTOR) != SHARED or not asks_for_gpus(pod):
+        return []
+    return [FieldError.invalid(_path(EXECUTOR), SHARED, f"pods with {GPU} have an executor of their own")]
 
 
 def _path(name: str) -> str:

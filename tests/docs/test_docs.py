@@ -34,7 +34,7 @@ def test_commands_and_files_exist(document):
 
 def test_the_pod_fields_are_those_of_the_code():
     text = (ROOT / "docs" / "pods.md").read_text()
-    words = set(re.findall(r"`([A-Za-z-]+)`", text))
+    words = set(re.findall(r"`([A-Za-z./-]+)`", text))
     missing = {name for kind, names in SUPPORTED.items() for name in names if name not in words}
     assert not missing
 

@@ -60,6 +60,16 @@ def test_a_record_of_the_future_stops_the_start() -> None:
 # ---- nodes
 
 
+def test_gpus_of_an_agent_can_be_had_as_kubernetes_names_them() -> None:
+    node = Node("n", "S1", "h:5051", info=AgentInfo("S1", "n", 5051, total=Vector(4000, 1_024_000, 0, 2000)))
+    made = node_object(None, node, uid="u", now=NOW, max_pods=110, version="1")
+    assert made["status"]["capacity"]["nvidia.com/gpu"] == "2"
+    assert made["status"]["allocatable"] == made["status"]["capacity"]
+    plain = replace(node, info=AgentInfo("S1", "n", 5051, total=Vector(4000)))
+    without = node_object(made, plain, uid="u", now=NOW, max_pods=110, version="1")
+    assert "nvidia.com/gpu" not in without["status"]["allocatable"]
+
+
 def test_a_node_keeps_what_users_gave_it() -> None:
     info = AgentInfo(
         "S0", "node-a", 5051, (("rack", "r1"),), Vector(3500, 8_192_000, 0), "1.12.0", ip="10.0.0.1"

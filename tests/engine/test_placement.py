@@ -250,7 +250,26 @@ def test_counts_made_anew_between_two_frames_are_believed() -> None:
 def test_whole_gpus() -> None:
     asked = {"resources": {"limits": {"nvidia.com/gpu": "2"}}}
     meta = {"uid": "u", "namespace": "d", "name": "u"}
-    assert pod_from_object({"metadata": meta, "spec": {"containers": [asked]}}).needs.amounts.gpus == 2000
+    needs = pod_from_object({"metadata": meta, "spec": {"containers": [asked]}}).needs
+    assert needs.amounts.gpus == 2000
+    assert needs.dedicated, "an agent takes GPUs back from an executor without asking which"
+    assert not pod_from_object({"metadata": meta, "spec": {"containers": [{}]}}).needs.dedicated
+
+
+def test_too_few_gpus_are_told_by_kubernetes_name(desk: Desk, offer: MakeOffer) -> None:
+    def with_gpus(offer_id: str, agent_id: str, gpus: int) -> Offer:
+        made = offer(offer_id, agent_id)
+        return made._replace(amounts=replace(made.amounts, gpus=gpus))
+
+    desk.subscribe()
+    limits = {"resources": {"limits": {"nvidia.com/gpu": "2"}}}
+    desk.create("p", containers=[{"name": "main", "image": "x", **limits}])
+    desk.watch()
+    desk.offer(offer("o1", "A1"), with_gpus("o2", "A2", 1000))
+    told = only(desk.later(1.5), fx.Publish)
+    assert [one.message for one in told] == ["0/2 nodes are available: 2 Insufficient nvidia.com/gpu."]
+    [accept] = only(desk.offer(with_gpus("o3", "A3", 2000)), fx.Accept)
+    assert (accept.offer_ids, accept.launches[0].amounts.gpus) == (("o3",), 2000)
 
 
 # ---- long turns

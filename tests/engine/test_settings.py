@@ -54,6 +54,7 @@ def test_roles() -> None:
 def test_revocable_resources_are_offered_only_when_asked_for() -> None:
     revocable = {"type": "REVOCABLE_RESOURCES"}
     assert revocable not in settings().framework.info("")["capabilities"]
+    assert {"type": "GPU_RESOURCES"} in settings().framework.info("")["capabilities"]
     assert revocable in settings("--revocable").framework.info("")["capabilities"]
 
 

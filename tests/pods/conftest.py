@@ -155,7 +155,7 @@ def world() -> Callable[..., World]:
     return make_world
 
 
-APPLETS = "cat cut dd df echo env grep hostname httpd id ls pwd readlink seq sh sleep tail touch true wget"
+APPLETS = "cat cut dd df echo env grep head hostname httpd id ls od pwd readlink seq sh sleep tail touch tr true wget"
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from executor.pods.core.effects import Report
 from executor.pods.env import Node
+from executor.pods.gpus import Gpus, Host
 from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.poddir import PodDirs
 from executor.pods.pods import Pods
@@ -107,7 +108,9 @@ class Fake:
         dirs = PodDirs(root / "pods")
         dirs.open()
         node = Node("n", "10.0.0.1", Fraction(1), 1 << 30)
-        self.pods = Pods(Machine(lambda: node, FakeImages(), dirs, self.run_pod, "linux"), self.report)
+        (root / "dev").mkdir()
+        gpus = Gpus(Host(root / "dev"), root / "locks")
+        self.pods = Pods(Machine(lambda: node, FakeImages(), dirs, self.run_pod, "linux", gpus), self.report)
 
     async def run_pod(
         self, pod_dir: Path, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import stat
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from fractions import Fraction
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from executor.pods import gpus as gpus_module
 from executor.pods.core.effects import Report
 from executor.pods.env import Node
+from executor.pods.gpus import GpuError, Gpus
 from executor.pods.keeper import LauncherKeeper
 from executor.pods.launcher import Launcher, LaunchError
 from executor.pods.logread import LogOptions, read_log
@@ -56,7 +59,10 @@ class Host:
         self.keeper = LauncherKeeper()
         node = Node("node-1", "127.0.0.1", Fraction(4), 8 << 30)
         images = ImageStore(state_dir, local_images=local_images)
-        machine = Machine(lambda: node, images, self.dirs, self.keeper.run_pod, "linux")
+        self.devices = root / "dev"
+        self.devices.mkdir()
+        gpus = Gpus(gpus_module.Host(self.devices), root / "locks")
+        machine = Machine(lambda: node, images, self.dirs, self.keeper.run_pod, "linux", gpus)
         self.pods = Pods(machine, self._report, keep_dead=keep_dead)
         self._notifying: set[asyncio.Task[None]] = set()
 
@@ -378,6 +384,37 @@ async def test_flavor_fly(host: Host) -> None:
         os.readlink("/proc/self/ns/net"),
         os.readlink("/proc/self/ns/pid"),
     ]
+
+
+GPU_SCRIPT = """
+for file in /dev/nvidia*; do test -c $file && echo $file $(ls -lL $file | tr -s ' ' | cut -d' ' -f5-6); done
+echo $NVIDIA_VISIBLE_DEVICES
+head -c 4 /dev/nvidia1 2>/dev/null | od -An -tx1 | tr -d ' '
+"""
+
+
+@pytest.mark.parametrize("privileged", [False, True])
+async def test_gpus_are_the_apps_own(host: Host, privileged: bool) -> None:
+    for name, minor in {"nvidia0": 3, "nvidia1": 5, "nvidiactl": 3, "nvidia-uvm": 7}.items():
+        os.mknod(host.devices / name, stat.S_IFCHR | 0o666, os.makedev(1, minor))
+        os.chmod(host.devices / name, 0o666)
+    asks = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
+    script = {"run": GPU_SCRIPT, "securityContext": {"privileged": privileged, "runAsUser": 65534}}
+    other = {**script, "securityContext": {"runAsUser": 65534}}
+    task = host.run({**other, **asks}, {**script, **asks}, {**other, "env": []}, init=[{**other, **asks}])
+    assert (await host.end(task)).state == "TASK_FINISHED"
+    control = ["/dev/nvidia-uvm 1, 7", "/dev/nvidiactl 1, 3"]
+    assert sorted((await host.log("p", "c0")).splitlines()) == sorted([*control, "/dev/nvidia0 1, 3", "0"])
+    zeroes = ["00000000"]  # it can be read, too: it is /dev/zero
+    second = [*control, "/dev/nvidia1 1, 5", "1", *zeroes]
+    assert sorted((await host.log("p", "c1")).splitlines()) == sorted(second)
+    assert (await host.log("p", "c2")).splitlines() == [""]
+    assert "0" in (await host.log("p", "i0")).splitlines()
+    with pytest.raises(GpuError, match="Requested: 3, Available: 2"):
+        host.run({"run": "true", "resources": {"limits": {"nvidia.com/gpu": "3"}}})
+    task = host.run({"run": "echo $NVIDIA_VISIBLE_DEVICES", "resources": {"limits": {"nvidia.com/gpu": "2"}}})
+    assert (await host.end(task)).state == "TASK_FINISHED"
+    assert await host.log("p") == "0,1\n"
 
 
 async def test_an_image_that_comes_late(host: Host, late_image: Callable[[], None]) -> None:

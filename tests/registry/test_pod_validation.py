@@ -6,6 +6,7 @@ INVALID, REQUIRED, DUPLICATE = "FieldValueInvalid", "FieldValueRequired", "Field
 FORBIDDEN, NOT_SUPPORTED, NOT_FOUND = "FieldValueForbidden", "FieldValueNotSupported", "FieldValueNotFound"
 APP = {"name": "app", "image": "nginx:1"}
 MOUNT = {"name": "data", "mountPath": "/data"}
+GPU = "nvidia.com/gpu"
 
 
 def same(errors, *expected):
@@ -169,6 +170,9 @@ def test_no_spec_and_no_image(create, manifest):
         ({"resources": {"requests": {"gpus": "1"}}}, "resources.requests[gpus]", INVALID),
         ({"resources": {"requests": {"a b/c": "1"}}}, "resources.requests[a b/c]", INVALID),
         ({"resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "2"}}}, "resources.requests", INVALID),
+        ({"resources": {"limits": {GPU: "500m"}}}, f"resources.limits[{GPU}]", INVALID),
+        ({"resources": {"requests": {GPU: "1"}}}, f"resources.limits[{GPU}]", REQUIRED),
+        ({"resources": {"limits": {GPU: "2"}, "requests": {GPU: "1"}}}, "resources.requests", INVALID),
         ({"securityContext": {"runAsUser": -1}}, "securityContext.runAsUser", INVALID),
         ({"securityContext": {"runAsGroup": 2**31}}, "securityContext.runAsGroup", INVALID),
         (

@@ -98,3 +98,16 @@ def test_only_pods_that_ask_for_no_amounts_may_be_revoked() -> None:
     _, problems = made({"cpu": "1"}, **{REVOCABLE: "true"})
     assert len(problems) == 1
     assert "only pods of QoS class BestEffort" in problems[0]
+
+
+def test_pods_with_gpus_have_an_executor_of_their_own() -> None:
+    asks = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
+    greedy = pod()
+    greedy["spec"]["containers"][0] |= asks
+    new, problems = created("pods", greedy, **{EXECUTOR: "shared"})
+    assert (problems, new["metadata"]["annotations"]) == ([], {}), "what the namespace says is for others"
+    greedy = pod(**{EXECUTOR: "shared"})
+    greedy["spec"]["initContainers"] = [{"name": "i", "image": "x", **asks}]
+    _, problems = created("pods", greedy)
+    assert len(problems) == 1
+    assert "pods with nvidia.com/gpu have an executor of their own" in problems[0]

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -166,8 +167,13 @@ def can_run_pods() -> None:
 
 @pytest.fixture(scope="session")
 def cluster(can_run_pods: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpCluster]:
-    """One cluster of two agents for all tests of a worker."""
-    up = UpCluster(tmp_path_factory.mktemp("cluster"), ("--agents", "2", "--agent-attributes", "rack:r1"))
+    """One cluster of two agents for all tests of a worker. Their GPUs are device files that do no harm."""
+    devices = tmp_path_factory.mktemp("devices")
+    for name, minor in {"nvidia0": 3, "nvidia1": 5, "nvidiactl": 3}.items():
+        os.mknod(devices / name, stat.S_IFCHR | 0o666, os.makedev(1, minor))
+    arguments = ("--agents", "2", "--agent-attributes", "rack:r1", "--device-dir", str(devices))
+    resources = ("--agent-resources", "cpus:4;mem:8192;disk:20000;ports:[31000-32000];gpus:2")
+    up = UpCluster(tmp_path_factory.mktemp("cluster"), (*arguments, *resources))
     try:
         up.start()
         yield up

@@ -155,6 +155,50 @@ def test_what_fits_nowhere_says_why(cluster, pod, tools):
     assert cluster.pod(name)["status"]["phase"] == "Pending"
 
 
+def test_gpus_are_handed_to_the_app(cluster, pod, tools):
+    assert cluster.get("nodes")["items"][0]["status"]["allocatable"]["nvidia.com/gpu"] == "2"
+    limits = {"resources": {"limits": {"nvidia.com/gpu": 2}}}
+    script = "echo /dev/nvidia*; echo $NVIDIA_VISIBLE_DEVICES; exec 3</dev/nvidia1 && echo opened"
+    name = pod(manifest("gpus", container("/bin/sh", "-c", script, **limits), restartPolicy="Never"))
+    cluster.wait_phase(name, "Succeeded")
+    assert cluster.kubectl("logs", name).splitlines() == [
+        "/dev/nvidia0 /dev/nvidia1 /dev/nvidiactl",
+        "0,1",
+        "opened",
+    ]
+    limits["resources"]["limits"]["nvidia.com/gpu"] = 3
+    name = pod(manifest("too-many-gpus", container("/bin/true", **limits)))
+    expected = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+    tools.wait_for("FailedScheduling", lambda: expected in events(cluster, name, "FailedScheduling"))
+    described = cluster.kubectl("describe", "node", "agent-1")
+    assert "nvidia.com/gpu" in described
+
+
+def test_a_runtime_class_of_the_users_own(cluster, pod):
+    runtime = {
+        "apiVersion": "node.k8s.io/v1",
+        "kind": "RuntimeClass",
+        "metadata": {"name": "quick", "annotations": {"gantry.io/executor": "dedicated"}},
+        "handler": "fly",
+        "overhead": {"podFixed": {"cpu": "100m"}},
+    }
+    unknown = {**runtime, "metadata": {"name": "unknown"}, "handler": "gvisor"}
+    cluster.create(runtime)
+    cluster.create(unknown)
+    try:
+        script = "ls /proc/1/exe -l; cat /proc/1/comm"
+        job = manifest("quick", container("/bin/sh", "-c", script), restartPolicy="Never")
+        job["spec"]["runtimeClassName"] = "quick"
+        name = pod(job)
+        assert cluster.wait_phase(name, "Succeeded")["spec"]["overhead"] == {"cpu": "100m"}
+        job["metadata"]["name"], job["spec"]["runtimeClassName"] = "unknown", "unknown"
+        failed = cluster.wait_phase(pod(job), "Failed")["status"]
+        assert failed["reason"] == "InvalidPod"
+        assert "its handler 'gvisor' is no stage1 flavor of this executor" in failed["message"]
+    finally:
+        cluster.kubectl("delete", "runtimeclass", "quick", "unknown")
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -68,11 +68,16 @@ def pod_from_object(obj: Json) -> Pod:
     if "deletionTimestamp" in meta:
         deletion = float(meta.get("deletionGracePeriodSeconds") or 0)
     claims = claim_names(meta["namespace"], spec)
+    needs = replace(_needs(meta, spec), claims=claims, **_wishes(meta.get("annotations") or {}))
+    if needs.amounts.gpus:
+        # When the GPUs of an executor's tasks change, the agent takes back which it likes, not those of the task that
+        # ended, and forgets which it gave before (Mesos' gpu/isolator.cpp): so one allocation for each executor.
+        needs = replace(needs, dedicated=True)
     return Pod(
         uid=meta["uid"],
         namespace=meta["namespace"],
         name=meta["name"],
-        needs=_same(replace(_needs(meta, spec), claims=claims, **_wishes(meta.get("annotations") or {}))),
+        needs=_same(needs),
         node=spec.get("nodeName") or "",
         restart=spec.get("restartPolicy") or "Always",
         created=meta.get("creationTimestamp") or "",
