@@ -67,7 +67,7 @@ def close_all_but(keep: Iterable[int]) -> None:
     syscalls.close_range(first)
 
 
-def init(sock: socket.socket, *, flavor: str, host_network: bool, last_cap: int) -> None:
+def init(sock: socket.socket, *, flavor: str, host_network: bool, ids: int, last_cap: int) -> None:
     """A pod's init: makes its namespaces and shared mounts, then holds them until it is killed.
 
     In flavor linux it is pid 1 of the pod's pid namespace: children it inherits are reaped by the kernel
@@ -82,7 +82,7 @@ def init(sock: socket.socket, *, flavor: str, host_network: bool, last_cap: int)
     syscalls.set_process_name("gantry-init")
     context = ops.Context({})
     try:
-        ops.execute(plan.sandbox_plan(flavor, host_network=host_network), context)
+        ops.execute(plan.sandbox_plan(flavor, host_network=host_network, ids=ids), context)
         if flavor == "linux":
             caps.limit_bounding_set(0, last_cap)
             null = os.open("/null", os.O_RDWR)
@@ -97,7 +97,7 @@ def init(sock: socket.socket, *, flavor: str, host_network: bool, last_cap: int)
         ops.execute(ops.unpack(job), context)
         if flavor == "linux":
             caps.limit_own_sets(0)
-        channel.send(sock, "")
+        channel.send(sock, "", [context.fds["users"]] if ids else [])
     except (ops.StageError, OSError) as error:
         channel.send(sock, str(error))
         return
@@ -140,24 +140,24 @@ def starter(sock: socket.socket, *, host: int, last_cap: int, spare: bool) -> No
     job, fds = channel.receive(sock)
     if job is None:
         return
-    (packed, process), terminal = job, len(fds) == 1
-    for number, fd in enumerate(fds[:-1]):
+    packed, process, names = job
+    streams = fds[: len(fds) - len(names)]
+    for number, fd in enumerate(streams):
         os.dup2(fd, number, inheritable=True)
-    # The last is the pod's init for an app to be started, the app's main process for one to be entered.
-    context = ops.Context({"home": home, "host": host, "init": fds[-1], "app": fds[-1]})
+    context = ops.Context({"home": home, "host": host, **dict(zip(names, fds[len(streams) :], strict=True))})
     todo = ops.unpack(packed)
-    if terminal:
+    if not streams:
         todo.append(ops.Terminal())
     try:
         ops.execute(todo, context)
-        pid = _spawn(sock, Process(*process), last_cap, context.fds.get("master"))
+        pid = _spawn(sock, Process(*process), last_cap, context.fds)
         channel.send(sock, pid)
     except ops.StageError as error:
         channel.send(sock, str(error))
 
 
-def _spawn(sock: socket.socket, process: Process, last_cap: int, master: int | None) -> int:
-    if master is None:
-        return spawn(process, last_cap=last_cap, keep=sock.fileno())
-    channel.send(sock, TERMINAL, [master])  # before we lose the descriptor
-    return spawn(process, last_cap=last_cap, keep=sock.fileno(), terminal=True)
+def _spawn(sock: socket.socket, process: Process, last_cap: int, fds: dict[str, int]) -> int:
+    if "master" in fds:
+        channel.send(sock, TERMINAL, [fds["master"]])  # before we lose the descriptor
+    keep, users = sock.fileno(), fds.get("users", -1)
+    return spawn(process, last_cap=last_cap, keep=keep, user_namespace=users, terminal="master" in fds)

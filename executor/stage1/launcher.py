@@ -16,15 +16,32 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple
 
-from executor.stage1 import caps, cgroups, channel, children, seccomp
+from executor.stage1 import caps, cgroups, channel, children, seccomp, userns
 from executor.stage1.ops import StageError
 from executor.stage1.sandbox import Sandbox
 from executor.stage1.starters import Answer
 
 _REFILL_SECONDS: Final = 0.002
 Child = tuple[int, socket.socket]  # its pid and our end of the socket to it
+
+
+class Init(NamedTuple):
+    """A pod's init: its pid, our end of the socket to it, and the ids of its user namespace, if it has one."""
+
+    pid: int
+    socket: socket.socket
+    ids: userns.Range | None
+
+
+class Kind(NamedTuple):
+    """What has to be known of a pod to make its init."""
+
+    flavor: str
+    host_network: bool
+    users: bool
 
 
 class Launcher:
@@ -37,8 +54,10 @@ class Launcher:
         self._own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._last_cap = caps.last_cap()
         self._spares = spares
-        # By flavor and host network; refilled for the kinds that were asked for, and the usual one.
-        self._spare_inits: dict[tuple[str, bool], list[Child]] = {("linux", False): []}
+        # Refilled for the kinds that were asked for, and the usual one.
+        usual = Kind("linux", host_network=False, users=not userns.why_not())
+        self._spare_inits: dict[Kind, list[Init]] = {usual: []}
+        self.mappable = userns.Mappable()
         self._spare_starters: list[Child] = []
         self._sandboxes: dict[str, Sandbox] = {}
         self._children: dict[int, Callable[[int], None]] = {}
@@ -75,10 +94,11 @@ class Launcher:
         else:
             self._children[pid] = on_exit
 
-    def take_init(self, flavor: str, *, host_network: bool) -> Child:
+    def take_init(self, flavor: str, *, host_network: bool, users: bool) -> Init:
         """An init that has made, or is making, its namespaces."""
-        spares = self._spare_inits.setdefault((flavor, host_network), [])
-        return spares.pop() if spares else self._fork_init(flavor, host_network=host_network)
+        kind = Kind(flavor, host_network, users)
+        spares = self._spare_inits.setdefault(kind, [])
+        return spares.pop() if spares else self._fork_init(kind)
 
     def take_starter(self) -> Child:
         """A process that waits for an app to start; call `starter_done` when it has answered."""
@@ -217,11 +237,17 @@ class Launcher:
 
     # -- children -----------------------------------------------------------------------------------------
 
-    def _fork_init(self, flavor: str, *, host_network: bool) -> Child:
-        def entry(sock: socket.socket) -> None:
-            children.init(sock, flavor=flavor, host_network=host_network, last_cap=self._last_cap)
+    def _fork_init(self, kind: Kind) -> Init:
+        ids = userns.take_range() if kind.users else None
+        base = ids.base if ids else 0
 
-        return children.fork(entry, new_pid_namespace=self._own_pid_ns if flavor == "linux" else None)
+        def entry(sock: socket.socket) -> None:
+            children.init(
+                sock, flavor=kind.flavor, host_network=kind.host_network, ids=base, last_cap=self._last_cap
+            )
+
+        pid_namespace = self._own_pid_ns if kind.flavor == "linux" else None
+        return Init(*children.fork(entry, new_pid_namespace=pid_namespace), ids)
 
     def _fork_starter(self, *, spare: bool) -> Child:
         def entry(sock: socket.socket) -> None:
@@ -240,32 +266,36 @@ class Launcher:
         if self._closing or self._starting:
             return  # the end of that start plans the next
         if len(self._spare_starters) < self._spares:
-            self._keep(self._spare_starters, self._fork_starter(spare=True))
+            starter = self._fork_starter(spare=True)
+            self._spare_starters.append(starter)
+            self.expect(starter[0], partial(self._lose_starter, starter))
             self._plan_refill()
             return
-        for (flavor, host_network), spares in self._spare_inits.items():
+        for kind, spares in self._spare_inits.items():
             if len(spares) < self._spares:
-                self._keep(spares, self._fork_init(flavor, host_network=host_network))
+                init = self._fork_init(kind)
+                spares.append(init)
+                self.expect(init.pid, partial(self._lose_init, kind, init))
                 self._plan_refill()
                 return
 
-    def _keep(self, spares: list[Child], child: Child) -> None:
-        """Keep a child until it is needed, or dies: then the one forked in need will say what is wrong."""
+    # A spare that dies is forgotten: the one forked in need will say what is wrong.
 
-        def on_exit(_: int) -> None:
-            if child in spares:
-                spares.remove(child)
-                child[1].close()
+    def _lose_starter(self, starter: Child, _status: int) -> None:
+        if starter in self._spare_starters:
+            self._spare_starters.remove(starter)
+            starter[1].close()
 
-        spares.append(child)
-        self.expect(child[0], on_exit)
+    def _lose_init(self, kind: Kind, init: Init, _status: int) -> None:
+        if init in self._spare_inits[kind]:
+            self._spare_inits[kind].remove(init)
+            init.socket.close()
+            if init.ids is not None:
+                init.ids.release()
 
     def _kill_everything(self) -> None:
-        spares = [
-            *self._spare_starters,
-            *(spare for spares in self._spare_inits.values() for spare in spares),
-        ]
-        for pid, sock in spares:
+        inits = [init for spares in self._spare_inits.values() for init in spares]
+        for pid, sock in [*self._spare_starters, *((init.pid, init.socket) for init in inits)]:
             self.expect(pid, lambda _: None)
             sock.close()
         for sandbox in list(self._sandboxes.values()):

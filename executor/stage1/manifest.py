@@ -83,6 +83,14 @@ class Pod(NamedTuple):
     host_network: bool
     volumes: dict[str, Volume]
     apps: dict[str, App]
+    users: str = ""  # "private", "host", or where possible
+    ids: int = 0  # the first id of its user namespace on the host; 0: it has none
+
+    @property
+    def may_have_users(self) -> bool:
+        """Whether a user namespace of its own fits what else the pod asks for."""
+        privileged = any(app.privileged for app in self.apps.values())
+        return self.flavor == "linux" and not self.host_network and not privileged
 
 
 def read(text: str | bytes) -> Pod:
@@ -113,13 +121,22 @@ def _pod(raw: dict[str, Any]) -> Pod:
         if app.name in apps:
             raise ManifestError(f"app {app.name}: there are two of that name")
         apps[app.name] = app
-    return Pod(
+    users = notes.get("gantry.io/user-namespace", "")
+    if users not in ("", "private", "host"):
+        raise ManifestError(f"annotation gantry.io/user-namespace: {users!r} is neither private nor host")
+    pod = Pod(
         flavor=flavor,
         hostname=notes.get("gantry.io/hostname", ""),
         host_network=notes.get("gantry.io/host-network") == "true",
         volumes=volumes,
         apps=apps,
+        users=users,
     )
+    if users == "private" and not pod.may_have_users:
+        raise ManifestError(
+            "annotation gantry.io/user-namespace: private needs flavor linux, no host network and no privileged app"
+        )
+    return pod
 
 
 def _annotations(raw: dict[str, Any]) -> dict[str, str]:

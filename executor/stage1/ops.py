@@ -11,7 +11,7 @@ import os
 import stat
 from typing import Any, Final, NamedTuple, Protocol
 
-from executor.stage1 import cgroups, syscalls
+from executor.stage1 import cgroups, syscalls, userns
 from executor.stage1.syscalls import (
     MS_BIND,
     MS_NODEV,
@@ -80,6 +80,55 @@ class Unshare(NamedTuple):
 
     def execute(self, context: Context) -> None:
         syscalls.unshare(self.flags)
+
+
+class UnshareUsers(NamedTuple):
+    """New namespaces that belong to a new user namespace, while we stay in ours and so can build mounts for them.
+
+    A child makes them and we follow it, except into the user namespace: that becomes the descriptor `users`.
+    """
+
+    flags: int
+    names: str
+    base: int
+
+    def describe(self) -> str:
+        return f"make a user namespace of ids from {self.base}, and in it {self.names}"
+
+    def execute(self, context: Context) -> None:
+        ready, report = os.pipe2(os.O_CLOEXEC)
+        stay, leave = os.pipe2(os.O_CLOEXEC)
+        pid = os.fork()
+        if pid == 0:
+            os.close(leave)
+            userns.hold_namespaces(syscalls.CLONE_NEWUSER | self.flags, report, stay)
+        os.close(report)
+        os.close(stay)
+        try:
+            if reply := os.read(ready, 100):
+                raise OSError(int(reply), os.strerror(int(reply)))
+            child = os.pidfd_open(pid)
+            userns.map_ids(userns.on_host(child), self.base)
+            context.fds["users"] = os.open(
+                f"/proc/{userns.on_host(child)}/ns/user", os.O_RDONLY | os.O_CLOEXEC
+            )
+            syscalls.setns(child, self.flags)
+            os.close(child)
+        finally:
+            os.close(ready)
+            os.close(leave)
+
+
+class ActAs(NamedTuple):
+    """What is made from here on belongs to the pod's root, not to the host's."""
+
+    base: int
+
+    def describe(self) -> str:
+        return f"make files as {self.base}"
+
+    def execute(self, context: Context) -> None:
+        syscalls.set_file_ids(self.base, self.base)
 
 
 class Enter(NamedTuple):
@@ -154,11 +203,16 @@ class MountOverlay(NamedTuple):
     upper: str
     work: str
     device_files: bool
+    mapped: bool = False
 
     def describe(self) -> str:
-        return f"mount overlay on {self.target}"
+        return f"mount {'id-mapped ' if self.mapped else ''}overlay on {self.target}"
 
     def execute(self, context: Context) -> None:
+        if self.mapped:
+            # Each onto itself, in this mount namespace: the kernel takes layers from no other (before 6.15).
+            for path in (*self.lowers, os.path.dirname(self.upper)):
+                _map_in_place(path, context.fds["users"])
         # Descriptors instead of paths: no limit on their length, and no character needs escaping.
         fds = [os.open(path, _O_DIR | os.O_CLOEXEC) for path in (*self.lowers, self.upper, self.work)]
         paths = [f"/proc/self/fd/{fd}" for fd in fds]
@@ -171,6 +225,16 @@ class MountOverlay(NamedTuple):
         context.fds["root"] = os.open(self.target, _O_DIR | os.O_CLOEXEC)
 
 
+def _map_in_place(path: str, users: int) -> None:
+    tree = userns.mapped(path, users)
+    target = os.open(path, _O_DIR | os.O_CLOEXEC)
+    try:
+        syscalls.move_mount(tree, target)
+    finally:
+        os.close(target)
+        os.close(tree)
+
+
 class Attach(NamedTuple):
     """Put a detached tree on a path of the app's root, made when missing (root:root 0755)."""
 
@@ -179,9 +243,10 @@ class Attach(NamedTuple):
     attributes: int = 0
     recursive: bool = False
     no_links: bool = False
+    mapped: bool = False
 
     def describe(self) -> str:
-        return f"mount {self.name} on {self.target}"
+        return f"mount {self.name} on {self.target}{' (id-mapped)' if self.mapped else ''}"
 
     def execute(self, context: Context) -> None:
         tree = context.fds.pop(self.name)
@@ -189,6 +254,8 @@ class Attach(NamedTuple):
         directory = stat.S_ISDIR(os.fstat(tree).st_mode)
         target = open_or_make(context.fds["root"], self.target, resolve, directory=directory)
         try:
+            if self.mapped:
+                syscalls.map_mount(tree, context.fds["users"], recursive=self.recursive)
             syscalls.mount_setattr(
                 tree, self.attributes, recursive=self.recursive, propagation=syscalls.MS_PRIVATE
             )
@@ -206,6 +273,7 @@ class MountDev(NamedTuple):
     """
 
     every: bool = False
+    base: int = 0
 
     def describe(self) -> str:
         return "mount /dev"
@@ -227,7 +295,7 @@ class MountDev(NamedTuple):
             os.mkdir(name, 0o755, dir_fd=dev)
         for name, to in _LINKS.items():
             os.symlink(to, name, dir_fd=dev)
-        options = "newinstance,ptmxmode=0666,mode=0620,gid=5"
+        options = f"newinstance,ptmxmode=0666,mode=0620,gid={self.base + 5}"
         syscalls.mount("devpts", f"/proc/self/fd/{dev}/pts", "devpts", MS_NOSUID | MS_NOEXEC, options)
         os.close(dev)
 
@@ -479,7 +547,7 @@ def _link(place: int, name: str) -> str | None:
 _KINDS: Final = {
     kind.__name__: kind
     for kind in (
-        Unshare, Enter, TakeTree, TakeVolume, MountOverlay, Attach, MountDev, ReadOnlyRoot,
+        Unshare, UnshareUsers, ActAs, Enter, TakeTree, TakeVolume, MountOverlay, Attach, MountDev, ReadOnlyRoot,
         JoinCgroup, OomScore, PivotRoot, SetHostname, Loopback, NewRoot, MountNew, Hide, MakeReadOnly, SealRoot,
     )
 }  # fmt: skip

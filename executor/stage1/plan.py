@@ -60,16 +60,22 @@ class Paths(NamedTuple):
         return f"{self.pod}/stage1/rootfs/rkt/status/{name}"
 
 
-def sandbox_plan(flavor: str, *, host_network: bool) -> list[Op]:
-    """What init does before it knows which pod it is for (so that it can be done in advance)."""
+def sandbox_plan(flavor: str, *, host_network: bool, ids: int = 0) -> list[Op]:
+    """What init does before it knows which pod it is for (so that it can be done in advance).
+
+    `ids`: the first of its user namespace; 0 for none. The mount namespace is never the apps' to change.
+    """
     if flavor == "fly":
         return []
-    flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
-    names = "mount, ipc, uts"
+    flags, names = syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS, "ipc, uts"
     if not host_network:
         flags, names = flags | syscalls.CLONE_NEWNET, names + ", net"
     return [
-        ops.Unshare(flags, f"the {names} namespaces"),
+        *([ops.UnshareUsers(flags, f"the {names} namespaces", ids)] if ids else []),
+        ops.Unshare(
+            syscalls.CLONE_NEWNS | (0 if ids else flags),
+            f"the {'mount' if ids else f'mount, {names}'} namespaces",
+        ),
         *([] if host_network else [ops.Loopback()]),
         ops.NewRoot(STAGE),
         ops.MountNew("proc", "proc", _PROC_FLAGS),
@@ -103,7 +109,7 @@ def pod_plan(pod: Pod) -> list[Op]:
     for volume in pod.volumes.values():
         if volume.memory:
             size = "" if volume.size is None else f",size={volume.size}"
-            data = f"mode={volume.mode:o},uid={volume.uid},gid={volume.gid}{size}"
+            data = f"mode={volume.mode:o},uid={pod.ids + volume.uid},gid={pod.ids + volume.gid}{size}"
             plan.append(ops.MountNew("tmpfs", f"volume.{volume.name}", MS_NOSUID | MS_NODEV, data))
     plan.append(ops.SealRoot())
     return plan
@@ -117,12 +123,15 @@ def app_plan(pod: Pod, app: App, paths: Paths, lowers: tuple[str, ...], members:
         plan.append(ops.OomScore(app.oom_score_adj))
     plan += _shared(pod, app)
     plan += _volumes(pod, app, paths)
+    if pod.ids:
+        plan.append(ops.ActAs(pod.ids))
     target = paths.root(app.name)
     device_files = app.privileged or not linux
-    plan.append(ops.MountOverlay(target, lowers, paths.upper(app.name), paths.work(app.name), device_files))
-    plan += _system(app) if linux else _host_system()
-    plan += [ops.Attach(f"etc/{name}", f"etc/{name}") for name in _etc(app)]
-    plan += [_attach(mount, pod.volumes[mount.volume], device_files) for mount in app.mounts]
+    upper, work, mapped = paths.upper(app.name), paths.work(app.name), bool(pod.ids)
+    plan.append(ops.MountOverlay(target, lowers, upper, work, device_files, mapped))
+    plan += _system(app, pod.ids) if linux else _host_system()
+    plan += [ops.Attach(f"etc/{name}", f"etc/{name}", mapped=mapped) for name in _etc(app)]
+    plan += [_attach(mount, pod.volumes[mount.volume], device_files, mapped=mapped) for mount in app.mounts]
     if app.read_only_root:
         plan.append(ops.ReadOnlyRoot())
     # As late as possible: what is charged to the app's memory limit should be the app's.
@@ -140,6 +149,8 @@ def enter_plan(pod: Pod, app: App, members: tuple[str, ...]) -> list[Op]:
             syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWCGROUP
         )
         flags |= 0 if pod.host_network else syscalls.CLONE_NEWNET
+    if pod.ids:
+        plan.append(ops.ActAs(pod.ids))
     return [*plan, ops.JoinCgroup(members, namespace=False), ops.Enter("app", flags)]
 
 
@@ -164,6 +175,7 @@ def app_process(pod: Pod, app: App) -> Process:
         capabilities=None if capabilities is None else caps.mask(capabilities),
         no_new_privileges=app.no_new_privileges,
         seccomp=_seccomp(pod, app),
+        ids=pod.ids,
     )
 
 
@@ -233,18 +245,21 @@ def _take(mount: Mount, source: str, *, recursive: bool) -> Op:
     return ops.TakeVolume(f"volume:{mount.path}", source, mount.sub_path, recursive)
 
 
-def _attach(mount: Mount, volume: Volume, device_files: bool) -> Op:
+def _attach(mount: Mount, volume: Volume, device_files: bool, *, mapped: bool) -> Op:
     attributes = syscalls.MOUNT_ATTR_RDONLY if mount.read_only else 0
     if not device_files and not volume.device:
         attributes |= syscalls.MOUNT_ATTR_NODEV
-    return ops.Attach(f"volume:{mount.path}", mount.path, attributes, recursive=volume.recursive)
+    mapped = mapped and not volume.memory  # that one was made with the pod's ids
+    return ops.Attach(
+        f"volume:{mount.path}", mount.path, attributes, recursive=volume.recursive, mapped=mapped
+    )
 
 
-def _system(app: App) -> list[Op]:
+def _system(app: App, ids: int) -> list[Op]:
     return [
         ops.Attach("proc", "proc", no_links=True),
         ops.Attach("sys", "sys", no_links=True),
-        ops.MountDev(app.privileged),
+        ops.MountDev(app.privileged, ids),
         ops.Attach("shm", "dev/shm", no_links=True),
         ops.Attach("mqueue", "dev/mqueue", no_links=True),
     ]

@@ -23,7 +23,7 @@ _SIGNALS: Final = tuple(set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIG
 class Process(NamedTuple):
     """One process, as asked for. `capabilities` is a bit mask, None leaves them as they are (flavor fly).
 
-    `seccomp` is a compiled filter (see `seccomp`), empty for none.
+    `seccomp` is a compiled filter (see `seccomp`), empty for none. `ids` is the first id of the pod's user namespace.
     """
 
     argv: tuple[str, ...]
@@ -35,6 +35,7 @@ class Process(NamedTuple):
     capabilities: int | None
     no_new_privileges: bool
     seccomp: bytes = b""
+    ids: int = 0
 
     def describe(self) -> str:
         """One line, for people."""
@@ -45,10 +46,13 @@ class Process(NamedTuple):
         return tuple(self)
 
 
-def spawn(process: Process, *, last_cap: int, keep: int, terminal: bool = False) -> int:
+def spawn(
+    process: Process, *, last_cap: int, keep: int, user_namespace: int = -1, terminal: bool = False
+) -> int:
     """Become who `process` says and start it; returns its pid. Raises StageError.
 
-    With `terminal` 0, 1 and 2 are one, and it becomes the controlling terminal.
+    `user_namespace` is the pod's, -1 when it has none. With `terminal` the descriptors 0, 1 and 2 are one, which
+    becomes the controlling terminal.
 
     The calling process is of no use afterwards: it has the app's user and capabilities.
     `keep` is a descriptor that stays open here (it is close-on-exec); 0, 1 and 2 become the app's.
@@ -58,10 +62,12 @@ def spawn(process: Process, *, last_cap: int, keep: int, terminal: bool = False)
     environment = dict(process.environment)
     environment.setdefault("PATH", PATH)
     environment.setdefault("HOME", identity.home)
+    _step("give the app its streams", lambda: _own_streams(process.ids + identity.uid))
+    if user_namespace >= 0:
+        _step("enter the user namespace", lambda: syscalls.setns(user_namespace, syscalls.CLONE_NEWUSER))
     _step(f"chdir {process.directory}", lambda: _chdir(root, process.directory))
     tty = f"/dev/pts/{os.minor(os.fstat(0).st_rdev)}" if terminal else ""
     program = find_program(root, process.argv[0], environment["PATH"])
-    _step("give the app its streams", lambda: _own_streams(identity.uid))
     syscalls.close_range(3, keep - 1)
     syscalls.close_range(keep + 1)
     _step("drop privileges", lambda: _become(identity, process, last_cap))

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from executor.stage1 import cgroups, channel, manifest, ops, plan
+from executor.stage1 import cgroups, channel, manifest, ops, plan, userns
 from executor.stage1.ops import StageError
+from executor.stage1.process import Process
 from executor.stage1.starters import Answer, Starter
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Sandbox:
         self._lock: cgroups.Lock | None = None
         self._on_running: Answer | None = None
         self._on_stopped: list[Answer] = []
+        self._ids: userns.Range | None = None
+        self._users: list[int] = []  # the user namespace, if it has one of its own
         self._prepared = False
         self._ready: dict[str, tuple[tuple[str, ...], bytes]] = {}
         self._ending = False
@@ -56,10 +59,10 @@ class Sandbox:
 
     def run(self, answer: Answer) -> None:
         """Make the pod's init and cgroups; answers {"pid"} or {"error"}."""
-        launcher, pod = self._launcher, self._pod
+        launcher = self._launcher
         self._lock = cgroups.Lock(launcher.layout, exclusive=False)
-        self._init, self._init_socket = launcher.take_init(pod.flavor, host_network=pod.host_network)
-        self._init_fd = os.pidfd_open(self._init)
+        self._take_init()
+        assert self._init_socket is not None
         launcher.expect(self._init, self._on_init_exit)
         launcher.watch(self._init_socket.fileno(), self._on_init_message)
         self._on_running = answer
@@ -68,6 +71,30 @@ class Sandbox:
             self._send_pod()
         except (OSError, cgroups.CgroupError) as error:
             self._fail(f"prepare {self._key}: {_text(error)}")
+
+    def _take_init(self) -> None:
+        """A user namespace is for every pod it fits, unless the pod says otherwise; one that must have it gets it."""
+        launcher, pod = self._launcher, self._pod
+        why_not = userns.why_not()
+        if pod.users == "private" and why_not:
+            raise StageError(f"run {self._key}: {why_not}")
+        users = pod.users == "private" or (
+            pod.users != "host" and pod.may_have_users and not why_not and self._can_map()
+        )
+        self._init, self._init_socket, self._ids = launcher.take_init(
+            pod.flavor, host_network=pod.host_network, users=users
+        )
+        self._init_fd = os.pidfd_open(self._init)
+        if self._ids is not None:
+            self._pod = pod._replace(ids=self._ids.base)
+
+    def _can_map(self) -> bool:
+        places = [(self._paths.pod, False)]
+        places += [(v.source, v.recursive) for v in self._pod.volumes.values() if v.kind == "host"]
+        for name in self._pod.apps:
+            if os.path.exists(self._paths.lowers(name)):
+                places.append((_read_lowers(self._paths, name)[-1], False))
+        return all(self._launcher.mappable.can_map(path, recursive=recursive) for path, recursive in places)
 
     def _send_pod(self) -> None:
         assert self._init_socket is not None
@@ -84,7 +111,7 @@ class Sandbox:
     def _on_init_message(self) -> None:
         assert self._init_socket is not None
         try:
-            message, _ = channel.receive(self._init_socket)
+            message, self._users = channel.receive(self._init_socket)
         except OSError as error:
             message = str(error)
         self._launcher.unwatch(self._init_socket.fileno())
@@ -128,9 +155,13 @@ class Sandbox:
         self._cgroup.create_app(name, app.limits)
         members = self._cgroup.app_members(name)
         todo = ops.pack(plan.app_plan(self._pod, app, self._paths, lowers, members))
-        job = channel.encode((todo, tuple(plan.app_process(self._pod, app))))
+        job = self._job(todo, plan.app_process(self._pod, app), "init")
         self._ready[name] = (lowers, job)
         return job
+
+    def _job(self, todo: list[Any], process: Process, whom: str) -> bytes:
+        names = (whom, "users") if self._users else (whom,)
+        return channel.encode((todo, tuple(process), names))
 
     def _fail(self, reason: str) -> None:
         answer, self._on_running = self._on_running, None
@@ -161,7 +192,7 @@ class Sandbox:
         starter = self._take_starter(name, lambda pid: self._on_started(name, pid, kills), answer, kills)
         try:
             self._make_pod_ready()
-            starter.begin(self._make_ready(name), fds, self._init_fd)
+            starter.begin(self._make_ready(name), fds, [self._init_fd, *self._users])
         except (OSError, cgroups.CgroupError) as error:
             starter.end()
             raise StageError(f"start {name}: {_text(error)}") from None
@@ -222,7 +253,7 @@ class Sandbox:
             app=name,
         )
         try:
-            starter.begin(channel.encode((todo, tuple(process))), fds, instance.pidfd)
+            starter.begin(self._job(todo, process, "app"), fds, [instance.pidfd, *self._users])
         except OSError as error:
             starter.end()
             raise StageError(f"exec in {name}: {_text(error)}") from None
@@ -398,6 +429,11 @@ class Sandbox:
         self._init_socket.close()
         self._init_socket = None
         self._unlock()
+        while self._users:
+            os.close(self._users.pop())
+        if self._ids is not None:
+            self._ids.release()
+            self._ids = None
         self._launcher.forget_sandbox(self._key)
         for answer in self._on_stopped:
             answer({"error": error} if error else {})

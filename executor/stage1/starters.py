@@ -42,11 +42,14 @@ class Starter:
         launcher.expect(pid, lambda _: None)
         launcher.watch(self._socket.fileno(), self._on_message)
 
-    def begin(self, job: bytes, fds: list[int], target: int) -> None:
-        """Send the job with the streams: three; two, then stdin is /dev/null; none, then they are a new terminal."""
+    def begin(self, job: bytes, fds: list[int], named: list[int]) -> None:
+        """Send the job with the streams: three; two, then stdin is /dev/null; none, then they are a new terminal.
+
+        The job's last part names the descriptors `named`: whom to enter, and the user namespace if there is one.
+        """
         null = [_null()] if len(fds) == 2 else []
         try:
-            channel.send_encoded(self._socket, job, [*null, *fds, target])
+            channel.send_encoded(self._socket, job, [*null, *fds, *named])
         finally:
             for fd in null:
                 os.close(fd)

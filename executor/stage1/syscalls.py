@@ -21,6 +21,7 @@ _OPEN_TREE, _MOVE_MOUNT, _PIDFD_OPEN, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 4
 
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWCGROUP: Final = 0x02000000
+CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWUTS: Final = 0x04000000
 CLONE_NEWIPC: Final = 0x08000000
 CLONE_NEWPID: Final = 0x20000000
@@ -36,6 +37,7 @@ AT_RECURSIVE: Final = 0x8000
 OPEN_TREE_CLONE: Final = 1
 MOVE_MOUNT_F_EMPTY_PATH: Final = 0x04
 MOVE_MOUNT_T_EMPTY_PATH: Final = 0x40
+MOUNT_ATTR_IDMAP: Final = 0x00100000
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
 
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x02, 0x04, 0x08, 0x10
@@ -43,6 +45,7 @@ RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0
 _MADV_POPULATE_WRITE: Final = 23
 _RETRIES: Final = 1000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
+PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP = 28, 4
 PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 8, 24
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 36, 38, 47, 4
 KEYCTL_JOIN_SESSION_KEYRING: Final = 1
@@ -125,6 +128,20 @@ def mount_setattr(fd: int, attributes: int, *, recursive: bool, propagation: int
     attr = _MountAttr(attributes, 0, propagation, 0)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     _check(_syscall(_MOUNT_SETATTR, fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr)))
+
+
+def map_mount(fd: int, users: int, *, recursive: bool) -> None:
+    """Id-map a detached mount by the user namespace `users` (mount_setattr(2), MOUNT_ATTR_IDMAP)."""
+    attr = _MountAttr(MOUNT_ATTR_IDMAP, 0, 0, users)
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    _check(_syscall(_MOUNT_SETATTR, fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr)))
+
+
+def set_file_ids(uid: int, gid: int) -> None:
+    """Whom the files we make belong to, keeping all capabilities (setfsuid(2), capabilities(7) SECBIT_…)."""
+    prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
+    _libc.setfsgid(gid)
+    _libc.setfsuid(uid)
 
 
 def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:

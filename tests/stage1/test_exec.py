@@ -153,11 +153,19 @@ async def test_a_terminal(runner: Any, user: str) -> None:
     os.write(made.terminal, b"tty; echo in=$(stty size </dev/tty) $((6 * 7)); stty -echo\n")
     seen = await read_until(made.terminal, b" 42")
     assert b"/dev/pts/0" in seen
-    os.write(made.terminal, b"echo up; sleep 1000\n")
-    await read_until(made.terminal, b"up\r\n")
-    os.write(made.terminal, b"\x03exit 3\n")  # Ctrl-C ends the sleep, for this is the controlling terminal
+    os.write(made.terminal, b"exit 3\n")
     code, signum = await asyncio.wait_for(made.ended, 20)
     assert (code, signum) == (3, None)
+    os.close(made.terminal)
+
+
+async def test_ctrl_c_reaches_what_runs_on_the_terminal(runner: Any) -> None:
+    running = await runner.pod(runner.pods.make(runner.pods.app("/bin/sleep", "1000")))
+    await running.start()
+    made = await running.sandbox.exec("app", ["/bin/sh", "-c", "echo up; exec sleep 1000"])
+    await read_until(made.terminal, b"up\r\n")
+    os.write(made.terminal, b"\x03")
+    assert await asyncio.wait_for(made.ended, 20) == (None, signal.SIGINT)
     os.close(made.terminal)
 
 

@@ -174,4 +174,4 @@ async def test_resolv_conf_as_a_dangling_link(runner: Any, tmp_path: Path) -> No
 
 async def test_a_working_directory_cannot_be_a_magic_link(runner: Any) -> None:
     with pytest.raises(LaunchError, match=r"^chdir /proc/1/cwd: Too many levels"):
-        await runner.sh("pwd", workingDirectory="/proc/1/cwd")
+        await runner.sh("pwd", workingDirectory="/proc/1/cwd", pod={"user_namespace": "host"})
