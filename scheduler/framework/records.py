@@ -6,6 +6,7 @@ guessing at what runs would be worse.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any, Final
 
 from scheduler.framework.core.lifecycle import TaskState
@@ -36,6 +37,9 @@ _FIELDS: Final = {
     "superseded": "superseded",
 }
 
+_NAMES: Final = tuple(_FIELDS.values())
+_values: Final = attrgetter(*_FIELDS)
+
 
 def task_key(task_id: str) -> Key:
     return Key(TASKS, "", task_id)
@@ -47,7 +51,7 @@ def executor_key(executor_id: str) -> Key:
 
 def task_object(task: Task) -> Json:
     obj: Json = {"metadata": {"name": task.id}, "state": task.state.name}
-    obj |= {ours: getattr(task, name) for name, ours in _FIELDS.items()}
+    obj |= zip(_NAMES, _values(task), strict=True)
     if task.moving:
         obj["moving"] = True
     if task.newest:

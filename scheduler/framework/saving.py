@@ -60,6 +60,12 @@ class Saver:
 
     def _change(self, effect: fx.Effect, now: float, refused: set[str]) -> Change:
         match effect:
+            case fx.SavePod(pod, change):
+                key = Key("pods", pod.namespace, pod.name)
+                return key, lambda old: _pod(old, pod.uid, change, now, refused)
+            case fx.SaveTask(task):
+                new = records.task_object(task)
+                return records.task_key(task.id), lambda old: UNCHANGED if task.id in refused else new
             case fx.SaveFramework(framework_id):
                 return records.FRAMEWORK, lambda old: _framework(old, framework_id)
             case fx.SaveNode(node):
@@ -69,12 +75,6 @@ class Saver:
                 return records.executor_key(executor.id), lambda _: obj
             case fx.DropExecutor(executor_id):
                 return records.executor_key(executor_id), _delete
-            case fx.SavePod(pod, change):
-                key = Key("pods", pod.namespace, pod.name)
-                return key, lambda old: _pod(old, pod.uid, change, now, refused)
-            case fx.SaveTask(task):
-                new = records.task_object(task)
-                return records.task_key(task.id), lambda old: UNCHANGED if task.id in refused else new
             case fx.DropTask(task_id):
                 return records.task_key(task_id), _delete
             case fx.RemovePod(pod):

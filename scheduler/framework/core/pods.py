@@ -152,11 +152,22 @@ def _overhead(spec: Json) -> Vector:
 
 
 def _vector(both: Json) -> Vector:
+    return _amounts(
+        both.get("cpu", 0), both.get("memory", 0), both.get("ephemeral-storage", 0), both.get(GPU, 0)
+    )
+
+
+Quantity = str | int | float
+
+
+@lru_cache(maxsize=4096)
+def _amounts(cpu: Quantity, memory: Quantity, storage: Quantity, gpus: Quantity) -> Vector:
+    """Few sizes are asked for by many pods."""
     return Vector(
-        cpus=cpu_millis(both.get("cpu", 0)),
-        mem=megabytes(both.get("memory", 0)),
-        disk=megabytes(both.get("ephemeral-storage", 0)),
-        gpus=-(-cpu_millis(both.get(GPU, 0)) // 1000) * 1000,
+        cpus=cpu_millis(cpu),
+        mem=megabytes(memory),
+        disk=megabytes(storage),
+        gpus=-(-cpu_millis(gpus) // 1000) * 1000,
     )
 
 

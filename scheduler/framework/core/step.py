@@ -54,11 +54,14 @@ def step(state: State, events: Sequence[Event], now: float, token: str) -> list[
 
 def _handle(frame: Frame, event: Event) -> None:  # noqa: C901 - one line for each event
     match event:
+        case PodChanged(pod):
+            desired.changed(frame, pod)
+        case TaskReported():
+            volumes.heard(frame, event)
+            tasks.report(frame, event)
         case Loaded():
             desired.loaded(frame)
             volumes.loaded(frame)
-        case PodChanged(pod):
-            desired.changed(frame, pod)
         case PodGone(uid):
             desired.gone(frame, uid)
         case NodeChanged(node):
@@ -81,9 +84,6 @@ def _handle(frame: Frame, event: Event) -> None:  # noqa: C901 - one line for ea
             frame.state.offers.pop(offer_id, None)
         case InverseOffersReceived(inverse):
             maintenance.asked(frame, inverse)
-        case TaskReported():
-            volumes.heard(frame, event)
-            tasks.report(frame, event)
         case LaunchAborted():
             tasks.aborted(frame, event)
         case ExecutorLost(agent_id, executor_id):

@@ -69,8 +69,9 @@ def report(frame: Frame, event: TaskReported) -> None:
         _returned(frame, new)
     evictions.check(frame, task.uid)
     _end_moved(frame, task.uid)
-    if new.state is TaskState.RUNNING and new.agent_id in state.agents:
-        state.agents[new.agent_id] = replace(state.agents[new.agent_id], strikes=0)
+    agent = state.agents.get(new.agent_id)
+    if new.state is TaskState.RUNNING and agent is not None and agent.strikes:
+        state.agents[agent.id] = replace(agent, strikes=0)
 
 
 def _moved(frame: Frame, task: Task, event: TaskReported, to: TaskState) -> Task:
