@@ -21,6 +21,8 @@ from local.master.server import Server
 
 log = logging.getLogger(__name__)
 
+BACKLOG = 4096
+"""Agents may all come at once; who finds it full tries again after a second, then three, and so on."""
 KEEPALIVE = 86400.0  # seconds; libprocess does not close idle connections either
 
 
@@ -41,7 +43,7 @@ async def serve(flags: Flags, registry: Registry, stop: asyncio.Event) -> None:
     )
     await runner.setup()
     try:
-        await web.SockSite(runner, socket, ssl_context=flags.tls.server).start()
+        await web.SockSite(runner, socket, ssl_context=flags.tls.server, backlog=BACKLOG).start()
         server.start()
         temporary = flags.work_dir / "endpoint.tmp"
         temporary.write_text(f"{flags.advertise_ip or flags.ip}:{flags.port}")
@@ -50,6 +52,7 @@ async def serve(flags: Flags, registry: Registry, stop: asyncio.Event) -> None:
         await stop.wait()
     finally:
         await runner.cleanup()
+        registry.flush()
 
 
 async def _until_signalled(flags: Flags, registry: Registry) -> None:

@@ -30,6 +30,7 @@ class Agents:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self.admitted: Callable[[Agent], None] = lambda agent: None
+        self._at: dict[tuple[str, int], Agent] = {}  # the last of each address
         self.is_down: Callable[[tuple[str, str]], bool] = lambda machine: False
 
     def start(self) -> None:
@@ -72,9 +73,9 @@ class Agents:
         info = message["info"]
         if self._refused(message, ip, link):
             return None
-        for old in list(cluster.agents.values()):
-            if not old.connected and (old.ip, old.info["port"]) == (ip, info["port"]):
-                self.remove(old, "a new agent registered at the same address")
+        old = self._at.get((ip, info["port"]))
+        if old is not None and not old.connected and cluster.agents.get(old.agent_id) is old:
+            self.remove(old, "a new agent registered at the same address")
         agent_id = cluster.new_id("S")
         agent = self._agent({**info, "id": {"value": agent_id}}, message, ip, link)
         agent.registered = agent.reregistered = cluster.now()
@@ -110,7 +111,7 @@ class Agents:
 
     def _admit(self, agent: Agent, used: dict[str, Resources]) -> None:
         cluster = self._cluster
-        cluster.agents[agent.agent_id] = agent
+        cluster.agents[agent.agent_id] = self._at[agent.ip, agent.info["port"]] = agent
         cluster.recovered.discard(agent.agent_id)
         cluster.registry.admit(agent.agent_id, agent.info)
         remote = "domain" in agent.info and region(agent.info) != region({"domain": cluster.flags.domain})
@@ -335,6 +336,8 @@ class Agents:
             for executor_id in list(executors):
                 cluster.remove_executor(agent, framework_id, executor_id)
         self._take_back_offers(agent)
+        if self._at.get((agent.ip, agent.info["port"])) is agent:
+            del self._at[agent.ip, agent.info["port"]]
         cluster.allocator.remove_agent(agent.agent_id)
         del cluster.agents[agent.agent_id]
         link, agent.link = agent.link, None

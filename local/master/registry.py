@@ -1,18 +1,23 @@
 """The agents a master has ever admitted, on disk: what a restarted master must remember.
 
 Frameworks and tasks are not in it, as in Mesos: agents bring them back. One small JSON file, replaced atomically
-whenever an agent is admitted, marked unreachable or gone; not fsync'ed, a power cut may cost the last change.
+whenever an agent is admitted, marked unreachable or gone; not fsync'ed, a power cut may cost the last change. Of many
+agents that come at once, all but the first are written together soon after: should that get lost, they are new again.
 
 Source: Mesos src/master/registrar.cpp, src/master/registry.proto.
 """
 
+import asyncio
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+TOGETHER = 0.1
+"""Seconds within which admissions are written together."""
 _KEPT = ("admitted", "unreachable", "gone", "deactivated", "maintenance", "quotas")
 
 
@@ -34,6 +39,8 @@ class Registry:
     """`windows` and `down`, see `local.master.maintenance`."""
     quotas: dict[str, dict[str, Any]] = field(default_factory=dict)
     """QuotaConfigs without their role, by role."""
+    _waiting: asyncio.TimerHandle | None = None
+    _saved: float = 0.0
 
     @classmethod
     def open(cls, work_dir: Path) -> "Registry":
@@ -46,7 +53,23 @@ class Registry:
             raise RegistryError(f"{path}: {error}; remove it to start with no agents") from error
         return cls(path, **{key: content.get(key, {}) for key in _KEPT})
 
+    def flush(self) -> None:
+        """Write what waits to be written."""
+        if self._waiting is not None:
+            self._save()
+
+    def _save_soon(self) -> None:
+        if self._waiting is not None:
+            return
+        if time.monotonic() - self._saved > TOGETHER:
+            self._save()
+        else:
+            self._waiting = asyncio.get_running_loop().call_later(TOGETHER, self._save)
+
     def _save(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
         content = {key: getattr(self, key) for key in _KEPT}
         temporary = self.path.with_suffix(".tmp")
         try:
@@ -54,11 +77,12 @@ class Registry:
             os.replace(temporary, self.path)
         except OSError as error:
             raise RegistryError(f"{self.path}: {error}") from error
+        self._saved = time.monotonic()
 
     def admit(self, agent_id: str, info: dict[str, Any]) -> None:
         self.admitted[agent_id] = info
         self.unreachable.pop(agent_id, None)
-        self._save()
+        self._save_soon()
 
     def mark_unreachable(self, agent_id: str, when: float) -> None:
         self.admitted.pop(agent_id, None)

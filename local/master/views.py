@@ -5,6 +5,7 @@ Field names and shapes as a real master prints them. Source: Mesos src/master/re
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from local.master.cluster import VERSION, Cluster
@@ -41,8 +42,9 @@ def nanoseconds(seconds: float) -> Json:
     return {"nanoseconds": int(seconds * 1e9)}
 
 
+@lru_cache(maxsize=4096)
 def with_role(resources: Resources) -> list[Json]:
-    """The older format that several replies use: `role` beside each resource."""
+    """The older format that several replies use: `role` beside each resource. Agents are much alike, so kept."""
     result = []
     for resource in resources.to_json():
         reservations = resource.get("reservations")

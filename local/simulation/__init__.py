@@ -18,7 +18,7 @@ import uvloop
 from local.agent.flags import endpoint
 from local.flags import duration
 from local.simulation.agent import Machine, SimulatedAgent
-from local.simulation.connection import Connection, misbehave
+from local.simulation.connection import AT_ONCE, Connection, misbehave
 from local.simulation.faults import schedule
 from local.simulation.record import Record
 from shared.mesos.resources import Resources, parse_attributes
@@ -96,7 +96,8 @@ async def _simulate(args: argparse.Namespace, record: Record) -> None:
     ]
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         agents = [SimulatedAgent(machine, record, loop.call_later) for machine in machines]
-        connections = [Connection(agent, session, url) for agent in agents]
+        door = asyncio.Semaphore(AT_ONCE)
+        connections = [Connection(agent, session, url, door) for agent in agents]
         faults = schedule(args.seed, args.agents, args.fault_rate, args.fault_time)
         log.info("%d agents for the master at %s, %d faults to come", len(agents), url, len(faults))
         async with asyncio.TaskGroup() as group:

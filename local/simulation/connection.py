@@ -16,13 +16,19 @@ log = logging.getLogger(__name__)
 
 AGAIN = 0.2
 """Seconds between attempts to reach the master."""
+AT_ONCE = 200
+"""Agents that connect at the same time; the master's backlog is not for ever."""
 
 
 class Connection:
     """Keeps one agent's link open, and breaks it when asked to."""
 
-    def __init__(self, agent: SimulatedAgent, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(
+        self, agent: SimulatedAgent, session: aiohttp.ClientSession, url: str, door: asyncio.Semaphore
+    ) -> None:
+        """`door`: so many may connect at once, see AT_ONCE."""
         self.agent = agent
+        self._door = door
         self._session = session
         self._url = url
         self._socket: aiohttp.ClientWebSocketResponse | None = None
@@ -44,7 +50,9 @@ class Connection:
 
     async def _link(self) -> None:
         agent = self.agent
-        async with self._session.ws_connect(f"{self._url}{PATH}", max_msg_size=0, compress=0) as socket:
+        async with self._door:
+            socket = await self._session.ws_connect(f"{self._url}{PATH}", max_msg_size=0, compress=0)
+        async with socket:
             self._socket = socket
             self.down.clear()
             link = SocketLink(socket)
