@@ -210,8 +210,9 @@ def cause(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
         inner = error.os_error
         return os.strerror(inner.errno) if inner.errno and inner.errno > 0 else inner.strerror or str(inner)
-    if isinstance(error, ssl.SSLError):
-        return f"TLS: {error.reason}"
+    for under in (error, error.__cause__):
+        if isinstance(under, ssl.SSLError):
+            return f"TLS: {(under.reason or str(under)).replace('_', ' ').lower()}"
     if isinstance(error, TimeoutError):
         return "timed out"
     return str(error) or type(error).__name__
