@@ -60,9 +60,11 @@ def raw_disk(offer: Json) -> int:
 
 def is_raw(resource: Mapping[str, Any]) -> bool:
     """Plain, unreserved disk."""
+    if resource["name"] != "disk":
+        return False
     marks = ("reservations", "reservation", "disk", "revocable", "shared", "provider_id")
     plain = not any(resource.get(name) for name in marks) and not {"revocable", "shared"} & resource.keys()
-    return resource["name"] == "disk" and plain and resource.get("role", "*") == "*"
+    return plain and resource.get("role", "*") == "*"
 
 
 def reserved(raw: Json, volume: Volume, framework_id: str, principal: str) -> Json:

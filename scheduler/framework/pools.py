@@ -21,6 +21,9 @@ Json = dict[str, Any]
 POOL_LABEL = "gantry.io/pods"
 """Of a dynamic reservation that pods may use."""
 
+PLAIN = frozenset({"name", "type", "scalar", "ranges", "role", "allocation_info"})
+"""The fields of an unreserved resource."""
+
 SCALARS = {"cpus": "cpus", "mem": "mem", "disk": "disk", "gpus": "gpus"}
 
 
@@ -39,8 +42,10 @@ class Pool:
 
     def __init__(self, resources: Iterable[Json], *roles: str, revocable: bool = False) -> None:
         alike = [one for one in resources if ("revocable" in one) is revocable]
-        usable = [one for one in alike if any(_usable(one, role) for role in roles)]
-        self._parts = [_part(one) for one in sorted(usable, key=lambda one: -_reservations(one))]
+        usable = [one for one in alike if _plain(one) or any(_usable(one, role) for role in roles)]
+        if not all(map(_plain, usable)):
+            usable.sort(key=lambda one: -_reservations(one))
+        self._parts = [_part(one) for one in usable]
 
     def vector(self) -> Vector:
         sums = dict.fromkeys(SCALARS, 0)
@@ -116,6 +121,11 @@ def _part(resource: Json) -> _Part:
     if resource["type"] == "SCALAR":
         return _Part(resource, name, left=milli(resource["scalar"]["value"]))
     return _Part(resource, name)
+
+
+def _plain(resource: Json) -> bool:
+    """Nobody's, and nothing special: most resources of most offers."""
+    return resource.keys() <= PLAIN and resource.get("role", "*") == "*"
 
 
 def _usable(resource: Json, role: str) -> bool:

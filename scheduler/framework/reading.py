@@ -10,6 +10,7 @@ from scheduler.framework import disks
 from scheduler.framework.core.events import InverseOffer, PodEvent, TaskReported
 from scheduler.framework.core.lifecycle import MESOS, TaskState
 from scheduler.framework.core.state import AgentInfo, Offer
+from scheduler.framework.core.vectors import ZERO
 from scheduler.framework.pools import Pool
 from shared.mesos.values import value_from_json
 from shared.wire import Report, WireError
@@ -44,7 +45,9 @@ def _domain(obj: Json) -> tuple[str, str]:
 
 def offer_from_json(offer: Json) -> Offer:
     role = (offer.get("allocation_info") or {}).get("role", "")
-    pool = Pool(offer.get("resources") or (), role)
+    resources = offer.get("resources") or ()
+    pool = Pool(resources, role)
+    spare = any("revocable" in one for one in resources)
     address = (offer.get("url") or {}).get("address") or {}
     region, zone = _domain(offer)
     start, lasts = _unavailability(offer)
@@ -63,7 +66,7 @@ def offer_from_json(offer: Json) -> Offer:
         region=region,
         zone=zone,
         role=role,
-        spare=Pool(offer.get("resources") or (), role, revocable=True).vector(),
+        spare=Pool(resources, role, revocable=True).vector() if spare else ZERO,
         held=disks.held(offer, role),
         raw_disk=disks.raw_disk(offer),
     )

@@ -93,14 +93,17 @@ def _described(frame: Frame, info: AgentInfo) -> Node:
     if info.total is None and node.info is not None and node.info.id == info.id:
         info = replace(info, total=node.info.total, version=node.info.version)
     labels = tuple(sorted({**dict(node.labels), **labels_of(info)}.items()))
-    new = replace(
-        node,
+    new = Node(
+        name,
         agent_id=info.id,
         address=f"{info.hostname}:{info.port}",
-        info=info,
         labels=labels,
-        ready=info.active or info.draining,
+        taints=node.taints,
         own=maintenance.own_taints(frame, node, draining=info.draining),
+        window=node.window,
+        unschedulable=node.unschedulable,
+        ready=info.active or info.draining,
+        info=info,
         missing_since=0.0 if info.active or info.draining else node.missing_since,
     )
     if new == node:

@@ -314,12 +314,13 @@ def _forget_executors(frame: Frame, agent_id: str, listed: set[str]) -> None:
 def _candidate(
     frame: Frame, agent_id: str, role: str, offers: list[Offer], *, revocable: bool = False
 ) -> Candidate:
-    total = ZERO
-    for offer in offers:
-        total = total + (offer.spare if revocable else offer.amounts)
     node = frame.state.nodes[frame.state.agents[agent_id].node]
-    listed = {one for offer in offers for one in offer.executors}
-    left = Left(total, join(*(one.ports for one in offers)))
+    first = offers[0]
+    total, ports, listed = first.spare if revocable else first.amounts, first.ports, first.executors
+    for offer in offers[1:]:
+        total = total + (offer.spare if revocable else offer.amounts)
+        ports, listed = join(ports, offer.ports), listed + offer.executors
+    left = Left(total, ports)
     return _make(frame, node, agent_id, role, left, listed, offers, revocable=revocable)
 
 
@@ -329,7 +330,7 @@ def _make(
     agent_id: str,
     role: str,
     left: Left,
-    listed: set[str],
+    listed: Collection[str],
     offers: Sequence[Offer] = (),
     *,
     revocable: bool = False,
@@ -466,6 +467,6 @@ def _why(frame: Frame, want: Want) -> str | None:
         for node in state.nodes.values():
             if node.agent_id in state.agents:
                 left = state.left.get(node.agent_id, {}).get(role, Left())
-                known[node.name] = _make(frame, node, node.agent_id, role, left, set())
+                known[node.name] = _make(frame, node, node.agent_id, role, left, ())
         frame.explained[key] = placement.explain(key, placement.all_nodes(state.nodes, known), topology)
     return frame.explained[key]

@@ -323,8 +323,7 @@ class Alarm(Enum):
     MAINTENANCE = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(NamedTuple):
     """What an agent's last offers to a role left there."""
 
     free: Vector = ZERO

@@ -207,9 +207,12 @@ def reported(frame: Frame, task: Task) -> None:
 
 def stock(frame: Frame, node: str, role: str, offers: Iterable[Offer]) -> Stock:
     """What the offers of a node to a role have of storage; all that is known of volumes there is brought up to date."""
-    listed = list(offers)
-    held = [one for offer in listed for one in offer.held]
-    return offered(frame, node, role, held, sum(offer.raw_disk for offer in listed))
+    held: list[Held] = []
+    raw = 0
+    for offer in offers:
+        held += offer.held
+        raw += offer.raw_disk
+    return offered(frame, node, role, held, raw)
 
 
 def offered(frame: Frame, node: str, role: str, held: Iterable[Held], raw: int) -> Stock:
