@@ -214,6 +214,8 @@ def _shared(pod: Pod, app: App) -> list[Op]:
     for mount in app.mounts:
         if mount.volume in memory:
             plan.append(_take(mount, f"/volume.{mount.volume}", recursive=False))
+    if memory and pod.ids:
+        plan = [ops.ActAs(pod.ids), *plan, ops.ActAs(0)]  # paths that are made in them
     return [ops.Enter("init", flags), *plan, ops.Enter("home", syscalls.CLONE_NEWNS)]
 
 

@@ -101,6 +101,21 @@ async def test_files_keep_their_owners(runner: Any, tmp_path: Path) -> None:
     assert (running.directory / "sharedVolumes/disk/mine").stat().st_uid == 0
 
 
+async def test_a_sub_path_that_is_made_is_the_pod_s(runner: Any, tmp_path: Path) -> None:
+    volumes = [
+        {"name": "disk", "kind": "empty"},
+        {"name": "memory", "kind": "empty", "gantry.io/medium": "Memory"},
+        {"name": "host", "kind": "host", "source": str(tmp_path)},
+    ]
+    mounts = [{"volume": v["name"], "path": f"/{v['name']}", "gantry.io/sub-path": "a/b"} for v in volumes]
+    result = await runner.sh(
+        "stat -c %u /disk /memory /host; touch /disk/x /memory/x /host/x && echo made",
+        mounts=mounts,
+        pod={"volumes": volumes, "user_namespace": "private"},
+    )
+    assert result.lines == ["0", "0", "0", "made"]
+
+
 async def test_root_of_the_pod_rules_its_network_but_not_its_mounts(runner: Any) -> None:
     capabilities = {
         "name": "os/linux/capabilities-retain-set",
