@@ -1,9 +1,11 @@
 """What the store tests share: a factory for each implementation of the contract, and real ZooKeepers."""
 
 import importlib.util
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +14,7 @@ import pytest
 from scheduler.store import Key, Store
 from scheduler.store.sqlite import SqliteStore
 from scheduler.store.zookeeper import ZooKeeperStore
+from shared.security.tls import client_context
 from shared.zookeeper.location import Location
 from shared.zookeeper.session import Session
 from shared.zookeeper.settings import ZooKeeperSettings
@@ -87,6 +90,18 @@ def claim() -> Callable[[ZooKeeperSettings], Awaitable[int]]:
 
 
 @pytest.fixture
+def kit() -> SimpleNamespace:
+    """What a scenario needs that makes its own loop."""
+    return SimpleNamespace(Proxy=_server.Proxy, settings_to=_settings, claim=_claim)
+
+
+@pytest.fixture
+def new_path() -> Callable[[], str]:
+    """A root that nobody has, at each call."""
+    return lambda: f"/test-{uuid4().hex}"
+
+
+@pytest.fixture
 def path() -> str:
     """A root of the test's own."""
     return f"/test-{uuid4().hex}"
@@ -153,3 +168,15 @@ def put() -> Callable[..., Awaitable[int]]:
         return entry.version
 
     return write
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Any:
+    """Issues certificates."""
+    return _load(Path(__file__).parents[1] / "security" / "authority.py").Authority(tmp_path)
+
+
+@pytest.fixture
+def tls_of() -> Callable[[Any], ssl.SSLContext]:
+    """What trusts an authority."""
+    return lambda authority: client_context(ca_file=authority.ca_file)

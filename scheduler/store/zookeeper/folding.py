@@ -111,7 +111,7 @@ class Folder:
                 logger.warning("folding failed (%r), trying again", error)
                 await asyncio.sleep(RETRY)
 
-    async def fold(self, *, keep: int = KEEP) -> None:
+    async def fold(self, *, keep: int | None = None) -> None:
         """Brings the table up to the newest record and cuts the log. Raises Lost, Refused, KazooException."""
         async with self._lock:
             if not self._ready:
@@ -132,7 +132,7 @@ class Folder:
                 self._wake.set()
                 raise
             self._relief.set()
-            await self._cut(number - keep)
+            await self._cut(number - (KEEP if keep is None else keep))
 
     async def _begin(self) -> None:
         """What a leader before us left unfolded."""

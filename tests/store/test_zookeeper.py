@@ -1,0 +1,473 @@
+"""What only the ZooKeeper store has: followers and leaders, its znodes, and what they look like from other programs."""
+
+import asyncio
+import re
+from typing import Any
+
+import orjson
+import pytest
+
+from scheduler.store import Fenced, Key, NotLeading, SlowReader, StoreError, Unavailable
+from scheduler.store.zookeeper import ZooKeeperStore, folding
+from scheduler.store.zookeeper.layout import LAYOUT
+from shared.zookeeper.session import Session
+
+LIMIT = 30.0
+
+A, B = (Key("pods", "default", name) for name in "ab")
+
+
+async def within(awaitable: Any) -> Any:
+    return await asyncio.wait_for(awaitable, LIMIT)
+
+
+def pod(**spec: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "web", "namespace": "default"}, "spec": spec}
+
+
+async def until(store: Any, version: int) -> None:
+    """Until a follower has seen that version."""
+    watch = store.watch("pods")
+    async with asyncio.timeout(LIMIT):
+        while store.version < version:
+            await watch.batch()
+    watch.close()
+
+
+@pytest.fixture
+async def znodes(one_server, path, settings_to):
+    """A session below the test's root, without any login."""
+    session = Session(settings_to(one_server[0].address, path))
+    session.start()
+    yield session
+    await session.stop()
+
+
+@pytest.fixture
+async def proxy(one_server, servers):
+    one = await servers.Proxy(one_server[0].address).open()
+    yield one
+    await one.close()
+
+
+# ---- following and leading
+
+
+async def test_a_follower_sees_everything_in_order(zk, put):
+    leader = await zk(lead=True)
+    await put(leader, "a", n=1)
+    follower = await zk()
+    assert follower.list("pods") == leader.list("pods")
+    watch = follower.watch("pods")
+    await put(leader, "a", n=2)
+    await put(leader, "b")
+    await leader.commit((A, lambda _: None), (B, lambda _: pod(n=3)))
+    events = []
+    while len(events) < 4:
+        events += await within(watch.batch())
+    assert [(event.type, event.entry.key.name) for event in events] == [
+        ("MODIFIED", "a"), ("ADDED", "b"), ("DELETED", "a"), ("MODIFIED", "b"),
+    ]  # fmt: skip
+    versions = [event.entry.version for event in events]
+    assert versions == sorted(set(versions))
+    assert events[0].previous.obj["spec"] == {"n": 1}
+    assert events[2].entry.obj["metadata"]["resourceVersion"] == str(events[2].entry.version)
+    assert follower.list("pods") == leader.list("pods")
+    assert follower.version == leader.version
+
+
+async def test_only_who_leads_may_write(zk):
+    follower = await zk()
+    assert not follower.writable
+    with pytest.raises(NotLeading, match="this scheduler does not lead"):
+        await follower.commit((A, lambda _: pod()))
+
+
+async def test_a_new_leader_has_all_and_the_old_one_is_fenced(zk, put, claim, settings_to, one_server, path):
+    old = await zk(lead=True)
+    new = await zk()
+    for i in range(20):
+        await put(old, f"p{i}")
+    epoch = await claim(settings_to(one_server[0].address, path))
+    with pytest.raises(Fenced, match=r"another scheduler leads; epoch 1 is over"):
+        await put(old, "late")
+    assert isinstance(old.failure, Fenced)
+    assert not old.writable
+    await new.lead(epoch)
+    assert len(new.list("pods")[0]) == 20
+    last = await put(new, "mine")
+    assert last == 21  # of the refused write nothing is left, not even its version
+    with pytest.raises(Fenced):
+        await put(old, "later")
+    with pytest.raises(Fenced, match="epoch 1 is over, the newest is 2"):
+        await (await zk()).lead(1)
+
+
+async def test_a_write_in_flight_when_another_leads_never_arrives(
+    zk, put, proxy, settings_to, one_server, path, claim
+):
+    old = await zk(lead=True, address=proxy.address)
+    await put(old, "before")
+    proxy.freeze()
+    late = asyncio.ensure_future(put(old, "late"))
+    await asyncio.wait([late], timeout=0.1)
+    new = await zk(lead=True)
+    await put(new, "after")
+    proxy.thaw()
+    with pytest.raises(Fenced):
+        await within(late)
+    again = await zk()
+    assert [entry.key.name for entry in again.list("pods")[0]] == ["after", "before"]
+
+
+async def test_a_write_that_was_done_before_it_was_fenced_is_told_so(zk, put, proxy):
+    old = await zk(lead=True, address=proxy.address)
+    proxy.swallow_answers = True
+    done = asyncio.ensure_future(put(old, "done"))
+    other = await zk()
+    await until(other, 1)
+    await zk(lead=True)
+    proxy.swallow_answers = False
+    proxy.cut()
+    assert await within(done) == 1
+    with pytest.raises(Fenced):
+        await put(old, "more")
+
+
+# ---- connections
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_a_commit_whose_answer_is_lost_is_done_once(zk, put, proxy, arrives):
+    store = await zk(lead=True, address=proxy.address)
+    follower = await zk()
+    watch = follower.watch("pods")
+    if arrives:
+        proxy.swallow_answers = True
+    else:
+        proxy.freeze()
+    writing = asyncio.ensure_future(store.commit((A, lambda old: pod(first=old is None))))
+    if arrives:
+        await within(watch.batch())
+    else:
+        await asyncio.wait([writing], timeout=0.1)
+    proxy.swallow_answers = False
+    proxy.cut()
+    proxy.thaw()
+    (entry,) = await within(writing)
+    assert entry.obj["spec"] == {"first": True}
+    assert await put(store, "next") == entry.version + 1
+    await until(follower, entry.version + 1)
+    assert follower.list("pods") == store.list("pods")
+
+
+async def test_without_a_connection_reads_go_on_and_writes_are_unavailable(zk, put, proxy):
+    store = await zk(lead=True, address=proxy.address, patience=0.2)
+    await put(store, "a")
+    watch = store.watch("pods")
+    await proxy.refuse()
+    with pytest.raises(Unavailable, match="nothing can be written at the moment: waiting for ZooKeeper at"):
+        await within(put(store, "b"))
+    # From now on at once, and these never were.
+    with pytest.raises(Unavailable):
+        await store.commit((Key("pods", "default", "c"), lambda _: pod()))
+    assert store.failure is None
+    assert store.trouble.startswith("waiting for ZooKeeper at")
+    assert [entry.key.name for entry in store.list("pods")[0]] == ["a"]
+    await proxy.open()
+    assert [event.entry.key.name for event in await within(watch.batch())] == ["b"]
+    assert store.trouble == ""
+    assert await put(store, "d") == 3
+    assert [entry.key.name for entry in (await zk()).list("pods")[0]] == ["a", "b", "d"]
+
+
+async def write_until_refused(store: Any, put: Any) -> None:
+    """What is left of an ensemble takes a moment to notice."""
+    async with asyncio.timeout(LIMIT):
+        while True:
+            await put(store, "b", n=store.version)
+
+
+async def test_quorum_lost_and_found(three_servers, servers, settings_to, path, claim, put):
+    settings = settings_to(",".join(server.address for server in three_servers), path)
+    store = ZooKeeperStore(settings, patience=0.5)
+    await store.open()
+    try:
+        await store.lead(await claim(settings))
+        await put(store, "a")
+        for server in three_servers[:2]:
+            server.kill()
+        with pytest.raises(Unavailable):
+            await write_until_refused(store, put)
+        assert store.get(A) is not None
+        for server in three_servers[:2]:
+            server.start()
+        await asyncio.to_thread(servers.wait_for, *three_servers)
+        async with asyncio.timeout(LIMIT):
+            while True:
+                try:
+                    await put(store, "c")
+                except Unavailable:
+                    await asyncio.sleep(0.05)
+                else:
+                    break
+        other = ZooKeeperStore(settings)
+        await other.open()
+        assert other.list("pods") == store.list("pods")
+        await other.close()
+    finally:
+        await store.close()
+
+
+async def test_an_expired_session_is_of_no_account(zk, put, znodes, settings_to, one_server, path):
+    store, follower = await zk(lead=True), await zk()
+    await put(store, "a")
+    for one in (store, follower):
+        heir = Session(settings_to(one_server[0].address, path), client_id=one._session.client_id)
+        heir.start()
+        await within(heir.connected())
+        await heir.stop()
+    last = await within(put(store, "b"))
+    await until(follower, last)
+    assert follower.list("pods") == store.list("pods")
+
+
+async def test_zookeeper_that_is_not_there_yet_is_waited_for(servers, settings_to, path):
+    server = servers.Server()
+    store = ZooKeeperStore(settings_to(server.address, path))
+    opening = asyncio.ensure_future(store.open())
+    try:
+        async with asyncio.timeout(LIMIT):
+            while "Connection refused" not in store.trouble:  # noqa: ASYNC110 - there is nobody to tell us
+                await asyncio.sleep(0.01)
+        assert store.trouble == f"waiting for ZooKeeper at {server.address}: Connection refused"
+        server.start()
+        await asyncio.wait_for(opening, 50)
+        assert store.trouble == ""
+        assert store.list("pods") == ([], 0)
+        await store.close()
+    finally:
+        opening.cancel()
+        server.close()
+
+
+async def test_tls(one_server, servers, settings_to, path, tmp_path, authority, tls_of, claim, put):
+    """ZooKeeper's own TLS is for the tests of sessions; this is about large answers over it."""
+    proxy = await servers.Proxy(one_server[0].address, tls=authority.server_context("127.0.0.1")).open()
+    settings = settings_to(proxy.address, path, tls=tls_of(authority))
+    store = ZooKeeperStore(settings)
+    try:
+        await store.open()
+        await store.lead(await claim(settings))
+        for i in range(30):
+            await put(store, f"p{i}", text="x" * 100_000)
+        again = ZooKeeperStore(settings)
+        await within(again.open())
+        assert again.list("pods") == store.list("pods")
+        await again.close()
+    finally:
+        await store.close()
+        await proxy.close()
+
+
+# ---- the layout
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        (
+            "layout",
+            {"layout": LAYOUT + 1},
+            f"has layout {LAYOUT + 1}, this version of gantry knows up to {LAYOUT}",
+        ),
+        ("layout", {"layout": "two"}, "does not say which layout this is; it is not touched"),
+        ("layout", [], "does not say which layout this is; it is not touched"),
+        ("cluster", {"id": "other"}, "belongs to cluster 'other', this is 'gantry'; choose another path"),
+        ("folded", {}, "the znode folded is damaged; restore a backup"),
+    ],
+)
+async def test_what_is_not_ours_or_not_known_is_refused(zk, znodes, path, name, data, message):
+    await (await zk()).close()
+    await znodes.set(f"{path}/{name}", orjson.dumps(data))
+    with pytest.raises(StoreError, match=re.escape(message)):
+        await within(zk())
+
+
+async def test_znodes_of_another_program_are_left_alone(zk, znodes, path):
+    await znodes.ensure(f"{path}/json.info_0000000001")
+    with pytest.raises(
+        StoreError, match=r"znodes of another program \(json.info_0000000001\); choose another path"
+    ):
+        await within(zk())
+    assert await znodes.children(path) == ["json.info_0000000001"]
+
+
+async def test_the_election_may_be_there_first(zk, znodes, path, put):
+    for name in ("epoch", "leader"):
+        await znodes.ensure(f"{path}/{name}")
+    await put(await zk(lead=True), "a")
+
+
+async def test_a_store_that_was_deleted_under_us_is_not_begun_anew(zk, znodes, path, put):
+    store = await zk(lead=True)
+    await put(store, "a")
+    await store.compact()
+    await znodes.delete(f"{path}/folded")
+    with pytest.raises(StoreError, match="parts of it were deleted; restore a backup, or delete the rest"):
+        await within(zk())
+
+
+async def test_with_a_login_nobody_else_reads_or_writes(zk, znodes, path, put):
+    mine = {"digest": "me:hunter2"}
+    store = await zk(lead=True, access=mine)
+    await put(store, "a")
+    await store.compact()
+    with pytest.raises(StoreError, match="our login may not read or write there") as info:
+        await within(zk(access={"digest": "you:hunter3"}))
+    assert "hunter" not in str(info.value)
+    for name in (
+        path,
+        f"{path}/log",
+        f"{path}/objects/pods",
+        f"{path}/objects/pods/default:a",
+        f"{path}/epoch",
+    ):
+        acls, _ = await znodes.call(store._session._client.get_acls_async, name)
+        assert [(acl.id.scheme, acl.id.id.partition(":")[0]) for acl in acls] == [("digest", "me")]
+    assert (await zk(access=mine)).get(A) is not None
+
+
+async def test_exists_and_destroy(zk, znodes, path, put, settings_to, one_server):
+    nothing = ZooKeeperStore(settings_to(one_server[0].address, path))
+    assert not await nothing.exists()
+    assert await znodes.exists(path) is None  # looking leaves nothing behind
+    store = await zk(lead=True)
+    await put(store, "a")
+    await store.compact()
+    assert await store.exists()
+    await store.destroy()
+    assert await znodes.exists(path) is None
+
+
+# ---- the log and the table
+
+
+async def log_and_table(znodes: Session, path: str) -> tuple[list[str], list[str]]:
+    resources = await znodes.children(f"{path}/objects")
+    names = [name for resource in resources for name in await znodes.children(f"{path}/objects/{resource}")]
+    return sorted(await znodes.children(f"{path}/log")), sorted(names)
+
+
+async def test_the_log_stays_short_and_the_table_complete(zk, znodes, path, put, monkeypatch):
+    monkeypatch.setattr(folding, "RECORDS", 10)
+    monkeypatch.setattr(folding, "KEEP", 5)
+    store = await zk(lead=True)
+    for i in range(100):
+        await put(store, f"p{i % 7}", n=i)
+    await store.commit((Key("pods", "default", "p3"), lambda _: None))
+    await put(store, "big", text="".join(map(chr, range(0x4E00, 0x9FA0))) * 10)
+    async with asyncio.timeout(LIMIT):
+        while len((await log_and_table(znodes, path))[0]) > 30:  # noqa: ASYNC110 - it happens in its own time
+            await asyncio.sleep(0.02)
+    await store.compact()
+    log, table = await log_and_table(znodes, path)
+    assert log == ["00000000000000000102"]
+    assert table == ["default:big", *(f"default:p{i}" for i in (0, 1, 2, 4, 5, 6))]
+    assert await znodes.children(f"{path}/parts") == []
+    again = await zk()
+    assert again.list("pods") == store.list("pods")
+    assert again.version == store.version == 102
+
+
+async def test_a_leader_folds_what_the_one_before_it_left(zk, znodes, path, put):
+    first = await zk(lead=True)
+    await put(first, "a")
+    await put(first, "b")
+    await first.compact()
+    await put(first, "c")
+    await first.commit((A, lambda _: None))
+    await first.close()
+    second = await zk(lead=True)
+    await second.compact()
+    log, table = await log_and_table(znodes, path)
+    assert (len(log), table) == (1, ["default:b", "default:c"])
+    assert [entry.key.name for entry in (await zk()).list("pods")[0]] == ["b", "c"]
+
+
+async def test_a_follower_that_was_left_behind_reads_everything_anew(zk, put, proxy):
+    leader, follower = await zk(lead=True), await zk(address=proxy.address)
+    await put(leader, "a")
+    await until(follower, 1)
+    watch = follower.watch("pods")
+    await proxy.refuse()
+    for i in range(5):
+        await put(leader, f"p{i}")
+    await leader.commit((A, lambda _: None))
+    await leader.compact()
+    await proxy.open()
+    with pytest.raises(SlowReader):
+        await within(watch.batch())
+    await until(follower, leader.version)
+    assert follower.list("pods") == leader.list("pods")
+    last = await put(leader, "more")
+    await until(follower, last)
+
+
+async def test_names_that_znodes_cannot_have(zk):
+    keys = [
+        Key("odd", "", name)
+        for name in ("..", "a/b", "a%2Fb", "zookeeper", "ü\u2028", "a:b", "system:node:x", "\x00", "x y", "")
+    ] + [Key("odd", "ns", "..")]
+    store = await zk(lead=True)
+    await store.commit(*((key, lambda _: pod()) for key in keys))
+    await store.compact()
+    await store.commit((keys[0], lambda _: None))
+    await store.compact()
+    assert {entry.key for entry in (await zk()).list("odd")[0]} == set(keys[1:])
+
+
+# ---- damage
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "other"])
+async def test_a_damaged_object_is_left_out_and_repaired(zk, znodes, path, put, damage, caplog):
+    store = await zk(lead=True)
+    for name in "abc":
+        await put(store, name, text=name * 1000)
+    await store.compact()
+    await store.close()
+    for name in "ab":
+        znode = f"{path}/objects/pods/default:{name}"
+        data = bytearray((await znodes.get(znode)).data)
+        data[-3] ^= 1
+        bad = {"flipped": bytes(data), "cut": bytes(data[:10]), "empty": b"", "other": b'{"kind":"Pod"}' * 9}
+        await znodes.set(znode, bad[damage])
+    again = await zk(lead=True)
+    assert again.quarantined.keys() == {A, B}
+    assert "pods/default/a is damaged and left out: it" in caplog.text
+    assert [entry.key.name for entry in again.list("pods")[0]] == ["c"]
+    assert await again.commit((Key("pods", "default", "c"), lambda old: pod(fine=True)))
+    await put(again, "a")
+    assert await again.commit((B, lambda old: None)) == [None]
+    assert again.quarantined == {}
+    follower = await zk()
+    assert follower.quarantined == {}  # the log is newer than the table
+    await again.compact()
+    for one in (follower, await zk()):
+        assert [entry.key.name for entry in one.list("pods")[0]] == ["a", "c"]
+        assert one.quarantined == {}
+
+
+async def test_a_damaged_record_is_reported_and_all_else_works(zk, znodes, path, put):
+    store = await zk(lead=True)
+    await put(store, "a")
+    await store.close()
+    last = max(await znodes.children(f"{path}/log"))
+    await znodes.set(f"{path}/log/{last}", b"garbage")
+    again = await zk(lead=True)
+    ((key, why),) = again.quarantined.items()
+    assert (key.resource, key.name, why) == ("log", "1", "a record of the log is lost: it is too short")
+    await put(again, "b")
+    await again.compact()
+    assert [entry.key.name for entry in (await zk()).list("pods")[0]] == ["b"]
