@@ -66,27 +66,26 @@ async def _serve(bundle: Bundle, settings: Settings, environ: Mapping[str, str])
 
     app = web.Application()
     app.router.add_get(f"/bundles/{bundle.name}", send)
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     listen = settings.bundle_listen
     try:
-        await web.TCPSite(runner, listen.host, listen.port, shutdown_timeout=1.0).start()
+        await web.TCPSite(runner, listen.host, listen.port).start()
     except OSError as error:
         await runner.cleanup()
         where = address(listen.host, listen.port)
         raise ConfigError(
             f"--bundle-listen {where}: {error.strerror or error}; choose another port"
         ) from error
-    host = reachable(listen.host, settings.framework.hostname, environ)
+    host = reachable(settings, environ)
     return runner, f"http://{address(host, int(runner.addresses[0][1]))}/bundles/{bundle.name}"
 
 
-def reachable(listen: str, hostname: str, environ: Mapping[str, str]) -> str:
-    """The host by which agents find us: where we listen, what Mesos says this machine's address is, or its name."""
-    candidates = (
-        listen,
-        environ.get("LIBPROCESS_ADVERTISE_IP", ""),
-        environ.get("LIBPROCESS_IP", ""),
-        hostname,
-    )
+def reachable(settings: Settings, environ: Mapping[str, str]) -> str:
+    """The host by which agents find us: what was given, where we listen, what Mesos says this machine's address is, or
+    its name."""
+    if settings.advertise:
+        return settings.names[0]
+    mesos = (environ.get("LIBPROCESS_ADVERTISE_IP", ""), environ.get("LIBPROCESS_IP", ""))
+    candidates = (settings.bundle_listen.host, *mesos, settings.framework.hostname)
     return next(one for one in candidates if one not in WILDCARDS)

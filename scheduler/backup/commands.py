@@ -15,11 +15,12 @@ from gantry import __version__
 from scheduler.backup import file, sqlite
 from scheduler.backup.file import BackupError, Summary
 from scheduler.backup.transfer import BUMP, Row, Snapshot
-from scheduler.store import CLUSTER, StoreError
+from scheduler.flags import CLUSTER, UsageError, zookeeper_of
+from scheduler.store import StoreError
 from scheduler.store.zookeeper import transfer
 from shared.progress import Bar
 from shared.zookeeper.location import hide
-from shared.zookeeper.settings import ZooKeeperSettings, add_flags, settings_from
+from shared.zookeeper.settings import add_flags
 
 BACKUP_ABOUT = (
     "Write the whole state to a file, consistently, while schedulers run on it or not. Secrets that are encrypted in "
@@ -31,10 +32,6 @@ RESTORE_ABOUT = (
 )
 EPILOG = "exit codes: 0 done; 1 the file cannot be used; 2 bad flags; 4 the store cannot be used"
 OK, FILE, USAGE, STORE = 0, 1, 2, 4
-
-
-class UsageError(Exception):
-    """One line: which flag is wrong and why."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -100,7 +97,7 @@ async def _backup(args: argparse.Namespace) -> str:
         with Bar("writing the backup") as bar:
             return file.write(args.file, snapshot, created=created, gantry=__version__, progress=bar)
 
-    access = _zookeeper(args)
+    access = zookeeper_of(args)
     if access is None:
         with sqlite.snapshot(_path(args.store)) as snapshot:
             size, count = save(snapshot), snapshot.count
@@ -115,7 +112,7 @@ async def _backup(args: argparse.Namespace) -> str:
 
 
 async def _restore(args: argparse.Namespace) -> str:
-    access = _zookeeper(args)
+    access = zookeeper_of(args)
     with Bar("checking the backup") as bar:
         summary = file.check(args.file, bar)
     with Bar("restoring") as bar:
@@ -132,17 +129,6 @@ def _counted(path: Path, summary: Summary, bar: Bar) -> Iterator[Row]:
     for number, row in enumerate(file.rows(path), 1):
         yield row
         bar(number, summary.count)
-
-
-def _zookeeper(args: argparse.Namespace) -> ZooKeeperSettings | None:
-    """None for SQLite. Raises UsageError for what is neither."""
-    try:
-        if args.store.startswith("zk://"):
-            return settings_from(args.store, args)
-    except ValueError as error:
-        raise UsageError(f"--store: {error}" if "--zk" not in str(error) else str(error)) from None
-    _path(args.store)
-    return None
 
 
 def _path(url: str) -> Path:

@@ -4,6 +4,7 @@ From a program that is installed: the interpreter and its standard library, the 
 their metadata says) and our packages. From an unpacked bundle: what it consists of, unchanged.
 """
 
+import ast
 import json
 import platform
 import re
@@ -12,7 +13,7 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -87,6 +88,7 @@ def _installed(version: str) -> Iterator[Item]:
             raise BundleError(
                 f"{item.path} is in two packages; make the bundle from a clean virtual environment"
             )
+    _check_imports(library, items)
     loader = libraries.loader_of(program)
     libraries.check(loader)
     objects = [one.source for one in items.values() if isinstance(one.source, Path) and ".so" in one.path]
@@ -134,6 +136,29 @@ def _own(library: str) -> Iterator[Item]:
                 yield Item(f"{library}/{package}/{path.relative_to(top)}", path)
 
 
+def _check_imports(library: str, items: dict[str, Item]) -> None:
+    """An installation that is older than its sources lacks what they have come to need: better now than on an agent."""
+    there = {Path(path).relative_to(library).parts[0].partition(".")[0] for path in items}
+    there |= sys.stdlib_module_names
+    for item in items.values():
+        parts = Path(item.path).relative_to(library).parts
+        if parts[0] not in OURS or not item.path.endswith(".py"):
+            continue
+        for statement in ast.parse(item.read()).body:
+            match statement:
+                case ast.Import(names):
+                    wanted = {one.name for one in names}
+                case ast.ImportFrom(module=str(module), level=0):
+                    wanted = {module}
+                case _:
+                    continue
+            if missing := {name.partition(".")[0] for name in wanted} - there:
+                raise BundleError(
+                    f"{'/'.join(parts)} needs {missing.pop()}, which is not installed as a requirement of Gantry; "
+                    "install Gantry anew (pip install -e .)"
+                )
+
+
 def _dependencies(library: str) -> Iterator[Item]:
     for found in _distributions():
         if found.files is None:
@@ -149,7 +174,8 @@ def _dependencies(library: str) -> Iterator[Item]:
 def _distributions() -> list[Distribution]:
     """What Gantry requires, and what that requires, in the order of their names."""
     found: dict[str, Distribution] = {}
-    wanted = [("gantry", "")]
+    # A source tree beside the installation may have metadata of its own, and either may be older.
+    wanted = [_requirement(line) for own in distributions(name="gantry") for line in own.requires or ()]
     while wanted:
         name, marker = wanted.pop()
         key = re.sub(r"[-_.]+", "-", name).lower()
@@ -162,7 +188,7 @@ def _distributions() -> list[Distribution]:
                 continue
             raise BundleError(f"package {name} is not installed; set up Gantry anew") from error
         wanted += [_requirement(line) for line in found[key].requires or ()]
-    return [found[key] for key in sorted(found) if key != "gantry"]
+    return [found[key] for key in sorted(found)]
 
 
 def _requirement(line: str) -> tuple[str, str]:

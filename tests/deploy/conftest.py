@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import importlib.util
 import json
 import os
 import shlex
@@ -185,6 +186,32 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
             assert done.returncode == 0, done.stderr
             said.write_text(done.stdout)
     return path, said.read_text().rpartition("sha256:")[2].strip()
+
+
+def _load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_server = _load(ROOT / "tests" / "zookeeper" / "server.py")
+
+
+@pytest.fixture
+def zookeeper() -> Iterator[str]:
+    """The address of a real one, with nothing in it."""
+    if _server.needs_zookeeper.args[0]:
+        pytest.skip("no ZooKeeper installed")
+    server = _server.Server()
+    try:
+        server.start()
+        _server.wait_for(server)
+        yield server.address
+    finally:
+        server.close()
 
 
 @pytest.fixture
