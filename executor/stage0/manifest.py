@@ -5,7 +5,6 @@ Sources: OCI image-spec `manifest.md`, `image-index.md`, `descriptor.md`; Docker
 """
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -16,6 +15,8 @@ from executor.stage0 import config as image_config
 from executor.stage0.config import ImageConfig
 from executor.stage0.errors import ImageBroken, ImageNotFound
 from executor.stage0.names import is_digest
+from executor.stage0.platforms import host_platform as host_platform
+from executor.stage0.platforms import host_variants
 
 if TYPE_CHECKING:
     from executor.stage0.trust.policy import Fact
@@ -30,13 +31,8 @@ ACCEPT = ", ".join((OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST))
 
 MAX_MANIFEST = 4 * 1024 * 1024  # what registries accept at most
 MAX_CONFIG = 8 * 1024 * 1024
-MAX_LAYERS = 500
+MAX_LAYERS = 200  # more do not fit into the options of one overlay mount
 MAX_INDEX_DEPTH = 3
-
-_ARCHITECTURES = {
-    "x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386", "i386": "386",
-    "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,6 +45,7 @@ class Descriptor:
     platform: tuple[str, str] = ("", "")  # os, architecture
     tag: str = ""  # org.opencontainers.image.ref.name
     foreign: bool = False
+    variant: str = ""  # of the architecture
 
 
 @dataclass(frozen=True)
@@ -105,12 +102,6 @@ class Found:
     needs: "tuple[Fact, ...]" = ()
     sources: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
-
-
-def host_platform() -> tuple[str, str]:
-    """(os, architecture) of this machine in Go's words, as indexes have them."""
-    machine = os.uname().machine
-    return "linux", _ARCHITECTURES.get(machine, machine)
 
 
 def digest_of(data: bytes) -> str:
@@ -184,21 +175,25 @@ def descriptor(obj: object, where: str) -> Descriptor:
         (str(platform.get("os", "")), str(platform.get("architecture", ""))),
         str(annotations.get("org.opencontainers.image.ref.name", "")),
         bool(obj.get("urls")) or "foreign" in media_type or "nondistributable" in media_type,
+        str(platform.get("variant", "")),
     )
 
 
 def choose(index: Index, platform: tuple[str, str]) -> Descriptor:
     """The manifest for a platform; an index of one image without a platform is that image."""
-    for entry in index.manifests:
-        if entry.platform == platform:
-            return entry
+    mine = {entry.variant: entry for entry in reversed(index.manifests) if entry.platform == platform}
+    for variant in host_variants() if platform == host_platform() else tuple(mine):
+        if variant in mine:
+            return mine[variant]
     bare = [entry for entry in index.manifests if entry.platform == ("", "")]
     if len(bare) == 1 and len(index.manifests) == 1:
         return bare[0]
-    known = (
-        ", ".join(sorted({"/".join(e.platform) for e in index.manifests if e.platform != ("", "")})) or "none"
-    )
+    known = ", ".join(sorted({_shown(e) for e in index.manifests if e.platform != ("", "")})) or "none"
     raise ImageNotFound(f"no image for {'/'.join(platform)} (there are: {known[:500]})")
+
+
+def _shown(entry: Descriptor) -> str:
+    return "/".join((*entry.platform, entry.variant)).rstrip("/")
 
 
 def found(

@@ -1,16 +1,19 @@
 """Registries that misbehave: redirects, tokens, broken downloads, wrong bytes; made here to do so."""
 
 import asyncio
+import email.utils
 import gzip
 import hashlib
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from executor.stage0 import (
     ImageBroken,
@@ -21,6 +24,7 @@ from executor.stage0 import (
     RegistryUnavailable,
 )
 from executor.stage0 import web as client
+from executor.stage0.settings import Settings
 from executor.stage0.web import is_loopback
 
 pytestmark = pytest.mark.root
@@ -252,6 +256,77 @@ async def test_a_download_that_never_gets_anywhere(
     assert "layer 1 of 1" in message
     assert "download broke off" in message
     assert list((tmp_path / "state/store/tmp").iterdir()) == []
+
+
+async def test_a_server_says_when_to_come_back(
+    fake: Fake, store: ImageStore, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., Awaitable[str]]
+) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def quick(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(client.asyncio, "sleep", quick)
+
+    def busy(after: str) -> web.Response:
+        return web.Response(status=429, headers={"Retry-After": after})
+
+    async def once(request: web.Request) -> web.StreamResponse:
+        kind = "manifests" if "/manifests/" in request.path else "blobs"
+        return busy("7") if len(fake.requests(kind)) in {1, 3} else fake.answer(request)
+
+    fake.handlers = {"manifests": once, "blobs": once}
+    assert (await store.pull(f"{fake.host}/app", "Always")).id
+    assert [pause for pause in pauses if pause] == [7, 7, 7]  # manifest, config, layer
+    date = email.utils.formatdate(time.time() + 3600, usegmt=True)
+    for after, words in (("3600", "in 3600 s"), (date, "it asks to come back in 3")):
+
+        async def later(_: web.Request, after: str = after) -> web.StreamResponse:
+            return busy(after)
+
+        fake.seen.clear()
+        fake.handlers = {"manifests": later}
+        message = await refused(f"{fake.host}/app:other", RegistryUnavailable)
+        assert words in message
+        assert len(fake.seen) == 1
+
+
+async def test_a_mirror_that_dies_in_the_middle(
+    fake: Fake, serve: Callable[..., Awaitable[str]], tmp_path: Path
+) -> None:
+    """The registry itself goes on where the mirror stopped."""
+
+    async def half(request: web.Request) -> web.StreamResponse:
+        if not request.path.endswith(fake.layer[7:]):
+            return fake.answer(request)
+        if "Range" in request.headers:
+            return web.Response(status=404)
+        response = web.StreamResponse(headers={"Content-Length": str(len(fake.packed))})
+        await response.prepare(request)
+        await response.write(fake.packed[:1_000_000])
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    ranges: list[str] = []
+
+    async def rest(request: web.Request) -> web.StreamResponse:
+        if not request.path.endswith(fake.layer[7:]):
+            return fake.answer(request)
+        ranges.append(request.headers["Range"])
+        start = int(ranges[-1][6:-1])
+        headers = {"Content-Range": f"bytes {start}-{len(fake.packed) - 1}/{len(fake.packed)}"}
+        return web.Response(status=206, body=fake.packed[start:], headers=headers)
+
+    mirror = await serve(half)
+    fake.handlers = {"blobs": rest}
+    settings = Settings(mirrors={fake.host: (URL(f"http://{mirror}/sub"),)})
+    image = await ImageStore(tmp_path / "state", settings=settings).pull(f"{fake.host}/app", "Always")
+    assert (image.layers[0] / "f").stat().st_size == 3 << 20
+    assert len(ranges) == 1
+    assert not fake.requests("manifests")
 
 
 async def test_busy_is_tried_again(
