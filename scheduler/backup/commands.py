@@ -113,13 +113,14 @@ async def _backup(args: argparse.Namespace) -> str:
 
 async def _restore(args: argparse.Namespace) -> str:
     access = zookeeper_of(args)
+    path = _path(args.store) if access is None else None
     with Bar("checking the backup") as bar:
         summary = file.check(args.file, bar)
     with Bar("restoring") as bar:
         rows = _counted(args.file, summary, bar)
-        if access is None:
-            sqlite.fill(_path(args.store), rows, summary.version + BUMP)
-        else:
+        if path is not None:
+            sqlite.fill(path, rows, summary.version + BUMP)
+        elif access is not None:
             cluster = args.cluster_id or summary.cluster or CLUSTER
             await transfer.fill(access, cluster, rows, summary.version + BUMP)
     return f"{summary.count:,} objects of {summary.created} are in {hide(args.store)}"
