@@ -12,6 +12,7 @@ from pathlib import Path
 
 from executor.stage0.errors import ImageBroken, StoreError
 from executor.stage0.extract import Extractor, Summary, clean_name
+from executor.stage0.split import Tap
 from executor.stage0.streams import Hashing, Limits, Reader, decompress
 from executor.stage0.tarstream import Entry, Kind, TarReader
 
@@ -70,14 +71,19 @@ class Unpacked:
     manifest: bytes
 
 
-def unpack(source: Reader, root: int, limits: Limits) -> Unpacked:
-    """An ACI's rootfs into the empty directory `root`."""
+def unpack(source: Reader, root: int, limits: Limits, split: Path) -> Unpacked:
+    """An ACI's rootfs into the empty directory `root`, the rest of the tar into the file `split`."""
     tar = Hashing(decompress(source, limits, {"gzip", "bzip2", "xz"}), "sha512")
-    reader = TarReader(tar, limits)
-    contents = _Contents(Extractor(root, limits, whiteouts=False, repeats=False), limits)
-    while (entry := reader.next()) is not None:
-        contents.add(entry, reader)
-    tar.drain()
+    tap = Tap(tar, split, root)
+    try:
+        reader = TarReader(tap, limits)
+        extractor = Extractor(root, limits, whiteouts=False, repeats=False, note=tap.entry)
+        contents = _Contents(extractor, limits)
+        while (entry := reader.next()) is not None:
+            contents.add(entry, reader)
+        tap.drain()
+    finally:
+        tap.close()
     if contents.manifest is None or not contents.rootfs:
         missing = "manifest" if contents.manifest is None else "rootfs"
         raise ImageBroken(f"no {missing!r} in it: not an ACI")

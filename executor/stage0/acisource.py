@@ -90,7 +90,7 @@ class Importer:
         name = f"rendered:{hashlib.sha512(words).hexdigest()}"
         if not self.cas.has_layer(name):
             trees = [self.cas.tree(layer) for layer in reversed(stack)]
-            self.cas.import_tree(lambda root: (name, aci.render(trees, root, whitelist)))
+            self.cas.import_tree(lambda root, _: (name, aci.render(trees, root, whitelist)))
         return name
 
 
@@ -113,9 +113,9 @@ def _import(raw: RawAci, cas: Cas, gate: Gate) -> _Own:
     checked = gate.raw(raw.subject, partial(Slice, fd), raw.signature)
     made: list[_Own] = []
 
-    def fill(root: int) -> tuple[str, Summary]:
+    def fill(root: int, split: Path) -> tuple[str, Summary]:
         source = Hashing(Slice(fd), "sha512")
-        unpacked = aci.unpack(source, root, cas.limits)
+        unpacked = aci.unpack(source, root, cas.limits, split)
         source.drain()
         if checked is not None:
             source.verify(checked.digest)

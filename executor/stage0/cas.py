@@ -2,7 +2,8 @@
 
     store/version                          layout number
     store/blobs/sha256-HEX                 manifests and configs, as they came
-    store/layers/sha256-HEX/{tree,layer.json}   one rendered tree a layer, by diff_id, with overlay whiteouts
+    store/layers/sha256-HEX/{tree,…}       one rendered tree a layer, by diff_id, with overlay whiteouts; beside it
+                                           layer.json, split (the tar without content), seal (was it touched?)
     store/images/sha256-HEX.json           image record: config, layers, how it was verified
     store/names/HASH.json                  reference → image
     store/pins/, store/used/               what is needed now (pins.py); when an image was last used (gc.py)
@@ -28,10 +29,12 @@ from typing import Any
 
 import orjson
 
+from executor.stage0 import seal
 from executor.stage0.errors import ImageBroken, ImageError, StoreError
 from executor.stage0.extract import Summary, extract
 from executor.stage0.manifest import Layer
 from executor.stage0.pipe import Pipe
+from executor.stage0.split import Tap
 from executor.stage0.streams import Ahead, Hashing, Limits, algorithm, decompress
 from executor.stage0.tarstream import TarReader
 
@@ -152,13 +155,13 @@ class Cas:
             if self.has_layer(layer.diff_id):
                 return False
             with self._fresh_tree() as (tmp, root):
-                self._seal(tmp, layer.diff_id, self._render(layer, root))
+                self._seal(tmp, layer.diff_id, self._render(layer, root, tmp / "split"))
             return True
 
-    def import_tree(self, fill: Callable[[int], tuple[str, Summary]]) -> str:
-        """As import_layer where the digest is known only afterwards: fill(fd of an empty directory) tells it."""
+    def import_tree(self, fill: Callable[[int, Path], tuple[str, Summary]]) -> str:
+        """As import_layer where the digest is known only afterwards: fill(fd of an empty directory, split) tells it."""
         with storage_errors("the image store"), self._fresh_tree() as (tmp, root):
-            diff_id, summary = fill(root)
+            diff_id, summary = fill(root, tmp / "split")
             with self._layer_lock(diff_id):
                 if not self.has_layer(diff_id):
                     self._seal(tmp, diff_id, summary)
@@ -188,21 +191,24 @@ class Cas:
             log.info("layer %s: attributes left out: %s", diff_id, ", ".join(sorted(summary.skipped_xattrs)))
         record = {"version": 1, "diffId": diff_id, "bytes": summary.bytes, "entries": summary.entries}
         (tmp / "layer.json").write_bytes(orjson.dumps(record))
+        seal.write(tmp / "tree", tmp / "seal")
         sync(tmp)
         tmp.rename(self.layer_dir(diff_id))
         fsync_directory(self.root / "layers")
 
-    def _render(self, layer: Layer, root: int) -> Summary:
+    def _render(self, layer: Layer, root: int, split: Path) -> Summary:
         source = layer.open()
         try:
             blob = Hashing(source, algorithm(layer.digest), size=layer.size) if layer.digest else None
             plain = decompress(blob or source, self.limits, {"gzip", "zstd"})
             diff = Hashing(plain, algorithm(layer.diff_id))
             ahead = Ahead(diff, source.wake if isinstance(source, Pipe) else None)
+            tap = Tap(ahead, split, root)
             try:
-                summary = extract(TarReader(ahead, self.limits, strict_end=False), root, self.limits)
-                ahead.drain()
+                summary = extract(TarReader(tap, self.limits, strict_end=False), root, self.limits, tap.entry)
+                tap.drain()
             finally:
+                tap.close()
                 ahead.close()
             if blob is not None:
                 blob.drain()

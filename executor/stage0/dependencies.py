@@ -13,10 +13,10 @@ import orjson
 
 from executor.stage0.cas import Cas
 from executor.stage0.errors import ImageBroken, ImageError, ImageNotFound, ImageUntrusted
+from executor.stage0.manifest import MAX_LAYERS
 from executor.stage0.trust import Fact, Gate
 
 MAX_DEPTH = 16
-MAX_LAYERS = 500  # as many as an OCI image may have
 
 Pull = Callable[[str], Awaitable[str]]
 """reference → id of the image, which is in the store then; ImageError."""

@@ -16,6 +16,7 @@ OCI whiteouts become overlayfs': `.wh.NAME` → character device 0:0 called NAME
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from executor.stage0.errors import ImageBroken, StoreError
@@ -25,8 +26,10 @@ from executor.stage0.tarstream import Entry, Kind, TarReader
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
 _MAX_ID = 2**32 - 2
+MAX_DEPTH = 256  # directories below one another; what walks trees need not be afraid of them
+Note = Callable[[Entry, str], None]
 _MENTIONED = Entry("", Kind.FILE, 0, 0, 0, 0, 0)  # stands for "made by an entry of its own"
-_SKIPPED_XATTRS = ("security.selinux", "security.ima", "security.evm", "system.", "com.apple.")
+SKIPPED_XATTRS = ("security.selinux", "security.ima", "security.evm", "system.", "com.apple.")
 
 
 @dataclass
@@ -42,11 +45,19 @@ class Extractor:
     """Extracts into an empty directory. `whiteouts`: OCI layer rules; without: every name is just a name (ACI).
 
     `repeats`: a later file may replace an earlier one of the same name (OCI says nothing, builders do it); without it
-    a repeated name is an error, as appc demands.
+    a repeated name is an error, as appc demands. note: told of every entry before it is made, and its name in the tree.
     """
 
-    def __init__(self, root: int, limits: Limits, *, whiteouts: bool = True, repeats: bool = True) -> None:
-        self._root, self._limits = root, limits
+    def __init__(
+        self,
+        root: int,
+        limits: Limits,
+        *,
+        whiteouts: bool = True,
+        repeats: bool = True,
+        note: Note | None = None,
+    ) -> None:
+        self._root, self._limits, self._note = root, limits, note
         self._whiteouts, self._repeats = whiteouts, repeats
         self._made: dict[str, Kind] = {"": Kind.DIRECTORY}
         self._directories: dict[str, Entry | None] = {"": None}
@@ -90,6 +101,8 @@ class Extractor:
             return
         if self._whiteouts and self._whiteout(name):
             return
+        if self._note is not None:
+            self._note(entry, name)
         self._parents(name)
         self._make_room(name, entry.kind)
         match entry.kind:
@@ -217,7 +230,7 @@ class Extractor:
         for key in entry.xattrs:
             if key.startswith("trusted."):
                 raise ImageBroken(f"attribute {key[:100]!r} is refused: it would steer overlayfs")
-            if key.startswith(_SKIPPED_XATTRS):
+            if key.startswith(SKIPPED_XATTRS):
                 self._skipped.add(key)
             elif not (key.startswith("user.") or key == "security.capability"):
                 raise ImageBroken(f"attribute {key[:100]!r} is refused")
@@ -266,12 +279,14 @@ def clean_name(name: str, limits: Limits) -> str:
         raise ImageBroken("the name has '..' in it")
     if not parts and not name:
         raise ImageBroken("the name is empty")
+    if len(parts) > MAX_DEPTH:
+        raise ImageBroken(f"more than {MAX_DEPTH} directories below one another")
     return "/".join(parts)
 
 
-def extract(reader: TarReader, root: int, limits: Limits) -> Summary:
+def extract(reader: TarReader, root: int, limits: Limits, note: Note | None = None) -> Summary:
     """A whole OCI layer into the empty directory `root` (an fd)."""
-    extractor = Extractor(root, limits)
+    extractor = Extractor(root, limits, note=note)
     while (entry := reader.next()) is not None:
         extractor.add(entry, reader)
     return extractor.finish()

@@ -30,6 +30,7 @@ from executor.stage0.errors import (
     ImageUntrusted,
     StoreError,
 )
+from executor.stage0.guard import Guard
 from executor.stage0.login import Credentials, Login, read_docker_config
 from executor.stage0.pins import Pin
 from executor.stage0.registry import RegistrySource
@@ -97,6 +98,7 @@ class ImageStore:
         self.trust = trust or (settings or Settings()).gate
         self._state_dir, self._full = state_dir, asyncio.Event()
         self._cas = Cas(state_dir.absolute() / "store", limits or Limits())
+        self._guard = Guard(self._cas)
         self._local_images, self._settings = local_images, settings or Settings()
         self._warm: dict[tuple[str, _Who], tuple[list[int], sources.Fingerprint | None, Image]] = {}
         self._running: dict[tuple[str, str, _Who], asyncio.Task[Image]] = {}
@@ -172,7 +174,17 @@ class ImageStore:
             there = self._source(ref, reference, who).fingerprint()
             if there is not None and there != fingerprint:
                 return None
-        return None if self._untrusted(reference, image) else image
+        if self._untrusted(reference, image):
+            return None
+        self._guarded(ref, image)
+        return image
+
+    def _guarded(self, ref: str, image: Image) -> None:
+        """ImageBroken when somebody has touched it in the store."""
+        try:
+            self._guard.check(image.id, image.config, image.layers)
+        except ImageError as error:
+            raise error.about(ref) from None
 
     def _untrusted(self, reference: names.Reference, image: Image) -> ImageUntrusted | None:
         """Why the policy of today does not let a stored image run, None when it does."""
@@ -382,6 +394,7 @@ class ImageStore:
 
     def _remember(self, ref: str, stored: dict[str, Any] | None, image: Image, who: _Who) -> Image:
         record = sources.stat_fingerprint(self._cas.image_path(image.id))
+        self._guarded(ref, image)
         if record is not None:
             self._warm[ref, who] = (record, None if stored is None else stored["fingerprint"], image)
         return image
