@@ -240,14 +240,14 @@ class Store(Protocol):
         """Committed objects by (namespace, name), all namespaces when "", and the version of the list."""
         ...
 
-    async def commit(self, *changes: Change) -> Results:
+    async def commit(self, *changes: Change, patient: bool = False) -> Results:
         """Applies all changes or none; durable when it returns.
 
         The functions are called at once, in order, with the newest state, commits in flight included; they
         must not change what they are given. An exception from one aborts the commit and propagates. An object
         that comes back equal (its resourceVersion aside) is not written. Returns what each change led to: the
-        entry, or None when it is gone. Cancelling the caller does not undo a commit. Raises TooLarge, NotLeading,
-        Unavailable, and StoreFailed, which is final.
+        entry, or None when it is gone. Cancelling the caller does not undo a commit. A `patient` caller waits for as
+        long as the store is away. Raises TooLarge, NotLeading, Unavailable, and StoreFailed, which is final.
         """
         ...
 

@@ -41,26 +41,42 @@ class Batch:
     state: dict[Key, Entry | None] = field(default_factory=dict)
     version: int = 0
     _waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    _patient: list[asyncio.Future[None]] = field(default_factory=list)
+    _stalled: StoreError | None = None
     _settled: bool = False
     _error: StoreError | None = None
 
-    async def settled(self) -> None:
-        """Waits until callers are told. A future for each: one that is cancelled does not bother the others."""
-        if not self._settled:
+    async def settled(self, *, patient: bool = False) -> None:
+        """Waits until the batch is through, or, unless `patient`, stalled. A future for each caller: one that is
+        cancelled does not bother the others."""
+        if not self._settled and (patient or self._stalled is None):
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(future)
+            (self._patient if patient else self._waiting).append(future)
             await future
-        if self._error is not None:
+        if self._settled and self._error is not None:
             raise self._error
+        if not self._settled and self._stalled is not None:
+            raise self._stalled
+
+    def stall(self, error: StoreError) -> None:
+        """Tells those who don't want to wait any longer."""
+        self._stalled = error
+        _wake(self._waiting)
 
     def settle(self, error: StoreError | None = None) -> None:
-        """Tells the callers, once."""
+        """Tells everybody, once."""
         if self._settled:
             return
         self._settled, self._error = True, error
-        for future in self._waiting:
-            if not future.done():
-                future.set_result(None)
+        _wake(self._waiting)
+        _wake(self._patient)
+
+
+def _wake(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+    futures.clear()
 
 
 class Pipeline:
@@ -91,18 +107,29 @@ class Pipeline:
         self.failure: StoreFailed | None = None
         self._task = asyncio.create_task(self._run(), name="store writer")
 
-    async def commit(self, *changes: Change) -> Results:
+    async def commit(self, *changes: Change, patient: bool = False) -> Results:
         """As `Store.commit`."""
-        if self.failure is not None:
-            raise self.failure
-        if self._closing:
-            raise StoreFailed("the store is closed")
-        if self._stalled:
-            raise self._unavailable()
-        batch, results = self._evaluate(changes)
-        if batch is not None:
-            await batch.settled()
-        return results
+        while True:
+            if self.failure is not None:
+                raise self.failure
+            if self._closing:
+                raise StoreFailed("the store is closed")
+            if self._stalled:
+                if not patient:
+                    raise self._unavailable()
+                assert self._in_flight is not None
+                await self._in_flight.settled(patient=True)
+                continue
+            batch, results = self._evaluate(changes)
+            if batch is None:
+                return results
+            try:
+                await batch.settled(patient=patient)
+            except Unavailable:
+                if not patient:
+                    raise
+                continue  # it was given up before it was sent
+            return results
 
     def _unavailable(self) -> Unavailable:
         return Unavailable(
@@ -186,7 +213,7 @@ class Pipeline:
             self._open.settle(error)
             self._open = None
         if self._in_flight is not None:
-            self._in_flight.settle(error)
+            self._in_flight.stall(error)
             self._version = self._in_flight.version
 
     def _fail(self, error: StoreFailed) -> None:

@@ -154,10 +154,10 @@ class SqliteStore:
     def list(self, resource: str, namespace: str = "") -> tuple[Entries, int]:
         return self._cache.list(resource, namespace)
 
-    async def commit(self, *changes: Change) -> Results:
+    async def commit(self, *changes: Change, patient: bool = False) -> Results:
         if self._pipeline is None:
             raise StoreFailed(f"store {self.path} is not open")
-        return await self._pipeline.commit(*changes)
+        return await self._pipeline.commit(*changes, patient=patient)
 
     def watch(self, resource: str, namespace: str = "", since: int | None = None) -> CachedWatch:
         return self._cache.watch(resource, namespace, since)

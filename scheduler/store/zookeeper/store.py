@@ -271,12 +271,12 @@ class ZooKeeperStore:
             newest = "none" if found is None else found.version
             raise Fenced(f"store {self.location}: epoch {epoch} is over, the newest is {newest}")
 
-    async def commit(self, *changes: Change) -> Results:
+    async def commit(self, *changes: Change, patient: bool = False) -> Results:
         if self._pipeline is None:
             if self._closed:
                 raise StoreFailed("the store is closed")
             raise NotLeading("this scheduler does not lead, so it cannot write")
-        return await self._pipeline.commit(*changes)
+        return await self._pipeline.commit(*changes, patient=patient)
 
     async def _write(self, batch: Batch) -> None:
         assert self._folder is not None
