@@ -84,7 +84,15 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
         settings=image_settings.load(config.image_config),
     )
     gpus = Gpus(Host(config.device_dir), config.state_dir / "gpus")
-    machine = Machine(lambda: executor.node, images, dirs, keeper.run_pod, config.flavor, gpus)
+    machine = Machine(
+        lambda: executor.node,
+        images,
+        dirs,
+        keeper.run_pod,
+        config.flavor,
+        gpus,
+        seccomp_profiles=config.seccomp_profiles,
+    )
     pods = Pods(machine, executor.report)
     collector: asyncio.Task[None] | None = None
     server = web.AppRunner(make_app(pods, tokens), access_log=None, handler_cancellation=True)

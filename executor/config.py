@@ -20,7 +20,7 @@ class Settings:
     image_config: the file of settings for images, or None. sandbox: where the agent wants our files, or None.
     listen_host, listen_port: of the node server; port 0 takes a free one. ip: what others reach this machine by.
     flavor: for pods without runtimeClassName. idle_timeout: seconds without a pod after which the executor leaves, 0
-    for never. device_dir: where the files of GPUs are.
+    for never. device_dir: where the files of GPUs are. seccomp_profiles: the profiles that pods may name.
     """
 
     state_dir: Path
@@ -34,6 +34,7 @@ class Settings:
     idle_timeout: float
     log_level: str
     device_dir: Path
+    seccomp_profiles: Path
 
     @property
     def pods_dir(self) -> Path:
@@ -78,6 +79,10 @@ def parser() -> argparse.ArgumentParser:
         "--device-dir", type=Path, default=Path("/dev"), metavar="DIR",
         help="where the device files of GPUs are, nvidia0, nvidiactl, … (default: %(default)s)",
     )  # fmt: skip
+    made.add_argument(
+        "--seccomp-profiles", type=Path, metavar="DIR",
+        help="profiles for seccompProfile.type Localhost (default: seccomp in the state directory)",
+    )  # fmt: skip
     made.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="(default: %(default)s)")
     return made
 
@@ -98,6 +103,7 @@ def settings(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         idle_timeout=_idle_timeout(args.idle_timeout, environ),
         log_level=args.log_level,
         device_dir=args.device_dir.absolute(),
+        seccomp_profiles=(args.seccomp_profiles or args.state_dir / "seccomp").absolute(),
     )
 
 

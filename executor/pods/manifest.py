@@ -8,8 +8,10 @@ appc spec `pods.md` and `ace.md`; the `gantry.io/…` names are those of docs/st
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
+from executor.pods import seccomp
 from executor.pods.env import ConfigError, Node, command_line, environment
 from executor.pods.gpus import NO_DEVICES, Devices
 from executor.pods.isolators import isolators, qos_class
@@ -29,7 +31,7 @@ HOST_PATH_TYPES: Final = frozenset(
 @dataclass(frozen=True, slots=True)
 class PodLevel:
     """What the containers of a pod share, read once. termination_dir: absolute, holds a file for each app. devices:
-    by name of the container, for those that have some."""
+    by name of the container, for those that have some. seccomp_profiles: where those of type Localhost are."""
 
     pod: Mapping[str, Any]
     node: Node
@@ -38,6 +40,7 @@ class PodLevel:
     qos_class: str
     termination_dir: str
     devices: Mapping[str, Devices] = field(default_factory=dict)
+    seccomp_profiles: Path = seccomp.DEFAULT_PROFILES
 
     @property
     def hostname(self) -> str:
@@ -76,11 +79,13 @@ def pod_level(
     flavor: str,
     termination_dir: str,
     devices: Mapping[str, Devices] | None = None,
+    seccomp_profiles: Path = seccomp.DEFAULT_PROFILES,
 ) -> PodLevel:
     """Read the pod's own part. The network of a pod is its own and has only loopback, unless it is the host's."""
     spec = pod["spec"]
     pod_ip = node.ip if spec.get("hostNetwork") else ""
-    return PodLevel(pod, node, flavor, pod_ip, qos_class(spec), termination_dir, devices or {})
+    qos = qos_class(spec)
+    return PodLevel(pod, node, flavor, pod_ip, qos, termination_dir, devices or {}, seccomp_profiles)
 
 
 def pod_manifest(level: PodLevel, apps: list[dict[str, Any]]) -> dict[str, Any]:
@@ -89,6 +94,8 @@ def pod_manifest(level: PodLevel, apps: list[dict[str, Any]]) -> dict[str, Any]:
     if level.host_network:
         notes["gantry.io/host-network"] = "true"
         del notes["gantry.io/hostname"]  # such a pod has the host's name, as in Kubernetes
+    if (host_users := level.pod["spec"].get("hostUsers")) is not None:
+        notes["gantry.io/user-namespace"] = "host" if host_users else "private"
     return {
         "acVersion": AC_VERSION,
         "acKind": "PodManifest",
@@ -120,7 +127,10 @@ def app_entry(
         "supplementaryGIDs": list(identity.groups),
         "workingDirectory": directory,
         "environment": [{"name": name, "value": value} for name, value in env.items()],
-        "isolators": isolators(container, level.qos_class, level.node.memory, level.node.lowest_oom_score),
+        "isolators": [
+            *isolators(container, level.qos_class, level.node.memory, level.node.lowest_oom_score),
+            *seccomp.isolator(container, level.pod["spec"], level.seccomp_profiles),
+        ],
         "ports": [],
     }
     notes = {"gantry.io/stop-signal": str(int(stop_signal(config.stop_signal)))}

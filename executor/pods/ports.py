@@ -13,6 +13,7 @@ from executor.pods.env import Node
 from executor.pods.gpus import Gpus
 from executor.pods.launcher import AppExit
 from executor.pods.poddir import PodDirs
+from executor.pods.seccomp import DEFAULT_PROFILES
 from executor.stage0.config import ImageConfig
 from executor.stage1.manifest import FLAVORS
 
@@ -66,7 +67,9 @@ class RunPod(Protocol):
 
 @dataclass(frozen=True)
 class Machine:
-    """All that pods share. flavors: those of stage1 that there are; gpus: of the machine; clock: Unix time."""
+    """All that pods share. flavors: those of stage1 that there are; gpus: of the machine; clock: Unix time.
+    seccomp_profiles: the directory of those that pods may name (type Localhost).
+    """
 
     node: Callable[[], Node]
     images: Images
@@ -76,3 +79,4 @@ class Machine:
     gpus: Gpus
     flavors: tuple[str, ...] = FLAVORS
     clock: Callable[[], float] = field(default=time.time)
+    seccomp_profiles: Path = DEFAULT_PROFILES
