@@ -37,7 +37,7 @@ async def make(store: Store, now: datetime) -> Authority:
     def keep(old: Entry | None) -> dict[str, Any] | Unchanged:
         return obj if old is None else UNCHANGED
 
-    (entry,) = await store.commit((AUTHORITY, keep))
+    (entry,) = await store.commit((AUTHORITY, keep), patient=True)
     assert entry is not None
     return _read(entry.obj)
 

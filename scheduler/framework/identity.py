@@ -36,7 +36,7 @@ async def hold(store: Store, info: Mapping[str, Any]) -> None:
             return UNCHANGED
         return {**obj, "immutable": wanted}
 
-    await store.commit((records.FRAMEWORK, keep))
+    await store.commit((records.FRAMEWORK, keep), patient=True)
 
 
 def check(store: Store, info: Mapping[str, Any]) -> None:

@@ -56,7 +56,7 @@ class Publisher:
         self._wake.clear()
         while self._waiting:
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-            await self._store.commit(*(_change(event, now) for event, now in batch))
+            await self._store.commit(*(_change(event, now) for event, now in batch), patient=True)
 
 
 def _change(event: Publish, now: float) -> Change:

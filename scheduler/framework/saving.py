@@ -54,7 +54,7 @@ class Saver:
                 pods.append(effect.pod.uid if isinstance(effect, fx.SavePod) else "")
         if not changes:
             return refused, {}
-        entries = await self._store.commit(*changes)
+        entries = await self._store.commit(*changes, patient=True)
         found = {uid: entry for uid, entry in zip(pods, entries, strict=True) if uid and entry is not None}
         return refused, found
 

@@ -44,13 +44,16 @@ class Unavailable(StoreError):
 class TooLarge(StoreError):
     """An object is larger than a store can keep. Nothing of the commit was done."""
 
-    def __init__(self, key: Key, size: int) -> None:
-        super().__init__(f"{key}: the object is {size} bytes of JSON, the limit is {OBJECT_LIMIT} bytes")
+    def __init__(self, key: Key, size: int, limit: int) -> None:
+        super().__init__(f"{key}: the object is {size} bytes of JSON, the limit is {limit} bytes")
         self.size = size
 
 
-OBJECT_LIMIT = (1 << 20) - (16 << 10)
-"""Bytes of JSON. What a ZooKeeper takes at once is 1 MiB (jute.maxbuffer); some of that is for what goes with it."""
+OBJECT_LIMIT = (1 << 20) - (64 << 10)
+"""Bytes of JSON. What a ZooKeeper takes at once is 1 MiB (jute.maxbuffer)."""
+
+HARD_LIMIT = (1 << 20) - (2 << 10)
+"""For patient callers: the status of what a user could create must find room, too."""
 
 
 class Expired(Exception):

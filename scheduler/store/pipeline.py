@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from scheduler.store.base import (
+    HARD_LIMIT,
     OBJECT_LIMIT,
     Change,
     Entry,
@@ -120,7 +121,7 @@ class Pipeline:
                 assert self._in_flight is not None
                 await self._in_flight.settled(patient=True)
                 continue
-            batch, results = self._evaluate(changes)
+            batch, results = self._evaluate(changes, HARD_LIMIT if patient else OBJECT_LIMIT)
             if batch is None:
                 return results
             try:
@@ -136,7 +137,7 @@ class Pipeline:
             f"nothing can be written at the moment: {self._why() or 'the store does not answer'}"
         )
 
-    def _evaluate(self, changes: tuple[Change, ...]) -> tuple[Batch | None, Results]:
+    def _evaluate(self, changes: tuple[Change, ...], limit: int) -> tuple[Batch | None, Results]:
         events: list[WatchEvent] = []
         results: Results = []
         mine: dict[Key, Entry | None] = {}
@@ -154,6 +155,8 @@ class Pipeline:
                 continue
             version += 1
             event = _event(key, old, new, version)
+            if len(event.entry.raw) > limit and event.type != "DELETED":
+                raise TooLarge(key, len(event.entry.raw), limit)
             events.append(event)
             mine[key] = None if event.type == "DELETED" else event.entry
             results.append(mine[key])
@@ -253,10 +256,7 @@ def _same(old: Entry | None, new: dict[str, Any] | None) -> bool:
 
 def _event(key: Key, old: Entry | None, new: dict[str, Any] | None, version: int) -> WatchEvent:
     if new is not None:
-        made = entry(key, new, version)
-        if len(made.raw) > OBJECT_LIMIT:
-            raise TooLarge(key, len(made.raw))
-        return WatchEvent("ADDED" if old is None else "MODIFIED", made, old)
+        return WatchEvent("ADDED" if old is None else "MODIFIED", entry(key, new, version), old)
     assert old is not None
     return WatchEvent("DELETED", deletion(old, version), old)
 

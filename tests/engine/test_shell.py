@@ -22,6 +22,7 @@ from scheduler.framework.core.state import AgentInfo, Executor, Policy, Task
 from scheduler.framework.core.vectors import Vector
 from scheduler.framework.core.verdict import Fate, judge
 from scheduler.framework.engine import BACKLOG, Engine, Halted, load
+from scheduler.framework.identity import IdentityChanged, hold
 from scheduler.framework.mesos import ExecutorTemplate, Mesos, Payload
 from scheduler.framework.pools import Pool
 from scheduler.framework.publishing import Publisher
@@ -438,6 +439,23 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     await made.close()
 
 
+@pytest.mark.parametrize(("name", "other"), [("user", "nobody"), ("checkpoint", False)])
+async def test_trap_03_what_mesos_would_silently_ignore_is_refused(
+    store: Store, name: str, other: Any
+) -> None:
+    """Another user or checkpoint in a re-subscription changes nothing, and says nothing."""
+    info = {"user": "root", "checkpoint": True}
+    await hold(store, {**info, name: other})  # never registered: it may still change
+    await hold(store, info)
+    await store.commit((records.FRAMEWORK, lambda old: {**(old.obj if old else {}), "frameworkId": "F1"}))
+    await hold(store, info)
+    with pytest.raises(
+        IdentityChanged, match=f"registered with {name} .* silently ignore {other!r}: start with"
+    ):
+        await hold(store, {**info, name: other})
+    await hold(store, info)
+
+
 def pod_object(number: int = 1, **meta: Any) -> Json:
     base = {
         "name": f"p{number}",
@@ -506,7 +524,7 @@ class Failing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def commit(self, *changes: Any) -> Any:
+    async def commit(self, *changes: Any, patient: bool = False) -> Any:
         raise StoreFailed("disk full")
 
 

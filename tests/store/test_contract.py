@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from scheduler.store import OBJECT_LIMIT, UNCHANGED, Entry, Expired, Key, SlowReader, StoreFailed, TooLarge
+from scheduler.store.base import HARD_LIMIT
 
 KEY = Key("pods", "default", "web")
 
@@ -275,7 +276,7 @@ async def test_object_over_the_limit_aborts_the_commit_and_one_at_the_limit_does
         return {"metadata": {}, "spec": {"a": "x" * (size - rest)}}
 
     with pytest.raises(
-        TooLarge, match=r"pods/default/web: the object is \d+ bytes .* the limit is 1032192"
+        TooLarge, match=r"pods/default/web: the object is \d+ bytes .* the limit is 983040"
     ) as info:
         await store.commit(
             (Key("pods", "default", "b"), lambda _: pod()), (KEY, lambda _: sized(OBJECT_LIMIT + 1))
@@ -284,9 +285,12 @@ async def test_object_over_the_limit_aborts_the_commit_and_one_at_the_limit_does
     assert store.list("pods")[0] == []
     await store.commit((KEY, lambda _: sized(OBJECT_LIMIT)))
     assert len(store.get(KEY).raw) == OBJECT_LIMIT
+    # There is room for the status of what users may create; and nothing is said of a deletion.
+    await store.commit((KEY, lambda _: sized(HARD_LIMIT)), patient=True)
     await store.close()
     again = await open_it()
-    assert len(again.get(KEY).raw) == OBJECT_LIMIT
+    assert len(again.get(KEY).raw) == HARD_LIMIT
+    assert await again.commit((KEY, lambda _: None)) == [None]
 
 
 async def test_a_commit_of_many_large_objects(store, open_it):

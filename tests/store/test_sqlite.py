@@ -196,7 +196,7 @@ async def test_full_disk_fails_writes_for_good_but_not_reads(tmp_path, put):
         with pytest.raises(
             StoreFailed, match="cannot write: database or disk is full; no more changes are taken"
         ):
-            await put(store, "big", text="x" * 1_000_000)
+            await put(store, "big", text="x" * 900_000)
         assert isinstance(store.failure, StoreFailed)
         with pytest.raises(StoreFailed):
             await put(store, "small")
