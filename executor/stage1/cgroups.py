@@ -2,7 +2,7 @@
 
 Everything works on a `Layout` (a map from controller to directory), so the logic runs on any directory tree.
 v1: `<executor's own cgroup>/gantry.<pod>/<app>` in each hierarchy, so the agent's limits hold for the pod too.
-v2: `<mount>/gantry/gantry.<pod>/<app>`, beside the agent's tree and never below it: the agent would take what
+v2: `<mount>/gantry/gantry.<pod>/<app>` (or `gantry-pods`), beside the agent's tree and never below it: the agent would take what
 it does not know for nested containers and destroy it. Processes are only in leaves there (`.init` is init's).
 """
 
@@ -60,7 +60,8 @@ def detect(own: str, mountinfo: str) -> Layout:
     if base:
         return Layout(1, {name: base[name] for name in CONTROLLERS if name in base})
     if unified:
-        return Layout(2, {"": os.path.join(unified, "gantry")})
+        agents = paths.get("", "/").split("/")[1]  # the agent's root may have any name, ours too
+        return Layout(2, {"": os.path.join(unified, "gantry" if agents != "gantry" else "gantry-pods")})
     raise CgroupError(
         "no cgroup hierarchy is mounted: mount cgroup2 on /sys/fs/cgroup, or the v1 controllers"
     )

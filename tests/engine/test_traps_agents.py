@@ -8,12 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from executor.stage1 import cgroups
+from executor.stage1.cgroups import PodCgroup
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
 from scheduler.framework.core.pods import pod_from_object
@@ -151,6 +154,36 @@ def test_trap_20_a_failed_resize_takes_the_whole_executor_with_it(running: Desk,
     assert {one.task.failures for one in accept.launches} == {0}
     assert running.state.agents["A1"].strikes == 1
     assert not only(running.offer(offer("O3")), fx.Accept)
+
+
+def taken_for(version: int, cgroup: str, root: str) -> str | None:
+    """The container that an agent with this cgroup root takes a cgroup for when it recovers: v2 as
+    `cgroups2::containerId`, v1 as `parseCgroupPath` (src/slave/containerizer/mesos/paths.cpp)."""
+    if not (cgroup + "/").startswith(f"/{root}/") or cgroup == f"/{root}":
+        return None
+    names = cgroup.removeprefix(f"/{root}/").split("/")
+    if version == 2:
+        return ".".join(one for one in names if one != "leaf")
+    return ".".join(names[::2]) if all(one == "mesos" for one in names[1::2]) else None
+
+
+@pytest.mark.parametrize("app", ["main", "mesos", "leaf"])
+@pytest.mark.parametrize("root", ["mesos", "gantry", "gantry-pods", "system.slice/mesos"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_trap_21_an_agent_takes_no_cgroup_of_a_pod_for_a_container_of_its_own(
+    version: int, root: str, app: str
+) -> None:
+    """What it took for an unknown nested container it would destroy at its restart, or crash about."""
+    own, mounts = {
+        1: (f"4:memory:/{root}/c1\n", "32 30 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"),
+        2: (f"0::/{root}/c1/leaf\n", "30 20 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"),
+    }[version]
+    mount = {1: "/sys/fs/cgroup/memory", 2: "/sys/fs/cgroup"}[version]
+    (pod,) = PodCgroup(cgroups.detect(own, mounts), "6f1b2c3d").directories
+    above = [f"{pod}/{app}", pod, str(Path(pod).parent)]
+    found = {taken_for(version, one.removeprefix(mount), root) for one in above} - {"c1"}
+    assert found == {None}
+    assert taken_for(version, f"/{root}/c1" + ("/mesos/c2" if version == 1 else "/c2/leaf"), root) == "c1.c2"
 
 
 def test_trap_22_executors_get_more_than_five_seconds_to_end() -> None:
