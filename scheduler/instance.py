@@ -277,7 +277,7 @@ class Instance:
         self._become()
 
     def _orphaned(self) -> None:
-        self._depose(Orphaned("the supervising process is gone"))
+        self._depose(Orphaned("the supervising process is gone or hung"))
 
     def _depose(self, why: Deposed) -> None:
         if not self._deposed.done():

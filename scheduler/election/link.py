@@ -1,13 +1,15 @@
 """The child's end: what the parent says of the leadership, and whether the parent is alive.
 
-A parent that is silent cannot be told that its session has ended: the child then stops deciding until it hears from
-it again. A parent that is dead leaves a session behind that keeps everybody else waiting: the child ends it.
+A parent that is silent may have lost its session without a word: the child then stops deciding until it hears from it
+again. A parent that is dead, or silent for as long as a session lasts, may leave one behind that keeps everybody else
+waiting: the child ends it, and itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 from collections.abc import Callable, MutableMapping
@@ -19,7 +21,8 @@ from shared.zookeeper.settings import ZooKeeperSettings
 log = logging.getLogger(__name__)
 
 LEASE = 2 / 3
-"""Of the session timeout: how long the parent may be silent. It has to have heard of ZooKeeper as often."""
+"""Of the session timeout: how long the parent may be silent while the child decides. It has to hear from ZooKeeper as
+often."""
 
 CLOSING_SECONDS = 2.0
 """For ending the session of a dead parent; after that it times out by itself."""
@@ -41,7 +44,7 @@ class Link:
         self._cut_off = True
         self._silent = False
         self._heard = 0.0
-        self._lease = 0.0
+        self._timeout = math.inf
         self._session: tuple[int, bytes] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._orphaned = False
@@ -62,7 +65,7 @@ class Link:
     def trouble(self) -> str:
         """Why nothing can be decided now, in one line; "" when the election works."""
         if self._orphaned:
-            return "the supervising process is gone"
+            return "the supervising process is gone or hung"
         if self._silent:
             return "the supervising process is silent"
         return "ZooKeeper is out of reach" if self._cut_off else ""
@@ -117,8 +120,13 @@ class Link:
     def _beat(self) -> None:
         self._send(encode("tick"))
         self._read()  # what came while the loop was busy counts
+        if self._orphaned:
+            return
         now = asyncio.get_running_loop().time()
-        silent = bool(self._lease) and now - self._heard > self._lease
+        if now - self._heard > self._timeout:
+            self._bereave("hung")
+            return
+        silent = now - self._heard > self._timeout * LEASE
         if silent != self._silent:
             self._silent = silent
             log.warning("the supervising process is %s", "silent: no more decisions" if silent else "back")
@@ -139,12 +147,12 @@ class Link:
             self._heard = asyncio.get_running_loop().time()
             self._take(decode(data))
 
-    def _bereave(self) -> None:
+    def _bereave(self, how: str = "gone") -> None:
         if self._orphaned:
             return
         self._orphaned = True
         asyncio.get_running_loop().remove_reader(self._socket.fileno())
-        log.error("the supervising process is gone")
+        log.error("the supervising process is %s", how)
         self.on_change()
         self.on_orphaned()
 
@@ -154,7 +162,7 @@ class Link:
                 return
             case "session":
                 self._session = (message["id"], bytes.fromhex(message["password"]))
-                self._lease = message["timeout"] * LEASE
+                self._timeout = message["timeout"]
                 return
             case "lead":
                 self.epoch, self.leader = message["epoch"], None

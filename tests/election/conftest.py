@@ -11,6 +11,7 @@ import signal
 import subprocess
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,18 @@ class Ha(_processes.Local):  # type: ignore[name-defined,misc]
                 return float(line.split()[1])
         raise AssertionError(f"{name} has no {metric}")
 
+    def launch(self, *kinds: str) -> list[str]:
+        """New pods that run; their names."""
+        names = [f"{kind}-{uuid.uuid4().hex[:6]}" for kind in kinds]
+        self.create(*names)
+        until(f"{names} to run", lambda: all(self.phases().get(name) == "Running" for name in names))
+        return names
+
+    def roles(self) -> tuple[str, str]:
+        """Who leads, and the other one."""
+        leader = self.leader()
+        return leader, next(name for name in self.ports if name != leader)
+
     def log(self, name: str) -> str:
         return (self.directory / f"{name}.log").read_text()
 
@@ -226,6 +239,7 @@ class Ha(_processes.Local):  # type: ignore[name-defined,misc]
 
 @pytest.fixture
 def ha(zookeeper: Any, tmp_path: Path) -> Iterator[Ha]:
+    """Nothing started yet."""
     made = Ha(tmp_path, zookeeper)
     try:
         yield made
@@ -233,3 +247,30 @@ def ha(zookeeper: Any, tmp_path: Path) -> Iterator[Ha]:
         made.stop()
         raise
     made.stop()
+
+
+@pytest.fixture(scope="module")
+def _pair(zookeeper: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ha]:
+    made = Ha(tmp_path_factory.mktemp("pair"), zookeeper)
+    try:
+        made.begin("one", "two")
+        yield made
+    except BaseException:
+        made.stop()
+        raise
+    made.stop()
+
+
+@pytest.fixture
+def pair(_pair: Ha) -> Ha:
+    """Two schedulers, whoever leads, and two pods more than before that run. A module's tests share the cluster."""
+    for name in ("one", "two"):
+        if name in _pair.processes and _pair.processes[name].poll() is not None:
+            _pair.processes.pop(name)
+        if name not in _pair.processes:
+            _pair.start_one(name)
+    for name in ("one", "two"):
+        _pair.ready(name)
+    _pair.use(_pair.leader())
+    _pair.launch("before", "before")
+    return _pair
