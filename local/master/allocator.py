@@ -47,6 +47,8 @@ class _Framework:
     suppressed: set[str] = field(default_factory=set)
     active: bool = True
     filters: dict[tuple[str, str], list[Filter]] = field(default_factory=dict)  # by role and agent
+    hidden: dict[tuple[str, str], tuple[Resources, float]] = field(default_factory=dict)
+    """What of an agent was free when a filter hid it, and until when: so that is not worked out again."""
 
 
 @dataclass
@@ -101,6 +103,7 @@ class Allocator:
         for framework in self._frameworks.values():
             for key in [key for key in framework.filters if key[1] == agent_id]:
                 del framework.filters[key]
+                framework.hidden.pop(key, None)
 
     def update_total(self, agent_id: str, total: Resources) -> None:
         """An agent has something else now."""
@@ -131,14 +134,18 @@ class Allocator:
         before = agent.taken.get(framework_id)
         if before is None:
             return
-        rest = before - resources
+        if before.contains(resources):
+            self._share_out(framework_id, resources, -1)
+            rest = before - resources
+        else:
+            rest = before - resources
+            self._share_out(framework_id, before, -1)
+            self._share_out(framework_id, rest, 1)
         if rest:
             agent.taken[framework_id] = rest
         else:
             del agent.taken[framework_id]
         agent.known_free = None
-        self._share_out(framework_id, before, -1)
-        self._share_out(framework_id, rest, 1)
 
     def _share_out(self, framework_id: str, resources: Resources, sign: int) -> None:
         roles = resources.allocated_roles()
@@ -180,6 +187,7 @@ class Allocator:
         framework.active = active
         if not active:
             framework.filters.clear()
+            framework.hidden.clear()
 
     # ---- what changes
 
@@ -194,6 +202,7 @@ class Allocator:
         chosen = set(roles) or framework.roles
         framework.suppressed -= chosen
         framework.filters = {k: v for k, v in framework.filters.items() if k[0] not in chosen}
+        framework.hidden.clear()
 
     def suppressed(self, framework_id: str) -> set[str]:
         return set(self._frameworks[framework_id].suppressed)
@@ -260,14 +269,17 @@ class Allocator:
         guaranteed: bool,
     ) -> None:
         """One of the two stages; agents in their order, roles and frameworks by their shares."""
+        order = self._order()
         for agent_id in agents:
-            agent = self._agents[agent_id]
+            agent, before = self._agents[agent_id], len(result)
             if not agent.free:
                 continue
-            for role in self._roles_in_order():
+            for role, framework_ids in order:
                 if guaranteed and (books is None or role not in self._quotas or not books.unsatisfied(role)):
                     continue
-                for framework_id in self._frameworks_in_order(role):
+                for framework_id in framework_ids:
+                    if books is None and self._is_hidden(framework_id, role, agent_id, now):
+                        continue
                     made = self._offer(agent, role, framework_id, books, guaranteed)
                     if made is None:
                         continue
@@ -279,6 +291,17 @@ class Allocator:
                     allocated = resources.allocate(role)
                     self._charge(agent, framework_id, allocated)
                     result.append(Allocation(framework_id, role, agent_id, allocated))
+            if len(result) > before:
+                order = self._order()  # somebody's share grew
+
+    def _order(self) -> list[tuple[str, list[str]]]:
+        """Roles and the frameworks of each, those with the smallest shares first."""
+        return [(role, self._frameworks_in_order(role)) for role in self._roles_in_order()]
+
+    def _is_hidden(self, framework_id: str, role: str, agent_id: str, now: float) -> bool:
+        """Whether a filter hid exactly this before, and does so still."""
+        known = self._frameworks[framework_id].hidden.get((role, agent_id))
+        return known is not None and known[0] is self._agents[agent_id].free and now < known[1]
 
     def free(self, agent_id: str) -> Resources:
         """What of an agent nobody holds."""
@@ -324,7 +347,11 @@ class Allocator:
             framework.filters[key] = filters
         else:
             del framework.filters[key]
-        return any(f.resources.contains(resources) for f in filters)
+        for one in filters:
+            if one.resources.contains(resources):
+                framework.hidden[key] = (self._agents[agent_id].free, one.expires)
+                return True
+        return False
 
     def _roles_in_order(self) -> list[str]:
         roles = {r for f in self._frameworks.values() if f.active for r in f.roles - f.suppressed}

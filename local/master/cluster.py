@@ -125,6 +125,7 @@ class Cluster:
             self.new_id("O"), framework.framework_id, agent.agent_id, allocation.role, allocation.resources
         )
         self.offers[offer.offer_id] = framework.offers[offer.offer_id] = agent.offers[offer.offer_id] = offer
+        agent.changes += 1
         return offer
 
     def offer_json(self, offer: Offer) -> Json:
@@ -162,6 +163,7 @@ class Cluster:
         agent = self.agents.get(offer.agent_id)
         if agent is not None:
             agent.offers.pop(offer.offer_id, None)
+            agent.changes += 1
 
     def discard_offer(self, offer: Offer, refuse_seconds: float | None = None) -> None:
         """The offer is no more and its resources are free again, filtered when `refuse_seconds` is given."""
@@ -180,7 +182,9 @@ class Cluster:
     # ---- tasks and executors
 
     def add_task(self, task: Task) -> None:
-        self.agents[task.agent_id].tasks[task.framework_id, task.task_id] = task
+        agent = self.agents[task.agent_id]
+        agent.tasks[task.framework_id, task.task_id] = task
+        agent.changes += 1
         self.frameworks[task.framework_id].tasks[task.task_id] = task
 
     def update_task(self, task: Task, status: Json, latest_state: str | None = None) -> None:
@@ -191,6 +195,8 @@ class Cluster:
         task.take(status)
         if task.terminal and not was_terminal:
             self.allocator.recover(task.framework_id, task.agent_id, task.resources)
+            if task.agent_id in self.agents:
+                self.agents[task.agent_id].changes += 1
             self.counters[f"master/{task.state.lower().replace('task_', 'tasks_')}"] += 1
 
     def remove_task(self, task: Task) -> None:
@@ -200,6 +206,7 @@ class Cluster:
         agent = self.agents.get(task.agent_id)
         if agent is not None:
             agent.tasks.pop((task.framework_id, task.task_id), None)
+            agent.changes += 1
             agent.killed.discard((task.framework_id, task.task_id))
         framework = self.frameworks.get(task.framework_id)
         if framework is not None:
@@ -211,12 +218,14 @@ class Cluster:
     def add_executor(self, agent: Agent, framework: Framework, executor: Json) -> None:
         executor_id = executor["executor_id"]["value"]
         agent.executors.setdefault(framework.framework_id, {})[executor_id] = executor
+        agent.changes += 1
         framework.executors.setdefault(agent.agent_id, {})[executor_id] = executor
 
     def remove_executor(self, agent: Agent, framework_id: str, executor_id: str) -> None:
         executor = agent.executors.get(framework_id, {}).pop(executor_id, None)
         if executor is None:
             return
+        agent.changes += 1
         if not agent.executors[framework_id]:
             del agent.executors[framework_id]
         resources = bag(executor.get("resources", []))

@@ -106,6 +106,10 @@ class Agent:
     reregistered: float = 0.0
     deactivated: Json | None = None
     """As the registry has it, None for an agent that is in use."""
+    changes: int = 0
+    """Counts those of its tasks, executors and offers."""
+    shown: tuple[tuple[Any, ...], tuple[Any, ...], Json] | None = None
+    """What GET_AGENTS showed last, after what it depends on; see `views`."""
     missed_pings: int = 0
     ping_timer: TimerHandle | None = None
 

@@ -94,6 +94,21 @@ def get_agents(cluster: Cluster) -> Json:
 
 
 def _agent(agent: Agent) -> Json:
+    """Made anew only when something changed: with thousands of agents, most calls find nothing new."""
+    counted = (agent.changes, agent.active, agent.reregistered)
+    parts = (agent.info, agent.total, agent.deactivated)
+    if agent.shown is not None:
+        known_counted, known_parts, view = agent.shown
+        if known_counted == counted and all(
+            one is other for one, other in zip(known_parts, parts, strict=True)
+        ):
+            return view
+    view = _make_agent(agent)
+    agent.shown = (counted, parts, view)
+    return view
+
+
+def _make_agent(agent: Agent) -> Json:
     result = {
         "agent_info": agent.info,
         "active": agent.active,

@@ -5,7 +5,10 @@ src/master/validation.cpp (namespace `resource`).
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import pairwise
+
+import orjson
 
 from local.master.validation.ids import id_error, role_error
 from local.wire.proto import Json
@@ -108,7 +111,13 @@ def upgrade_error(resources: Iterable[Json]) -> str | None:
 
 def bag(resources: Iterable[Json]) -> Resources:
     """Well-formed resources as `Resources`; empty ones are dropped, as Mesos does. Raises ValueError."""
-    return Resources.from_json(r for r in resources if not _empty(r))
+    return _bag(orjson.dumps(list(resources)))
+
+
+@lru_cache(maxsize=4096)
+def _bag(text: bytes) -> Resources:
+    """The same few lists come again and again, and several times for each task."""
+    return Resources.from_json(r for r in orjson.loads(text) if not _empty(r))
 
 
 def _empty(resource: Json) -> bool:
