@@ -92,6 +92,7 @@ class Scenario:
                 await self.write(self.members[-1][1])
                 if self.acknowledged != before:
                     break
+                await asyncio.sleep(0.01)
         leader = self.members[-1][1]
         seen = leader.get(COUNTER).obj["seen"]
         own = {int(entry.key.name) for entry in leader.list("own")[0]}
