@@ -2,8 +2,9 @@
 
 Everything works on a `Layout` (a map from controller to directory), so the logic runs on any directory tree.
 v1: `<executor's own cgroup>/gantry.<pod>/<app>` in each hierarchy, so the agent's limits hold for the pod too.
-v2: `<mount>/gantry/gantry.<pod>/<app>` (or `gantry-pods`), beside the agent's tree and never below it: the agent would take what
-it does not know for nested containers and destroy it. Processes are only in leaves there (`.init` is init's).
+v2: `<mount>/gantry/gantry.<pod>/<app>` (or `gantry-pods`), beside the agent's tree and never below it: the agent
+would take what it does not know for nested containers and destroy it. Processes are only in leaves there (`.init`
+is init's).
 """
 
 import errno
@@ -81,8 +82,10 @@ def limit_writes(version: int, limits: Limits) -> list[tuple[str, str, str]]:
     precision; v2 weight from shares as in the OCI runtimes (runc libcontainer ConvertCPUSharesToCgroupV2Value).
     """
     writes: list[tuple[str, str, str]] = []
-    if limits.cpu_request_milli is not None:
+    shares = limits.cpu_shares
+    if shares is None and limits.cpu_request_milli is not None:
         shares = min(max(limits.cpu_request_milli * 1024 // 1000, 2), 262_144)
+    if shares is not None:
         weight = 1 + (shares - 2) * 9999 // 262_142
         writes.append(
             ("cpu", "cpu.shares", str(shares)) if version == 1 else ("cpu", "cpu.weight", str(weight))
@@ -96,6 +99,8 @@ def limit_writes(version: int, limits: Limits) -> list[tuple[str, str, str]]:
     if limits.memory_limit is not None:
         file = "memory.limit_in_bytes" if version == 1 else "memory.max"
         writes.append(("memory", file, str(limits.memory_limit)))
+    if limits.pids is not None:
+        writes.append(("pids", "pids.max", str(limits.pids)))
     return writes
 
 
@@ -125,6 +130,10 @@ class PodCgroup:
         """Make the app's directories and set its limits; raises CgroupError when one cannot be enforced."""
         for directory in self.directories:
             _mkdir(os.path.join(directory, app))
+        self.limit(limits, app)
+
+    def limit(self, limits: Limits, app: str = "") -> None:
+        """Set the limits of the app (of the pod without `app`); raises CgroupError when one cannot be enforced."""
         for controller, file, value in limit_writes(self.layout.version, limits):
             root = self.layout.base.get(controller if self.layout.version == 1 else "")
             path = os.path.join(root or "", self.name, app, file)

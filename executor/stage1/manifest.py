@@ -6,6 +6,7 @@ stage0's business. Source of the fields: appc spec 0.8.11, pods.md and ace.md; `
 
 import errno
 import json
+import resource
 from typing import Any, Final, NamedTuple
 
 from executor.stage1 import caps
@@ -21,11 +22,16 @@ class ManifestError(ValueError):
 
 
 class Limits(NamedTuple):
-    """Cgroup limits: thousandths of a cpu and bytes; None is no limit."""
+    """Cgroup limits: thousandths of a cpu, bytes, processes; None is no limit. `cpu_shares` goes before the request."""
 
     cpu_request_milli: int | None = None
     cpu_limit_milli: int | None = None
     memory_limit: int | None = None
+    cpu_shares: int | None = None
+    pids: int | None = None
+
+
+NO_LIMITS: Final = Limits()
 
 
 class Volume(NamedTuple):
@@ -71,6 +77,7 @@ class App(NamedTuple):
     limits: Limits
     read_only_root: bool
     privileged: bool
+    rlimits: tuple[tuple[int, int, int], ...] = ()  # resource (resource.h), soft, hard; -1 is no limit
     seccomp: filters.Filter | None = None
     default_seccomp: bool = True  # the flavor's filter, when the manifest does not say
 
@@ -84,6 +91,8 @@ class Pod(NamedTuple):
     volumes: dict[str, Volume]
     apps: dict[str, App]
     users: str = ""  # "private", "host", or where possible
+    limits: Limits = NO_LIMITS
+    sysctls: tuple[tuple[str, str], ...] = ()
     ids: int = 0  # the first id of its user namespace on the host; 0: it has none
 
     @property
@@ -112,8 +121,7 @@ def _pod(raw: dict[str, Any]) -> Pod:
     flavor = notes.get("gantry.io/flavor", "linux")
     if flavor not in FLAVORS:
         raise ManifestError(f"annotation gantry.io/flavor: {flavor!r} is not one of {', '.join(FLAVORS)}")
-    for isolator in raw.get("isolators") or ():
-        raise ManifestError(f"pod isolator {isolator['name']}: not supported on a pod, only on its apps")
+    limits, sysctls = _pod_isolators(raw.get("isolators") or ())
     volumes = {volume.name: volume for volume in map(_volume, raw.get("volumes") or ())}
     apps: dict[str, App] = {}
     for entry in raw["apps"]:
@@ -131,7 +139,11 @@ def _pod(raw: dict[str, Any]) -> Pod:
         volumes=volumes,
         apps=apps,
         users=users,
+        limits=limits,
+        sysctls=sysctls,
     )
+    if sysctls and (pod.flavor != "linux" or pod.host_network):
+        raise ManifestError("pod isolator os/unix/sysctl: needs flavor linux and a network of the pod's own")
     if users == "private" and not pod.may_have_users:
         raise ManifestError(
             "annotation gantry.io/user-namespace: private needs flavor linux, no host network and no privileged app"
@@ -200,7 +212,8 @@ def _app(raw: dict[str, Any], volumes: dict[str, Volume]) -> App:
         capabilities=isolated["capabilities"],
         no_new_privileges=isolated["no_new_privileges"],
         oom_score_adj=isolated["oom_score_adj"],
-        limits=Limits(isolated["cpu_request"], isolated["cpu_limit"], isolated["memory_limit"]),
+        limits=isolated["limits"],
+        rlimits=isolated["rlimits"],
         read_only_root=bool(raw.get("readOnlyRootFS", False)),
         privileged=notes.get("gantry.io/privileged") == "true",
         seccomp=isolated["seccomp"],
@@ -236,21 +249,18 @@ def _isolators(app: str, entries: Any) -> dict[str, Any]:
         "capabilities": None,
         "no_new_privileges": False,
         "oom_score_adj": None,
-        "cpu_request": None,
-        "cpu_limit": None,
-        "memory_limit": None,
+        "limits": NO_LIMITS,
+        "rlimits": (),
         "seccomp": None,
         "seccomp_given": False,
     }
     asked = []
     for entry in entries:
         name, value = str(entry["name"]), entry["value"]
-        if name == "resource/cpu":
-            limit, request = value.get("limit"), value.get("request", value.get("limit"))
-            found["cpu_limit"] = None if limit is None else quantity(limit, scale=3)
-            found["cpu_request"] = None if request is None else quantity(request, scale=3)
-        elif name == "resource/memory":
-            found["memory_limit"] = None if value.get("limit") is None else quantity(value["limit"])
+        if (limits := _limited(found["limits"], f"app {app}", name, value)) is not None:
+            found["limits"] = limits
+        elif name == "gantry.io/rlimits":
+            found["rlimits"] = _rlimits(app, value)
         elif name == "os/linux/capabilities-retain-set":
             found["capabilities"] = _capability_names(app, value["set"])
         elif name == "os/linux/capabilities-remove-set":
@@ -273,6 +283,68 @@ def _isolators(app: str, entries: Any) -> dict[str, Any]:
         found["seccomp"] = _seccomp(app, *asked[0], found["capabilities"])
         found["seccomp_given"] = True
     return found
+
+
+def _limited(limits: Limits, whose: str, name: str, value: Any) -> Limits | None:
+    """`limits` with what an isolator adds; None when it is no limit of a cgroup."""
+    if name == "resource/cpu":
+        limit, request = value.get("limit"), value.get("request", value.get("limit"))
+        return limits._replace(
+            cpu_limit_milli=None if limit is None else quantity(limit, scale=3),
+            cpu_request_milli=None if request is None else quantity(request, scale=3),
+        )
+    if name == "resource/memory":
+        return limits._replace(memory_limit=None if value.get("limit") is None else quantity(value["limit"]))
+    if name == "os/linux/cpu-shares":
+        if not isinstance(value, int) or not 2 <= value <= 262_144:
+            raise ManifestError(f"{whose}: isolator {name}: {value!r} is not a number from 2 to 262144")
+        return limits._replace(cpu_shares=value)
+    if name == "gantry.io/pids":
+        if not isinstance(value.get("limit"), int) or value["limit"] < 1:
+            raise ManifestError(
+                f"{whose}: isolator {name}: limit {value.get('limit')!r} is not a positive number"
+            )
+        return limits._replace(pids=value["limit"])
+    return None
+
+
+def _pod_isolators(entries: Any) -> tuple[Limits, tuple[tuple[str, str], ...]]:
+    limits, sysctls = NO_LIMITS, {}
+    for entry in entries:
+        name, value = str(entry["name"]), entry["value"]
+        limited = _limited(limits, "pod", name, value)
+        if limited is not None:
+            limits = limited
+        elif name == "os/unix/sysctl":
+            for key, setting in value.items():
+                sysctls[_sysctl(str(key))] = str(setting)
+        else:
+            raise ManifestError(f"pod isolator {name}: not supported on a pod")
+    return limits, tuple(sysctls.items())
+
+
+def _sysctl(name: str) -> str:
+    """Only what the pod's ipc and network namespaces have for themselves (sysctl(7), namespaces(7))."""
+    own = name.startswith(("net.", "fs.mqueue.", "kernel.shm", "kernel.msg")) or name == "kernel.sem"
+    if not own or ".." in name or "/" in name:
+        raise ManifestError(
+            f"pod isolator os/unix/sysctl: {name} is not the pod's own: it would be the host's"
+        )
+    return name
+
+
+def _rlimits(app: str, value: Any) -> tuple[tuple[int, int, int], ...]:
+    """{"nofile": {"soft": 1024, "hard": 4096}, …}; "hard" defaults to "soft", -1 is no limit."""
+    made = []
+    for name, pair in value.items():
+        number = getattr(resource, f"RLIMIT_{str(name).upper()}", None)
+        if number is None:
+            raise ManifestError(f"app {app}: isolator gantry.io/rlimits: Linux has no limit {name!r}")
+        soft, hard = pair["soft"], pair.get("hard", pair["soft"])
+        if not all(isinstance(one, int) and one >= -1 for one in (soft, hard)):
+            raise ManifestError(f"app {app}: isolator gantry.io/rlimits: {name}: {pair!r} are not numbers")
+        made.append((number, soft, hard))
+    return tuple(made)
 
 
 def _seccomp(app: str, name: str, value: Any, capabilities: frozenset[str] | None) -> filters.Filter | None:

@@ -403,6 +403,51 @@ class SetHostname(NamedTuple):
         socket.sethostname(self.name)
 
 
+class SetSysctls(NamedTuple):
+    """Settings of the pod's own namespaces, through a /proc of ours that is gone afterwards.
+
+    Written as root of the pod's user namespace if it has one, for those of the ipc namespace ask who that is.
+    """
+
+    settings: tuple[tuple[str, str], ...]
+
+    def describe(self) -> str:
+        return f"set {', '.join(f'{name}={value}' for name, value in self.settings)}"
+
+    def execute(self, context: Context) -> None:
+        os.mkdir("/proc.sysctl", 0o700)
+        syscalls.mount("proc", "/proc.sysctl", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+        try:
+            root = os.open("/proc.sysctl/sys", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        finally:
+            syscalls.umount("/proc.sysctl")
+            os.rmdir("/proc.sysctl")
+        ready, report = os.pipe2(os.O_CLOEXEC)
+        if os.fork() == 0:
+            self._write(root, report, context.fds.get("users"))
+        os.close(root)
+        os.close(report)
+        with open(ready, encoding="utf-8") as file:
+            wrong = file.read()
+        if wrong:
+            raise StageError(wrong)
+
+    def _write(self, root: int, report: int, users: int | None) -> None:
+        name = ""
+        try:
+            if users is not None:
+                syscalls.setns(users, syscalls.CLONE_NEWUSER)
+                os.setresuid(0, 0, 0)
+            for name, value in self.settings:
+                fd = os.open(name.replace(".", "/"), os.O_WRONLY | os.O_CLOEXEC, dir_fd=root)
+                os.write(fd, value.encode())
+                os.close(fd)
+        except OSError as error:
+            os.write(report, f"set sysctl {name}: {error.strerror}".encode())
+        finally:
+            os._exit(0)
+
+
 class Loopback(NamedTuple):
     """Set `lo` up in the pod's network namespace (netdevice(7), SIOCSIFFLAGS)."""
 
@@ -548,7 +593,8 @@ _KINDS: Final = {
     kind.__name__: kind
     for kind in (
         Unshare, UnshareUsers, ActAs, Enter, TakeTree, TakeVolume, MountOverlay, Attach, MountDev, ReadOnlyRoot,
-        JoinCgroup, OomScore, PivotRoot, SetHostname, Loopback, NewRoot, MountNew, Hide, MakeReadOnly, SealRoot,
+        JoinCgroup, OomScore, PivotRoot, SetHostname, SetSysctls, Loopback, NewRoot, MountNew, Hide, MakeReadOnly,
+        SealRoot, Terminal,
     )
 }  # fmt: skip
 

@@ -106,6 +106,8 @@ def pod_plan(pod: Pod) -> list[Op]:
         if any(app.privileged for app in pod.apps.values()):
             plan.append(ops.MountNew("proc", "proc.privileged", _PROC_FLAGS))
             plan.append(ops.MountNew("sysfs", "sys.privileged", _PROC_FLAGS))
+    if pod.sysctls:
+        plan.append(ops.SetSysctls(pod.sysctls))
     for volume in pod.volumes.values():
         if volume.memory:
             size = "" if volume.size is None else f",size={volume.size}"
@@ -176,6 +178,7 @@ def app_process(pod: Pod, app: App) -> Process:
         no_new_privileges=app.no_new_privileges,
         seccomp=_seccomp(pod, app),
         ids=pod.ids,
+        rlimits=app.rlimits,
     )
 
 

@@ -9,6 +9,7 @@ visible in the pod's pid namespace, not even to an app with CAP_SYS_PTRACE (CVE-
 """
 
 import os
+import resource
 import signal
 import stat
 from typing import Any, Final, NamedTuple
@@ -23,7 +24,8 @@ _SIGNALS: Final = tuple(set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIG
 class Process(NamedTuple):
     """One process, as asked for. `capabilities` is a bit mask, None leaves them as they are (flavor fly).
 
-    `seccomp` is a compiled filter (see `seccomp`), empty for none. `ids` is the first id of the pod's user namespace.
+    `rlimits` are as in the manifest. `seccomp` is a compiled filter (see `seccomp`), empty for none. `ids` is the
+    first id of the pod's user namespace.
     """
 
     argv: tuple[str, ...]
@@ -36,6 +38,7 @@ class Process(NamedTuple):
     no_new_privileges: bool
     seccomp: bytes = b""
     ids: int = 0
+    rlimits: tuple[tuple[int, int, int], ...] = ()
 
     def describe(self) -> str:
         """One line, for people."""
@@ -151,6 +154,8 @@ def _become(identity: users.Identity, process: Process, last_cap: int) -> None:
     It comes as late as possible, for it holds for us as well: only dropping the last capabilities follows.
     """
     os.umask(0o022)
+    for number, soft, hard in process.rlimits:
+        resource.setrlimit(number, (soft, hard))
     if process.capabilities is not None:
         caps.limit_bounding_set(process.capabilities, last_cap)
     os.setgroups(identity.groups)

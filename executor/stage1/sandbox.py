@@ -68,6 +68,7 @@ class Sandbox:
         self._on_running = answer
         try:
             self._cgroup.create()
+            self._cgroup.limit(self._pod.limits)
             self._send_pod()
         except (OSError, cgroups.CgroupError) as error:
             self._fail(f"prepare {self._key}: {_text(error)}")

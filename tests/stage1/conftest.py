@@ -114,6 +114,7 @@ class Pods:
         flavor: str = "linux",
         volumes: list[dict[str, Any]] | None = None,
         layers: tuple[Path, ...] = (),
+        isolators: list[dict[str, Any]] | None = None,
         **notes: str,
     ) -> Path:
         """A prepared pod directory with a name of its own; `notes` become annotations gantry.io/…."""
@@ -133,6 +134,7 @@ class Pods:
             "acKind": "PodManifest",
             "apps": list(apps),
             "volumes": volumes or [],
+            "isolators": isolators or [],
             "annotations": [{"name": f"gantry.io/{name}", "value": value} for name, value in notes.items()],
         }
         (pod / "pod").write_text(json.dumps(manifest))

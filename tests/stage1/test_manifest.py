@@ -80,8 +80,8 @@ def test_mounts_and_mount_points() -> None:
         ([], "acKind is not PodManifest"),
         ({"acKind": "ImageManifest"}, "acKind is not PodManifest"),
         (
-            pod(isolators=[{"name": "resource/cpu", "value": {}}]),
-            "pod isolator resource/cpu: not supported on a pod",
+            pod(isolators=[{"name": "os/linux/oom-score-adj", "value": 1}]),
+            "pod isolator os/linux/oom-score-adj: not supported on a pod",
         ),
         (pod({"isolators": [{"name": "os/x", "value": 1}]}), "app a: isolator os/x: not supported"),
         (
