@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import pytest
 
 from local.leftovers import collect
+from shared.bundle import elf
 
 ROOT = Path(__file__).resolve().parents[2]
 BUSYBOX = Path("/bin/busybox")
@@ -156,8 +157,7 @@ def tools() -> Tools:
 @pytest.fixture(scope="session")
 def busybox() -> Path:
     """A static one: it is all that the machines of these tests have."""
-    probe = subprocess.run(["file", "-b", BUSYBOX], capture_output=True, text=True, check=False)
-    if not BUSYBOX.exists() or (probe.returncode == 0 and "statically" not in probe.stdout):
+    if not BUSYBOX.exists() or elf.read(BUSYBOX.read_bytes()).interpreter:
         pytest.skip("no static /bin/busybox: install Debian's busybox-static")
     return BUSYBOX
 
