@@ -46,9 +46,9 @@ class Guard:
         self._check_documents(image_id)
         names = paths(config)
         for tree in trees:
-            now = tuple(_look(tree, names))
-            if self._trees.get((tree, names)) == now:
+            if _unchanged(tree, names, self._trees.get((tree, names))):
                 continue
+            now = tuple(_look(tree, names))
             try:
                 problem = seal.changed(tree, tree.parent / "seal", _real(tree, names))
             except OSError as error:
@@ -86,6 +86,17 @@ def _real(tree: Path, names: tuple[str, ...]) -> list[str]:
     """Without what lies behind a link: those names are of another place."""
     links = [name for name in names if name and (tree / name).is_symlink()]
     return [name for name in names if not any(name.startswith(f"{link}/") for link in links)]
+
+
+def _unchanged(tree: Path, names: tuple[str, ...], known: tuple[_Seen, ...] | None) -> bool:
+    """Whether all looks as it did. What was not there need not be looked for: its directory's times would tell."""
+    if known is None:
+        return False
+    base = str(tree)
+    return all(
+        seen is None or _stat(f"{base}/{name}" if name else base) == seen
+        for name, seen in zip(names, known, strict=True)
+    )
 
 
 def _look(tree: Path, names: tuple[str, ...]) -> Iterable[_Seen]:

@@ -137,7 +137,7 @@ class ImageStore:
         """
         with cas.storage_errors("the image store"):
             pin = Pin(self._cas, [cas.digest_of_name(tree.parent.name) for tree in image.layers], [image.id])
-            if self._cas.load_image(image.id) is None:
+            if not self._cas.image_path(image.id).exists():  # it goes before its layers do
                 pin.close()
                 raise ImageNotFound(f"{image.id}: was removed a moment ago")
             self._cas.touch(image.id)
