@@ -61,10 +61,14 @@ class Registry:
     def _save_soon(self) -> None:
         if self._waiting is not None:
             return
-        if time.monotonic() - self._saved > TOGETHER:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is None or time.monotonic() - self._saved > TOGETHER:
             self._save()
         else:
-            self._waiting = asyncio.get_running_loop().call_later(TOGETHER, self._save)
+            self._waiting = loop.call_later(TOGETHER, self._save)
 
     def _save(self) -> None:
         if self._waiting is not None:

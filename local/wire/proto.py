@@ -72,10 +72,22 @@ def parse(message: str, obj: Any) -> Json:
     return result
 
 
+@cache
+def _order(message: str) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The place of each field, and those that matter even when they are not there."""
+    known = fields(message)
+    places = {name: place for place, name in enumerate(known)}
+    return places, tuple(name for name, one in known.items() if one.default is not None or one.label == "!")
+
+
 def _message(message: str, obj: Json, path: str, missing: list[str]) -> Json:
+    known, (places, wanted) = fields(message), _order(message)
+    names = [name for name in obj if name in places]  # few of those that there may be
+    names += [name for name in wanted if name not in obj]
+    names.sort(key=places.__getitem__)
     result: Json = {}
-    for name, field in fields(message).items():
-        value = obj.get(name, None)
+    for name in names:
+        field, value = known[name], obj.get(name)
         if value is None and name not in obj:
             if field.default is not None:
                 result[name] = field.default
