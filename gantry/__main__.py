@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "executor": ("executor.app", "the Mesos executor (started by a Mesos agent)"),
     "backup": ("scheduler.backup.save", "write the whole state to a file, while schedulers run on it or not"),
     "restore": ("scheduler.backup.load", "make a store of a backup"),
+    "rotate-keys": ("scheduler.rotation", "encrypt all Secrets in the store with the newest key"),
     "bundle": ("gantry.bundle", "pack Gantry into an archive that runs on machines without Python"),
     "image": ("executor.stage0.cli", "fetch, list, build and remove images on this machine"),
     "master": ("local.master", "embedded Mesos master (for one machine, never for production)"),

@@ -73,6 +73,15 @@ def uninstall_parser(about: str, epilog: str) -> argparse.ArgumentParser:
     )
     _identity(made.add_argument_group("the framework, as the scheduler was told"))
     add_flags(made)
+    add_zookeeper_flags(made)
+    return made
+
+
+def rotation_parser(about: str, epilog: str) -> argparse.ArgumentParser:
+    """Of `gantry rotate-keys`."""
+    made = _Parser(prog="gantry rotate-keys", description=about, epilog=epilog)
+    _state(made)
+    add_zookeeper_flags(made)
     return made
 
 
@@ -92,6 +101,10 @@ def _places(made: argparse.ArgumentParser) -> None:
         required=True,
         help="HOST:PORT, HOST1:PORT,HOST2:PORT or zk://HOSTS/PATH of the Mesos masters",
     )
+    _state(made)
+
+
+def _state(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--store",
         required=True,

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from scheduler.config import Framework, UsageError, access_of, master_of, principal_of, roles_of
+from scheduler.config import Framework, UsageError, access_of, master_of, principal_of, ring_of, roles_of
 from scheduler.flags import uninstall_parser
 from scheduler.framework import records
 from scheduler.framework.core.lifecycle import TERMINAL, TaskState
@@ -97,11 +97,12 @@ async def _uninstall(args: argparse.Namespace, access: Access, ask: Callable[[st
         hostname=socket.gethostname(),
         webui_url="",
     )
-    store = open_store(args.store)
+    store = open_store(args.store, arguments=args, ring=ring_of(args, os.environ), cluster=args.cluster_id)
     if not await store.exists():
         raise StoreError(f"store {args.store}: there is none; is it the path that the scheduler was given?")
     await store.open()
     try:
+        await store.lead_alone()  # refuses while a scheduler runs
         record = store.get(records.FRAMEWORK)
         framework_id = record.obj.get("frameworkId", "") if record else ""
         what = wanted(store)

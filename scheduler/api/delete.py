@@ -130,16 +130,27 @@ async def delete_object(api: Api, resource: Resource, key: Key, options: DeleteO
     def change(entry: Entry | None) -> dict[str, Any] | None:
         nonlocal before, after
         if entry is None:
+            if damaged and not options.dry_run:
+                return None
             raise NotFound(resource.plural, key.name, group=resource.group)
         _check(resource, entry, options)
         before, after = entry, after_delete(resource, entry.obj, options, api.clock())
         return after
 
+    damaged = key in api.store.quarantined
     stored = await commit(api, [(key, change)], dry_run=options.dry_run)
-    assert before is not None
+    if before is None:
+        return Deleted(_unreadable(resource, key, api.store.version), gone=True)
     if after is None:
         return Deleted(before, gone=True)
     return Deleted(stored or Entry(key, after, before.version, orjson.dumps(after)), gone=False)
+
+
+def _unreadable(resource: Resource, key: Key, version: int) -> Entry:
+    """What is left to say of a damaged object that was deleted."""
+    meta = {"name": key.name, **({"namespace": key.namespace} if key.namespace else {})}
+    obj = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": meta}
+    return Entry(key, obj, version, orjson.dumps(obj))
 
 
 def _check(resource: Resource, entry: Entry, options: DeleteOptions) -> None:

@@ -243,6 +243,10 @@ class Store(Protocol):
         """Committed objects by (namespace, name), all namespaces when "", and the version of the list."""
         ...
 
+    async def lead_alone(self) -> None:
+        """For a command that writes while no scheduler runs: leads, unless one does. Raises StoreError."""
+        ...
+
     async def commit(self, *changes: Change, patient: bool = False) -> Results:
         """Applies all changes or none; durable when it returns.
 

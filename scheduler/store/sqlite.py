@@ -98,6 +98,9 @@ class SqliteStore:
             raise StoreError(f"store {self.path} is not open")
         await mark(self, self._vault)
 
+    async def lead_alone(self) -> None:
+        await self.lead(0)
+
     async def open(self) -> None:
         loop = asyncio.get_running_loop()
         file = _File(self.path, self._vault)

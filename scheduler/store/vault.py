@@ -6,7 +6,7 @@ are the right ones is known even before there is a Secret: an object of our own 
 
 from __future__ import annotations
 
-from scheduler.store.base import UNCHANGED, Change, Entry, Key, Store, StoreError, Unchanged
+from scheduler.store.base import UNCHANGED, Change, Entry, Key, Rewrite, Store, StoreError, Unchanged
 from shared.security.atrest import KeyRing, Tampered, UnknownKey, is_sealed, key_of
 
 MARK = Key("meta.gantry.io", "", "encryption")
@@ -26,8 +26,6 @@ class Vault:
 
     def __init__(self, ring: KeyRing | None = None) -> None:
         self.ring = ring
-        self.opened: set[str] = set()
-        """Ids of the keys that were needed, "" for none."""
 
     def seal(self, key: Key, raw: bytes) -> bytes:
         return self.ring.seal(raw, _context(key)) if self.ring is not None and _secret(key) else raw
@@ -47,12 +45,6 @@ class Vault:
             ) from error
         except Tampered as error:
             raise Unreadable(str(error)) from error
-
-    def stale(self, key: Key, blob: bytes) -> bool:
-        """Whether writing the object again would encrypt it with another key."""
-        if self.ring is None or not _secret(key):
-            return False
-        return not is_sealed(blob) or key_of(blob) != self.ring.first
 
 
 def _secret(key: Key) -> bool:
@@ -74,7 +66,7 @@ async def mark(store: Store, vault: Vault) -> None:
 def rewriting(key: Key) -> Change:
     """A change that writes an object again as it is."""
 
-    def same(old: Entry | None) -> dict[str, object] | Unchanged:
-        return UNCHANGED if old is None else {**old.obj}
+    def same(old: Entry | None) -> Rewrite | Unchanged:
+        return UNCHANGED if old is None else Rewrite(old.obj)
 
     return key, same

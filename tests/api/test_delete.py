@@ -211,3 +211,16 @@ async def test_old_events_are_forgotten(api, app, clock):
     clock.advance(seconds=1)  # an event is at least as new as its creation
     assert await housekeeping.remove_old_events(app[API]) == 2
     assert [item["metadata"]["name"] for item in (await api.get(events))["items"]] == ["new"]
+
+
+async def test_a_damaged_object_can_be_deleted(api, pod, store):
+    key = Key("pods", "default", "web")
+    store._quarantined[key] = "its checksum is wrong"
+    assert (await api("GET", "/api/v1/namespaces/default/pods/web")).status == 404
+    assert (await api("DELETE", "/api/v1/namespaces/default/pods/web?dryRun=All")).status == 404
+    assert (await api("DELETE", "/api/v1/namespaces/default/pods/web")).status == 200
+    assert store.quarantined == {}
+    assert (await api("DELETE", "/api/v1/namespaces/default/pods/web")).status == 404
+    store._quarantined[key] = "its checksum is wrong"
+    assert (await api("POST", "/api/v1/namespaces/default/pods", pod())).status == 201
+    assert store.quarantined == {}

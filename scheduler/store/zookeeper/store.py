@@ -265,6 +265,23 @@ class ZooKeeperStore:
         )
         await mark(self, self._vault)
 
+    async def lead_alone(self) -> None:
+        leader = self.location.child(layout.LEADER)
+        try:
+            try:
+                running = await self._session.children(leader)
+            except NoNodeError:
+                running = []
+            if running:
+                raise StoreError(
+                    f"store {self.location}: {len(running)} scheduler{'s run' if len(running) > 1 else ' runs'} on it; "
+                    "stop them first"
+                )
+            epoch = (await self._session.set(self._paths.epoch, b"")).version
+        except KazooException as error:
+            raise StoreError(f"store {self.location}: {self.trouble or repr(error)}") from error
+        await self.lead(epoch)
+
     async def _check_epoch(self, epoch: int) -> None:
         found = await self._session.exists(self._paths.epoch)
         if found is None or found.version != epoch:

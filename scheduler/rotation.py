@@ -1,0 +1,66 @@
+"""`gantry rotate-keys`: every Secret in the store is encrypted anew, with the first of the keys that are given.
+
+Not a part of the scheduler: it runs while none does, because a scheduler that does not have the new key yet could not
+go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+
+from scheduler.config import ring_of
+from scheduler.flags import UsageError, rotation_parser
+from scheduler.store import StoreError, open_store
+from scheduler.store.vault import MARK, SECRETS, rewriting
+
+ABOUT = (
+    "Encrypt every Secret in the store anew, with the first key of --encryption-key-file. Put the new key first and "
+    "keep the old ones until this is done; then they can go. Secrets that were never encrypted are encrypted, too. Stop the "
+    "schedulers first: what runs is not touched."
+)
+EPILOG = "exit codes: 0 done; 2 bad flags or files; 4 the store cannot be used"
+OK, USAGE, STORE = 0, 2, 4
+
+AT_ONCE = 100
+"""Secrets a commit."""
+
+
+def main(argv: list[str]) -> int:
+    """Returns the exit code (see EPILOG)."""
+    logging.basicConfig(stream=sys.stderr, level="WARNING", format="%(levelname)s %(name)s: %(message)s")
+    try:
+        print(asyncio.run(_rotate(rotation_parser(ABOUT, EPILOG).parse_args(argv))))  # noqa: T201 - the answer
+    except UsageError as error:
+        return _fail(USAGE, error)
+    except StoreError as error:
+        return _fail(STORE, error)
+    return OK
+
+
+def _fail(code: int, error: Exception) -> int:
+    print(f"gantry: error: {error}", file=sys.stderr)  # noqa: T201 - the one line for the user
+    return code
+
+
+async def _rotate(args: argparse.Namespace) -> str:
+    ring = ring_of(args, os.environ)
+    if ring is None:
+        raise UsageError("--encryption-key-file: give the keys, the new one first")
+    store = open_store(args.store, arguments=args, ring=ring, cluster=args.cluster_id)
+    if not await store.exists():
+        raise StoreError(f"store {args.store}: there is none; is it the one that the scheduler was given?")
+    await store.open()
+    try:
+        await store.lead_alone()
+        keys = [entry.key for entry in store.list(SECRETS)[0]]
+        for at in range(0, len(keys), AT_ONCE):
+            await store.commit(*map(rewriting, keys[at : at + AT_ONCE]))
+        await store.commit(rewriting(MARK))
+        await store.compact()
+    finally:
+        await store.close()
+    return f"{len(keys)} Secrets are encrypted with key {ring.first}; no other key is needed any more"
