@@ -216,13 +216,13 @@ def report(times: dict[str, list[float]]) -> dict[str, Any]:
     return result
 
 
-def make_peers_possible() -> None:
+def make_peers_possible(script_file: Path = Path(__file__)) -> None:
     """Start again in a mount namespace of our own that has what peers insist on.
 
     crun refuses a hybrid cgroup hierarchy (v1 plus /sys/fs/cgroup/unified), systemd-nspawn a /run on disk.
     """
     script = 'umount /sys/fs/cgroup/unified 2>/dev/null; mount -t tmpfs tmpfs /run; exec "$@"'
-    own = [sys.executable, str(Path(__file__).resolve()), "--inside", *sys.argv[1:]]
+    own = [sys.executable, str(script_file.resolve()), "--inside", *sys.argv[1:]]
     os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", *own])
 
 
