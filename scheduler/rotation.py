@@ -19,8 +19,8 @@ from scheduler.store.vault import MARK, SECRETS, rewriting
 
 ABOUT = (
     "Encrypt every Secret in the store anew, with the first key of --encryption-key-file. Put the new key first and "
-    "keep the old ones until this is done; then they can go. Secrets that were never encrypted are encrypted, too. Stop the "
-    "schedulers first: what runs is not touched."
+    "keep the old ones until this is done; then they can go. Secrets that were never encrypted are encrypted, too. "
+    "Stop the schedulers first: what runs is not touched."
 )
 EPILOG = "exit codes: 0 done; 2 bad flags or files; 4 the store cannot be used"
 OK, USAGE, STORE = 0, 2, 4

@@ -23,7 +23,7 @@ def test_links_lead_somewhere(document):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_and_files_exist(document):
     text = document.read_text()
-    for command in re.findall(r"(?:^\s+|bin/|`)gantry ([a-z]+)", text, re.MULTILINE):
+    for command in re.findall(r"(?:^\s+|bin/|`)gantry ([a-z]+(?:-[a-z]+)*)", text, re.MULTILINE):
         assert command in COMMANDS, command
     for name in re.findall(r"examples/[a-z-]+\.yaml", text):
         assert (ROOT / name).exists(), name
