@@ -171,6 +171,21 @@ def test_compatible_agents():
 # ---- registry
 
 
+async def test_the_registry_writes_many_agents_together(tmp_path):
+    registry = Registry.open(tmp_path)
+    for number in range(100):
+        registry.admit(f"S{number}", {"port": number})
+    assert len(Registry.open(tmp_path).admitted) < 100
+    registry.mark_gone("S0", 1.0)
+    assert len(Registry.open(tmp_path).admitted) == 99, (
+        "what is said of an agent is written at once, with all before"
+    )
+    registry.admit("S100", {"port": 100})
+    registry.flush()
+    registry.flush()
+    assert len(Registry.open(tmp_path).admitted) == 100
+
+
 def test_the_registry(tmp_path):
     registry = Registry.open(tmp_path)
     registry.admit("S1", {"port": 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -129,3 +130,23 @@ def test_volumes_of_a_framework_that_somebody_ended_are_given_back_too(used: Loc
     assert run(used)[0] == 0
     assert not reserved(used)
     used.until("the data to be gone", lambda: not on_disk(used))
+
+
+def test_where_the_master_shows_no_agents_their_offers_are_the_proof(local: Local) -> None:
+    """Operators' calls need a credential that nobody gave us."""
+    credentials = local.directory / "credentials.json"
+    credentials.write_text(json.dumps({"credentials": [{"principal": "operator", "secret": "x"}]}))
+    local.start_master("--authenticate_http_readwrite", "--credentials", str(credentials))
+    local.start_agent("agent-1")
+    local.start_scheduler()
+    claim(local, "a", "b")
+    use(local, "one", "a")
+    use(local, "two", "b")
+    local.all_running(2)
+    local.call("DELETE", "/api/v1/namespaces/default/pods/two")
+    local.until("a volume without a user", lambda: len(local.items()) == 1)
+    assert len(on_disk(local)) == 2
+    local.kill("scheduler", signal.SIGTERM)
+    assert run(local)[0] == 0
+    local.until("the data to be gone", lambda: not on_disk(local))
+    assert not list(local.directory.glob("state.db*"))
