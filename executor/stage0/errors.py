@@ -16,11 +16,26 @@ they know ("layer sha256:…: entry x: …") and the store puts the image in fro
 
 from typing import ClassVar, Self
 
+MAX_MESSAGE = 1000  # an event's message has room for 1024
+
+
+def one_line(text: str) -> str:
+    """What an image says about itself, fit for a terminal and an event: no control characters, not endless."""
+    clean = (
+        text
+        if text.isprintable()
+        else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    )
+    return clean if len(clean) <= MAX_MESSAGE else clean[: MAX_MESSAGE - 1] + "…"
+
 
 class ImageError(Exception):
     """An image cannot be had. The message is one line fit for a pod event."""
 
     reason: ClassVar[str] = "ErrImagePull"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
     def about(self, subject: str) -> Self:
         """The same error with `subject: ` in front, unless it is already there."""

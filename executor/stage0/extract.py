@@ -95,9 +95,7 @@ class Extractor:
             raise ImageBroken(f"owner {entry.uid}:{entry.gid} is out of range")
         self._check_xattrs(entry)
         if not name:
-            if entry.kind is not Kind.DIRECTORY:
-                raise ImageBroken("the root has to be a directory")
-            self._directories[""] = entry
+            self._root_entry(entry)
             return
         if self._whiteouts and self._whiteout(name):
             return
@@ -121,8 +119,17 @@ class Extractor:
                 raise ImageBroken("device nodes are refused")
         self._made[name] = Kind.FILE if entry.kind is Kind.HARDLINK else entry.kind
 
+    def _root_entry(self, entry: Entry) -> None:
+        if entry.kind is not Kind.DIRECTORY:
+            raise ImageBroken("the root has to be a directory")
+        if not self._repeats and self._directories[""] is not None:
+            raise ImageBroken("is there twice")
+        self._directories[""] = entry
+
     def _whiteout(self, name: str) -> bool:
         parent, _, base = name.rpartition("/")
+        if parent.startswith(WHITEOUT) or f"/{WHITEOUT}" in parent:
+            raise ImageBroken("lies below the name of a whiteout")
         if not base.startswith(WHITEOUT):
             return False
         self._parents(name)

@@ -13,7 +13,7 @@ import orjson
 
 from executor.stage0 import config as image_config
 from executor.stage0.config import ImageConfig
-from executor.stage0.errors import ImageBroken, ImageNotFound
+from executor.stage0.errors import ImageBroken, ImageNotFound, one_line
 from executor.stage0.names import is_digest
 from executor.stage0.platforms import host_platform as host_platform
 from executor.stage0.platforms import host_variants
@@ -231,7 +231,7 @@ def platform_note(run: ImageConfig) -> str:
     if run.os != system:
         raise ImageBroken(f"the image is for {run.os}, this machine runs {system}")
     if run.architecture and run.architecture != architecture:
-        return f"the image is for {run.architecture}, this machine is {architecture}"
+        return one_line(f"the image is for {run.architecture[:100]}, this machine is {architecture}")
     return ""
 
 

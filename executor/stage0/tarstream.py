@@ -13,6 +13,7 @@ from executor.stage0.errors import ImageBroken
 from executor.stage0.streams import CHUNK, Limits, Reader, Slice
 
 BLOCK = 512
+NS = 1_000_000_000
 _ZERO = bytes(BLOCK)
 _MAX_META = 8  # pax and GNU headers in front of one entry
 
@@ -134,7 +135,7 @@ class TarReader:
             uid=_decimal(pax["uid"], "uid") if "uid" in pax else _number(header[108:116], "uid"),
             gid=_decimal(pax["gid"], "gid") if "gid" in pax else _number(header[116:124], "gid"),
             size=size,
-            mtime_ns=_time(pax["mtime"]) if "mtime" in pax else _seconds(header[136:148]) * 1_000_000_000,
+            mtime_ns=_clamped(_time(pax["mtime"]) if "mtime" in pax else _seconds(header[136:148]) * NS),
             link=link if kind in {Kind.SYMLINK, Kind.HARDLINK} else "",
             xattrs={k[13:]: v for k, v in pax.items() if k.startswith("SCHILY.xattr.")},
             offset=self.offset,
@@ -245,6 +246,11 @@ def _seconds(raw: bytes) -> int:
     return _octal(raw, "mtime")
 
 
+def _clamped(ns: int) -> int:
+    """Between 1901 and 2242, which file systems can keep: a strange time is no reason to refuse an image."""
+    return min(max(ns, -(2**31) * NS), 2**33 * NS)
+
+
 def _decimal(raw: bytes, what: str) -> int:
     if not raw.isdigit() or len(raw) > 20:
         raise ImageBroken(f"tar: pax {what} {raw[:40]!r} is not a number")
@@ -257,7 +263,7 @@ def _time(raw: bytes) -> int:
     whole, _, fraction = raw.removeprefix(b"-").partition(b".")
     if not whole.isdigit() or len(whole) > 20 or (fraction and not fraction.isdigit()):
         raise ImageBroken(f"tar: pax mtime {raw[:40]!r} is not a time")
-    return sign * (int(whole) * 1_000_000_000 + int(fraction[:9].ljust(9, b"0") or b"0"))
+    return sign * (int(whole) * NS + int(fraction[:9].ljust(9, b"0") or b"0"))
 
 
 def _pax_records(data: bytes) -> dict[str, bytes]:
