@@ -2,13 +2,15 @@
 
     python -m benchmarks.placement [--agents N] [--pods N] [--json FILE]
 
-The agents are as offers describe them: three sizes, racks and zones as attributes, a tenth tainted or cordoned, a part
-in use. The pods are 250 workloads in mixed order: plain ones, node selectors, required and preferred node affinity,
+The agents are as a recorded offer describes them (tests/local/wire), with names, sizes and attributes of their own:
+three sizes, racks, disks and zones, a tenth tainted or cordoned, a part in use. The pods are 250 workloads in mixed
+order: plain ones, node selectors, required and preferred node affinity,
 tolerations, host ports, spreading over zones, anti-affinity by host, affinity by zone. A decision is one pod that was
 given a node or found to fit on none. Measured is the CPU time of this process, best of three. Also measured: the same
-for each kind of pod alone, in the frames that the engine uses (how long the longest is), how time and memory grow with
-agents and with pods. The peer in the same run is what placement would cost without classes and groups: every filter on
-every agent, for each pod.
+for each kind of pod alone, in the frames that the engine uses (how long the longest is), through the whole engine (from
+the JSON of offers to the launches in ACCEPTs, with all records; what is left of offers comes again), how time and
+memory grow with agents and with pods. The peer in the same run is what placement would cost without classes and
+groups: every filter on every agent, for each pod.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks._engine import through_engine
 from scheduler.framework.core.placement import Candidate, Outcome, Planner, Topology, Want, place
 from scheduler.framework.core.placement_filters import static_reason
 from scheduler.framework.core.placement_topology import Kind, Residents
@@ -242,6 +245,7 @@ def run(agent_count: int, pod_count: int) -> Json:
         "longest_ms": round(longest * 1000, 1),
         "count": frames,
     }
+    report["engine"] = through_engine(nodes, many[: pod_count // 5], ZONE)
     report["kinds"] = {kind: _rate(nodes, wants(pod_count // 5, kind)) for kind in KINDS}
     report["growth_agents"] = {
         str(count): _rate(agents(count), many) for count in (agent_count // 10, agent_count // 2, agent_count)
@@ -255,12 +259,24 @@ def run(agent_count: int, pod_count: int) -> Json:
         "pods": round(memory(lambda: wants(pod_count)) / 1e6, 1),
         "placing": round(memory(lambda: place(many, offered, topology(nodes, many))) / 1e6, 1),
     }
+    report["memory_mb_by_agents"] = {
+        str(count): _megabytes(agents(count), many)
+        for count in (agent_count // 10, agent_count // 2, agent_count)
+    }
+    report["memory_mb_by_pods"] = {
+        str(count): _megabytes(nodes, many[:count]) for count in (pod_count // 10, pod_count // 2, pod_count)
+    }
     report["naive_decisions_per_second"] = round(1 / naive(nodes, many[:50]))
     return report
 
 
 def _rate(nodes: list[Node], many: list[Want]) -> int:
     return round(len(many) / measured(nodes, many, rounds=1)[0])
+
+
+def _megabytes(nodes: list[Node], many: list[Want]) -> float:
+    """At the peak of placing, offers included."""
+    return round(memory(lambda: place(many, candidates(nodes), topology(nodes, many))) / 1e6, 1)
 
 
 def show(report: Json) -> None:
@@ -277,9 +293,17 @@ def show(report: Json) -> None:
         f"  in frames {frames['decisions_per_second']:6,} decisions/s  "
         f"({frames['count']} frames, the longest {frames['longest_ms']} ms)"
     )
+    engine = report["engine"]
+    print(
+        f"  engine    {engine['decisions_per_second']:6,} decisions/s  ({engine['launched']:,} launched, "
+        f"{engine['frames']} frames, the first {engine['first_frame_ms']} ms, then at most "
+        f"{engine['longest_after_ms']} ms)"
+    )
     print(f"  every filter on every agent: {report['naive_decisions_per_second']:,} decisions/s")
     for title, key in (("kind alone", "kinds"), ("agents", "growth_agents"), ("pods", "growth_pods")):
         print(f"  by {title}: " + ", ".join(f"{name} {rate:,}/s" for name, rate in report[key].items()))
+    for title, key in (("agents", "memory_mb_by_agents"), ("pods", "memory_mb_by_pods")):
+        print(f"  memory by {title}: " + ", ".join(f"{name} {size} MB" for name, size in report[key].items()))
     print("  memory: " + ", ".join(f"{name} {size} MB" for name, size in report["memory_mb"].items()))
 
 

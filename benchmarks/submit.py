@@ -9,8 +9,8 @@ POST to the last Running on a watch that was open before.
 
 The peers, in each round just before and after ours, on the same disk: how many pods a second plain SQLite makes
 durable one commit each, with as many writes as a pod costs us (created, bound with its task, running with its task);
-and the same in commits of 100 pods. Each round is a new cluster. A machine that does other things swings, so the ratio is taken in
-each round, and what is reported is the median of the rounds.
+and the same in commits of 100 pods. Each round is a new cluster. A machine that does other things swings, so the
+ratio is taken in each round, and what is reported is the median of the rounds.
 """
 
 import argparse

@@ -167,7 +167,8 @@ def _use_spare(
     """Pods that may run on revocable resources go there first. Returns the pods that are left, which may include some
     of those; the offers that were used leave `by_agent`. What else these held comes again in the next cycle."""
     state = frame.state
-    offering = {name: many for name, many in by_agent.items() if any(one.spare != ZERO for one in many)}
+    spare = {one.agent_id for many in by_agent.values() for one in many if one.spare is not ZERO}
+    offering = {name: by_agent[name] for name in sorted(spare)}
     able = [uid for uid in _due(frame, turn) if state.pods[uid].needs.revocable] if offering else []
     if not able:
         return turn
@@ -225,7 +226,7 @@ def _answer_role(
         asking.planner, asking.kept = None, frozenset()
         return list(rest)
     planner.go_on(used)
-    asking.planner, asking.kept = planner, frozenset(rest)
+    asking.planner, asking.kept, asking.stamp = planner, frozenset(rest), _stamp(state)
     state.offers |= rest
     return []
 
@@ -263,7 +264,14 @@ def _kept_planner(state: State, asking: Asking, by_agent: Mapping[str, list[Offe
         return None
     if asking.kept != {offer.id for offers in by_agent.values() for offer in offers}:
         return None
+    if asking.stamp == _stamp(state):
+        return planner
     return planner if all(state.nodes.get(one.node.name) is one.node for one in planner.candidates) else None
+
+
+def _stamp(state: State) -> tuple[int, int]:
+    """Another one when any Node changed, came or went."""
+    return state.node_changes, len(state.nodes)
 
 
 def _fill(frame: Frame, asking: Asking, turn: tuple[str, ...], planner: Planner) -> bool:
@@ -295,7 +303,7 @@ def _want(state: State, uid: str) -> Want:
 def _topology(state: State, planner: Planner | None = None) -> Topology:
     """That of the planner's last frame, if nothing but its own placements changed since then."""
     changed = state.residents.refresh(state.resident)
-    stamp = (state.node_changes, len(state.nodes))
+    stamp = _stamp(state)
     if planner is not None and planner.topology is not None and planner.topology.stamp == stamp:
         expected = planner.recent
         if all(state.residents.nodes_of(uid) == (expected.get(uid),) for uid in changed):

@@ -345,6 +345,7 @@ class Asking:
     planner: object = None
     """What placement keeps for that frame, and of which offers it was made."""
     kept: frozenset[str] = frozenset()
+    stamp: tuple[int, int] = (0, 0)
     short: bool = False
     """A pod of this turn fitted nowhere."""
     news: bool = False
