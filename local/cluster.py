@@ -19,8 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from local import rootfs
-from local.settings import Settings, free_port, write_kubeconfig
+from local import rootfs, zookeeper
+from local.settings import Settings, free_port, free_ports, write_kubeconfig
 
 SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
 BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -29,6 +29,7 @@ KILLED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}  # somebody ended it
 START_SECONDS = 60.0
 STOP_SECONDS = 5.0
 LOOPBACK = "127.0.0.1"
+SCHEDULERS = 2  # with --ha
 ISOLATION = "cgroups/cpu,cgroups/mem,cgroups/pids,cgroups/devices,cgroups/blkio"
 
 
@@ -90,9 +91,52 @@ def flags(values: dict[str, object]) -> list[str]:
     return [word for name, value in values.items() if value != "" for word in (f"--{name}", str(value))]
 
 
+def address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def scheduler(settings: Settings, **more: object) -> list[str]:
+    common = {
+        "master": settings.master,
+        "token-file": settings.token_file,
+        "executor-command": executor_command(settings),
+        "log-level": settings.log_level,
+    }
+    return gantry(
+        "scheduler", *flags(common | {name.replace("_", "-"): value for name, value in more.items()})
+    )
+
+
+def one_scheduler(settings: Settings) -> dict[str, list[str]]:
+    listen = address(*settings.listen)
+    return {
+        "scheduler": scheduler(
+            settings, store=f"sqlite:{settings.state}", listen=listen, cert_dir=settings.certificates
+        )
+    }
+
+
+def several_schedulers(settings: Settings) -> dict[str, list[str]]:
+    """ZooKeeper, the schedulers, and the address that they have in common."""
+    host, port = settings.zookeeper.split(":")
+    wanted = {"zookeeper": zookeeper.command(settings.state, host, int(port))}
+    for number, own in enumerate(settings.schedulers, 1):
+        wanted[f"scheduler-{number}"] = scheduler(
+            settings,
+            store=f"zk://{settings.zookeeper}/gantry",
+            zk_digest_file=settings.login_file,
+            listen=f"{LOOPBACK}:{own}",
+            hostname=settings.listen[0],  # clients come by that, so the certificate has to name it
+            cert_dir=settings.certificates if number == 1 else f"{settings.certificates}-{number}",
+        )
+    doors = ",".join(f"{LOOPBACK}:{own}" for own in settings.schedulers)
+    door = ["--listen", address(*settings.listen), "--to", doors]
+    return wanted | {"door": [sys.executable, "-m", "local.door", *door]}
+
+
 def components(settings: Settings) -> list[Component]:
     """Master, agents, scheduler, in the order in which they start. Ports are picked now and kept over restarts."""
-    data, (host, port) = settings.data_dir, settings.listen
+    data = settings.data_dir
     ip, master_port = settings.master.split(":")
     master = {"ip": ip, "port": master_port, "work_dir": data / "master"}
     wanted = {"master": gantry("master", *flags(master))}
@@ -109,16 +153,7 @@ def components(settings: Settings) -> list[Component]:
             "cgroups_root": settings.cgroups_prefix + name,
         }
         wanted[name] = gantry("agent", *flags(agent))
-    scheduler = {
-        "master": settings.master,
-        "store": f"sqlite:{data / 'scheduler.db'}",
-        "listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-        "token-file": settings.token_file,
-        "cert-dir": settings.certificates,
-        "executor-command": executor_command(settings),
-        "log-level": settings.log_level,
-    }
-    wanted["scheduler"] = gantry("scheduler", *flags(scheduler))
+    wanted |= several_schedulers(settings) if settings.ha else one_scheduler(settings)
     return [Component(name, argv, settings.logs / f"{name}.log") for name, argv in wanted.items()]
 
 
@@ -228,6 +263,9 @@ class Cluster:
             return f"{self.settings.agents - registered} of {self.settings.agents} agents"
         if not self.settings.authority.exists() or self._get(self._api(), "/readyz") is None:
             return "the scheduler's API"
+        for number, port in enumerate(self.settings.schedulers, 1):
+            if self._get(self._api((LOOPBACK, port)), "/readyz") is None:
+                return f"scheduler-{number}'s API"
         nodes = json.loads(self._get(self._api(), "/api/v1/nodes") or "{}").get("items", [])
         lacking = self.settings.agents - sum(map(_is_ready, nodes))
         return f"{lacking} of {self.settings.agents} nodes" if lacking > 0 else ""
@@ -235,9 +273,9 @@ class Cluster:
     def _master(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(self.settings.master, timeout=2)
 
-    def _api(self) -> http.client.HTTPSConnection:
+    def _api(self, place: tuple[str, int] | None = None) -> http.client.HTTPSConnection:
         trust = ssl.create_default_context(cafile=self.settings.authority)
-        return http.client.HTTPSConnection(*self.settings.listen, timeout=2, context=trust)
+        return http.client.HTTPSConnection(*(place or self.settings.listen), timeout=2, context=trust)
 
     def _get(self, connection: http.client.HTTPConnection, path: str) -> bytes | None:
         token = self.settings.token_file.read_text().strip()
@@ -260,11 +298,17 @@ class Cluster:
     def stop(self) -> None:
         """Ask every process to end, the scheduler first; the namespace's end takes those that don't."""
         self.stopping = True
-        for part in reversed(self.parts):
-            if part.process is not None and part.process.returncode is None:
-                part.process.terminate()
         deadline = time.monotonic() + STOP_SECONDS
-        while self._by_pid and time.monotonic() < deadline:
+        last = [part for part in self.parts if part.name == "zookeeper"]  # schedulers say good-bye to it
+        for parts in ([part for part in reversed(self.parts) if part not in last], last):
+            self._stop(parts, deadline)
+
+    def _stop(self, parts: list[Component], deadline: float) -> None:
+        running = [part for part in parts if part.process is not None and part.process.returncode is None]
+        for part in running:
+            assert part.process is not None
+            part.process.terminate()
+        while any(part in self._by_pid.values() for part in running) and time.monotonic() < deadline:
             signal.sigtimedwait(SIGNALS, 0.1)
             self._reap()
 
@@ -275,6 +319,9 @@ def run(settings: Settings, ready: Callable[[], None]) -> None:
     settings.logs.mkdir(exist_ok=True)
     build_demo_image(settings)
     settings = replace(settings, master=f"{LOOPBACK}:{free_port(LOOPBACK)}")
+    if settings.ha:
+        zookeeper_port, *ports = free_ports(LOOPBACK, 1 + SCHEDULERS)
+        settings = replace(settings, zookeeper=f"{LOOPBACK}:{zookeeper_port}", schedulers=tuple(ports))
     cluster = Cluster(settings, components(settings))
     try:
         cluster.start()

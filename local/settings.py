@@ -13,9 +13,19 @@ DEFAULT_RESOURCES = "cpus:4;mem:8192;disk:20000;ports:[31000-32000]"
 
 def free_port(host: str) -> int:
     """A TCP port of `host` that nobody listens on now."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    return free_ports(host, 1)[0]
+
+
+def free_ports(host: str, count: int) -> list[int]:
+    """All different."""
+    probes = [socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind((host, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,11 @@ class Settings:
     device_dir: Path = Path("/dev")
     log_level: str = "info"
     master: str = ""
+    ha: bool = False
+    zookeeper: str = ""
+    schedulers: tuple[int, ...] = ()
+    """With `ha`: where the state is kept, host:port, and the ports of the schedulers behind `listen`; picked at each
+    start, like `master`."""
 
     @property
     def cgroups_prefix(self) -> str:
@@ -53,6 +68,21 @@ class Settings:
     def authority(self) -> Path:
         """The certificate that clients trust; the scheduler makes it at its first start."""
         return self.certificates / "ca.crt"
+
+    @property
+    def state(self) -> Path:
+        """Where what users want is kept."""
+        return self.data_dir / ("zookeeper" if self.ha else "scheduler.db")
+
+    @property
+    def other_state(self) -> Path:
+        """The same for the other kind of cluster; both in one directory would be two frameworks."""
+        return self.data_dir / ("scheduler.db" if self.ha else "zookeeper")
+
+    @property
+    def login_file(self) -> Path:
+        """With `ha`: to whom the state in ZooKeeper belongs, as user:password."""
+        return self.data_dir / "zookeeper-login"
 
     @property
     def token_file(self) -> Path:
@@ -81,9 +111,11 @@ def write_private(path: Path, text: str) -> None:
 
 
 def write_token(settings: Settings) -> None:
-    """Write the cluster's bearer token, if there is none yet."""
+    """Write the cluster's bearer token and its login to ZooKeeper, if there are none yet."""
     if not settings.token_file.exists():
         write_private(settings.token_file, secrets.token_urlsafe(32) + "\n")
+    if settings.ha and not settings.login_file.exists():
+        write_private(settings.login_file, f"gantry:{secrets.token_urlsafe(32)}\n")
 
 
 def write_kubeconfig(settings: Settings) -> None:

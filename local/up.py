@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from local import cluster, leftovers
+from local import cluster, leftovers, zookeeper
 from local.settings import DEFAULT_RESOURCES, Settings, free_port, write_token
 from shared.mesos.resources import Resources, parse_attributes
 
@@ -64,6 +64,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--data-dir", type=Path, default=Path(".gantry"), metavar="DIR", help="all state (default: ./.gantry)"
     )
+    result.add_argument(
+        "--ha",
+        action="store_true",
+        help="a real ZooKeeper (Debian's zookeeper) and two schedulers behind one address: kill any of them",
+    )
     result.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return result
 
@@ -88,6 +93,8 @@ def settings_of(args: argparse.Namespace) -> Settings:
         parse_attributes(args.agent_attributes)
     except ValueError as error:
         raise UpError(f"--agent-attributes {args.agent_attributes!r}: {error}") from error
+    if args.ha and (missing := zookeeper.missing()):
+        raise UpError(f"--ha: {missing}")
     host, port = parse_listen(args.listen)
     try:
         check_port(host, port)
@@ -95,14 +102,25 @@ def settings_of(args: argparse.Namespace) -> Settings:
         raise UpError(
             f"--listen {args.listen}: {error.strerror or error}; choose another port, or end what listens there"
         ) from error
+    settings = settings_from(args, (host, port or free_port(host)))
+    if settings.other_state.exists():
+        raise UpError(
+            f"--data-dir {settings.data_dir}: has the state of a cluster {'without' if args.ha else 'with'} --ha, in "
+            f"{settings.other_state.name}; go on with that one, or choose another directory"
+        )
+    return settings
+
+
+def settings_from(args: argparse.Namespace, listen: tuple[str, int]) -> Settings:
     return Settings(
         data_dir=args.data_dir.resolve(),
-        listen=(host, port or free_port(host)),
+        listen=listen,
         agents=args.agents,
         agent_resources=args.agent_resources,
         agent_attributes=args.agent_attributes,
         device_dir=args.device_dir.resolve(),
         log_level=args.log_level,
+        ha=args.ha,
     )
 
 
@@ -157,6 +175,8 @@ def lock(data_dir: Path) -> TextIO:
 
 def banner(settings: Settings) -> None:
     agents = f"{settings.agents} agent{'s' if settings.agents > 1 else ''}"
+    if settings.ha:
+        agents += f", {cluster.SCHEDULERS} schedulers and a ZooKeeper"
     cluster.say(f"the cluster is ready: {agents}, the API at {settings.server}")
     cluster.say(
         f"\n  export KUBECONFIG={settings.kubeconfig}\n"
@@ -221,18 +241,7 @@ def main(argv: list[str]) -> int:
     """`gantry up`; the exit code: 0 after Ctrl-C, 1 when the cluster cannot start or go on, 2 for bad arguments."""
     args = parser().parse_args(argv)
     if listen := os.environ.pop(INSIDE, None):
-        host, port = parse_listen(listen)
-        return inside(
-            Settings(
-                args.data_dir.resolve(),
-                (host, port),
-                args.agents,
-                args.agent_resources,
-                args.agent_attributes,
-                args.device_dir.resolve(),
-                args.log_level,
-            )
-        )
+        return inside(settings_from(args, parse_listen(listen)))
     try:
         check_machine()
         held = lock(args.data_dir.resolve())

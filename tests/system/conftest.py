@@ -183,15 +183,25 @@ def cluster(can_run_pods: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture
-def own_cluster(can_run_pods: None, tmp_path: Path) -> Iterator[UpCluster]:
-    """A cluster that the test may stop, kill and start again."""
-    up = UpCluster(tmp_path / "data")
-    try:
-        up.start()
-        yield up
-    finally:
+def make_cluster(can_run_pods: None) -> Iterator[Callable[..., UpCluster]]:
+    """Starts a cluster in a directory, with arguments of `gantry up`."""
+    made: list[UpCluster] = []
+
+    def make(directory: Path, *arguments: str) -> UpCluster:
+        made.append(UpCluster(directory, arguments))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for up in made:
         if up.process is not None:
             up.stop()
+
+
+@pytest.fixture
+def own_cluster(make_cluster: Callable[..., UpCluster], tmp_path: Path) -> UpCluster:
+    """A cluster that the test may stop, kill and start again."""
+    return make_cluster(tmp_path / "data")
 
 
 @pytest.fixture
