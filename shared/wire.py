@@ -36,20 +36,27 @@ class Launch:
 
     pod: the whole v1 Pod object. node_name: the name of the Node object (downward API `spec.nodeName`).
     node_token: the bearer token that the executor's node server accepts from now on. runtime_handler: of the pod's
-    RuntimeClass, "" for a pod without one.
+    RuntimeClass, "" for a pod without one. pull_secrets: dockerconfigjson documents (`{"auths": …}`) for its images,
+    the first that fits counts. objects: what it uses, as far as there is: `{"configMaps": {NAME: {"data": {KEY: TEXT},
+    "binaryData": {KEY: BASE64}}}, "secrets": {NAME: {"data": {KEY: BASE64}}}}`.
     """
 
     pod: Mapping[str, Any]
     node_name: str
     node_token: str = field(repr=False)
     runtime_handler: str = ""
+    pull_secrets: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    objects: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def encode(self) -> str:
         """Base64 text for `TaskInfo.data`."""
         body = {"pod": self.pod, "nodeName": self.node_name, "nodeToken": self.node_token}
-        if self.runtime_handler:
-            body["runtimeHandler"] = self.runtime_handler
-        return _encode(body)
+        more = {
+            "runtimeHandler": self.runtime_handler,
+            "pullSecrets": self.pull_secrets,
+            "objects": self.objects,
+        }
+        return _encode({**body, **{name: value for name, value in more.items() if value}})
 
     @classmethod
     def decode(cls, data: str) -> "Launch":
@@ -60,6 +67,8 @@ class Launch:
             node_name=_field(body, "nodeName", str, "TaskInfo.data"),
             node_token=_field(body, "nodeToken", str, "TaskInfo.data"),
             runtime_handler=_optional(body, "runtimeHandler", str, "TaskInfo.data") or "",
+            pull_secrets=tuple(_optional(body, "pullSecrets", list, "TaskInfo.data") or ()),
+            objects=_optional(body, "objects", dict, "TaskInfo.data") or {},
         )
 
 

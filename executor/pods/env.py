@@ -12,10 +12,14 @@ from fractions import Fraction
 from math import ceil
 from typing import Any, Final
 
+from executor.pods.objects import MissingError, Objects
 from shared.models.quantities import parse_quantity
 
 _REFERENCE: Final = re.compile(r"\$\$|\$\(([^)]*)\)")
 _KEYED: Final = re.compile(r"metadata\.(labels|annotations)\['([^']*)'\]")
+
+
+NO_OBJECTS: Final = Objects()
 
 
 class ConfigError(Exception):
@@ -71,10 +75,31 @@ def command_line(
 
 
 def environment(
-    container: Mapping[str, Any], pod: Mapping[str, Any], node: Node, pod_ip: str
+    container: Mapping[str, Any],
+    pod: Mapping[str, Any],
+    node: Node,
+    pod_ip: str,
+    objects: Objects = NO_OBJECTS,
 ) -> dict[str, str]:
-    """The variables of `env`, in their order, references resolved. Raises ConfigError for what cannot be had."""
+    """The variables of `envFrom` and `env`, in their order, references resolved. Raises ConfigError for what cannot be
+    had."""
+    try:
+        return _environment(container, pod, node, pod_ip, objects)
+    except MissingError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _environment(
+    container: Mapping[str, Any], pod: Mapping[str, Any], node: Node, pod_ip: str, objects: Objects
+) -> dict[str, str]:
     made: dict[str, str] = {}
+    for many in container.get("envFrom") or ():
+        found = (
+            objects.text(many["configMapRef"])
+            if "configMapRef" in many
+            else objects.secret(many["secretRef"])
+        )
+        made |= {f"{many.get('prefix') or ''}{key}": _text(value) for key, value in (found or {}).items()}
     for item in container.get("env") or ():
         source = item.get("valueFrom")
         if source is None:
@@ -83,10 +108,34 @@ def environment(
             made[item["name"]] = field(source["fieldRef"].get("fieldPath", ""), pod, node, pod_ip)
         elif "resourceFieldRef" in source:
             made[item["name"]] = resource_field(source["resourceFieldRef"], container, pod, node)
+        elif "configMapKeyRef" in source or "secretKeyRef" in source:
+            value = _value(source, pod, objects)
+            if value is not None:
+                made[item["name"]] = value
         else:
             kind = next(iter(source), "nothing")
             raise ConfigError(f"env {item['name']}: valueFrom.{kind} is not supported")
     return made
+
+
+def _value(source: Mapping[str, Any], pod: Mapping[str, Any], objects: Objects) -> str | None:
+    """Of one key of an object; None when it is optional and not there."""
+    if "configMapKeyRef" in source:
+        kind, reference = "ConfigMap", source["configMapKeyRef"]
+        found = objects.text(reference)
+    else:
+        kind, reference = "Secret", source["secretKeyRef"]
+        found = objects.secret(reference)
+    if found is not None and reference["key"] in found:
+        return _text(found[reference["key"]])
+    if reference.get("optional"):
+        return None
+    where = f"{pod['metadata'].get('namespace', 'default')}/{reference['name']}"
+    raise MissingError(f"couldn't find key {reference['key']} in {kind} {where}")
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
 
 
 def field(path: str, pod: Mapping[str, Any], node: Node, pod_ip: str) -> str:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from executor.pods import seccomp
-from executor.pods.env import ConfigError, Node, command_line, environment
+from executor.pods.env import NO_OBJECTS, ConfigError, Node, command_line, environment
 from executor.pods.gpus import NO_DEVICES, Devices
 from executor.pods.isolators import isolators, qos_class
+from executor.pods.objects import Objects
+from executor.pods.projections import is_projection
 from executor.pods.users import Identity
 from executor.stage0.config import ImageConfig
 from executor.stage1.manifest import FLAVORS
@@ -112,11 +114,16 @@ def pod_manifest(level: PodLevel, apps: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def app_entry(
-    level: PodLevel, container: Mapping[str, Any], image_id: str, config: ImageConfig, identity: Identity
+    level: PodLevel,
+    container: Mapping[str, Any],
+    image_id: str,
+    config: ImageConfig,
+    identity: Identity,
+    objects: Objects = NO_OBJECTS,
 ) -> dict[str, Any]:
     """The entry of one container in `apps`. Raises ConfigError for what cannot be made as asked."""
     context = container.get("securityContext") or {}
-    asked = environment(container, level.pod, level.node, level.pod_ip)
+    asked = environment(container, level.pod, level.node, level.pod_ip, objects)
     # PATH, HOME, HOSTNAME and AC_APP_NAME are stage1's to fill in.
     env = {**config.env, **_gpu_variables(level, container), **asked}
     directory = container.get("workingDir") or config.working_dir or "/"
@@ -174,6 +181,8 @@ def _volume(volume: Mapping[str, Any]) -> dict[str, Any]:
     name = volume["name"]
     if "hostPath" in volume:
         return {"name": name, "kind": "host", "source": volume["hostPath"]["path"]}
+    if is_projection(volume):  # a tmpfs, so that no secret gets to a disk; the runner writes the files
+        return {"name": name, "kind": "empty", "mode": "0755", "gantry.io/medium": "Memory"}
     if "emptyDir" not in volume:
         source = next((key for key in volume if key != "name"), "nothing")
         raise ConfigError(f'volume "{name}": {source} is not supported')
@@ -202,9 +211,10 @@ def _termination_volumes(level: PodLevel) -> list[dict[str, Any]]:
 
 def _mounts(level: PodLevel, container: Mapping[str, Any]) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
+    fixed = {one["name"] for one in level.pod["spec"].get("volumes") or () if is_projection(one)}
     for mount in container.get("volumeMounts") or ():
         entry = {"volume": mount["name"], "path": _absolute(mount["mountPath"])}
-        if mount.get("readOnly"):
+        if mount.get("readOnly") or mount["name"] in fixed:
             entry["readOnly"] = True
         if mount.get("subPath"):
             entry["gantry.io/sub-path"] = mount["subPath"]

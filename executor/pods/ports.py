@@ -4,7 +4,7 @@ The real ones are `executor.stage0.store.ImageStore` and `executor.pods.launcher
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -43,14 +43,21 @@ class Images(Protocol):
     """Raises `executor.stage0.errors.ImageError`. hold blocks, shortly; what is held is not collected."""
 
     async def pull(
-        self, ref: str, policy: PullPolicy, *, progress: Callable[[str], None] | None = None
+        self,
+        ref: str,
+        policy: PullPolicy,
+        *,
+        progress: Callable[[str], None] | None = None,
+        credentials: Mapping[str, tuple[str, str]] | None = None,
     ) -> Image: ...
     def hold(self, image: Any) -> Hold: ...
 
 
 class Sandbox(Protocol):
-    """Raises `executor.pods.launcher.LaunchError`."""
+    """Raises `executor.pods.launcher.LaunchError`. pid: of the pod's init, on the host."""
 
+    @property
+    def pid(self) -> int: ...
     async def start_app(self, app: str, *, stdin: int | None, stdout: int, stderr: int) -> int: ...
     async def signal_app(self, app: str, signum: int) -> None: ...
     async def remove_app(self, app: str) -> None: ...

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from executor.pods import manifest, users
+from executor.pods import atomic, manifest, users
 from executor.pods.core import effects as ef
 from executor.pods.core import events as ev
 from executor.pods.core.events import Timer
@@ -28,8 +28,10 @@ from executor.pods.hostpath import VolumeError, check_host_path
 from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.logread import last_words
 from executor.pods.logs import LogWriter
+from executor.pods.objects import MissingError
 from executor.pods.poddir import Phase, PodDir
 from executor.pods.ports import Hold, Image, Machine, PullPolicy, Sandbox
+from executor.pods.projections import Payload, is_projection, payload
 from executor.pods.supplies import NOTHING, Supplies
 from executor.stage0.errors import ImageError
 
@@ -84,6 +86,7 @@ class PodRunner:
         self.pod = pod
         node = machine.node()
         self._machine = machine
+        self._supplies = supplies
         self._report = report
         self._containers = {c["name"]: c for c in _containers(pod)}
         flavor = manifest.choose_flavor(pod, supplies.handler, machine.default_flavor, machine.flavors)
@@ -203,7 +206,10 @@ class PodRunner:
 
         try:
             image = await self._machine.images.pull(
-                container["image"], _pull_policy(container), progress=progress
+                container["image"],
+                _pull_policy(container),
+                progress=progress,
+                credentials=self._supplies.credentials or None,
             )
             self._holds.append(await asyncio.to_thread(self._machine.images.hold, image))
             self._prepared[app] = self._make_app(container, image)
@@ -219,7 +225,8 @@ class PodRunner:
     def _make_app(self, container: Mapping[str, Any], image: Image) -> _Prepared:
         config = image.config
         identity = users.resolve(container, self.pod, config.user, config.supplementary_gids, image.layers)
-        entry = manifest.app_entry(self._level, container, image.id, config, identity)
+        objects = self._supplies.objects
+        entry = manifest.app_entry(self._level, container, image.id, config, identity, objects)
         return _Prepared(entry, image, manifest.stop_signal(config.stop_signal))
 
     # --- the sandbox ---
@@ -229,11 +236,13 @@ class PodRunner:
             for volume in self.pod["spec"].get("volumes") or ():
                 if "hostPath" in volume:
                     check_host_path(volume)
+            files = self._projections()
             self._make_dir()
             self._lost = ""
             sandbox = await self._machine.run_pod(self._path, self._on_exit, self.lost)
             if self._lost:  # between the launcher's answer and now
                 raise LaunchError(self._lost)
+            await self._write(sandbox, files)
         except (VolumeError, ConfigError) as error:
             await self._drop_dir()
             self.dispatch(ev.SandboxFailed("FailedMount", str(error)))
@@ -245,6 +254,26 @@ class PodRunner:
         else:
             self._sandbox = sandbox
             self.dispatch(ev.SandboxStarted())
+
+    def _projections(self) -> dict[str, Payload]:
+        """The files of the volumes that have some from the API. Raises VolumeError for what is not there."""
+        found = {}
+        for volume in filter(is_projection, self.pod["spec"].get("volumes") or ()):
+            try:
+                found[volume["name"]] = payload(volume, self._supplies.objects, self.pod, self._level.node)
+            except (MissingError, ConfigError) as error:
+                name = volume["name"]
+                raise VolumeError(f'MountVolume.SetUp failed for volume "{name}" : {error}') from None
+        return found
+
+    async def _write(self, sandbox: Sandbox, files: Mapping[str, Payload]) -> None:
+        """Into the pod's own file systems in memory, which no container has mounted yet. Raises LaunchError."""
+        for name, content in files.items():
+            try:
+                atomic.write(f"/proc/{sandbox.pid}/root/volume.{name}", content)
+            except OSError as error:
+                await sandbox.stop()
+                raise LaunchError(f'files of volume "{name}": {error.strerror}') from None
 
     def _make_dir(self) -> None:
         self._dir = directory = self._machine.dirs.create(self.name)

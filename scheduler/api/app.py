@@ -44,6 +44,7 @@ SUBRESOURCES: dict[str, tuple[tuple[str, Action], ...]] = {
 LATER: dict[str, tuple[str, ...]] = {
     "pods": ("attach", "ephemeralcontainers", "exec", "portforward", "proxy", "resize"),
     "nodes": ("proxy",),
+    "serviceaccounts": ("token",),
 }
 """Subresources of Kubernetes that are refused by name, so that nobody looks for a typing error."""
 

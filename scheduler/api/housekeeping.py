@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from scheduler.api.context import Api
 from scheduler.api.delete import PROTECTED, DeleteOptions, delete_object
 from scheduler.api.write import create_object
-from scheduler.registry import runtimeclasses, storageclasses
-from scheduler.registry.errors import AlreadyExists, ApiError, NotFound
+from scheduler.registry import runtimeclasses, serviceaccounts, storageclasses
+from scheduler.registry.errors import AlreadyExists, ApiError, Forbidden, NotFound
 from scheduler.registry.resource import Object, Resource
 from scheduler.store import Entry, Expired, Key, StoreFailed, Watch
 
@@ -36,6 +36,7 @@ async def prepare(api: Api) -> None:
     """Makes what always exists, where it is missing. Raises StoreFailed."""
     await create_namespaces(api)
     await create_classes(api)
+    await create_accounts(api)
 
 
 async def create_namespaces(api: Api) -> None:
@@ -57,6 +58,22 @@ async def create_classes(api: Api) -> None:
     await _create(api, "node.k8s.io", "runtimeclasses", *runtimeclasses.built_in())
 
 
+async def create_accounts(api: Api) -> None:
+    """Makes the account `default` in each namespace that has none. Raises StoreFailed."""
+    resource = api.find("", "v1", "serviceaccounts")
+    if resource is None:
+        return
+    for entry in api.store.list("namespaces")[0]:
+        namespace, meta = entry.key.name, entry.obj["metadata"]
+        there = api.store.get(Key(resource.store_name, namespace, serviceaccounts.DEFAULT))
+        if there is not None or "deletionTimestamp" in meta:
+            continue
+        try:
+            await create_object(api, resource, serviceaccounts.default_account(), namespace)
+        except (AlreadyExists, Forbidden, NotFound) as error:
+            log.info("no account for namespace %s: %s", namespace, error)  # somebody was faster
+
+
 async def _create(api: Api, group: str, plural: str, *objects: Object) -> None:
     """Cluster-wide objects; what is there stays as it is."""
     resource = api.find(group, "v1", plural)
@@ -72,7 +89,7 @@ async def _create(api: Api, group: str, plural: str, *objects: Object) -> None:
 async def run(api: Api) -> None:
     """Runs until cancelled."""
     async with asyncio.TaskGroup() as group:
-        for work in (forget_events, empty_namespaces):
+        for work in (forget_events, empty_namespaces, keep_accounts):
             group.create_task(_forever(work, api), name=work.__name__)
 
 
@@ -116,6 +133,18 @@ def last_seen(entry: Entry) -> datetime:
     return max(
         (datetime.fromisoformat(time) for time in times if time), default=datetime.min.replace(tzinfo=UTC)
     )
+
+
+async def keep_accounts(api: Api) -> None:
+    """Follows namespaces and accounts, and makes the accounts that are missing."""
+    watches = [api.store.watch(name) for name in ("namespaces", "serviceaccounts")]
+    try:
+        while True:
+            await create_accounts(api)
+            await _any_change(watches)
+    finally:
+        for watch in watches:
+            watch.close()
 
 
 async def empty_namespaces(api: Api) -> None:

@@ -1,6 +1,6 @@
 """Protobuf request bodies, of the few kinds that kubectl sends in no other form.
 
-kubectl's typed commands (create namespace, drain, auth can-i) send `application/vnd.kubernetes.protobuf` and
+kubectl's typed commands (create namespace or secret, drain, auth can-i) send `application/vnd.kubernetes.protobuf` and
 do not fall back; whatever takes objects from files sends JSON. Answers are JSON, which they accept.
 Field numbers: the `generated.proto` files of k8s.io/api and apimachinery v0.32; the envelope: apimachinery's
 `runtime/serializer/protobuf`.
@@ -8,6 +8,7 @@ Field numbers: the `generated.proto` files of k8s.io/api and apimachinery v0.32;
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ class Field:
     """One field of a message: its JSON name and type; `of` is the message it holds."""
 
     name: str
-    type: str = "string"  # string, int, bool, message, time, map (of strings), skip
+    type: str = "string"  # string, int, bool, message, time, map (of strings), bytes map, skip
     repeated: bool = False
     of: Message | None = None
 
@@ -81,8 +82,31 @@ ACCESS: Message = {
 }
 REFERENCE = _strings("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
 
+SECRET: Message = {
+    1: Field("metadata", "message", of=OBJECT_META),
+    2: Field("data", "bytes map"),
+    3: Field("type"),
+    4: Field("stringData", "map"),
+    5: Field("immutable", "bool"),
+}
+CONFIG_MAP: Message = {
+    1: Field("metadata", "message", of=OBJECT_META),
+    2: Field("data", "map"),
+    3: Field("binaryData", "bytes map"),
+    4: Field("immutable", "bool"),
+}
+SERVICE_ACCOUNT: Message = {
+    1: Field("metadata", "message", of=OBJECT_META),
+    2: Field("secrets", "message", repeated=True, of=REFERENCE),
+    3: Field("imagePullSecrets", "message", repeated=True, of=_strings("name")),
+    4: Field("automountServiceAccountToken", "bool"),
+}
+
 KINDS: dict[tuple[str, str], Message] = {
     ("v1", "Namespace"): _object("spec", {1: Field("finalizers", repeated=True)}),
+    ("v1", "Secret"): SECRET,
+    ("v1", "ConfigMap"): CONFIG_MAP,
+    ("v1", "ServiceAccount"): SERVICE_ACCOUNT,
     ("v1", "Binding"): _object("target", REFERENCE),
     ("v1", "DeleteOptions"): DELETE_OPTIONS,
     ("meta.k8s.io/v1", "DeleteOptions"): DELETE_OPTIONS,
@@ -119,10 +143,11 @@ def _decode(body: bytes, message: Message) -> dict[str, Any]:
         field = message.get(number)
         if field is None:
             raise ValueError(f"unknown field {number} (this server knows Kubernetes 1.32)")
-        if field.type == "map":
+        if field.type.endswith("map"):
             entry = dict(_fields(_bytes(raw)))
-            key, value = (_bytes(entry.get(part, b"")).decode() for part in (1, 2))
-            obj.setdefault(field.name, {})[key] = value
+            key, held = (_bytes(entry.get(part, b"")) for part in (1, 2))
+            text = base64.b64encode(held) if field.type == "bytes map" else held
+            obj.setdefault(field.name, {})[key.decode()] = text.decode()
         elif field.repeated:
             obj.setdefault(field.name, []).append(_value(raw, field))
         elif field.type != "skip":

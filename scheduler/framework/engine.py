@@ -23,7 +23,7 @@ from scheduler.framework.core.claims import load as storage
 from scheduler.framework.core.events import Event, LaunchAborted, Loaded, TaskReported
 from scheduler.framework.core.lifecycle import AWAY, TERMINAL, TaskState
 from scheduler.framework.core.pods import node_from_object, pod_from_object
-from scheduler.framework.core.state import Policy, State
+from scheduler.framework.core.state import Policy, State, Task
 from scheduler.framework.core.step import step
 from scheduler.framework.core.verdict import describe
 from scheduler.framework.mesos import Mesos, Payload
@@ -117,6 +117,17 @@ def _log_report(event: TaskReported) -> None:
     quiet = event.state is TaskState.FINISHED or event.reason == "RECONCILIATION"
     level = logging.DEBUG if quiet else logging.INFO
     log.log(level, "task %s: %s", event.task_id, describe(event))
+
+
+def _missing_secrets(task: Task, names: tuple[str, ...]) -> fx.Publish:
+    """As the kubelet says it: the image may be had without."""
+    message = (
+        f"Unable to retrieve some image pull secrets ({', '.join(names)}); "
+        "attempting to pull the image may not succeed."
+    )
+    return fx.Publish(
+        *(task.uid, task.namespace, task.name), "Warning", "FailedToRetrieveImagePullSecret", message
+    )
 
 
 class Engine:
@@ -254,7 +265,10 @@ class Engine:
 
     def _payload(self, launch: fx.Launch, pod: Json) -> Payload:
         token = node_token(self._secret, launch.executor.id)
-        return Payload(pod, token, supplies_of(pod, self._store))
+        supplies = supplies_of(pod, self._store)
+        if supplies.missing:
+            self._publisher.put(_missing_secrets(launch.task, supplies.missing))
+        return Payload(pod, token, supplies)
 
     def _tidy(self, effects: list[fx.Effect]) -> None:
         for effect in effects:

@@ -324,7 +324,10 @@ class Mesos(Scheduler):
 
 
 def _envelope(node: str, payload: Payload) -> Launch:
-    return Launch(payload.pod, node, payload.node_token, runtime_handler=payload.supplies.runtime_handler)
+    more = payload.supplies
+    return Launch(
+        *(payload.pod, node, payload.node_token), more.runtime_handler, more.pull_secrets, more.objects
+    )
 
 
 def _pools(offers: Iterable[Json], role: str) -> dict[bool, Pool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scheduler.registry.configmaps import CONFIGMAPS
 from scheduler.registry.events import EVENTS
 from scheduler.registry.namespaces import NAMESPACES
 from scheduler.registry.nodes import NODES
@@ -10,9 +11,12 @@ from scheduler.registry.persistentvolumes import PERSISTENTVOLUMES
 from scheduler.registry.pods import PODS
 from scheduler.registry.resource import Resource
 from scheduler.registry.runtimeclasses import RUNTIMECLASSES
+from scheduler.registry.secrets import SECRETS
+from scheduler.registry.serviceaccounts import SERVICEACCOUNTS
 from scheduler.registry.storageclasses import STORAGECLASSES
 
 __all__ = [
+    "CONFIGMAPS",
     "EVENTS",
     "NAMESPACES",
     "NODES",
@@ -21,17 +25,22 @@ __all__ = [
     "PODS",
     "RESOURCES",
     "RUNTIMECLASSES",
+    "SECRETS",
+    "SERVICEACCOUNTS",
     "STORAGECLASSES",
     "find",
 ]
 
 RESOURCES: tuple[Resource, ...] = (
+    CONFIGMAPS,
     EVENTS,
     NAMESPACES,
     NODES,
     PERSISTENTVOLUMECLAIMS,
     PERSISTENTVOLUMES,
     PODS,
+    SECRETS,
+    SERVICEACCOUNTS,
     RUNTIMECLASSES,
     STORAGECLASSES,
 )

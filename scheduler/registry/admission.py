@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from scheduler.registry import serviceaccounts
 from scheduler.registry.errors import FieldError, Forbidden
 from scheduler.registry.resource import Object, Resource
 from scheduler.registry.wishes import asks_for_gpus
@@ -22,7 +23,6 @@ Find = Callable[[str, str, str], Object | None]
 
 RUNTIME_CLASSES = "runtimeclasses.node.k8s.io"
 SERVICE_ACCOUNTS = "serviceaccounts"
-DEFAULT_ACCOUNT = "default"
 
 
 def with_admission(resources: tuple[Resource, ...], find: Find) -> tuple[Resource, ...]:
@@ -173,7 +173,7 @@ def _set_pull_secrets(pod: Object, spec: Object, find: Find) -> None:
     """The account's, when the pod names none. The account `default` need not be there yet: it comes by itself."""
     namespace, name = pod["metadata"].get("namespace", ""), spec["serviceAccountName"]
     account = find(SERVICE_ACCOUNTS, namespace, name)
-    if account is None and name != DEFAULT_ACCOUNT:
+    if account is None and name != serviceaccounts.DEFAULT:
         why = f'error looking up service account {namespace}/{name}: serviceaccount "{name}" not found'
         raise Forbidden("pods", pod["metadata"].get("name", ""), why)
     secrets = (account or {}).get("imagePullSecrets")

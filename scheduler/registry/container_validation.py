@@ -91,6 +91,7 @@ def _validate_container(
         elif container["restartPolicy"] != "Always":
             yield FieldError.not_supported(f"{path}.restartPolicy", container["restartPolicy"], ["Always"])
     yield from _validate_env(container.get("env"), f"{path}.env")
+    yield from _validate_env_from(container.get("envFrom"), f"{path}.envFrom")
     yield from _validate_mounts(container.get("volumeMounts"), f"{path}.volumeMounts", volumes)
     yield from validate_resources(container.get("resources") or {}, f"{path}.resources")
     yield from _validate_security(container.get("securityContext") or {}, f"{path}.securityContext")
@@ -163,16 +164,51 @@ def _validate_source(variable: Object, path: str) -> Iterator[FieldError]:
     if len(chosen) > 1:
         yield FieldError.invalid(path, "", "may not have more than one field specified at a time")
     if "fieldRef" in source:
-        yield from _validate_field_ref(source["fieldRef"], f"{path}.fieldRef")
+        yield from validate_field_ref(source["fieldRef"], f"{path}.fieldRef", _ENV_FIELDS)
     if "resourceFieldRef" in source:
-        reference = source["resourceFieldRef"]
-        resource = reference.get("resource")
-        if not resource:
-            yield FieldError.required(f"{path}.resourceFieldRef.resource")
-        elif resource not in _ENV_RESOURCES:
-            yield FieldError.not_supported(f"{path}.resourceFieldRef.resource", resource, _ENV_RESOURCES)
-        elif complaint := _divisor_complaint(resource, reference.get("divisor", "0")):
-            yield FieldError.invalid(f"{path}.resourceFieldRef.divisor", reference["divisor"], complaint)
+        yield from validate_resource_ref(source["resourceFieldRef"], f"{path}.resourceFieldRef")
+    for key in ("configMapKeyRef", "secretKeyRef"):
+        if key in source:
+            yield from _validate_key_ref(source[key], f"{path}.{key}")
+
+
+def _validate_key_ref(reference: Object, path: str) -> Iterator[FieldError]:
+    if not reference.get("name"):
+        yield FieldError.required(f"{path}.name")
+    if not reference.get("key"):
+        yield FieldError.required(f"{path}.key")
+    elif complaint := names.config_key(reference["key"]):
+        yield FieldError.invalid(f"{path}.key", reference["key"], complaint)
+
+
+def _validate_env_from(sources: list[Object] | None, path: str) -> Iterator[FieldError]:
+    for index, source in enumerate(sources or ()):
+        at = f"{path}[{index}]"
+        prefix = source.get("prefix")
+        if prefix and (complaint := names.environment_name(prefix)):
+            yield FieldError.invalid(f"{at}.prefix", prefix, complaint)
+        chosen = [key for key in ("configMapRef", "secretRef") if key in source]
+        if not chosen:
+            yield FieldError.invalid(at, "", "must specify one of: `configMapRef` or `secretRef`")
+        elif len(chosen) > 1:
+            yield FieldError.invalid(at, "", "may not have more than one field specified at a time")
+        for key in chosen:
+            name = source[key].get("name")
+            if not name:
+                yield FieldError.required(f"{at}.{key}.name")
+            elif complaint := names.dns_subdomain(name):
+                yield FieldError.invalid(f"{at}.{key}.name", name, complaint)
+
+
+def validate_resource_ref(reference: Object, path: str) -> Iterator[FieldError]:
+    """A request or limit of a container."""
+    resource = reference.get("resource")
+    if not resource:
+        yield FieldError.required(f"{path}.resource")
+    elif resource not in _ENV_RESOURCES:
+        yield FieldError.not_supported(f"{path}.resource", resource, _ENV_RESOURCES)
+    elif complaint := _divisor_complaint(resource, reference.get("divisor", "0")):
+        yield FieldError.invalid(f"{path}.divisor", reference["divisor"], complaint)
 
 
 _CPU_DIVISORS: tuple[str, ...] = ("1m", "1")
@@ -193,7 +229,8 @@ def _divisor_complaint(resource: str, divisor: str) -> str | None:
     )
 
 
-def _validate_field_ref(reference: Object, path: str) -> Iterator[FieldError]:
+def validate_field_ref(reference: Object, path: str, fields: tuple[str, ...]) -> Iterator[FieldError]:
+    """A field of the pod, one of `fields`, or a single label or annotation."""
     field = reference.get("fieldPath")
     if not reference.get("apiVersion"):
         yield FieldError.required(f"{path}.apiVersion")
@@ -207,8 +244,8 @@ def _validate_field_ref(reference: Object, path: str) -> Iterator[FieldError]:
         complaint = names.qualified_name(subscript.group(2))
         if complaint:
             yield FieldError.invalid(f"{path}.fieldPath", field, complaint)
-    elif field not in _ENV_FIELDS:
-        yield FieldError.not_supported(f"{path}.fieldPath", field, _ENV_FIELDS)
+    elif field not in fields:
+        yield FieldError.not_supported(f"{path}.fieldPath", field, fields)
 
 
 def _validate_mounts(

@@ -21,6 +21,8 @@ _value = re.compile(_VALUE).fullmatch
 _port_characters = re.compile("[-a-z0-9]*").fullmatch
 _printable = re.compile("[ -<>-~]+").fullmatch
 
+_config_key = re.compile("[-._a-zA-Z0-9]+").fullmatch
+
 _NAMES_HINT = "'MyName',  or 'my.name',  or '123-abc'"
 
 
@@ -109,6 +111,20 @@ def environment_name(text: str) -> str | None:
     if _printable(text):
         return None
     return "a valid environment variable name must consist only of printable ASCII characters other than '='"
+
+
+def config_key(text: str) -> str | None:
+    """Key of a ConfigMap or Secret, which may become the name of a file."""
+    if len(text) > 253:
+        return "must be no more than 253 characters"
+    if not _config_key(text):
+        return (
+            "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or "
+            "'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
+        )
+    if text in (".", ".."):
+        return f"must not be '{text}'"
+    return "must not start with '..'" if text.startswith("..") else None
 
 
 def ip_address(text: str) -> str | None:

@@ -152,8 +152,9 @@ def _default_volume(volume: Object) -> None:
     for key in ("configMap", "secret", "downwardAPI", "projected"):
         if key in volume:
             volume[key].setdefault("defaultMode", _DEFAULT_MODE)
-    for item in (volume.get("downwardAPI") or {}).get("items") or ():
-        _default_source(item)
+    for source in (volume, *((volume.get("projected") or {}).get("sources") or ())):
+        for item in (source.get("downwardAPI") or {}).get("items") or ():
+            _default_source(item)
 
 
 def _default_tolerations(spec: Object) -> None:

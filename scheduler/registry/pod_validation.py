@@ -16,6 +16,7 @@ from scheduler.registry.errors import FieldError
 from scheduler.registry.metadata import validate_labels, validate_metadata, validate_metadata_update
 from scheduler.registry.resource import Object
 from scheduler.registry.supported import unsupported
+from scheduler.registry.volume_validation import validate_projection
 from shared.models.annotations import CHOICES
 
 RESTART_POLICIES = ("Always", "Never", "OnFailure")
@@ -163,6 +164,7 @@ def _validate_volumes(volumes: list[Object] | None) -> Iterator[FieldError]:
             yield FieldError.required(f"{path}.persistentVolumeClaim.claimName")
         if "hostPath" in volume:
             yield from _validate_host_path(volume["hostPath"], f"{path}.hostPath")
+        yield from validate_projection(volume, path)
 
 
 def _validate_host_path(source: Object, path: str) -> Iterator[FieldError]:

@@ -18,15 +18,15 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
     for name, fields in {
         "PodSpec": """
             activeDeadlineSeconds affinity automountServiceAccountToken containers dnsPolicy enableServiceLinks
-            hostNetwork hostname initContainers nodeName nodeSelector overhead preemptionPolicy priority
-            restartPolicy runtimeClassName schedulerName securityContext serviceAccount serviceAccountName
+            hostNetwork hostname imagePullSecrets initContainers nodeName nodeSelector overhead preemptionPolicy
+            priority restartPolicy runtimeClassName schedulerName securityContext serviceAccount serviceAccountName
             terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes
         """,
         "Container": """
-            args command env image imagePullPolicy name ports resources securityContext terminationMessagePath
+            args command env envFrom image imagePullPolicy name ports resources securityContext terminationMessagePath
             terminationMessagePolicy volumeMounts workingDir
         """,
-        "EnvVarSource": "fieldRef resourceFieldRef",
+        "EnvVarSource": "configMapKeyRef fieldRef resourceFieldRef secretKeyRef",
         "ResourceRequirements": "limits requests",
         "limits": "cpu memory nvidia.com/gpu",
         "requests": "cpu memory ephemeral-storage nvidia.com/gpu",
@@ -36,7 +36,8 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
             runAsUser
         """,
         "PodSecurityContext": "runAsGroup runAsNonRoot runAsUser supplementalGroups",
-        "Volume": "name emptyDir hostPath persistentVolumeClaim",
+        "Volume": "name configMap downwardAPI emptyDir hostPath persistentVolumeClaim projected secret",
+        "VolumeProjection": "configMap downwardAPI secret",
         "EmptyDirVolumeSource": "medium sizeLimit",
         "HostPathVolumeSource": "path type",
         "PersistentVolumeClaimVolumeSource": "claimName readOnly",
@@ -94,6 +95,8 @@ def _spec(spec: Object) -> Iterator[FieldError]:
         yield from _fields("Volume", volume, path)
         yield from _fields("EmptyDirVolumeSource", volume.get("emptyDir"), f"{path}.emptyDir")
         yield from _fields("HostPathVolumeSource", volume.get("hostPath"), f"{path}.hostPath")
+        for at, source in enumerate((volume.get("projected") or {}).get("sources") or ()):
+            yield from _fields("VolumeProjection", source, f"{path}.projected.sources[{at}]")
 
 
 def _container(container: Object, path: str, *, host_network: bool) -> Iterator[FieldError]:
@@ -130,6 +133,11 @@ def _fields(kind: str, value: Object | None, path: str) -> Iterator[FieldError]:
         if name in supported:
             if name in values and held not in values[name]:
                 yield FieldError.not_supported(f"{path}.{name}", held, map(str, values[name]))
-        elif kind == "Volume" or held not in (*harmless.get(name, (False, 0)), "", [], {}):
+        elif kind in ("Volume", "VolumeProjection") or held not in (
+            *harmless.get(name, (False, 0)),
+            "",
+            [],
+            {},
+        ):
             # A volume source asks for something even when it is empty.
             yield FieldError.forbidden(f"{path}.{name}", _NOT_YET)

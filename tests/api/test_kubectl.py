@@ -83,13 +83,16 @@ def test_looks_around(kubectl):
     assert re.search(r"Server Version.*v1\.32\.0\+gantry-0\.1\.0", kubectl("version"))
     assert "is running at" in kubectl("cluster-info")
     resources = kubectl("api-resources", "--no-headers")
-    assert [line.split()[0] for line in resources.splitlines()][:7] == [
+    assert [line.split()[0] for line in resources.splitlines()][:10] == [
+        "configmaps",
         "events",
         "namespaces",
         "nodes",
         "persistentvolumeclaims",
         "persistentvolumes",
         "pods",
+        "secrets",
+        "serviceaccounts",
         "services",
     ]
     assert {"runtimeclasses", "storageclasses"} <= {line.split()[0] for line in resources.splitlines()}
@@ -123,6 +126,64 @@ def test_runtime_classes(kubectl):
     kubectl("delete", "runtimeclass", "heavy", "fly")
     pod["metadata"] = {"name": "late"}
     assert 'pod rejected: RuntimeClass "heavy" not found' in kubectl.fails("create", "-f", "-", stdin=pod)
+
+
+def test_secrets(kubectl, tmp_path):
+    kubectl("create", "secret", "generic", "login", "--from-literal=user=me", "--from-literal=password=x")
+    registry = ("--docker-server=r.example", "--docker-username=me", "--docker-password=hunter2")
+    kubectl("create", "secret", "docker-registry", "pull", *registry)
+    rows = [line.split()[:3] for line in kubectl("get", "secrets").splitlines()]
+    assert rows == [
+        ["NAME", "TYPE", "DATA"],
+        ["login", "Opaque", "2"],
+        ["pull", "kubernetes.io/dockerconfigjson", "1"],
+    ]
+    described = kubectl("describe", "secret", "login")
+    assert re.search(r"Type: +Opaque", described)
+    assert re.search(r"password: +1 bytes", described)
+    made = json.loads(kubectl("get", "secret", "login", "-o", "json"))
+    assert made["data"] == {"user": "bWU=", "password": "eA=="}
+    kubectl("patch", "secret", "login", "-p", '{"stringData":{"user":"you"},"immutable":true}')
+    assert "eW91" in kubectl("get", "secret", "login", "-o", "yaml")
+    refused = kubectl.fails("patch", "secret", "login", "-p", '{"stringData":{"user":"he"}}')
+    assert "field is immutable when `immutable` is set" in refused
+    (tmp_path / "broken").write_text("{")
+    flags = ("--type=kubernetes.io/dockerconfigjson", f"--from-file=.dockerconfigjson={tmp_path}/broken")
+    assert "secret contents redacted" in kubectl.fails("create", "secret", "generic", "b", *flags)
+
+
+def test_config_maps_and_accounts(kubectl, tmp_path):
+    (tmp_path / "blob").write_bytes(b"\0\xff")
+    kubectl(
+        "create", "configmap", "config", "--from-literal=level=debug", f"--from-file=blob={tmp_path}/blob"
+    )
+    made = json.loads(kubectl("get", "cm", "config", "-o", "json"))
+    assert (made["data"], made["binaryData"]) == ({"level": "debug"}, {"blob": "AP8="})
+    assert [line.split()[:2] for line in kubectl("get", "cm").splitlines()] == [
+        ["NAME", "DATA"],
+        ["config", "2"],
+    ]
+    assert "debug" in kubectl("describe", "cm", "config")
+    kubectl("create", "namespace", "team")
+    kubectl("wait", "--for=create", "serviceaccount/default", "-n", "team", "--timeout=20s")
+    secrets = '{"imagePullSecrets":[{"name":"pull"}]}'
+    kubectl("patch", "serviceaccount", "default", "-n", "team", "-p", secrets)
+    assert re.search(r"Image pull secrets: +pull", kubectl("describe", "sa", "default", "-n", "team"))
+    kubectl("create", "-n", "team", "-f", "-", stdin=MANIFEST)
+    pod = json.loads(kubectl("get", "pod", "web", "-n", "team", "-o", "json"))
+    assert pod["spec"]["imagePullSecrets"] == [{"name": "pull"}]
+    robot = {
+        **MANIFEST,
+        "metadata": {"name": "r"},
+        "spec": {**MANIFEST["spec"], "serviceAccountName": "robot"},
+    }
+    assert 'serviceaccount "robot" not found' in kubectl.fails("create", "-f", "-", stdin=robot)
+    assert kubectl("create", "serviceaccount", "robot") == "serviceaccount/robot created\n"
+    kubectl("create", "-f", "-", stdin=robot)
+    assert "is not supported by Gantry yet" in kubectl.fails("create", "token", "robot")
+    kubectl("delete", "serviceaccount", "default", "-n", "team")
+    kubectl("wait", "--for=create", "serviceaccount/default", "-n", "team", "--timeout=20s")
+    kubectl("delete", "namespace", "team", "--timeout=20s")
 
 
 def test_wrong_token(live, tmp_path):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from shared.models import event, meta, namespace, node, pod, runtime_class
+from shared.models import config, event, meta, namespace, node, pod, runtime_class
 from shared.models.base import patch_schema
 
 kubernetes = pytest.importorskip("kubernetes")
@@ -18,6 +18,9 @@ TOP = {
     "V1Node": node.Node,
     "V1Namespace": namespace.Namespace,
     "CoreV1Event": event.Event,
+    "V1Secret": config.Secret,
+    "V1ConfigMap": config.ConfigMap,
+    "V1ServiceAccount": config.ServiceAccount,
     "V1RuntimeClass": runtime_class.RuntimeClass,
     "V1Status": meta.Status,
     "V1DeleteOptions": meta.DeleteOptions,

@@ -40,9 +40,18 @@ class FakeImage:
 class FakeImages:
     """Has every image but those called missing."""
 
+    def __init__(self) -> None:
+        self.shown: list[Any] = []
+
     async def pull(
-        self, ref: str, policy: str, *, progress: Callable[[str], None] | None = None
+        self,
+        ref: str,
+        policy: str,
+        *,
+        progress: Callable[[str], None] | None = None,
+        credentials: Any = None,
     ) -> FakeImage:
+        self.shown.append(credentials)
         if "missing" in ref:
             raise ImageNotFound(f"{ref}: no such image")
         return FakeImage()
@@ -56,6 +65,7 @@ class FakeSandbox:
 
     def __init__(self, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]) -> None:
         self.on_exit, self.on_gone = on_exit, on_gone
+        self.pid = os.getpid()
         self.out: dict[str, int] = {}
         self.signals: list[tuple[str, int]] = []
         self.stopped = self.stop_failures = 0
@@ -110,7 +120,8 @@ class Fake:
         node = Node("n", "10.0.0.1", Fraction(1), 1 << 30)
         (root / "dev").mkdir()
         gpus = Gpus(Host(root / "dev"), root / "locks")
-        self.pods = Pods(Machine(lambda: node, FakeImages(), dirs, self.run_pod, "linux", gpus), self.report)
+        self.images = FakeImages()
+        self.pods = Pods(Machine(lambda: node, self.images, dirs, self.run_pod, "linux", gpus), self.report)
 
     async def run_pod(
         self, pod_dir: Path, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]
@@ -172,6 +183,15 @@ async def test_the_handler_of_its_class_chooses_the_flavor(fake: Fake) -> None:
     with pytest.raises(ValueError, match="its handler 'gvisor' is no stage1 flavor of this executor"):
         fake.pods.launch("u.2", pod("a", uid="v", runtimeClassName="safe"), Supplies("gvisor"))
     assert len(fake.sandboxes) == 1
+
+
+async def test_the_credentials_of_a_pod_go_to_the_image_store(fake: Fake) -> None:
+    mine = {"registry.example": ("me", "secret")}
+    fake.pods.launch("u.1", pod("a"), Supplies(credentials=mine))
+    await fake.running()
+    fake.pods.launch("u.2", pod("b", uid="v", name="other"))
+    await fake.until(lambda r: r.state == "TASK_RUNNING" and r.status["containerStatuses"][0]["name"] == "b")
+    assert fake.images.shown == [mine, None]
 
 
 async def test_an_app_that_ends_before_its_start_is_answered(fake: Fake) -> None:

@@ -18,9 +18,11 @@ from executor.pods.gpus import GpuError, Gpus
 from executor.pods.keeper import LauncherKeeper
 from executor.pods.launcher import Launcher, LaunchError
 from executor.pods.logread import LogOptions, read_log
+from executor.pods.objects import Objects
 from executor.pods.poddir import Phase, PodDirs
 from executor.pods.pods import Pods
 from executor.pods.ports import Machine
+from executor.pods.supplies import NOTHING, Supplies
 from executor.stage0 import ImageRefused, inventory
 from executor.stage0.store import ImageStore
 
@@ -76,7 +78,9 @@ class Host:
         async with self.news:
             self.news.notify_all()
 
-    def run(self, *containers: dict[str, Any], name: str = "p", **spec: Any) -> str:
+    def run(
+        self, *containers: dict[str, Any], name: str = "p", supplies: Supplies = NOTHING, **spec: Any
+    ) -> str:
         """Launch a pod of containers that are shell scripts; returns its task id."""
         uid = f"{name}-{os.urandom(4).hex()}"  # cgroups carry it, and tests run beside one another
         task_id = f"{uid}.1"
@@ -84,9 +88,8 @@ class Host:
         made = [container(f"c{n}", **c) for n, c in enumerate(containers)]
         inits = [container(f"i{n}", **c) for n, c in enumerate(spec.pop("init", ()))]
         meta = {"name": name, "namespace": "default", "uid": uid, "labels": {"app": "test"}}
-        self.pods.launch(
-            task_id, {"metadata": meta, "spec": {"containers": made, "initContainers": inits, **spec}}
-        )
+        spec = {"containers": made, "initContainers": inits, **spec}
+        self.pods.launch(task_id, {"metadata": meta, "spec": spec}, supplies)
         return task_id
 
     async def until(self, task_id: str, test: Callable[[Report], bool]) -> Report:
@@ -384,6 +387,68 @@ async def test_flavor_fly(host: Host) -> None:
         os.readlink("/proc/self/ns/net"),
         os.readlink("/proc/self/ns/pid"),
     ]
+
+
+OBJECTS = Objects.from_json(
+    {
+        "configMaps": {"config": {"data": {"level": "debug", "motd": "hello"}}},
+        "secrets": {"login": {"data": {"user": "bWU=", "key": "aHVudGVyMg=="}}},
+    }
+)
+OBJECTS_SCRIPT = """
+echo $LEVEL $S_user; cat /config/level; echo; cat /login/deep/key; echo; cat /single; echo
+ls -lL /login/deep/key | cut -c1-10; ls -ln /login/..data/deep/key | tr -s ' ' | cut -d' ' -f3-4
+readlink /config/level; (echo x > /config/level) 2>/dev/null || echo read-only
+cat /about/labels; echo; grep ' /login ' /proc/mounts | cut -d' ' -f3
+"""
+
+
+@pytest.mark.parametrize("flavor", ["linux", "fly"])
+async def test_objects_become_variables_and_files(host: Host, flavor: str) -> None:
+    volumes = [
+        {"name": "config", "configMap": {"name": "config"}},
+        {"name": "login", "secret": {"secretName": "login", "items": [
+            {"key": "key", "path": "deep/key", "mode": 0o400}
+        ]}},
+        {"name": "about", "projected": {"sources": [{"downwardAPI": {"items": [
+            {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}
+        ]}}]}},
+    ]  # fmt: skip
+    mounts = [{"name": one["name"], "mountPath": f"/{one['name']}"} for one in volumes]
+    mounts.append({"name": "config", "mountPath": "/single", "subPath": "motd"})
+    env = {
+        "env": [{"name": "LEVEL", "valueFrom": {"configMapKeyRef": {"name": "config", "key": "level"}}}],
+        "envFrom": [{"prefix": "S_", "secretRef": {"name": "login"}}],
+    }
+    task = host.run(
+        {"run": OBJECTS_SCRIPT, "volumeMounts": mounts, **env},
+        *({"run": "cat /login/deep/key", "volumeMounts": mounts, "securityContext": {"runAsUser": 7}},),
+        volumes=volumes,
+        runtimeClassName=flavor,
+        supplies=Supplies(objects=OBJECTS),
+    )
+    report = await host.end(task)
+    assert (await host.log("p", "c0")).splitlines() == [
+        *("debug me", "debug", "hunter2", "hello", "-r--------", "0 0", "..data/level", "read-only"),
+        *('app="test"', "tmpfs"),
+    ]
+    assert shown(report, "c1")["state"]["terminated"]["exitCode"] != 0, "it is root's alone"
+    assert not list(host.dirs.root.rglob("key")), "a secret is on no disk"
+
+
+async def test_objects_that_are_not_there_are_waited_for(host: Host) -> None:
+    volume = {"name": "v", "secret": {"secretName": "no"}}
+    task = host.run({"run": "true"}, volumes=[volume])
+    report = await host.until(task, lambda r: any(e.reason == "FailedMount" for e in r.events))
+    [event] = [e for e in report.events if e.reason == "FailedMount"]
+    assert event.message == 'MountVolume.SetUp failed for volume "v" : secret "no" not found'
+    host.pods.kill(task, 0.0, "enough")
+    env = [{"name": "V", "valueFrom": {"configMapKeyRef": {"name": "no", "key": "x"}}}]
+    other = host.run({"run": "true", "env": env}, name="other")
+    report = await host.until(other, waits("CreateContainerConfigError"))
+    assert shown(report)["state"]["waiting"]["message"] == 'configmap "no" not found'
+    host.pods.kill(other, 0.0, "enough")
+    await host.end(other)
 
 
 GPU_SCRIPT = """

@@ -31,9 +31,11 @@ def raw(body: Any) -> str:
     return base64.b64encode(json.dumps(body).encode()).decode()
 
 
-@given(OBJECT, TEXT, TEXT, TEXT)
-def test_a_launch_comes_back_as_it_was(pod: dict[str, Any], node: str, token: str, handler: str) -> None:
-    launch = Launch(pod=pod, node_name=node, node_token=token, runtime_handler=handler)
+@given(OBJECT, TEXT, TEXT, TEXT, st.lists(OBJECT, max_size=2), OBJECT)
+def test_a_launch_comes_back_as_it_was(
+    pod: dict[str, Any], node: str, token: str, handler: str, secrets: list[Any], objects: dict[str, Any]
+) -> None:
+    launch = Launch(pod, node, token, handler, tuple(secrets), objects)
     assert Launch.decode(launch.encode()) == launch
 
 

@@ -168,6 +168,35 @@ def test_two_words_about_the_stage1() -> None:
     assert "means runtimeClassName fly, the pod has linux" in errors[0]
 
 
+# ---- ServiceAccount
+
+
+def account(name: str, *secrets: str) -> Json:
+    meta = {"name": name, "namespace": "default"}
+    listed = [{"name": one} for one in secrets]
+    return {"kind": "ServiceAccount", "metadata": meta, **({"imagePullSecrets": listed} if listed else {})}
+
+
+def test_the_accounts_pull_secrets_are_for_pods_without_some() -> None:
+    resource = pods(account("default", "a", "b"), account("plain"))
+    made, errors = created(resource, pod())
+    assert (made["spec"]["imagePullSecrets"], errors) == ([{"name": "a"}, {"name": "b"}], [])
+    same = resource.prepare_update(pod(), made, status=False)
+    assert resource.validate_update(same, made) == []
+    made, _ = created(resource, pod(imagePullSecrets=[{"name": "own"}]))
+    assert made["spec"]["imagePullSecrets"] == [{"name": "own"}]
+    made, _ = created(resource, pod(serviceAccountName="plain"))
+    assert "imagePullSecrets" not in made["spec"]
+
+
+def test_an_account_that_is_not_there() -> None:
+    message = refusal(pods(account("default")), pod(serviceAccountName="robot"))
+    assert message == (
+        'pods "p" is forbidden: error looking up service account default/robot: serviceaccount "robot" not found'
+    )
+    assert created(pods(), pod())[1] == [], "the default one comes by itself"
+
+
 # ---- tolerations
 
 KEYS = st.fixed_dictionaries(

@@ -176,6 +176,7 @@ def test_resources_are_found():
     assert find("apps", "v1", "pods") is None
     assert {one.store_name for one in RESOURCES} == {
         *("pods", "nodes", "namespaces", "events", "persistentvolumeclaims", "persistentvolumes"),
+        *("configmaps", "secrets", "serviceaccounts"),
         *("runtimeclasses.node.k8s.io", "storageclasses.storage.k8s.io"),
     }
     assert {one.api_version for one in RESOURCES} == {"v1", "node.k8s.io/v1", "storage.k8s.io/v1"}

@@ -12,6 +12,7 @@ from shared.models.volumes import (
     HostPathVolumeSource,
     PersistentVolumeClaimVolumeSource,
     Volume,
+    VolumeProjection,
 )
 
 MODELS = {
@@ -28,6 +29,7 @@ MODELS = {
         SecurityContext,
         Volume,
         VolumeMount,
+        VolumeProjection,
     )
 }
 
@@ -51,7 +53,6 @@ NOT_YET = [
     ({"hostIPC": True}, "spec.hostIPC"),
     ({"hostPID": True}, "spec.hostPID"),
     ({"hostUsers": False}, "spec.hostUsers"),
-    ({"imagePullSecrets": [{"name": "x"}]}, "spec.imagePullSecrets"),
     ({"os": {"name": "windows"}}, "spec.os"),
     ({"resources": {"limits": {"cpu": "1"}}}, "spec.resources"),
     ({"priorityClassName": "high"}, "spec.priorityClassName"),
@@ -66,14 +67,10 @@ NOT_YET = [
         {"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}}},
         "spec.securityContext.seccompProfile",
     ),
-    ({"volumes": [{"name": "a", "configMap": {"name": "x"}}]}, "spec.volumes[0].configMap"),
-    ({"volumes": [{"name": "a", "secret": {}}]}, "spec.volumes[0].secret"),
-    ({"volumes": [{"name": "a", "downwardAPI": {}}]}, "spec.volumes[0].downwardAPI"),
     (
         {"volumes": [{"name": "a", "ephemeral": {}}]},
         "spec.volumes[0].ephemeral",
     ),
-    ({"container": {"envFrom": [{"prefix": "x"}]}}, "spec.containers[0].envFrom"),
     ({"container": {"lifecycle": {"preStop": PROBE}}}, "spec.containers[0].lifecycle"),
     ({"container": {"livenessProbe": PROBE}}, "spec.containers[0].livenessProbe"),
     ({"container": {"readinessProbe": PROBE}}, "spec.containers[0].readinessProbe"),
@@ -84,12 +81,8 @@ NOT_YET = [
     ({"container": {"tty": True}}, "spec.containers[0].tty"),
     ({"container": {"volumeDevices": [{"name": "x"}]}}, "spec.containers[0].volumeDevices"),
     (
-        {"container": {"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"key": "x"}}}]}},
-        "spec.containers[0].env[0].valueFrom.secretKeyRef",
-    ),
-    (
-        {"container": {"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"key": "x"}}}]}},
-        "spec.containers[0].env[0].valueFrom.configMapKeyRef",
+        {"volumes": [{"name": "a", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]},
+        "spec.volumes[0].projected.sources[0].serviceAccountToken",
     ),
     ({"container": {"ports": [{"containerPort": 1, "hostPort": 2}]}}, "spec.containers[0].ports[0].hostPort"),
     (
