@@ -19,6 +19,7 @@ from shared.models.quantities import parse_quantity
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 _MESSAGE_POLICIES = ("FallbackToLogsOnError", "File")
 _PROTOCOLS = ("SCTP", "TCP", "UDP")
+_SECCOMP_TYPES = ("Localhost", "RuntimeDefault", "Unconfined")
 _LARGEST_ID = 2**31 - 1
 _SOURCES = ("fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef")
 _ENV_FIELDS = (
@@ -320,6 +321,7 @@ def _validate_security(context: Object, path: str) -> Iterator[FieldError]:
     for key in ("runAsUser", "runAsGroup"):
         if key in context:
             yield from validate_id(context[key], f"{path}.{key}")
+    yield from validate_seccomp(context, path)
     capabilities = context.get("capabilities") or {}
     for key in ("add", "drop"):
         for index, name in enumerate(capabilities.get(key) or ()):
@@ -334,6 +336,24 @@ def _validate_security(context: Object, path: str) -> Iterator[FieldError]:
         if {"SYS_ADMIN", "CAP_SYS_ADMIN"} & set(capabilities.get("add") or ()):
             why = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"
             yield FieldError.invalid(path, context, why)
+
+
+def validate_seccomp(context: Object, path: str) -> Iterator[FieldError]:
+    """Kubernetes `pkg/apis/core/validation/validation.go`, validateSeccompProfileField."""
+    profile, path = context.get("seccompProfile"), f"{path}.seccompProfile"
+    if profile is None:
+        return
+    kind, name = profile.get("type"), profile.get("localhostProfile")
+    if kind not in _SECCOMP_TYPES:
+        yield FieldError.not_supported(f"{path}.type", kind, _SECCOMP_TYPES)
+    if kind == "Localhost" and not name:
+        yield FieldError.required(f"{path}.localhostProfile", "must be set when seccomp type is Localhost")
+    elif kind != "Localhost" and name is not None:
+        why = "can only be set when seccomp type is Localhost"
+        yield FieldError.invalid(f"{path}.localhostProfile", name, why)
+    elif name and (name.startswith("/") or ".." in name.split("/")):
+        why = "must be a relative path" if name.startswith("/") else "must not contain '..'"
+        yield FieldError.invalid(f"{path}.localhostProfile", name, why)
 
 
 def validate_id(number: Any, path: str) -> Iterator[FieldError]:

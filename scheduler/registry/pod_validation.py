@@ -11,11 +11,11 @@ from typing import Any
 
 from scheduler.registry import names
 from scheduler.registry.affinity_validation import validate_affinity, validate_spread
-from scheduler.registry.container_validation import validate_containers, validate_id
+from scheduler.registry.container_validation import validate_containers, validate_id, validate_seccomp
 from scheduler.registry.errors import FieldError
 from scheduler.registry.metadata import validate_labels, validate_metadata, validate_metadata_update
 from scheduler.registry.resource import Object
-from scheduler.registry.supported import unsupported
+from scheduler.registry.supported import NOT_YET, unsupported
 from scheduler.registry.volume_validation import validate_projection
 from shared.models.annotations import CHOICES
 
@@ -64,6 +64,7 @@ def validate_pod_spec(spec: Object) -> list[FieldError]:
         *validate_containers(spec, {one.get("name", ""): one for one in spec.get("volumes") or ()}),
         *_validate_choices(spec),
         *_validate_numbers(spec),
+        *_validate_host_users(spec),
         *_validate_names(spec),
         *validate_labels(spec.get("nodeSelector"), "spec.nodeSelector"),
         *validate_tolerations(spec.get("tolerations"), "spec.tolerations"),
@@ -201,8 +202,22 @@ def _validate_numbers(spec: Object) -> Iterator[FieldError]:
     for key in ("runAsUser", "runAsGroup", "fsGroup"):
         if key in context:
             yield from validate_id(context[key], f"spec.securityContext.{key}")
+    yield from validate_seccomp(context, "spec.securityContext")
     for index, group in enumerate(context.get("supplementalGroups") or ()):
         yield from validate_id(group, f"spec.securityContext.supplementalGroups[{index}]")
+
+
+def _validate_host_users(spec: Object) -> Iterator[FieldError]:
+    """Kubernetes refuses the first; stage1 keeps a privileged container root of the host."""
+    if spec.get("hostUsers") is not False:
+        return
+    if spec.get("hostNetwork"):
+        yield FieldError.forbidden("spec.hostNetwork", "when `pod.Spec.HostUsers` is false")
+    for key in ("containers", "initContainers"):
+        for index, container in enumerate(spec.get(key) or ()):
+            if (container.get("securityContext") or {}).get("privileged"):
+                path = f"spec.{key}[{index}].securityContext.privileged"
+                yield FieldError.forbidden(path, f"{NOT_YET} when `pod.Spec.HostUsers` is false")
 
 
 def _validate_names(spec: Object) -> Iterator[FieldError]:

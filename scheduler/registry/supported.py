@@ -18,8 +18,8 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
     for name, fields in {
         "PodSpec": """
             activeDeadlineSeconds affinity automountServiceAccountToken containers dnsPolicy enableServiceLinks
-            hostNetwork hostname imagePullSecrets initContainers nodeName nodeSelector overhead preemptionPolicy
-            priority restartPolicy runtimeClassName schedulerName securityContext serviceAccount serviceAccountName
+            hostNetwork hostUsers hostname imagePullSecrets initContainers nodeName nodeSelector overhead
+            preemptionPolicy priority restartPolicy runtimeClassName schedulerName securityContext serviceAccount serviceAccountName
             terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes
         """,
         "Container": """
@@ -33,9 +33,9 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
         "VolumeMount": "mountPath name readOnly subPath",
         "SecurityContext": """
             allowPrivilegeEscalation capabilities privileged readOnlyRootFilesystem runAsGroup runAsNonRoot
-            runAsUser
+            runAsUser seccompProfile
         """,
-        "PodSecurityContext": "runAsGroup runAsNonRoot runAsUser supplementalGroups",
+        "PodSecurityContext": "runAsGroup runAsNonRoot runAsUser seccompProfile supplementalGroups",
         "Volume": "name configMap downwardAPI emptyDir hostPath persistentVolumeClaim projected secret",
         "VolumeProjection": "configMap downwardAPI secret",
         "EmptyDirVolumeSource": "medium sizeLimit",
@@ -46,7 +46,6 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
 
 HARMLESS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "PodSpec": {
-        "hostUsers": (True,),
         "os": ({"name": "linux"},),
         "shareProcessNamespace": (True, False),  # the apps of a pod always see one another, as in rkt
     },
@@ -54,11 +53,9 @@ HARMLESS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "VolumeMount": {"mountPropagation": ("None",), "recursiveReadOnly": ("Disabled",)},
     "SecurityContext": {
         "procMount": ("Default",),
-        "seccompProfile": ({"type": "Unconfined"},),
         "appArmorProfile": ({"type": "Unconfined"},),
     },
     "PodSecurityContext": {
-        "seccompProfile": ({"type": "Unconfined"},),
         "appArmorProfile": ({"type": "Unconfined"},),
         "supplementalGroupsPolicy": ("Merge",),
     },
@@ -75,7 +72,7 @@ VALUES: Mapping[str, Mapping[str, frozenset[Any]]] = {
 }
 """Of these fields only some values are done. (Values Kubernetes itself refuses are the validation's.)"""
 
-_NOT_YET = "not supported by Gantry yet"
+NOT_YET = "not supported by Gantry yet"
 
 
 def unsupported(spec: Object) -> list[FieldError]:
@@ -107,11 +104,11 @@ def _container(container: Object, path: str, *, host_network: bool) -> Iterator[
     limits = resources.get("limits") or {}
     for name in limits:
         if name not in SUPPORTED["limits"]:
-            yield FieldError.forbidden(f"{path}.resources.limits[{name}]", _NOT_YET)
+            yield FieldError.forbidden(f"{path}.resources.limits[{name}]", NOT_YET)
     for name in resources.get("requests") or ():
         # A limit is defaulted into the requests; it was refused above.
         if name not in SUPPORTED["requests"] and name not in limits:
-            yield FieldError.forbidden(f"{path}.resources.requests[{name}]", _NOT_YET)
+            yield FieldError.forbidden(f"{path}.resources.requests[{name}]", NOT_YET)
     for index, variable in enumerate(container.get("env") or ()):
         yield from _fields("EnvVarSource", variable.get("valueFrom"), f"{path}.env[{index}].valueFrom")
     for index, mount in enumerate(container.get("volumeMounts") or ()):
@@ -121,7 +118,7 @@ def _container(container: Object, path: str, *, host_network: bool) -> Iterator[
             if port.get("hostPort"):
                 # Pods have no network of their own to map from yet.
                 yield FieldError.forbidden(
-                    f"{path}.ports[{index}].hostPort", f"{_NOT_YET} without spec.hostNetwork: true"
+                    f"{path}.ports[{index}].hostPort", f"{NOT_YET} without spec.hostNetwork: true"
                 )
 
 
@@ -140,4 +137,4 @@ def _fields(kind: str, value: Object | None, path: str) -> Iterator[FieldError]:
             {},
         ):
             # A volume source asks for something even when it is empty.
-            yield FieldError.forbidden(f"{path}.{name}", _NOT_YET)
+            yield FieldError.forbidden(f"{path}.{name}", NOT_YET)

@@ -186,6 +186,16 @@ def test_no_spec_and_no_image(create, manifest):
             INVALID,
         ),
         (
+            {"securityContext": {"seccompProfile": {"type": "Default"}}},
+            "securityContext.seccompProfile.type",
+            NOT_SUPPORTED,
+        ),
+        (
+            {"securityContext": {"seccompProfile": {"type": "Localhost", "localhostProfile": "/a"}}},
+            "securityContext.seccompProfile.localhostProfile",
+            INVALID,
+        ),
+        (
             {"securityContext": {"capabilities": {"drop": ["FLY"]}}},
             "securityContext.capabilities.drop[0]",
             INVALID,
@@ -336,6 +346,22 @@ def test_volumes(create, manifest):
         ({"serviceAccountName": "A"}, "spec.serviceAccountName", INVALID),
         ({"runtimeClassName": "Kata"}, "spec.runtimeClassName", INVALID),
         ({"securityContext": {"runAsUser": -1}}, "spec.securityContext.runAsUser", INVALID),
+        (
+            {"securityContext": {"seccompProfile": {"type": "Localhost"}}},
+            "spec.securityContext.seccompProfile.localhostProfile",
+            REQUIRED,
+        ),
+        (
+            {"securityContext": {"seccompProfile": {"type": "Unconfined", "localhostProfile": "a"}}},
+            "spec.securityContext.seccompProfile.localhostProfile",
+            INVALID,
+        ),
+        ({"hostUsers": False, "hostNetwork": True}, "spec.hostNetwork", FORBIDDEN),
+        (
+            {"hostUsers": False, "container": {"securityContext": {"privileged": True}}},
+            "spec.containers[0].securityContext.privileged",
+            FORBIDDEN,
+        ),
         (
             {"securityContext": {"supplementalGroups": [-1]}},
             "spec.securityContext.supplementalGroups[0]",

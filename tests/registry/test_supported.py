@@ -52,7 +52,6 @@ NOT_YET = [
     ({"hostAliases": [{"ip": "1.1.1.1"}]}, "spec.hostAliases"),
     ({"hostIPC": True}, "spec.hostIPC"),
     ({"hostPID": True}, "spec.hostPID"),
-    ({"hostUsers": False}, "spec.hostUsers"),
     ({"os": {"name": "windows"}}, "spec.os"),
     ({"resources": {"limits": {"cpu": "1"}}}, "spec.resources"),
     ({"priorityClassName": "high"}, "spec.priorityClassName"),
@@ -63,10 +62,6 @@ NOT_YET = [
     ({"subdomain": "x"}, "spec.subdomain"),
     ({"securityContext": {"fsGroup": 1}}, "spec.securityContext.fsGroup"),
     ({"securityContext": {"sysctls": [{"name": "a"}]}}, "spec.securityContext.sysctls"),
-    (
-        {"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}}},
-        "spec.securityContext.seccompProfile",
-    ),
     (
         {"volumes": [{"name": "a", "ephemeral": {}}]},
         "spec.volumes[0].ephemeral",
