@@ -19,8 +19,8 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
         "PodSpec": """
             activeDeadlineSeconds affinity automountServiceAccountToken containers dnsPolicy enableServiceLinks
             hostNetwork hostUsers hostname imagePullSecrets initContainers nodeName nodeSelector overhead
-            preemptionPolicy priority restartPolicy runtimeClassName schedulerName securityContext serviceAccount serviceAccountName
-            terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes
+            preemptionPolicy priority restartPolicy runtimeClassName schedulerName securityContext serviceAccount
+            serviceAccountName terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes
         """,
         "Container": """
             args command env envFrom image imagePullPolicy name ports resources securityContext terminationMessagePath
