@@ -4,12 +4,12 @@ import base64
 import datetime as dt
 import json
 import ssl
-import subprocess
-import sys
 
 import aiohttp
 import pytest
 
+from local.agent import flags as agent_flags
+from local.master import flags as master_flags
 from local.wire.authentication import Tokens, basic_header
 from local.wire.tls import contexts
 from shared.security.certificates import serving_files
@@ -191,9 +191,10 @@ def test_client_certificates_may_be_required(certificate):
         ("agent", ["--credential", "/nowhere"], "--credential: No such file"),
     ],
 )
-def test_wrong_flags_are_one_line(tmp_path, kind, flags, text):
+def test_wrong_flags_are_one_line(tmp_path, capsys, kind, flags, text):
     more = ["--master", "127.0.0.1:1"] if kind == "agent" else []
-    command = [sys.executable, "-m", "gantry", kind, "--work_dir", str(tmp_path), *more, *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 2
-    assert text in done.stderr.strip().splitlines()[-1]
+    parse = agent_flags.parse if kind == "agent" else master_flags.parse
+    with pytest.raises(SystemExit) as ended:
+        parse(["--work_dir", str(tmp_path), *more, *flags])
+    assert ended.value.code == 2
+    assert text in capsys.readouterr().err.strip().splitlines()[-1]
