@@ -41,6 +41,7 @@ from scheduler.exitcodes import LISTEN, LOST, MESOS, OK, STORE, USAGE
 from scheduler.framework.engine import Halted
 from scheduler.framework.identity import IdentityChanged, check
 from scheduler.framework.nodes import NodeProxy
+from scheduler.framework.warm import Warm
 from scheduler.leading import Leading
 from scheduler.registry import RESOURCES
 from scheduler.registry.wishes import with_wishes
@@ -130,6 +131,7 @@ class Instance:
         self._epoch: int | None = None
         """Of our own leadership, once the store may be written."""
         self._ready = False
+        self._warm = Warm()
         self._tls: Tls | None = None
 
     def _make_app(self) -> web.Application:
@@ -182,7 +184,7 @@ class Instance:
             await asyncio.wait((living,))
 
     async def _live(self, stop: asyncio.Event, stack: AsyncExitStack) -> None:
-        if not await _unless(stop, self._begin(stack)) or not await _unless(stop, self._elected.wait()):
+        if not await _unless(stop, self._begin(stack)) or not await _unless(stop, self._wait()):
             return
         try:
             await self._lead(stop)
@@ -191,6 +193,15 @@ class Instance:
             self._become()
             if self.link is not None:
                 self.link.withdraw()
+
+    async def _wait(self) -> None:
+        """Until this one leads; reads ahead meanwhile what it will have to know then."""
+        following = asyncio.create_task(self._warm.follow(self.store), name="reading ahead")
+        try:
+            await self._elected.wait()
+        finally:
+            following.cancel()
+            await asyncio.wait((following,))
 
     async def _begin(self, stack: AsyncExitStack) -> None:
         """Serves, follows, and may lead."""
@@ -255,7 +266,8 @@ class Instance:
             await self._claim()
             assert self._epoch is not None
             self.takeover.epoch = self._epoch
-            leading = await Leading.build(self.settings, self.store, self._app[API])
+            leading = await Leading.build(self.settings, self.store, self._app[API], self._warm)
+        self._warm = Warm()  # the engine has it now
         self.leading = leading
         self._pause()
         self._become()

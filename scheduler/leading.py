@@ -24,6 +24,7 @@ from scheduler.framework.mesos import ExecutorTemplate, Mesos
 from scheduler.framework.nodes import watch_agents
 from scheduler.framework.publishing import Publisher
 from scheduler.framework.saving import Saver
+from scheduler.framework.warm import Warm
 from scheduler.store import Store, StoreError
 from shared.mesos.scheduler_driver import SchedulerDriver
 
@@ -46,12 +47,12 @@ class Leading:
     versions: Versions
 
     @classmethod
-    async def build(cls, settings: Settings, store: Store, api: Api) -> Leading:
-        """Raises UsageError, StoreError, IdentityChanged."""
+    async def build(cls, settings: Settings, store: Store, api: Api, warm: Warm | None = None) -> Leading:
+        """`warm`: what was read ahead. Raises UsageError, StoreError, IdentityChanged."""
         policy = settings.policy(__version__)
         await hold(store, settings.framework.info(""))
         await housekeeping.prepare(api)
-        state, versions, secret, infos = await load(store, policy)
+        state, versions, secret, infos = await load(store, policy, warm)
         template = ExecutorTemplate(settings.executor.command_info())
         mesos = Mesos(
             template,

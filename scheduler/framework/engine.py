@@ -12,7 +12,7 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -22,7 +22,7 @@ from scheduler.framework.core import effects as fx
 from scheduler.framework.core.claims import load as storage
 from scheduler.framework.core.events import Event, LaunchAborted, Loaded, TaskReported
 from scheduler.framework.core.lifecycle import AWAY, TERMINAL, TaskState
-from scheduler.framework.core.pods import node_from_object, pod_from_object
+from scheduler.framework.core.pods import node_from_object
 from scheduler.framework.core.state import Policy, State, Task
 from scheduler.framework.core.step import step
 from scheduler.framework.core.verdict import describe
@@ -31,6 +31,7 @@ from scheduler.framework.publishing import Publisher
 from scheduler.framework.saving import Saver
 from scheduler.framework.supplies import supplies_of
 from scheduler.framework.volumeobjects import CLAIMS, VOLUMES, claim_from_object, volume_from_object
+from scheduler.framework.warm import Warm
 from scheduler.store import Entry, Store, StoreError
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ Json = dict[str, Any]
 
 TICK = 0.001
 """Seconds that a timer is late: the loop rounds to milliseconds, and frame after frame would find it not yet due."""
+
+TURN = 2000
+"""Objects that are taken up before others have their turn."""
 
 BACKLOG = 10_000
 """Events that may wait for a frame; then Mesos' are left where they are until the engine has caught up."""
@@ -57,14 +61,16 @@ class Versions:
     claims: int
 
 
-async def load(store: Store, policy: Policy) -> tuple[State, Versions, str, dict[str, Json]]:
-    """The state as the store has it, the secret of node tokens, the ExecutorInfos.
+async def load(
+    store: Store, policy: Policy, warm: Warm | None = None
+) -> tuple[State, Versions, str, dict[str, Json]]:
+    """The state as the store has it, the secret of node tokens, the ExecutorInfos. `warm`: what was read ahead.
 
     Raises StoreError for records that cannot be read, and when there are tasks but no framework id.
     """
-    state = State(policy)
-    for entry in store.list(records.TASKS)[0]:
-        state.put_task(records.task_from_object(entry.obj))
+    state, warm = State(policy), warm or Warm()
+    async for entry in _gently(store.list(records.TASKS)[0]):
+        state.put_task(warm.tasks.get(entry))
     infos = {}
     for entry in store.list(records.EXECUTORS)[0]:
         executor, infos_of = records.executor_from_object(entry.obj)
@@ -79,13 +85,23 @@ async def load(store: Store, policy: Policy) -> tuple[State, Versions, str, dict
     secret = await _secret(store, framework)
     pods, pods_version = store.list("pods")
     nodes, nodes_version = store.list("nodes")
-    state.pods = {pod.uid: pod for pod in (pod_from_object(entry.obj) for entry in pods)}
+    async for entry in _gently(pods):
+        pod = warm.pods.get(entry)
+        state.pods[pod.uid] = pod
     for entry in nodes:
         state.put_node(node_from_object(entry.obj))
     claims, claims_version = store.list(CLAIMS)
     volumes = [volume_from_object(entry.obj) for entry in store.list(VOLUMES)[0]]
     state.storage = storage((claim_from_object(entry.obj) for entry in claims), volumes)
     return state, Versions(pods_version, nodes_version, claims_version), secret, infos
+
+
+async def _gently(entries: list[Entry]) -> AsyncIterator[Entry]:
+    """All of them, and now and then somebody else's turn: reads are served meanwhile, and the parent hears of us."""
+    for number, entry in enumerate(entries):
+        yield entry
+        if number % TURN == TURN - 1:
+            await asyncio.sleep(0)
 
 
 async def _secret(store: Store, framework: Entry | None) -> str:
@@ -98,7 +114,7 @@ async def _secret(store: Store, framework: Entry | None) -> str:
         obj = dict(old.obj) if old else {"metadata": {"name": records.FRAMEWORK.name}}
         return {**obj, "nodeTokenSecret": secret}
 
-    await store.commit((records.FRAMEWORK, add))
+    await store.commit((records.FRAMEWORK, add), patient=True)
     return secret
 
 

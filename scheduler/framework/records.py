@@ -7,6 +7,7 @@ guessing at what runs would be worse.
 from __future__ import annotations
 
 from operator import attrgetter
+from sys import intern
 from typing import Any, Final
 
 from scheduler.framework.core.lifecycle import TaskState
@@ -74,13 +75,18 @@ def task_from_object(obj: Json) -> Task:
             moving=bool(obj.get("moving")),
             newest=obj.get("newest", 0),
             volumes=tuple(obj.get("volumes") or ()),
-            **{name: obj[ours] for name, ours in _FIELDS.items()},
+            **{name: _shared(obj[ours]) for name, ours in _FIELDS.items()},
         )
     except (KeyError, TypeError) as error:
         name = (obj.get("metadata") or {}).get("name")
         raise StoreError(
             f"the record of task {name} cannot be read ({error!r}): was it written by a newer Gantry?"
         ) from error
+
+
+def _shared(value: Any) -> Any:
+    """Equal words are one object: a task names its pod, agent and executor, as many others do."""
+    return intern(value) if type(value) is str else value
 
 
 def executor_object(executor: Executor, info: Json) -> Json:

@@ -7,6 +7,7 @@ values (`pkg/registry/core/pod/strategy.go`, applyMatchLabelKeysAndMismatchLabel
 from __future__ import annotations
 
 from collections.abc import Mapping
+from sys import intern
 from typing import Any, Final
 
 from scheduler.framework.core.placement_rules import (
@@ -56,7 +57,7 @@ def rules_of(meta: Json, spec: Json) -> Rules:
 
 
 def labels_of(meta: Json) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((meta.get("labels") or {}).items()))
+    return tuple(sorted((name, intern(value)) for name, value in (meta.get("labels") or {}).items()))
 
 
 def _with_self(rules: Rules, meta: Json) -> Rules:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from sys import intern
 from typing import Any, Final
 
 from scheduler.framework.core.claims import claim_names
@@ -73,14 +74,14 @@ def pod_from_object(obj: Json) -> Pod:
         # When the GPUs of an executor's tasks change, the agent takes back which it likes, not those of the task that
         # ended, and forgets which it gave before (Mesos' gpu/isolator.cpp): so one allocation for each executor.
         needs = replace(needs, dedicated=True)
-    return Pod(
-        uid=meta["uid"],
-        namespace=meta["namespace"],
-        name=meta["name"],
+    return Pod(  # equal words are one object: many pods name the same node, and tasks name pods
+        uid=intern(meta["uid"]),
+        namespace=intern(meta["namespace"]),
+        name=intern(meta["name"]),
         needs=_same(needs),
-        node=spec.get("nodeName") or "",
-        restart=spec.get("restartPolicy") or "Always",
-        created=meta.get("creationTimestamp") or "",
+        node=intern(spec.get("nodeName") or ""),
+        restart=intern(spec.get("restartPolicy") or "Always"),
+        created=intern(meta.get("creationTimestamp") or ""),
         deletion=deletion,
         done=(obj.get("status") or {}).get("phase") in FINAL_PHASES,
         labels=labels_of(meta),
