@@ -92,6 +92,7 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
         config.flavor,
         gpus,
         seccomp_profiles=config.seccomp_profiles,
+        want=executor.want,
     )
     pods = Pods(machine, executor.report)
     collector: asyncio.Task[None] | None = None

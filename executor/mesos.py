@@ -17,12 +17,13 @@ from executor.pods.claims import paths, with_claims
 from executor.pods.core.effects import Report
 from executor.pods.env import Node
 from executor.pods.gpus import GpuError
+from executor.pods.objects import Objects
 from executor.pods.pods import Pods
 from executor.pods.supplies import unpack
 from executor.server.app import Tokens
 from shared.mesos.durations import duration_from_json
-from shared.mesos.executor_driver import Executor, ExecutorDriver
-from shared.wire import Launch, WireError
+from shared.mesos.executor_driver import Executor, ExecutorDriver, NotConnected
+from shared.wire import Launch, Supply, Wanted, WireError
 from shared.wire import Report as WireReport
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,15 @@ class PodExecutor(Executor):
             log.warning("kill of task %s: it does not run here", taskId["value"])
 
     def frameworkMessage(self, driver: Any, message: str) -> None:
-        log.warning("a framework message of %d bytes came, which nobody here expects", len(message))
+        """The answer to `want`."""
+        try:
+            supply = Supply.decode(message)
+            objects = Objects.from_json(supply.objects)
+        except (WireError, ValueError) as error:
+            log.warning("a framework message of %d bytes is ignored: %s", len(message), error)
+        else:
+            if self._pods is not None:
+                self._pods.provide(supply.task_id, objects)
 
     def shutdown(self, driver: Any) -> None:
         self._stop("the agent told the executor to shut down", False)
@@ -129,6 +138,14 @@ class PodExecutor(Executor):
         self._stop(message, True)
 
     # --- from the pods ---
+
+    def want(self, task_id: str) -> None:
+        """Ask the scheduler for the objects of a pod. Whoever asks does so again: this may be lost."""
+        try:
+            if self._driver is not None:
+                self._driver.sendFrameworkMessage(Wanted(task_id).encode())
+        except NotConnected as error:
+            log.info("not asked for the objects of task %s: %s", task_id, error)
 
     def report(self, task_id: str, report: Report) -> None:
         """Send a pod's report as a status update."""

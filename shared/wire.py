@@ -1,11 +1,13 @@
 """What scheduler and executor say to one another inside Mesos messages.
 
-Two envelopes, each JSON in base64 (Mesos' `bytes data` fields in the v1 JSON encoding):
+Envelopes, each JSON in base64 (Mesos' `bytes data` fields in the v1 JSON encoding):
 
 * `Launch`, in `TaskInfo.data`: the pod to run and what goes with it, the node's name, the token of the node server.
 * `Report`, in `TaskStatus.data`: the pod's status, the node server's address, events since the last report.
+* `Wanted`, a framework message from an executor: a pod waits for objects that were not there when it was launched.
+* `Supply`, the framework message that answers: its objects as they are now.
 
-Both carry a version. A peer of another version is refused, never guessed at: executor ids carry the
+All carry a version. A peer of another version is refused, never guessed at: executor ids carry the
 program's version, so a refusal means a broken deployment. This is not the Kubernetes API: pods and statuses
 are carried as they are and are not validated here.
 """
@@ -112,6 +114,40 @@ class Report:
             server=_field(body, "server", str, "TaskStatus.data"),
             events=tuple(_event(item) for item in _field(body, "events", list, "TaskStatus.data")),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the objects of a task's pod are now."""
+
+    task_id: str
+
+    def encode(self) -> str:
+        """Base64 text for MESSAGE."""
+        return _encode({"wanted": self.task_id})
+
+    @classmethod
+    def decode(cls, data: str) -> "Wanted":
+        """Raises WireError for anything that `encode` of this version did not write."""
+        return cls(_field(_decode(data, "MESSAGE"), "wanted", str, "MESSAGE"))
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """objects: as in `Launch`, of the pod of this task."""
+
+    task_id: str
+    objects: Mapping[str, Any] = field(repr=False)
+
+    def encode(self) -> str:
+        """Base64 text for MESSAGE."""
+        return _encode({"supply": self.task_id, "objects": self.objects})
+
+    @classmethod
+    def decode(cls, data: str) -> "Supply":
+        """Raises WireError for anything that `encode` of this version did not write."""
+        body = _decode(data, "MESSAGE")
+        return cls(_field(body, "supply", str, "MESSAGE"), _field(body, "objects", dict, "MESSAGE"))
 
 
 def _event(item: Any) -> PodEvent:

@@ -30,6 +30,10 @@ class ConfigError(Exception):
         self.reason = reason
 
 
+class MissingConfigError(ConfigError):
+    """An object that the container needs is not there, yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """What a pod may learn of the node. cpus and memory (bytes): what it can have at most, for missing limits.
@@ -86,7 +90,7 @@ def environment(
     try:
         return _environment(container, pod, node, pod_ip, objects)
     except MissingError as error:
-        raise ConfigError(str(error)) from None
+        raise MissingConfigError(str(error)) from None
 
 
 def _environment(

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from executor.pods.core.effects import Report
 from executor.pods.logs import LogWriter
+from executor.pods.objects import Objects
 from executor.pods.ports import Machine
 from executor.pods.runner import PodRunner
 from executor.pods.supplies import NOTHING, Supplies
@@ -58,6 +59,12 @@ class Pods:
             return False
         runner.kill(grace, message)
         return True
+
+    def provide(self, task_id: str, objects: Objects) -> None:
+        """What there is now of the objects that a pod uses; nothing happens when it is over."""
+        runner = self._live.get(task_id)
+        if runner is not None:
+            runner.provide(objects)
 
     async def shutdown(self, longest: float, message: str) -> None:
         """End all pods within their own grace, at most `longest` seconds; returns when all are over."""

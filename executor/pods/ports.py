@@ -86,4 +86,6 @@ class Machine:
     gpus: Gpus
     flavors: tuple[str, ...] = FLAVORS
     clock: Callable[[], float] = field(default=time.time)
+    want: Callable[[str], None] = field(default=lambda name: None)
+    ask_seconds: float = 5.0
     seccomp_profiles: Path = DEFAULT_PROFILES

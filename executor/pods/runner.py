@@ -11,24 +11,25 @@ import logging
 import os
 import re
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from executor.pods import atomic, manifest, users
+from executor.pods.asking import Asking
 from executor.pods.core import effects as ef
 from executor.pods.core import events as ev
-from executor.pods.core.events import Timer
+from executor.pods.core.events import Timer, TimerKind
 from executor.pods.core.spec import read_pod
 from executor.pods.core.states import SandboxState
 from executor.pods.core.step import Step, launch, step
-from executor.pods.env import ConfigError
+from executor.pods.env import ConfigError, MissingConfigError
 from executor.pods.gpus import Devices
 from executor.pods.hostpath import VolumeError, check_host_path
 from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.logread import last_words
 from executor.pods.logs import LogWriter
-from executor.pods.objects import MissingError
+from executor.pods.objects import MissingError, Objects
 from executor.pods.poddir import Phase, PodDir
 from executor.pods.ports import Hold, Image, Machine, PullPolicy, Sandbox
 from executor.pods.projections import Payload, is_projection, payload
@@ -87,6 +88,7 @@ class PodRunner:
         node = machine.node()
         self._machine = machine
         self._supplies = supplies
+        self._asking = Asking(lambda: machine.want(name), machine.ask_seconds)
         self._report = report
         self._containers = {c["name"]: c for c in _containers(pod)}
         flavor = manifest.choose_flavor(pod, supplies.handler, machine.default_flavor, machine.flavors)
@@ -124,6 +126,18 @@ class PodRunner:
     def kill(self, grace: float | None, message: str) -> None:
         """End the pod: SIGTERM, after so many seconds SIGKILL. None: the pod's own grace."""
         self.dispatch(ev.KillRequested(grace, message))
+
+    def provide(self, objects: Objects) -> None:
+        """What there is now of the objects it uses. What was waiting for them is tried again at once."""
+        if objects == self._supplies.objects:
+            return
+        self._supplies = replace(self._supplies, objects=objects)
+        self._asking.stop()
+        for timer, handle in list(self._timers.items()):
+            held = timer.app and self.state.container(timer.app).reason == "CreateContainerConfigError"
+            if timer.kind is TimerKind.SANDBOX or (timer.kind is TimerKind.RETRY and held):
+                handle.cancel()
+                self._fire(timer)
 
     def lost(self, message: str) -> None:
         """All processes of the pod are dead."""
@@ -182,6 +196,7 @@ class PodRunner:
         for handle in self._timers.values():
             handle.cancel()
         self._timers.clear()
+        self._asking.stop()
         current = asyncio.current_task()
         for task in list(self._tasks):
             if task is not current:
@@ -214,6 +229,8 @@ class PodRunner:
             self._holds.append(await asyncio.to_thread(self._machine.images.hold, image))
             self._prepared[app] = self._make_app(container, image)
         except (ImageError, ConfigError) as error:
+            if isinstance(error, MissingConfigError):
+                self._asking.start()
             self.dispatch(ev.PrepareFailed(app, error.reason, str(error)))
         except OSError as error:
             self.dispatch(ev.PrepareFailed(app, "CreateContainerError", str(error)))
@@ -262,6 +279,7 @@ class PodRunner:
             try:
                 found[volume["name"]] = payload(volume, self._supplies.objects, self.pod, self._level.node)
             except (MissingError, ConfigError) as error:
+                self._asking.start()
                 name = volume["name"]
                 raise VolumeError(f'MountVolume.SetUp failed for volume "{name}" : {error}') from None
         return found

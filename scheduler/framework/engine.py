@@ -29,10 +29,10 @@ from scheduler.framework.core.verdict import describe
 from scheduler.framework.mesos import Mesos, Payload
 from scheduler.framework.publishing import Publisher
 from scheduler.framework.saving import Saver
-from scheduler.framework.supplies import supplies_of
+from scheduler.framework.supplies import objects_of, supplies_of
 from scheduler.framework.volumeobjects import CLAIMS, VOLUMES, claim_from_object, volume_from_object
 from scheduler.framework.warm import Warm
-from scheduler.store import Entry, Store, StoreError
+from scheduler.store import Entry, Key, Store, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +177,17 @@ class Engine:
         self._held = False
         self._may_act = asyncio.Event()
         self._may_act.set()
+        mesos.objects_of = self._objects_of
+
+    def _objects_of(self, task_id: str, executor_id: str) -> Json | None:
+        """For an executor whose pod waits for some; None for a task that is not its own."""
+        task = self.state.tasks.get(task_id)
+        if task is None or task.over or task.executor_id != executor_id:
+            return None
+        entry = self._store.get(Key("pods", task.namespace, task.name))
+        if entry is None or entry.obj["metadata"].get("uid") != task.uid:
+            return None
+        return objects_of(entry.obj, self._store)
 
     @property
     def mesos(self) -> Mesos:

@@ -35,7 +35,7 @@ from scheduler.framework.pools import Pool
 from scheduler.framework.reading import OfferReader, inverse_from_json, report_from_json
 from scheduler.framework.supplies import NOTHING, Supplies
 from shared.mesos.scheduler_driver import NotConnected, Scheduler, SchedulerDriver
-from shared.wire import Launch
+from shared.wire import Launch, Supply, Wanted, WireError
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +89,8 @@ class Mesos(Scheduler):
         self.put = put
         self.driver: SchedulerDriver | None = None
         self.executor_infos: dict[str, Json] = {}
+        self.objects_of: Callable[[str, str], Json | None] = lambda task_id, executor_id: None
+        """(task, executor that asks) → the objects of its pod, None when it runs no such task. The engine sets it."""
         self.meter = Meter()
         self._offers: dict[str, Json] = {}
         self._known = OfferReader()
@@ -132,7 +134,17 @@ class Mesos(Scheduler):
     def frameworkMessage(
         self, driver: SchedulerDriver, executor_id: Json, agent_id: Json, message: str
     ) -> None:
-        log.warning("a message from executor %s is ignored: Gantry uses none", executor_id.get("value"))
+        """A pod waits for objects: they are sent as they are now. Whoever asks hears of its own pods only."""
+        executor, agent = executor_id.get("value", ""), agent_id.get("value", "")
+        try:
+            task_id = Wanted.decode(message).task_id
+            objects = self.objects_of(task_id, executor)
+            if objects is not None:
+                driver.sendFrameworkMessage(executor, agent, Supply(task_id, objects).encode())
+        except WireError as error:
+            log.warning("a message from executor %s is ignored: %s", executor, error)
+        except NotConnected:
+            pass  # it asks again
 
     def slaveLost(self, driver: SchedulerDriver, agent_id: Json) -> None:
         log.warning("agent %s is lost", agent_id.get("value"))

@@ -12,9 +12,11 @@ from executor.config import Settings, parser, settings
 from executor.idle import IdleTimer
 from executor.mesos import PodExecutor
 from executor.pods.core.effects import Report
+from executor.pods.objects import Objects
 from executor.pods.supplies import Supplies
 from executor.server.app import Tokens
-from shared.wire import IDLE_TIMEOUT_VARIABLE, Launch, PodEvent
+from shared.mesos.executor_driver import NotConnected
+from shared.wire import IDLE_TIMEOUT_VARIABLE, Launch, PodEvent, Supply, Wanted
 from shared.wire import Report as WireReport
 
 
@@ -99,6 +101,13 @@ class RecordingDriver:
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
+        self.messages: list[str] = []
+        self.away = False
+
+    def sendFrameworkMessage(self, data: str) -> None:
+        if self.away:
+            raise NotConnected("not subscribed")
+        self.messages.append(data)
 
     def sendStatusUpdate(self, status: dict[str, Any]) -> None:
         self.sent.append(status)
@@ -114,6 +123,9 @@ class RecordingPods:
         if "metadata" not in pod:
             raise ValueError("not a v1 Pod: KeyError: 'metadata'")
         self.asked.append(("launch", task_id, pod, supplies))
+
+    def provide(self, task_id: str, objects: Objects) -> None:
+        self.asked.append(("provide", task_id, objects))
 
     def kill(self, task_id: str, grace: float | None, message: str) -> bool:
         self.asked.append(("kill", task_id, grace))
@@ -173,6 +185,18 @@ def test_a_launch_that_is_none_fails_its_task(parts: Parts, task: dict[str, Any]
     assert (update["task_id"], update["state"]) == ({"value": "u.1"}, "TASK_FAILED")
     assert says in update["message"]
     assert WireReport.decode(update["data"]).status["phase"] == "Failed"
+
+
+def test_objects_are_asked_for_and_come(parts: Parts) -> None:
+    executor, driver, pods, *_ = parts
+    executor.want("u.1")
+    driver.away = True
+    executor.want("u.2")
+    assert [Wanted.decode(one).task_id for one in driver.messages] == ["u.1"]
+    executor.frameworkMessage(driver, Supply("u.1", {"secrets": {"s": {"data": {"k": "eA=="}}}}).encode())
+    for broken in ("", Wanted("u.1").encode(), Supply("u.1", {"secrets": 1}).encode()):
+        executor.frameworkMessage(driver, broken)
+    assert pods.asked == [("provide", "u.1", Objects(secrets={"s": {"k": b"x"}}))]
 
 
 def test_a_task_group_is_refused(parts: Parts) -> None:

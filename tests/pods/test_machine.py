@@ -18,6 +18,7 @@ from executor.pods.core.effects import Report
 from executor.pods.env import Node
 from executor.pods.gpus import Gpus, Host
 from executor.pods.launcher import AppExit, LaunchError
+from executor.pods.objects import Objects
 from executor.pods.poddir import PodDirs
 from executor.pods.pods import Pods
 from executor.pods.ports import Machine
@@ -121,7 +122,13 @@ class Fake:
         (root / "dev").mkdir()
         gpus = Gpus(Host(root / "dev"), root / "locks")
         self.images = FakeImages()
-        self.pods = Pods(Machine(lambda: node, self.images, dirs, self.run_pod, "linux", gpus), self.report)
+        self.wanted: asyncio.Queue[str] = asyncio.Queue()
+        machine = Machine(
+            *(lambda: node, self.images, dirs, self.run_pod, "linux", gpus),
+            want=self.wanted.put_nowait,
+            ask_seconds=0.01,
+        )
+        self.pods = Pods(machine, self.report)
 
     async def run_pod(
         self, pod_dir: Path, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]
@@ -192,6 +199,25 @@ async def test_the_credentials_of_a_pod_go_to_the_image_store(fake: Fake) -> Non
     fake.pods.launch("u.2", pod("b", uid="v", name="other"))
     await fake.until(lambda r: r.state == "TASK_RUNNING" and r.status["containerStatuses"][0]["name"] == "b")
     assert fake.images.shown == [mine, None]
+
+
+async def test_objects_are_asked_for_until_they_are_there(fake: Fake) -> None:
+    waiting = pod("a")
+    reference = {"configMapKeyRef": {"name": "c", "key": "k"}}
+    waiting["spec"]["containers"][0]["env"] = [{"name": "V", "valueFrom": reference}]
+    fake.pods.launch("u.1", waiting)
+    await fake.until(lambda r: "CreateContainerConfigError" in json.dumps(r.status))
+    async with asyncio.timeout(SECONDS):
+        assert [await fake.wanted.get() for _ in range(3)] == ["u.1"] * 3
+    fake.pods.provide("u.1", Objects())  # nothing new
+    fake.pods.provide("u.9", Objects())
+    assert fake.sandboxes == []
+    fake.pods.provide("u.1", Objects.from_json({"configMaps": {"c": {"data": {"other": "x"}}}}))
+    await fake.until(lambda r: "find key k in ConfigMap default/c" in json.dumps(r.status))
+    fake.pods.provide("u.1", Objects.from_json({"configMaps": {"c": {"data": {"k": "there"}}}}))
+    await fake.running()
+    [app] = json.loads((fake.directories[-1] / "pod").read_text())["apps"]
+    assert {"name": "V", "value": "there"} in app["app"]["environment"]
 
 
 async def test_an_app_that_ends_before_its_start_is_answered(fake: Fake) -> None:

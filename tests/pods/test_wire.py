@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.wire import Launch, PodEvent, Report, WireError
+from shared.wire import Launch, PodEvent, Report, Supply, Wanted, WireError
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)))
 JSON = st.recursive(
@@ -37,6 +37,17 @@ def test_a_launch_comes_back_as_it_was(
 ) -> None:
     launch = Launch(pod, node, token, handler, tuple(secrets), objects)
     assert Launch.decode(launch.encode()) == launch
+
+
+@given(TEXT, OBJECT)
+def test_questions_and_answers_about_objects(task_id: str, objects: dict[str, Any]) -> None:
+    assert Wanted.decode(Wanted(task_id).encode()) == Wanted(task_id)
+    assert Supply.decode(Supply(task_id, objects).encode()) == Supply(task_id, objects)
+    assert repr(objects) not in repr(Supply(task_id, objects)) or not objects
+    with pytest.raises(WireError):
+        Wanted.decode(Supply(task_id, objects).encode())
+    with pytest.raises(WireError):
+        Supply.decode(Wanted(task_id).encode())
 
 
 @given(OBJECT, TEXT, st.lists(EVENT, max_size=3))
