@@ -269,4 +269,5 @@ def deletion(old: Entry, version: int) -> Entry:
 def entry(key: Key, obj: dict[str, Any], version: int) -> Entry:
     """The object under a new version; `obj` itself is not changed."""
     stamped = {**obj, "metadata": {**(obj.get("metadata") or {}), "resourceVersion": str(version)}}
-    return Entry(key, stamped, version, orjson.dumps(stamped))
+    # Copied, because what orjson returns keeps half again of its memory from others.
+    return Entry(key, stamped, version, bytes(memoryview(orjson.dumps(stamped))))

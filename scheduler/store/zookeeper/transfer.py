@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from kazoo.exceptions import KazooException, NodeExistsError
+from kazoo.exceptions import KazooException, NoAuthError, NodeExistsError
 
 from scheduler.store.base import Key, StoreError
 from scheduler.store.vault import Vault
@@ -148,8 +148,13 @@ async def _session(settings: ZooKeeperSettings) -> AsyncIterator[Session]:
         yield session
     except TimeoutError as error:
         raise StoreError(f"store {settings.location}: {session.trouble or 'no answer'}") from error
-    except Refused as refused:
-        raise StoreError(f"store {settings.location}: {refused.error!r}") from refused
+    except (NoAuthError, Refused) as error:
+        if isinstance(error, Refused) and not isinstance(error.error, NoAuthError):
+            raise StoreError(f"store {settings.location}: {error.error!r}") from error
+        raise StoreError(
+            f"store {settings.location}: our login may not read or write there; "
+            "give the one that the store was made with (--zk-digest-file), or choose another path"
+        ) from error
     except KazooException as error:
         raise StoreError(f"store {settings.location}: {session.trouble or repr(error)}") from error
     finally:
