@@ -24,8 +24,9 @@ run: setup ## a cluster on this machine, a real pod in it, its log; then clean u
 test: setup-dev ## all tests
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
-test-storm: setup-dev ## 1,000 pods on 200 simulated agents while agents, executors, links and schedulers fail
+test-storm: setup-dev ## 1,000 pods on 200 simulated agents while everything fails (GANTRY_SEED says how), long random histories
 	GANTRY_SCALE=full $(BIN)/python -m pytest tests/scale
+	GANTRY_HISTORIES=2000 $(BIN)/python -m pytest tests/engine/test_invariants.py -o timeout=0
 
 test-pythons: ## install and run the unit tests on every CPython 3.11 to 3.13 found here
 	@scripts/test-pythons

@@ -168,7 +168,8 @@ def _post(local: Local, path: str, body: dict[str, Any], headers: dict[str, str]
         (("--mesos-secret-file", "x"), 2, "--mesos-principal and --mesos-secret-file belong together"),
         (("--failover-timeout", "0"), 2, "--failover-timeout: must be above 0"),
         (("--listen", "0.0.0.0:0"), 3, "give --token-file"),
-        (("--store", "zk://localhost/x"), 4, "ZooKeeper stores are not available yet"),
+        (("--store", "zk://localhost"), 2, "not a ZooKeeper URL"),
+        (("--store", "mysql:x"), 4, "unknown kind 'mysql'"),
     ],
 )
 def test_refusals_are_one_line(tmp_path: Path, flags: tuple[str, ...], code: int, said: str) -> None:
