@@ -69,7 +69,7 @@ def write(path: Path, snapshot: Snapshot, *, created: str, gantry: str, progress
             os.fsync(file.fileno())
             size = file.tell()
         new.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise BackupError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
@@ -197,7 +197,8 @@ def _json(text: bytes) -> Any:
         return None
 
 
-def _sync(directory: Path) -> None:
+def sync(directory: Path) -> None:
+    """What was made in a directory survives a power cut."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)

@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from scheduler.backup.file import sync
 from scheduler.backup.transfer import Row, Snapshot
 from scheduler.store import Key, StoreError
 from scheduler.store.sqlite import APPLICATION_ID, LAYOUT, SCHEMA
@@ -108,6 +109,7 @@ def fill(path: Path, rows: Iterable[Row], version: int) -> None:
                 db.execute("UPDATE state SET version = ?", (version,))
                 db.execute("COMMIT")
             os.link(new, path)  # unlike a rename, it replaces nothing
+            sync(path.parent)
     except FileExistsError as error:
         raise StoreError(f"store {path}: somebody made it in the meantime; nothing was restored") from error
     except (sqlite3.Error, OSError) as error:

@@ -40,6 +40,10 @@ _METADATA: Final = re.compile(
 )
 
 
+_OPTIONAL: Final = r"""extra == ["']sasl["']"""
+"""An extra of Gantry that goes along where it is installed."""
+
+
 class BundleError(Exception):
     """No bundle can be made of this program; one line that says why and what to do."""
 
@@ -176,6 +180,7 @@ def _distributions() -> list[Distribution]:
     found: dict[str, Distribution] = {}
     # A source tree beside the installation may have metadata of its own, and either may be older.
     wanted = [_requirement(line) for own in distributions(name="gantry") for line in own.requires or ()]
+    wanted = [(name, re.sub(_OPTIONAL, "if it is there", marker)) for name, marker in wanted]
     while wanted:
         name, marker = wanted.pop()
         key = re.sub(r"[-_.]+", "-", name).lower()

@@ -136,3 +136,20 @@ def test_refusals_are_one_line(command, argv, code, said, capsys):
     assert said in line
     assert line.startswith("gantry: error: ")
     assert line.count("\n") == 1
+
+
+async def test_a_store_with_an_owner_is_his_alone(zookeeper, leading, fill, content, tmp_path, capsys):
+    """The restored one, too."""
+    path, file, login = f"{zookeeper}/{tmp_path.name}", tmp_path / "backup", tmp_path / "login"
+    login.write_text("gantry:secret\n")
+    login.chmod(0o600)
+    async with leading(f"zk://gantry:secret@{path}") as store:
+        await fill(store, 10)
+        before = content(store)
+    assert await in_thread(backup, "--store", f"zk://{path}", file) == 4
+    assert "our login may not read or write there" in capsys.readouterr().err
+    assert await in_thread(backup, "--store", f"zk://{path}", "--zk-digest-file", login, file) == 0
+    assert await in_thread(restore, "--store", f"zk://{path}-2", "--zk-digest-file", login, file) == 0
+    async with leading(f"zk://gantry:secret@{path}-2") as store:
+        assert content(store) == before
+    assert await in_thread(backup, "--store", f"zk://{path}-2", file) == 4
