@@ -17,6 +17,7 @@ from executor.stage0.streams import Hashing, Limits, Reader, decompress
 from executor.stage0.tarstream import Entry, Kind, TarReader
 
 MAX_MANIFEST = 4 * 1024 * 1024
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Contents:
@@ -90,10 +91,10 @@ def unpack(source: Reader, root: int, limits: Limits, split: Path) -> Unpacked:
     return Unpacked(tar.digest(), tar.count, contents.finish(), contents.manifest)
 
 
-def render(trees: Sequence[Path], root: int, whitelist: Iterable[str]) -> Summary:
+def render(trees: Sequence[Path], root: int, whitelist: Iterable[str] | None = None) -> Summary:
     """What overlayfs would show of `trees` (uppermost first), copied into the empty directory `root`.
 
-    Of it only the paths of a pathWhitelist, and the directories above them. StoreError.
+    With a pathWhitelist, of it only those paths and the directories above them. StoreError.
     """
     fds: list[int] = []
     try:
@@ -109,10 +110,12 @@ def render(trees: Sequence[Path], root: int, whitelist: Iterable[str]) -> Summar
 class _Copy:
     """Merges and copies; paths are relative to the trees' roots."""
 
-    def __init__(self, root: int, trees: Sequence[int], whitelist: Iterable[str]) -> None:
+    def __init__(self, root: int, trees: Sequence[int], whitelist: Iterable[str] | None) -> None:
         self._root, self._trees = root, trees
-        kept = {os.path.normpath(path).strip("/") for path in whitelist} - {".", ""}
-        self._kept = kept | {path[:at] for path in kept for at in range(len(path)) if path[at] == "/"}
+        self._kept: set[str] | None = None
+        if whitelist is not None:
+            kept = {os.path.normpath(path).strip("/") for path in whitelist} - {".", ""}
+            self._kept = kept | {path[:at] for path in kept for at in range(len(path)) if path[at] == "/"}
         self._links: dict[tuple[int, int], str] = {}
         self._bytes = self._entries = 0
 
@@ -130,9 +133,7 @@ class _Copy:
                 else:
                     self._leaf(name, there)
         for path, tree in reversed(directories):
-            fd = os.open(
-                path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=tree
-            )
+            fd = os.open(path or ".", _DIRECTORY, dir_fd=tree)
             try:
                 self._attributes(fd, path or ".", os.fstat(fd))
             finally:
@@ -144,25 +145,27 @@ class _Copy:
         found: dict[str, int | list[int]] = {}
         hidden: set[str] = set()
         for tree in trees:
-            fd = os.open(
-                path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=tree
-            )
+            fd = os.open(path or ".", _DIRECTORY, dir_fd=tree)
             try:
                 with os.scandir(fd) as entries:
-                    kinds = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+                    infos = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+                opaque = "trusted.overlay.opaque" in os.listxattr(fd)
             finally:
                 os.close(fd)
-            for base, is_directory in kinds.items():
+            for base, info in infos.items():
                 name = f"{path}/{base}" if path else base
-                if name not in self._kept or name in hidden:
+                if name in hidden or (self._kept is not None and name not in self._kept):
                     continue
                 above = found.get(name)
-                if above is None:
+                is_directory = stat.S_ISDIR(info.st_mode)
+                if above is None and not _is_whiteout(info):
                     found[name] = [tree] if is_directory else tree
                 elif is_directory and isinstance(above, list):
                     above.append(tree)
                 if not is_directory:
                     hidden.add(name)
+            if opaque:
+                break
         return found
 
     def _leaf(self, path: str, tree: int) -> None:
@@ -206,7 +209,13 @@ class _Copy:
             os.fchown(target, info.st_uid, info.st_gid)
             os.fchmod(target, stat.S_IMODE(info.st_mode))
             for name in os.listxattr(source):
-                os.setxattr(target, name, os.getxattr(source, name))
+                if not name.startswith("trusted."):
+                    os.setxattr(target, name, os.getxattr(source, name))
             os.utime(target, ns=(info.st_mtime_ns, info.st_mtime_ns))
         finally:
             os.close(target)
+
+
+def _is_whiteout(info: os.stat_result) -> bool:
+    """overlayfs' sign for "removed"."""
+    return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0

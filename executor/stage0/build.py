@@ -90,12 +90,12 @@ def build_oci(rootfs: Path, layout: Path, tag: str, options: Options) -> Built:
     if not _TAG.fullmatch(tag):
         raise ImageBroken(f"invalid tag {tag!r}")
     try:
-        with _layout_lock(layout):
+        with layout_lock(layout):
             layer, diff_id, entries = _write_layer(rootfs, layout, options)
             config = _put(layout, _config(options, diff_id), m.OCI_CONFIG)
             document = {"schemaVersion": 2, "mediaType": m.OCI_MANIFEST, "config": config, "layers": [layer]}
             entry = _put(layout, document, m.OCI_MANIFEST)
-            _set_tag(layout, tag, entry, options)
+            _set_tag(layout, tag, entry, options.architecture)
     except OSError as error:
         raise StoreError(f"{error.filename or layout}: {error.strerror}") from None
     return Built(str(config["digest"]), str(entry["digest"]), int(layer["size"]), entries)
@@ -161,14 +161,31 @@ def _put(layout: Path, document: dict[str, Any], media_type: str) -> dict[str, A
     return {"mediaType": media_type, "digest": digest, "size": len(data)}
 
 
-def _set_tag(layout: Path, tag: str, entry: dict[str, Any], options: Options) -> None:
+def add_image(layout: Path, tag: str, config: bytes, layers: list[dict[str, Any]]) -> str:
+    """Make an image of a config as it is and of layers that are in the layout already; the manifest's digest.
+
+    Under the layout's lock. ImageBroken for a tag that cannot be one.
+    """
+    if not _TAG.fullmatch(tag):
+        raise ImageBroken(f"invalid tag {tag!r}")
+    digest = "sha256:" + hashlib.sha256(config).hexdigest()
+    _replace(layout / blob_name(digest), config)
+    described = {"mediaType": m.OCI_CONFIG, "digest": digest, "size": len(config)}
+    document = {"schemaVersion": 2, "mediaType": m.OCI_MANIFEST, "config": described, "layers": layers}
+    entry = _put(layout, document, m.OCI_MANIFEST)
+    said = m.parse_json(config, "config")
+    _set_tag(layout, tag, entry, str(said.get("architecture") or m.host_platform()[1]))
+    return str(entry["digest"])
+
+
+def _set_tag(layout: Path, tag: str, entry: dict[str, Any], architecture: str) -> None:
     path = layout / "index.json"
     index: dict[str, Any] = {"schemaVersion": 2, "manifests": []}
     if path.exists():
         index = m.parse_json(Directory(layout).read("index.json", m.MAX_MANIFEST), str(path))
     ref_name = "org.opencontainers.image.ref.name"
     others = [e for e in index.get("manifests", []) if (e.get("annotations") or {}).get(ref_name) != tag]
-    platform = {"os": "linux", "architecture": options.architecture}
+    platform = {"os": "linux", "architecture": architecture}
     index["manifests"] = [*others, {**entry, "platform": platform, "annotations": {ref_name: tag}}]
     _replace(layout / "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
     _replace(path, orjson.dumps(index))
@@ -190,7 +207,7 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _layout_lock(layout: Path) -> Iterator[None]:
+def layout_lock(layout: Path) -> Iterator[None]:
     """Two builds into one layout take turns (flock on the directory itself: nothing to leave behind)."""
     (layout / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
     fd = os.open(layout, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

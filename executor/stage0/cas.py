@@ -19,6 +19,7 @@ import logging
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -41,6 +42,7 @@ from executor.stage0.tarstream import TarReader
 log = logging.getLogger(__name__)
 
 VERSION = 1
+FLUSH_SECONDS = 0.25
 _PARTS = ("blobs", "layers", "images", "names", "pins", "used", "locks", "tmp")
 
 
@@ -57,6 +59,9 @@ class Cas:
 
     def __init__(self, root: Path, limits: Limits) -> None:
         self.root, self.limits = root, limits
+        self.watch: Callable[[Layer, Hashing], None] | None = (
+            None  # told of each layer that begins to come in
+        )
         self._ready = False
 
     def open(self) -> None:
@@ -181,7 +186,8 @@ class Cas:
             (tmp / "tree").mkdir(mode=0o755)
             root = os.open(tmp / "tree", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                yield tmp, root
+                with flushing(tmp):
+                    yield tmp, root
             finally:
                 os.close(root)
 
@@ -200,6 +206,8 @@ class Cas:
         source = layer.open()
         try:
             blob = Hashing(source, algorithm(layer.digest), size=layer.size) if layer.digest else None
+            if self.watch is not None and blob is not None:
+                self.watch(layer, blob)
             plain = decompress(blob or source, self.limits, {"gzip", "zstd"})
             diff = Hashing(plain, algorithm(layer.diff_id))
             ahead = Ahead(diff, source.wake if isinstance(source, Pipe) else None)
@@ -322,6 +330,24 @@ def storage_errors(what: str) -> Iterator[None]:
             raise
         name = f" ({error.filename})" if error.filename else ""
         raise StoreError(f"{what}: {error.strerror or error}{name}") from error
+
+
+@contextmanager
+def flushing(path: Path) -> Iterator[None]:
+    """Let the disk write while a tree is being made, so that little of it is left for the end."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(FLUSH_SECONDS):
+            sync(path)
+
+    thread = threading.Thread(target=run, name="flush", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def sync(path: Path) -> None:

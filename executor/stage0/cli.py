@@ -7,16 +7,22 @@ import asyncio
 import os
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from executor.stage0 import build, inventory, names, settings
+from executor.stage0 import build, cli_trust, gc, inventory, names, operations, settings
+from executor.stage0.bar import Bar
 from executor.stage0.errors import ImageBroken, ImageError
 from executor.stage0.store import Image, ImageStore, human
+from executor.stage0.streams import Hashing
 
 DEFAULT_STATE_DIR = Path("/var/lib/gantry")
+_NAMED = "a reference as it was fetched, or an id (a unique beginning will do)"
 
 
 def main(argv: list[str]) -> int:
@@ -37,28 +43,72 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_build(commands)
 
+    common = _common()
     fetch = commands.add_parser("fetch", help="bring an image into the store", description=names.__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+                                parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     fetch.add_argument("image", nargs="+", help="a reference, see above")
     fetch.add_argument("--pull-policy", choices=["Always", "IfNotPresent", "Never"], default="Always")
-    fetch.add_argument("--quiet", action="store_true", help="no progress lines")
-    _add_common(fetch)
+    fetch.add_argument("--quiet", action="store_true", help="no progress")
     fetch.set_defaults(run=_fetch)
 
-    listing = commands.add_parser("list", help="what is in the store")
-    _add_common(listing)
+    listing = commands.add_parser("list", parents=[common], help="what is in the store")
     listing.set_defaults(run=_list)
 
-    remove = commands.add_parser("rm", help="remove images by name or id, and the layers that only they use")
-    remove.add_argument(
-        "image", nargs="+", help="a reference as it was fetched, or an id (a unique prefix will do)"
+    remove = commands.add_parser(
+        "rm", parents=[common], help="remove images by name or id, and the layers that only they use"
     )
-    _add_common(remove)
+    remove.add_argument("image", nargs="+", help=_NAMED)
     remove.set_defaults(run=_remove)
+
+    collect = commands.add_parser(
+        "gc", parents=[common], help="remove what is unused, as the settings' [gc] says"
+    )
+    collect.add_argument(
+        "--older-than", type=float, metavar="HOURS", help="remove all images unused for so long"
+    )
+    collect.set_defaults(run=_gc)
+
+    show = commands.add_parser("cat-manifest", parents=[common], help="print an image's manifest")
+    show.add_argument("image", help=_NAMED)
+    show.add_argument("--config", action="store_true", help="an OCI image's config instead")
+    show.set_defaults(run=_cat_manifest)
+
+    verify = commands.add_parser(
+        "verify",
+        parents=[common],
+        help="check that nothing of an image was changed in the store, and who signed it",
+    )
+    verify.add_argument("image", nargs="*", help=f"{_NAMED}; none: all of them")
+    verify.add_argument("--quick", action="store_true", help="times, owners and sizes only, no content")
+    verify.add_argument("--quiet", action="store_true", help="no progress")
+    verify.set_defaults(run=_verify)
+
+    _add_copies(commands, common)
+    cli_trust.add_commands(commands, common)
     return parser
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def _add_copies(commands: Any, common: argparse.ArgumentParser) -> None:
+    export = commands.add_parser(
+        "export", parents=[common], help="write an image of the store to a file or OCI layout"
+    )
+    export.add_argument("image", help=_NAMED)
+    target = export.add_mutually_exclusive_group(required=True)
+    target.add_argument("--aci", type=Path, metavar="FILE", help="an ACI, uncompressed, as its id says")
+    target.add_argument("--oci", metavar="DIR:TAG", help="a docker or OCI image, layers uncompressed")
+    export.add_argument("--quiet", action="store_true", help="no progress")
+    export.set_defaults(run=_export)
+
+    render = commands.add_parser(
+        "render", parents=[common], help="write an image's root file system to a directory"
+    )
+    render.add_argument("image", help=_NAMED)
+    render.add_argument("directory", type=Path, help="must not exist")
+    render.set_defaults(run=_render)
+
+
+def _common() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--state-dir", type=Path, default=DEFAULT_STATE_DIR, metavar="DIR",
                         help="where the store is (default: %(default)s)")  # fmt: skip
     parser.add_argument("--local-images", type=Path, metavar="DIR", help="OCI layouts for localhost/NAME:TAG")
@@ -66,6 +116,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--image-config", type=Path, metavar="FILE", help="settings: hosts, logins, policy, keys"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
 
 
 def _add_build(commands: Any) -> None:
@@ -114,9 +165,7 @@ def _words(text: str) -> tuple[str, ...]:
 def _build(args: argparse.Namespace) -> int:
     options = _options(args)
     if args.oci is not None:
-        layout, colon, tag = args.oci.rpartition(":")
-        if not colon or "/" in tag:
-            layout, tag = args.oci, "latest"
+        layout, tag = _layout_and_tag(args.oci)
         if args.compression in {"bzip2", "xz"}:
             raise ImageBroken(
                 f"OCI layers are not compressed with {args.compression}; use gzip, zstd or none"
@@ -148,6 +197,11 @@ def _build(args: argparse.Namespace) -> int:
     return 0
 
 
+def _layout_and_tag(text: str) -> tuple[str, str]:
+    layout, colon, tag = text.rpartition(":")
+    return (layout, tag) if colon and "/" not in tag else (text, "latest")
+
+
 def _options(args: argparse.Namespace) -> build.Options:
     for item in [*args.env, *args.label]:
         if not item.partition("=")[0] or "=" not in item:
@@ -168,21 +222,111 @@ def _fetch(args: argparse.Namespace) -> int:
     store = ImageStore(
         args.state_dir, local_images=args.local_images, settings=settings.load(args.image_config)
     )
+    layers: list[tuple[int, Hashing]] = []
+    store.watch(lambda layer, blob: layers.append((layer.size or 0, blob)))
 
-    def progress(line: str) -> None:
-        if not args.quiet:
-            print(line, file=sys.stderr, flush=True)
+    def measure() -> tuple[int, int]:
+        return sum(blob.count for _, blob in layers), sum(size for size, _ in layers)
 
-    async def fetch() -> list[Image]:
-        return [await store.pull(ref, args.pull_policy, progress=progress) for ref in args.image]
+    async def fetch(say: Callable[[str], None]) -> list[Image]:
+        return [await store.pull(ref, args.pull_policy, progress=say) for ref in args.image]
 
-    images = asyncio.run(fetch())
+    if args.quiet:
+        images = asyncio.run(fetch(lambda _: None))
+    else:
+        with Bar("layers", measure) as bar:
+            images = asyncio.run(fetch(bar.say))
     if args.json:
         _json([inventory.describe(image) for image in images])
     else:
         for image in images:
             print(image.id)
     return 0
+
+
+def _gc(args: argparse.Namespace) -> int:
+    wanted = settings.load(args.image_config).gc
+    if args.older_than is not None:
+        wanted = replace(wanted, maximum_age=max(args.older_than * 3600, 1e-3), minimum_age=0.0)
+    done = gc.collect(args.state_dir, wanted)
+    if args.json:
+        _json(
+            {
+                "images": done.images,
+                "layers": done.layers,
+                "freed": done.freed,
+                "kept": done.kept,
+                "full": done.full,
+            }
+        )
+        return 0
+    for image_id in done.images:
+        print(f"removed {image_id}")
+    print(f"{len(done.images)} images and {len(done.layers)} layers removed, {human(done.freed)} freed; "
+          f"the disk is {done.full:.0f} % full")  # fmt: skip
+    return 0
+
+
+def _cat_manifest(args: argparse.Namespace) -> int:
+    with operations.opened(args.state_dir, args.image) as image:
+        _json(operations.manifest(image, config=args.config))
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    gate = settings.load(args.image_config).gate
+    refs = args.image or [row["id"] for row in inventory.images(args.state_dir)]
+    results = []
+    for ref in refs:
+        with operations.opened(args.state_dir, ref) as image, _bar(args, "verifying") as watch:
+            problems = operations.verify(image, gate, content=not args.quick, watch=watch)
+        results.append({"image": ref, "id": image.record["id"], "problems": problems})
+    if args.json:
+        _json(results)
+    for result in results if not args.json else ():
+        print(f"{result['image']}: " + ("unchanged" if not result["problems"] else "NOT as it should be"))
+        for problem in result["problems"]:
+            print(f"  {problem}")
+    return 1 if any(result["problems"] for result in results) else 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    with operations.opened(args.state_dir, args.image) as image, _bar(args, "exporting") as watch:
+        if args.aci is not None:
+            where, digest = str(args.aci), operations.export_aci(image, args.aci, watch=watch)
+        else:
+            layout, tag = _layout_and_tag(args.oci)
+            where, digest = (
+                f"oci:{layout}:{tag}",
+                operations.export_oci(image, Path(layout), tag, watch=watch),
+            )
+    if args.json:
+        _json({"image": where, "id": image.record["id"], "digest": digest})
+    else:
+        print(f"{where}\n  digest {digest}")
+    return 0
+
+
+def _render(args: argparse.Namespace) -> int:
+    with operations.opened(args.state_dir, args.image) as image:
+        operations.render(image, args.directory)
+    if args.json:
+        _json({"directory": str(args.directory), "id": image.record["id"]})
+    return 0
+
+
+@contextmanager
+def _bar(args: argparse.Namespace, title: str) -> Iterator[operations.Watch]:
+    now = [(0, 0)]
+
+    def watch(done: int, total: int) -> None:
+        now[0] = (done, total)
+
+    if args.quiet:
+        yield watch
+        return
+    with Bar(title, lambda: now[0]):
+        yield watch
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -58,7 +58,7 @@ def remove(state_dir: Path, ref: str) -> list[str]:
 
 
 def _remove(store: Cas, ref: str) -> list[str]:
-    name, image_id = _target(store, ref)
+    name, image_id = target(store, ref)
     everything = store.names()
     mine = [n for n in everything if n["id"] == image_id]
     doomed = [n for n in mine if n["name"] == name] if name else mine
@@ -76,7 +76,7 @@ def _remove(store: Cas, ref: str) -> list[str]:
     return [*removed, image_id, *layers]
 
 
-def _target(store: Cas, ref: str) -> tuple[str, str]:
+def target(store: Cas, ref: str) -> tuple[str, str]:
     """(name, id): by name as it was fetched, else by a unique prefix of an id."""
     try:
         reference = names.parse(ref)

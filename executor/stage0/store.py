@@ -36,7 +36,7 @@ from executor.stage0.pins import Pin
 from executor.stage0.registry import RegistrySource
 from executor.stage0.settings import Settings
 from executor.stage0.sources import Source
-from executor.stage0.streams import Limits
+from executor.stage0.streams import Hashing, Limits
 from executor.stage0.trust import Fact, Gate, cosign
 from executor.stage0.trust.subject import subject
 from executor.stage0.webaci import WebAciSource
@@ -156,6 +156,10 @@ class ImageStore:
                 await asyncio.to_thread(gc.collect, self._state_dir, self._settings.gc)
             except ImageError as error:
                 log.error("collecting images: %s", error)
+
+    def watch(self, started: Callable[[m.Layer, Hashing], None]) -> None:
+        """Be told, in a worker thread, of each layer that begins to come in; its `count` grows while it does."""
+        self._cas.watch = started
 
     def _pulled(self, key: tuple[str, str, _Who], task: asyncio.Task[Image]) -> None:
         if self._running.get(key) is task:

@@ -419,6 +419,114 @@ def make_aci(tmp_path: Path) -> Callable[..., Path]:
     return call
 
 
+class Gpg:
+    """A GnuPG home with secret keys, and its agent."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        home.mkdir(mode=0o700)
+        self.keys: dict[str, str] = {}
+
+    def __call__(self, *argv: str | Path, stdin: str = "") -> str:
+        command = ["gpg", "--homedir", str(self.home), "--batch", "--quiet", "--yes", *map(str, argv)]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def key(self, name: str, *more: str, algorithm: str = "ed25519", expires: str = "0") -> str:
+        """A new key; its fingerprint, lower case."""
+        self(
+            *more,
+            "--passphrase",
+            "",
+            "--quick-gen-key",
+            f"{name} <{name}@example.com>",
+            algorithm,
+            "sign",
+            expires,
+        )
+        listed = self("--with-colons", "--list-keys", f"{name}@example.com")
+        self.keys[name] = next(
+            line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr")
+        ).lower()
+        return self.keys[name]
+
+    def revoke(self, name: str) -> None:
+        path = self.home / "openpgp-revocs.d" / f"{self.keys[name].upper()}.rev"
+        self("--import", "-", stdin=path.read_text().replace(":-----BEGIN", "-----BEGIN"))
+
+    def public(self, name: str) -> str:
+        return self("--armor", "--export", self.keys[name])
+
+    def sign(self, name: str, path: Path, *more: str, armor: bool = True) -> Path:
+        out = path.with_name(f"{path.name}.asc")
+        self(
+            *more,
+            "-u",
+            self.keys[name],
+            *(["--armor"] if armor else []),
+            "--output",
+            out,
+            "--detach-sign",
+            path,
+        )
+        return out
+
+    def close(self) -> None:
+        subprocess.run(
+            ["gpgconf", "--homedir", str(self.home), "--kill", "all"], check=False, capture_output=True
+        )
+
+
+@pytest.fixture(scope="session")
+def keyring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gpg]:
+    """Keys `good`, `other`, `revoked` and `expired` (good in January 2024)."""
+    if shutil.which("gpg") is None or shutil.which("gpgv") is None:
+        pytest.skip("gpg and gpgv are not installed")
+    made = Gpg(tmp_path_factory.mktemp("g") / "home")
+    try:
+        for name in ("good", "other", "revoked"):
+            made.key(name)
+        made.key("expired", "--faked-system-time", "20240101T000000", expires="30d")
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def gpg_home(tmp_path: Path) -> Iterator[Callable[[str], Gpg]]:
+    """gpg_home(NAME) → another GnuPG home; its agent is ended."""
+    made: list[Gpg] = []
+
+    def call(name: str) -> Gpg:
+        made.append(Gpg(tmp_path / name))
+        return made[-1]
+
+    yield call
+    for home in made:
+        home.close()
+
+
+@pytest.fixture
+def trusted(tmp_path: Path) -> tuple[Path, Path]:
+    """The administrator's and the vendor's directory of keys."""
+    return tmp_path / "etc/trustedkeys", tmp_path / "usr/trustedkeys"
+
+
+@pytest.fixture
+def trust(trusted: tuple[Path, Path], keyring: Gpg) -> Callable[..., Path]:
+    """trust(key, prefix="", vendor=False): put a public key where it is trusted; the file."""
+
+    def call(name: str, prefix: str = "", *, vendor: bool = False, content: str | None = None) -> Path:
+        place = trusted[vendor] / (f"prefix.d/{prefix}" if prefix else "root.d")
+        place.mkdir(parents=True, exist_ok=True)
+        path = place / keyring.keys[name]
+        path.write_text(keyring.public(name) if content is None else content)
+        return path
+
+    return call
+
+
 @pytest.fixture
 def left_behind(state: Path) -> Callable[[], list[str]]:
     """What is in the store that could be believed, or that nobody has cleaned up."""

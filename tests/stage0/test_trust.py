@@ -1,9 +1,7 @@
 """ACIs signed by the real gpg, policies, trusted keys: what comes in, and what is refused, at the pull and at a run."""
 
 import json
-import shutil
-import subprocess
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,100 +15,6 @@ from executor.stage0.trust.policy import components, covers
 from executor.stage0.trust.subject import subject
 
 pytestmark = pytest.mark.root
-
-
-class Gpg:
-    """A GnuPG home with secret keys, and its agent."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        home.mkdir(mode=0o700)
-        self.keys: dict[str, str] = {}
-
-    def __call__(self, *argv: str | Path, stdin: str = "") -> str:
-        command = ["gpg", "--homedir", str(self.home), "--batch", "--quiet", "--yes", *map(str, argv)]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def key(self, name: str, *more: str, algorithm: str = "ed25519", expires: str = "0") -> str:
-        """A new key; its fingerprint, lower case."""
-        self(
-            *more,
-            "--passphrase",
-            "",
-            "--quick-gen-key",
-            f"{name} <{name}@example.com>",
-            algorithm,
-            "sign",
-            expires,
-        )
-        listed = self("--with-colons", "--list-keys", f"{name}@example.com")
-        self.keys[name] = next(
-            line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr")
-        ).lower()
-        return self.keys[name]
-
-    def revoke(self, name: str) -> None:
-        path = self.home / "openpgp-revocs.d" / f"{self.keys[name].upper()}.rev"
-        self("--import", "-", stdin=path.read_text().replace(":-----BEGIN", "-----BEGIN"))
-
-    def public(self, name: str) -> str:
-        return self("--armor", "--export", self.keys[name])
-
-    def sign(self, name: str, path: Path, *more: str, armor: bool = True) -> Path:
-        out = path.with_name(f"{path.name}.asc")
-        self(
-            *more,
-            "-u",
-            self.keys[name],
-            *(["--armor"] if armor else []),
-            "--output",
-            out,
-            "--detach-sign",
-            path,
-        )
-        return out
-
-    def close(self) -> None:
-        subprocess.run(
-            ["gpgconf", "--homedir", str(self.home), "--kill", "all"], check=False, capture_output=True
-        )
-
-
-@pytest.fixture(scope="module")
-def keyring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gpg]:
-    """Keys `good`, `other`, `revoked` and `expired` (good in January 2024)."""
-    if shutil.which("gpg") is None or shutil.which("gpgv") is None:
-        pytest.skip("gpg and gpgv are not installed")
-    made = Gpg(tmp_path_factory.mktemp("g") / "home")
-    try:
-        for name in ("good", "other", "revoked"):
-            made.key(name)
-        made.key("expired", "--faked-system-time", "20240101T000000", expires="30d")
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def trusted(tmp_path: Path) -> tuple[Path, Path]:
-    """The administrator's and the vendor's directory of keys."""
-    return tmp_path / "etc/trustedkeys", tmp_path / "usr/trustedkeys"
-
-
-@pytest.fixture
-def trust(trusted: tuple[Path, Path], keyring: Gpg) -> Callable[..., Path]:
-    """trust(key, prefix="", vendor=False): put a public key where it is trusted; the file."""
-
-    def call(name: str, prefix: str = "", *, vendor: bool = False, content: str | None = None) -> Path:
-        place = trusted[vendor] / (f"prefix.d/{prefix}" if prefix else "root.d")
-        place.mkdir(parents=True, exist_ok=True)
-        path = place / keyring.keys[name]
-        path.write_text(keyring.public(name) if content is None else content)
-        return path
-
-    return call
 
 
 @pytest.fixture
@@ -131,7 +35,7 @@ def aci(tmp_path: Path, make_aci: Callable[..., Path]) -> Path:
 
 
 async def test_a_signed_aci(
-    strict: Callable[..., ImageStore], aci: Path, keyring: Gpg, trust: Callable[..., Path], state: Path
+    strict: Callable[..., ImageStore], aci: Path, keyring: Any, trust: Callable[..., Path], state: Path
 ) -> None:
     trust("good", "example.com/team")
     keyring.sign("good", aci)
@@ -150,21 +54,16 @@ async def test_a_signed_aci(
 
 
 async def test_a_binary_signature_and_a_subkey(
-    strict: Callable[..., ImageStore], aci: Path, keyring: Gpg, trust: Callable[..., Path], tmp_path: Path
+    strict: Callable[..., ImageStore], aci: Path, keyring: Any, trust: Callable[..., Path], gpg_home: Any
 ) -> None:
-    mine = Gpg(tmp_path / "home2")
-    try:
-        main = mine.key("sub", algorithm="rsa2048")
-        mine("--passphrase", "", "--quick-add-key", main.upper(), "rsa2048", "sign", "0")
-        mine.sign("sub", aci, armor=False)
-        path = trust("good", content="")
-        path.with_name(main).write_text(mine.public("sub"))
-        image = await strict().pull(f"file://{aci}", "Always")
-        assert image.verification.facts[0].signers == (
-            f"openpgp:{main}",
-        )  # the primary key's, whoever signed
-    finally:
-        mine.close()
+    mine = gpg_home("home2")
+    main = mine.key("sub", algorithm="rsa2048")
+    mine("--passphrase", "", "--quick-add-key", main.upper(), "rsa2048", "sign", "0")
+    mine.sign("sub", aci, armor=False)
+    path = trust("good", content="")
+    path.with_name(main).write_text(mine.public("sub"))
+    image = await strict().pull(f"file://{aci}", "Always")
+    assert image.verification.facts[0].signers == (f"openpgp:{main}",)  # the primary key's, whoever signed
 
 
 REFUSED: list[tuple[str, str]] = [
@@ -189,7 +88,7 @@ REFUSED: list[tuple[str, str]] = [
 
 @pytest.mark.parametrize(("case", "words"), REFUSED, ids=[case for case, _ in REFUSED])
 async def test_refused(
-    case: str, words: str, strict: Callable[..., ImageStore], aci: Path, keyring: Gpg, trust: Callable[..., Path],
+    case: str, words: str, strict: Callable[..., ImageStore], aci: Path, keyring: Any, trust: Callable[..., Path],
     trusted: tuple[Path, Path], refused: Callable[..., Awaitable[str]], left_behind: Callable[[], list[str]],
 ) -> None:  # fmt: skip
     where = {"elsewhere": "example.com/tea", "similar": "example.com/team/app2", "masked": "example.com/team"}
@@ -223,7 +122,7 @@ async def test_refused(
 
 
 async def test_nothing_is_parsed_before_it_is_verified(
-    strict: Callable[..., ImageStore], tmp_path: Path, keyring: Gpg, trust: Callable[..., Path],
+    strict: Callable[..., ImageStore], tmp_path: Path, keyring: Any, trust: Callable[..., Path],
     refused: Callable[..., Awaitable[str]],
 ) -> None:  # fmt: skip
     """What is no archive at all is refused for its signature, not for its form."""
@@ -237,7 +136,7 @@ async def test_nothing_is_parsed_before_it_is_verified(
 
 
 async def test_a_file_that_changes_after_it_was_verified(
-    strict: Callable[..., ImageStore], aci: Path, keyring: Gpg, trust: Callable[..., Path],
+    strict: Callable[..., ImageStore], aci: Path, keyring: Any, trust: Callable[..., Path],
     make_aci: Callable[..., Path], refused: Callable[..., Awaitable[str]], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     trust("good")
@@ -255,7 +154,7 @@ async def test_a_file_that_changes_after_it_was_verified(
 
 
 async def test_policies_by_prefix(
-    strict: Callable[..., ImageStore], aci: Path, keyring: Gpg, trust: Callable[..., Path], tmp_path: Path,
+    strict: Callable[..., ImageStore], aci: Path, keyring: Any, trust: Callable[..., Path], tmp_path: Path,
     refused: Callable[..., Awaitable[str]],
 ) -> None:  # fmt: skip
     ref = f"file://{aci}"
@@ -282,7 +181,7 @@ async def test_a_key_that_is_removed_counts_at_the_next_run(
     fresh: bool,
     strict: Callable[..., ImageStore],
     aci: Path,
-    keyring: Gpg,
+    keyring: Any,
     trust: Callable[..., Path],
 ) -> None:
     key = trust("good")
@@ -305,7 +204,7 @@ async def test_a_key_that_is_removed_counts_at_the_next_run(
 
 
 async def test_a_replaced_key_and_a_tightened_policy(
-    strict: Callable[..., ImageStore], aci: Path, keyring: Gpg, trust: Callable[..., Path]
+    strict: Callable[..., ImageStore], aci: Path, keyring: Any, trust: Callable[..., Path]
 ) -> None:
     key = trust("good")
     ref = f"file://{aci}"
@@ -338,7 +237,7 @@ async def test_docker_and_oci_default_to_none(
 
 
 async def test_keys_that_cannot_be_used(
-    strict: Callable[..., ImageStore], aci: Path, keyring: Gpg, trust: Callable[..., Path],
+    strict: Callable[..., ImageStore], aci: Path, keyring: Any, trust: Callable[..., Path],
     refused: Callable[..., Awaitable[str]],
 ) -> None:  # fmt: skip
     keyring.sign("good", aci)
