@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import sys
 import tarfile
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from gantry.__main__ import COMMANDS
 from local import rootfs
-from local.settings import free_port
+from local.settings import free_ports
 from shared.bundle import BundleError, check, contents, elf, make
 
 pytestmark = pytest.mark.timeout(180)
@@ -76,48 +77,66 @@ def test_made_by_itself_it_is_itself(bundled, bundle):
     assert (bundled.root / "tmp/again.tar.gz").read_bytes() == bundle[0].read_bytes()
 
 
+class Bare:
+    """A master and a scheduler here, and an agent on a machine that has the bundle and nothing else."""
+
+    def __init__(self, machine, bundle, processes, cgroups, tools):
+        self.machine, self.bundle, self.processes, self.cgroups, self.tools = (
+            machine,
+            bundle,
+            processes,
+            cgroups,
+            tools,
+        )
+        self.mesos, self.api = free_ports("127.0.0.1", 2)
+        self.pods = f"http://127.0.0.1:{self.api}/api/v1/namespaces/default/pods"
+
+    def start(self):
+        rootfs.build(self.machine.root / "tmp/hello")
+        build = ("image", "build", "/tmp/hello", "--oci", "/images/hello:latest")
+        image = self.machine.run("/opt/gantry/bin/gantry", *build)
+        assert image.returncode == 0, image.stderr
+        master = ("--ip", "127.0.0.1", "--port", str(self.mesos), "--work_dir", "master")
+        self.processes.gantry("master", "master", *master)
+        agent = ["/opt/gantry/bin/gantry", "agent", "--master", f"127.0.0.1:{self.mesos}", "--port", "0"]
+        agent += ["--hostname", "bare", "--work_dir", "/work", "--cgroups_root", f"{self.cgroups}agent"]
+        agent += ["--resources", "cpus:4;mem:4096;disk:10000;ports:[31000-31100]"]
+        self.processes.start("agent", self.machine.command(*agent))
+        self.start_scheduler()
+
+    def start_scheduler(self):
+        scheduler = self.processes.gantry(
+            *("scheduler", "scheduler", "--master", f"127.0.0.1:{self.mesos}", "--store", "sqlite:state.db"),
+            *("--listen", f"127.0.0.1:{self.api}", "--executor-bundle", str(self.bundle[0])),
+            *("--executor-options", "--state-dir /state --local-images /images --node-listen 127.0.0.1:0"),
+        )
+        nodes = f"http://127.0.0.1:{self.api}/api/v1/nodes"
+        self.until("a node", lambda: (self.tools.call(nodes) or {}).get("items"))
+        return scheduler
+
+    def until(self, what, check):
+        return self.tools.until(what, check, self.processes.logs)
+
+    def run(self, name):
+        command = ["/bin/sh", "-c", "echo ran; exec sleep 1000"]
+        spec = {"containers": [{"name": "main", "image": "localhost/hello", "command": command}]}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+        self.tools.call(self.pods, pod)
+        self.until(name, lambda: self.tools.call(f"{self.pods}/{name}")["status"]["phase"] == "Running")
+        self.until("its log", lambda: self.tools.call(f"{self.pods}/{name}/log") == "ran\n")
+
+    def sandboxes(self):
+        found = (self.machine.root / "work").glob("slaves/*/frameworks/*/executors/*/runs/*")
+        return [one for one in found if not one.is_symlink()]
+
+
 @pytest.mark.root
 def test_a_pod_runs_where_there_is_no_python(bundle, bundled, processes, cgroups, tools):
     """The whole way: the scheduler serves it, the agent fetches it, the executor and its stage1 run from it."""
-    rootfs.build(bundled.root / "tmp/hello")
-    image = bundled.run(
-        "/opt/gantry/bin/gantry", "image", "build", "/tmp/hello", "--oci", "/images/hello:latest"
-    )
-    assert image.returncode == 0, image.stderr
-    mesos, api = free_port("127.0.0.1"), free_port("127.0.0.1")
-    processes.gantry("master", "master", "--ip", "127.0.0.1", "--port", str(mesos), "--work_dir", "master")
-    agent = [
-        "/opt/gantry/bin/gantry",
-        "agent",
-        "--master",
-        f"127.0.0.1:{mesos}",
-        "--port",
-        "0",
-        "--hostname",
-        "bare",
-    ]
-    agent += ["--work_dir", "/work", "--resources", "cpus:4;mem:4096;disk:10000;ports:[31000-31100]"]
-    processes.start("agent", bundled.command(*agent, "--cgroups_root", f"{cgroups}agent"))
-    processes.gantry(
-        *("scheduler", "scheduler", "--master", f"127.0.0.1:{mesos}", "--store", "sqlite:state.db"),
-        *("--listen", f"127.0.0.1:{api}", "--executor-bundle", str(bundle[0])),
-        *("--executor-options", "--state-dir /state --local-images /images --node-listen 127.0.0.1:0"),
-    )
-    server = f"http://127.0.0.1:{api}"
-    tools.until("a node", lambda: (tools.call(f"{server}/api/v1/nodes") or {}).get("items"), processes.logs)
-    code = "echo ran; exec sleep 1000"
-    container = {"name": "main", "image": "localhost/hello", "command": ["/bin/sh", "-c", code]}
-    spec = {"terminationGracePeriodSeconds": 1, "containers": [container]}
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "bare"}, "spec": spec}
-    pods = f"{server}/api/v1/namespaces/default/pods"
-    tools.call(pods, pod)
-
-    def runs():
-        return tools.call(f"{pods}/bare")["status"]["phase"] == "Running"
-
-    tools.until("a running pod", runs, processes.logs)
-    tools.until("its log", lambda: tools.call(f"{pods}/bare/log") == "ran\n", processes.logs)
-    sandbox = next((bundled.root / "work").glob("slaves/*/frameworks/*/executors/*/runs/latest")).resolve()
+    bare = Bare(bundled, bundle, processes, cgroups, tools)
+    bare.start()
+    bare.run("first")
+    (sandbox,) = bare.sandboxes()
     inside = f"/{sandbox.relative_to(bundled.root)}/gantry/lib/ld-"
     launchers = [one for one in _members(cgroups) if _program(one, "comm") == "gantry-launcher\n"]
     assert launchers
@@ -126,6 +145,13 @@ def test_a_pod_runs_where_there_is_no_python(bundle, bundled, processes, cgroups
         # What runs cannot be written to, whoever gets hold of it (see executor/stage1/__main__.py).
         assert os.statvfs(f"/proc/{pid}/exe").f_flag & os.ST_RDONLY
     assert not list(sandbox.glob("sha256-*.tar.gz"))  # unpacked, and not kept twice
+    scheduler = processes.running["scheduler"]
+    scheduler.kill()
+    scheduler.wait()
+    bare.start_scheduler()  # which serves it elsewhere
+    assert len(set(re.findall(r"fetch the executor .* from (\S+)", processes.log("scheduler")))) == 2
+    bare.run("second")
+    assert bare.sandboxes() == [sandbox]  # in the same executor
 
 
 def _members(prefix):
