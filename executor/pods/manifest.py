@@ -198,10 +198,11 @@ def _volume(volume: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _termination_volumes(level: PodLevel) -> list[dict[str, Any]]:
+    """No volume of a pod has a dot in its name."""
     spec = level.pod["spec"]
     return [
         {
-            "name": f"termination-{container['name']}",
+            "name": f"termination.{container['name']}",
             "kind": "host",
             "source": f"{level.termination_dir}/{container['name']}",
         }
@@ -219,7 +220,7 @@ def _mounts(level: PodLevel, container: Mapping[str, Any]) -> list[dict[str, Any
         if mount.get("subPath"):
             entry["gantry.io/sub-path"] = mount["subPath"]
         made.append(entry)
-    made.append({"volume": f"termination-{container['name']}", "path": termination_path(container)})
+    made.append({"volume": f"termination.{container['name']}", "path": termination_path(container)})
     files = _device_files(level, container)
     return made + [{"volume": _device_name(file), "path": f"/dev/{_base(file)}"} for file in files]
 
@@ -246,7 +247,6 @@ def _device_files(level: PodLevel, container: Mapping[str, Any]) -> tuple[str, .
 
 
 def _device_name(file: str) -> str:
-    """No volume of a pod has a dot in its name."""
     return f"device.{_base(file)}"
 
 

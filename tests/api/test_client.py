@@ -45,6 +45,32 @@ def test_create_read_list_patch_replace_delete(core):
     assert missing.value.status == 404
 
 
+def test_configuration_and_classes(core):
+    meta = client.V1ObjectMeta(name="x")
+    secret = core.create_namespaced_secret("default", client.V1Secret(metadata=meta, string_data={"a": "1"}))
+    assert (secret.type, secret.data, secret.string_data) == ("Opaque", {"a": "MQ=="}, None)
+    configured = client.V1ConfigMap(metadata=meta, data={"a": "1"}, binary_data={"b": "AA=="})
+    assert core.create_namespaced_config_map("default", configured).binary_data == {"b": "AA=="}
+    login = [client.V1LocalObjectReference(name="x")]
+    account = client.V1ServiceAccount(metadata=meta, image_pull_secrets=login)
+    core.create_namespaced_service_account("default", account)
+    names = [one.metadata.name for one in core.list_namespaced_service_account("default").items]
+    assert names == ["default", "x"]
+    classes = client.NodeV1Api(core.api_client)
+    overhead = client.V1Overhead(pod_fixed={"cpu": "0.5"})
+    body = client.V1RuntimeClass(metadata=meta, handler="fly", overhead=overhead)
+    assert classes.create_runtime_class(body).overhead.pod_fixed == {"cpu": "500m"}
+    wanted = pod()
+    wanted.spec.runtime_class_name, wanted.spec.service_account_name = "x", "x"
+    made = core.create_namespaced_pod("default", wanted)
+    assert made.spec.overhead == {"cpu": "500m"}
+    assert [one.name for one in made.spec.image_pull_secrets] == ["x"]
+    wanted.spec.runtime_class_name = "y"
+    with pytest.raises(kubernetes.client.ApiException) as refused:
+        core.create_namespaced_pod("default", wanted)
+    assert refused.value.status == 403
+
+
 def test_watch(core, live):
     core.create_namespaced_pod("default", pod("a"))
     version = core.list_namespaced_pod("default").metadata.resource_version

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from executor.mesos import lowest_oom_score
 from executor.pods.env import ConfigError, Node
+from executor.pods.gpus import Devices
 from executor.pods.isolators import (
     ALL_CAPABILITIES,
     DEFAULT_CAPABILITIES,
@@ -75,6 +76,14 @@ def test_the_handler_names_the_flavor() -> None:
     assert choose_flavor(asked, "kvm", "linux", ("linux", "kvm")) == "kvm"
 
 
+def test_volumes_of_ours_never_meet_those_of_a_pod() -> None:
+    named = [{"name": name, "emptyDir": {}} for name in ("termination-c0", "device-nvidia0")]
+    devices = {"c0": Devices(("/dev/nvidia0", "/dev/nvidiactl"), (0,))}
+    level = pod_level(pod({"name": "c0", "image": "x"}, volumes=named), NODE, "linux", "/t", devices)
+    names = [one["name"] for one in pod_manifest(level, [])["volumes"]]
+    assert len(names) == len(set(names)) == 5
+
+
 @pytest.mark.parametrize(
     ("spec", "name", "hostname"),
     [({}, "web", "web"), ({"hostname": "h"}, "web", "h"), ({}, "a" * 62 + "-b", "a" * 62)],
@@ -108,18 +117,18 @@ def test_volumes_and_mounts() -> None:
             "gantry.io/size-limit": "1048576",
         },
         {"name": "host", "kind": "host", "source": "/srv"},
-        {"name": "termination-c0", "kind": "host", "source": "/t/c0"},
+        {"name": "termination.c0", "kind": "host", "source": "/t/c0"},
     ]
     made = entry({"volumeMounts": mounts}, volumes=volumes)
     assert made["mounts"] == [
         {"volume": "scratch", "path": "/scratch"},
         {"volume": "ram", "path": "/ram", "readOnly": True, "gantry.io/sub-path": "a/b"},
         {"volume": "host", "path": "/host"},
-        {"volume": "termination-c0", "path": "/dev/termination-log"},
+        {"volume": "termination.c0", "path": "/dev/termination-log"},
     ]
 
 
-@pytest.mark.parametrize("volume", [{"configMap": {"name": "x"}}, {"emptyDir": {"medium": "HugePages"}}, {}])
+@pytest.mark.parametrize("volume", [{"nfs": {"path": "/x"}}, {"emptyDir": {"medium": "HugePages"}}, {}])
 def test_a_volume_that_is_not_done_is_refused(volume: dict[str, Any]) -> None:
     level = pod_level(pod(volumes=[{"name": "v", **volume}]), NODE, "linux", "/t")
     with pytest.raises(ConfigError, match='volume "v"'):
