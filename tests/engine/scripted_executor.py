@@ -34,6 +34,7 @@ class Scripted(Executor):  # type: ignore[misc]
         running = phase == "Running"
         state_now = {"running": {}} if running else {"terminated": {"exitCode": 0}}
         container = {"name": "main", "ready": running, "restartCount": 0, "state": state_now}
+        container |= {"image": "localhost/x", "imageID": ""}
         status = {
             "phase": phase,
             "conditions": [{"type": "Ready", "status": ready}],
