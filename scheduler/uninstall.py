@@ -122,9 +122,9 @@ def _confirm(
     tasks = [TaskState[one.obj["state"]] for one in store.list(records.TASKS)[0]]
     running = sum(state not in TERMINAL for state in tasks)
     _say(f"This ends framework {name} ({framework_id or 'never registered'}) at {args.master}:")
-    _say(f"{running} running pods are killed, {len(store.list('pods')[0])} pods and all else in")
     if volumes:
         _say(f"{volumes} cluster volumes are destroyed with all that is in them,")
+    _say(f"{running} running pods are killed, {len(store.list('pods')[0])} pods and all else in")
     _say(f"{args.store} is removed. There is no way back.")
     try:
         answer = ask(f"Type the framework's name ({name}) to go on: ").strip()
