@@ -1,5 +1,6 @@
 """ACIs over HTTPS: by address and by appc discovery, from a server on this machine, through a proxy."""
 
+import asyncio
 import hashlib
 import os
 from collections.abc import Callable
@@ -10,11 +11,18 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from executor.stage0 import ImageBroken, ImageNotFound, ImageRefused, ImageStore, RegistryUnavailable
+from executor.stage0 import (
+    ImageBroken,
+    ImageNotFound,
+    ImageRefused,
+    ImageStore,
+    ImageUntrusted,
+    RegistryUnavailable,
+)
 from executor.stage0 import discovery as d
 from executor.stage0.names import Appc
 from executor.stage0.settings import Host, Settings
-from executor.stage0.trust import Gate, Policy
+from executor.stage0.trust import Gate, Keystore, Policy, manage
 from executor.stage0.web import Web
 
 ARCH = {"x86_64": "amd64"}.get(os.uname().machine, os.uname().machine)
@@ -306,3 +314,32 @@ def test_odd_pages() -> None:
     assert d.tags(b"\xff<meta name=ac-discovery content='a b c'><meta name=ac-discovery><meta") == []
     many = b"<meta name='ac-discovery' content='a https://b/{ext}'>" * 1000
     assert len(d.tags(many)) == d.MAX_TAGS
+
+
+@pytest.mark.root
+async def test_a_name_whose_keys_are_discovered(
+    internet: Any, state: Path, make_aci: Callable[..., Path], keyring: Any, trusted: tuple[Path, Path]
+) -> None:
+    """From nothing to a verified image: first the keys that the name's own pages offer, then the pull."""
+    aci = make_aci(NAME)
+    internet.pages = {
+        "example.com/team": page(
+            ("ac-discovery-pubkeys", "example.com/team https://example.com/keys.gpg"),
+            ("ac-discovery", "example.com/team https://example.com/{name}.{ext}"),
+        ),
+        "example.com/keys.gpg": keyring.public("good").encode(),
+        f"example.com/{NAME}.aci": aci.read_bytes(),
+        f"example.com/{NAME}.aci.asc": keyring.sign("good", aci).read_bytes(),
+    }
+    store = ImageStore(state, settings=internet.settings, trust=Gate(keystore=Keystore(trusted)))
+    with pytest.raises(ImageUntrusted, match=r"no key is trusted for it .*policy.default-aci = signed"):
+        await store.pull(f"appc://{NAME}", "IfNotPresent")
+    ((place, (key,)),) = await asyncio.to_thread(manage.fetch, "example.com/team", [], internet.settings)
+    assert (place, key.fingerprint) == ("https://example.com/keys.gpg", keyring.keys["good"])
+    manage.add(store.trust.keystore, "example.com/team", key)
+    image = await store.pull(f"appc://{NAME}", "IfNotPresent")
+    (fact,) = image.verification.facts
+    assert (fact.subject, fact.signers) == (NAME, (f"openpgp:{key.fingerprint}",))
+    manage.remove(store.trust.keystore, "example.com/team", key.fingerprint)
+    with pytest.raises(ImageUntrusted, match="no key is trusted for it"):
+        await store.pull(f"appc://{NAME}", "IfNotPresent")
