@@ -1,5 +1,10 @@
 """ConfigMaps, Secrets and the pod itself as its containers see them; logins for images."""
 
+import json
+import re
+import shutil
+import subprocess
+
 import pytest
 
 pytestmark = [
@@ -13,6 +18,44 @@ SCRIPT = """
 echo $LEVEL $S_user; cat /config/level; echo; cat /login/password; echo; ls -lL /login/password | cut -c1-10
 cat /about/name; echo; (echo x > /config/level) 2>/dev/null || echo read-only
 """
+
+
+HTPASSWD = "user:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"  # "secret", by bcrypt
+
+
+@pytest.fixture
+def registry(cluster, tmp_path, tools):
+    """host:port of a real registry that wants a login, with the image hello:1."""
+    for tool in ("docker-registry", "skopeo"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    (tmp_path / "htpasswd").write_text(HTPASSWD)
+    settings = {
+        "version": 0.1,
+        "log": {"level": "info"},
+        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "store")}},
+        "http": {"addr": "127.0.0.1:0", "secret": "test"},
+        "auth": {"htpasswd": {"realm": "test", "path": str(tmp_path / "htpasswd")}},
+    }
+    (tmp_path / "config.yml").write_text(json.dumps(settings))
+    log = tmp_path / "registry.log"
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", "docker-registry", "serve", str(tmp_path / "config.yml")],
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
+    try:
+        listening = re.compile(r"listening on (127\.0\.0\.1:\d+)").search
+        found = tools.wait_for("registry", lambda: listening(log.read_text()))
+        source = f"oci:{cluster.directory / 'images' / 'hello'}:latest"
+        flags = ("--insecure-policy", "copy", "--dest-tls-verify=false", "--dest-creds", "user:secret")
+        target = f"docker://{found[1]}/hello:1"
+        subprocess.run(["skopeo", *flags, source, target], check=True, capture_output=True)
+        yield found[1]
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture
@@ -63,6 +106,28 @@ def test_a_pod_reads_its_configuration(cluster, made, flavor):
         assert "hunter2" not in cluster.logs()
     finally:
         cluster.delete(name)
+
+
+def test_an_image_is_pulled_with_the_pods_login(cluster, made, tools, registry):
+    image = {"image": f"{registry}/hello:1"}
+    cluster.create(job("stranger", "true", image))
+    logins = (f"--docker-server={registry}", "--docker-username=user", "--docker-password=secret")
+    made("secret", "docker-registry", "login", *logins)
+    made("serviceaccount", "puller")
+    secrets = json.dumps({"imagePullSecrets": [{"name": "login"}]})
+    cluster.kubectl("patch", "serviceaccount", "puller", "-p", secrets)
+    cluster.create(job("friend", "echo in", image, imagePullSecrets=[{"name": "login"}]))
+    cluster.create(job("relative", "echo in", image, serviceAccountName="puller"))
+    try:
+        for name in ("friend", "relative"):
+            cluster.wait_phase(name, "Succeeded")
+            assert cluster.kubectl("logs", name) == "in\n"
+        held = ("ErrImagePull", "ImagePullBackOff")
+        shown = lambda: cluster.kubectl("get", "pod", "stranger")  # noqa: E731
+        tools.wait_for("refusal", lambda: any(word in shown() for word in held))
+    finally:
+        for name in ("stranger", "friend", "relative"):
+            cluster.delete(name)
 
 
 def test_a_pull_secret_that_is_not_there_is_told(cluster, made, tools):
