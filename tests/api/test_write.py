@@ -5,6 +5,8 @@ import asyncio
 import pytest
 import yaml
 
+from scheduler.store import NotLeading, Unavailable
+
 PODS = "/api/v1/namespaces/default/pods"
 
 
@@ -48,6 +50,20 @@ async def test_an_object_larger_than_the_store_keeps(api, pod, store):
     assert answer.json["message"].startswith("Request entity too large: pods/default/web: the object is 103")
     assert answer.json["message"].endswith("bytes of JSON, the limit is 983040 bytes")
     assert store.list("pods")[0] == []
+
+
+@pytest.mark.parametrize("error", [Unavailable("waiting for ZooKeeper"), NotLeading("this one follows")])
+async def test_a_store_that_is_away_is_503_for_a_moment(api, pod, store, monkeypatch, error):
+    async def away(*changes, patient=False):
+        raise error
+
+    monkeypatch.setattr(store, "commit", away)
+    answer = await api("POST", PODS, pod())
+    assert answer.status == 503
+    assert answer.json["reason"] == "ServiceUnavailable"
+    assert answer.json["message"] == str(error)
+    assert answer.headers["Retry-After"] == "1"
+    assert (await api("GET", PODS)).status == 200
 
 
 async def test_name_taken(api, pod):

@@ -6,9 +6,10 @@ from typing import Any
 
 import orjson
 import pytest
+from kazoo.exceptions import UnimplementedError
 
 from scheduler.store import Fenced, Key, NotLeading, SlowReader, StoreError, Unavailable
-from scheduler.store.zookeeper import ZooKeeperStore, folding
+from scheduler.store.zookeeper import ZooKeeperStore, bulk, folding
 from scheduler.store.zookeeper.layout import LAYOUT
 from shared.zookeeper.session import Session
 
@@ -425,6 +426,24 @@ async def test_names_that_znodes_cannot_have(zk):
     await store.commit((keys[0], lambda _: None))
     await store.compact()
     assert {entry.key for entry in (await zk()).list("odd")[0]} == set(keys[1:])
+
+
+async def test_a_zookeeper_without_multi_reads(zk, put, monkeypatch):
+    """Before 3.6. Whether it says so or just closes the connection, znodes are read one by one."""
+    store = await zk(lead=True)
+    for i in range(150):
+        await put(store, f"p{i}")
+    await store.compact()
+    monkeypatch.setattr(bulk._MultiRead, "deserialize", classmethod(lambda *_: unimplemented()))
+    again = await zk()
+    assert again.list("pods") == store.list("pods")
+    monkeypatch.setattr(bulk._MultiRead, "type", 99)  # it answers nothing then
+    again = await zk()
+    assert again.list("pods") == store.list("pods")
+
+
+def unimplemented() -> Any:
+    raise UnimplementedError
 
 
 # ---- damage

@@ -23,11 +23,11 @@ from shared.zookeeper.session import Lost, Refused, Session
 
 logger = logging.getLogger(__name__)
 
-RECORDS, BYTES = 512, 4 << 20
+RECORDS, BYTES = 2048, 8 << 20
 """Of log beyond the table that start folding at once."""
 
-IDLE = 1.0
-"""Seconds after a commit by which it is folded in any case."""
+IDLE = 0.5
+"""Seconds without a commit that start it, too."""
 
 MUST = 64 << 20
 """Bytes of log beyond the table at which commits wait."""
@@ -91,11 +91,7 @@ class Folder:
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
-            try:
-                async with asyncio.timeout(IDLE):
-                    await self._full.wait()
-            except TimeoutError:
-                pass  # quiet enough
+            await self._due()
             try:
                 await self.fold()
             except Lost:
@@ -110,6 +106,17 @@ class Folder:
             except KazooException as error:
                 logger.warning("folding failed (%r), trying again", error)
                 await asyncio.sleep(RETRY)
+
+    async def _due(self) -> None:
+        """Until nothing is committed for a while, or the log is long."""
+        seen = -1
+        while seen != self._records and not self._full.is_set():
+            seen = self._records
+            try:
+                async with asyncio.timeout(IDLE):
+                    await self._full.wait()
+            except TimeoutError:
+                continue
 
     async def fold(self, *, keep: int | None = None) -> None:
         """Brings the table up to the newest record and cuts the log. Raises Lost, Refused, KazooException."""

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -23,6 +24,9 @@ from shared.zookeeper.session import Refused, Session
 
 LAYOUT = 1
 """A newer one is refused, an older one would be migrated here."""
+
+AT_ONCE = 200
+"""Znodes that are removed at a time."""
 
 EPOCH = "epoch"
 LEADER = "leader"
@@ -126,8 +130,10 @@ async def remove(session: Session, path: str) -> None:
     """`path` and all below it."""
     while True:
         try:
-            for name in await session.children(path):
-                await remove(session, f"{path}/{name}")
+            names = await session.children(path)
+            for at in range(0, len(names), AT_ONCE):
+                chunk = names[at : at + AT_ONCE]
+                await asyncio.gather(*(remove(session, f"{path}/{name}") for name in chunk))
             await session.delete(path)
         except NoNodeError:
             return
