@@ -310,3 +310,17 @@ async def test_unix_sockets_of_the_host_are_out_of_reach(runner: Any) -> None:
         listener.listen()
         result = await runner.sh("cat /proc/net/unix")
     assert "stage1-test" not in result.output
+
+
+@pytest.mark.parametrize("count", [50, 127, 199])
+async def test_images_of_many_layers(count: int, runner: Any, tmp_path: Path) -> None:
+    """As long as the paths of a store are, and as many as an image may have; the uppermost layer wins."""
+    layers = []
+    for number in range(count):
+        layer = tmp_path / f"sha256-{number:064d}" / "tree"
+        layer.mkdir(parents=True)
+        (layer / f"file{number}").touch()
+        (layer / "who").write_text(f"{number}\n")
+        layers.append(layer)
+    result = await runner.sh("cat /who; ls / | grep -c ^file", pod={"layers": tuple(layers)})
+    assert result.lines == ["0", str(count)]
