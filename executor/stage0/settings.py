@@ -29,6 +29,7 @@ The tables [policy] and [trust] say which images are let in: `trust/policy.py`, 
 Checked as a whole when the program starts: an unknown key or a value of another kind is an error that names it.
 """
 
+import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -104,7 +105,9 @@ def load(path: Path | None) -> Settings:
         return Settings()
     try:
         with path.open("rb") as file:
-            return parse(tomllib.load(file))
+            made = parse(tomllib.load(file))
+            made.gate.follow(path, os.fstat(file.fileno()))
+            return made
     except OSError as error:
         raise ValueError(f"--image-config {path}: {error.strerror}") from None
     except (ValueError, ImageError) as error:

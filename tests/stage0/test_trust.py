@@ -9,6 +9,7 @@ import pytest
 
 from executor.stage0 import ImageBroken, ImageStore, ImageUntrusted, StoreError
 from executor.stage0.names import parse
+from executor.stage0.settings import load
 from executor.stage0.trust import Gate, Keystore, Policy
 from executor.stage0.trust import openpgp as openpgp_module
 from executor.stage0.trust.policy import components, covers
@@ -334,3 +335,24 @@ def test_status_lines_are_read_strictly() -> None:
             openpgp_module.judge(broken, {fingerprint: None})
     with pytest.raises(ImageUntrusted):
         openpgp_module.judge(good, {"b" * 40: None})
+
+
+async def test_a_settings_file_counts_as_soon_as_it_changes(
+    aci: Path, state: Path, tmp_path: Path, trusted: tuple[Path, Path]
+) -> None:
+    path = tmp_path / "images.toml"
+    path.write_text(f'[policy.prefixes]\n"file:{tmp_path}" = "none"\n')
+    store = ImageStore(state, settings=load(path))
+    ref = f"file://{aci}"
+    image = await store.pull(ref, "IfNotPresent")
+    path.write_text(f'[trust]\nkeys = ["{trusted[0]}"]\n')
+    for again, policy in ((ref, "IfNotPresent"), (ref, "Never"), (image.id, "Never")):
+        with pytest.raises(ImageUntrusted, match="policy asks for"):
+            await store.pull(again, policy)  # type: ignore[arg-type]
+    assert store.trust.keystore.directories == (trusted[0],)
+    for broken in ("[policy]\ndefault-aci = 3\n", "[policy", ""):
+        path.write_text(broken) if broken else path.unlink()
+        with pytest.raises(ImageUntrusted, match=r"nobody knows what policy is now|policy asks for"):
+            await store.pull(ref, "IfNotPresent")
+    path.write_text('[policy]\ndefault-aci = "none"\n')
+    assert (await store.pull(ref, "IfNotPresent")).id == image.id

@@ -5,6 +5,9 @@ before its layers are fetched; each gives a `Fact` that is stored with the image
 facts with policy and keys as they are now. That costs some stats and no content.
 """
 
+import logging
+import os
+import tomllib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +21,8 @@ from executor.stage0.trust.keystore import DEFAULT_DIRECTORIES, Keystore
 from executor.stage0.trust.openpgp import Checked
 from executor.stage0.trust.policy import Fact, Format, Policy, Requirement
 
+log = logging.getLogger(__name__)
+
 Signatures = Callable[[str], Awaitable[list[cosign.Signature]]]
 """manifest digest → its cosign signatures."""
 
@@ -26,7 +31,9 @@ class Gate:
     """Policy and trusted keys of a node. Blocking calls but `oci`; every refusal is ImageUntrusted."""
 
     def __init__(self, policy: Policy | None = None, keystore: Keystore | None = None) -> None:
-        self.policy, self.keystore = policy or Policy(), keystore or Keystore()
+        self._policy, self.keystore = policy or Policy(), keystore or Keystore()
+        self._path: Path | None = None
+        self._seen: tuple[int, ...] = ()
         self._cosign: dict[str, tuple[str, cosign.Key]] = {}
 
     @classmethod
@@ -53,6 +60,24 @@ class Gate:
         return cls(
             Policy.from_table(policy or {}, f"{prefix}policy"), Keystore(tuple(map(Path, directories)))
         )
+
+    def follow(self, path: Path, info: os.stat_result) -> None:
+        """Take policy and directories of keys from this settings file, whenever it is not what it was when read."""
+        self._path, self._seen = path, _identity(info)
+
+    @property
+    def policy(self) -> Policy:
+        """As it is now. ImageUntrusted when the settings file was changed to something that is no policy."""
+        if self._path is not None and (seen := _stat(self._path)) != self._seen:
+            try:
+                with self._path.open("rb") as file:
+                    document = tomllib.load(file)
+                fresh = Gate.from_tables(document.get("policy"), document.get("trust"))
+            except (OSError, ValueError) as error:
+                raise ImageUntrusted(f"nobody knows what policy is now: {self._path}: {error}") from None
+            self._policy, self.keystore, self._seen = fresh._policy, fresh.keystore, seen
+            log.info("policy and trusted keys were read again from %s", self._path)
+        return self._policy
 
     # -- ACIs
 
@@ -233,6 +258,17 @@ class Gate:
         if name and name != subject and (more := self.policy.explicit(name)) is not None:
             rules.append(more)
         return [rule for rule in rules if rule.kind == "signed"]
+
+
+def _stat(path: Path) -> tuple[int, ...]:
+    try:
+        return _identity(path.stat())
+    except OSError:
+        return ()
+
+
+def _identity(info: os.stat_result) -> tuple[int, ...]:
+    return (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
 def _is_appc(subject: str) -> bool:
