@@ -27,7 +27,8 @@ from executor.stage0.web import Interrupted, Web
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-BARREN = 5  # connections in a row that brought nothing of a download
+BARREN = 8  # connections in a row that brought nothing more of a download: half a minute without the network
+UNBEGUN = 4  # …nothing at all of it
 DOCKER_HUB = "registry-1.docker.io"
 
 
@@ -219,7 +220,7 @@ class RegistrySource:
             if done >= layer.size:
                 return
             failures = 1 if done > before else failures + 1
-            if failures >= BARREN or after > web.MAX_DELAY:
+            if failures >= (BARREN if done else UNBEGUN) or after > web.MAX_DELAY:
                 raise RegistryUnavailable(
                     f"download broke off: {web.unavailable(Interrupted(reason, after))}"
                 )

@@ -29,7 +29,7 @@ from executor.stage0.web import Interrupted, Web
 
 log = logging.getLogger(__name__)
 
-BARREN = 5
+BARREN, UNBEGUN = 8, 4  # as in registry.py
 DEFERRED = 202  # the signature will be there later: it is asked for again behind the image
 MAX_AGE = 365 * 24 * 3600
 _MAX_AGE = re.compile(r"max-age\s*=\s*\"?(\d{1,12})")
@@ -158,7 +158,7 @@ class _Download:
                 return
             except Interrupted as error:
                 failures = 1 if self._done > before else failures + 1
-                if failures >= BARREN or error.after > web.MAX_DELAY:
+                if failures >= (BARREN if self._done else UNBEGUN) or error.after > web.MAX_DELAY:
                     raise web.unavailable(error) from None
                 await asyncio.sleep(max(web.FIRST_DELAY * 2 ** (failures - 1), error.after))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import datetime as dt
 import json
 import os
@@ -331,3 +332,55 @@ async def test_an_image_of_podman_build(
     )
     assert any((layer / "made").is_dir() for layer in image.layers)
     assert any((layer / "etc/gone").is_char_device() for layer in image.layers)
+
+
+async def test_a_network_that_breaks_every_connection(
+    registry: Callable[..., SimpleNamespace],
+    layout: Any,
+    tar: Any,
+    run: Callable[..., str],
+    store: ImageStore,
+) -> None:
+    """A real registry's ranges: no connection carries more than 700 kB, the layers have two MB each."""
+    layout.image("v1", *(tar().add(f"f{n}", os.urandom(2 << 20)).bytes() for n in range(2)))
+    host = registry().host
+    run(*SKOPEO, f"oci:{layout.path}:v1", f"docker://{host}/app:v1")
+    relays: list[asyncio.Task[None] | None] = []
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relays.append(asyncio.current_task())
+        name, port = host.split(":")
+        inner_reader, inner_writer = await asyncio.open_connection(name, int(port))
+
+        async def forward() -> None:
+            while data := await reader.read(65536):
+                inner_writer.write(data)
+
+        forwarding = asyncio.create_task(forward())
+        left = 700_000
+        try:
+            while left > 0 and (data := await inner_reader.read(min(left, 65536))):
+                left -= len(data)
+                writer.write(data)
+                await writer.drain()
+        except (OSError, asyncio.CancelledError):
+            pass  # the client has gone, or the test is over
+        finally:
+            forwarding.cancel()
+            for end in (writer, inner_writer):
+                end.close()
+                with contextlib.suppress(OSError):
+                    await end.wait_closed()
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    try:
+        ref = f"127.0.0.1:{server.sockets[0].getsockname()[1]}/app:v1"
+        image = await store.pull(ref, "Always")
+    finally:
+        server.close()
+        for task in relays:
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(*(task for task in relays if task is not None), return_exceptions=True)
+    assert sorted(path.stat().st_size for layer in image.layers for path in layer.iterdir()) == [2 << 20] * 2
+    assert len(relays) >= 6
