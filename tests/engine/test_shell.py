@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from scheduler.framework import feed, records
 from scheduler.framework.core import effects as fx
@@ -22,9 +20,7 @@ from scheduler.framework.core.state import AgentInfo, Executor, Policy, Task
 from scheduler.framework.core.vectors import Vector
 from scheduler.framework.core.verdict import Fate, judge
 from scheduler.framework.engine import BACKLOG, Engine, Halted, load
-from scheduler.framework.identity import IdentityChanged, hold
 from scheduler.framework.mesos import ExecutorTemplate, Mesos, Payload
-from scheduler.framework.pools import Pool
 from scheduler.framework.publishing import Publisher
 from scheduler.framework.reading import agent_from_json, offer_from_json, report_from_json
 from scheduler.framework.saving import Saver
@@ -69,75 +65,6 @@ def offer_json(offer_id: str = "O1", *resources: Json, executors: tuple[str, ...
         **({"executor_ids": [{"value": one} for one in executors]} if executors else {}),
         "allocation_info": {"role": ROLE},
     }
-
-
-# ---- resources of offers
-
-
-def test_only_what_is_ours_is_used() -> None:
-    foreign = [
-        scalar("cpus", 1.0, revocable={}),
-        scalar("cpus", 1.0, reservations=[{"type": "DYNAMIC", "role": ROLE, "principal": "x"}]),
-        scalar("cpus", 1.0, reservations=[{"type": "STATIC", "role": "other"}]),
-        scalar("cpus", 1.0, role="other"),
-        scalar("cpus", 1.0, role=ROLE, reservation={"principal": "x"}),
-        scalar("disk", 9.0, disk={"persistence": {"id": "v"}}),
-        scalar("disk", 9.0, disk={"source": {"type": "MOUNT"}}),
-        {"name": "zones", "type": "SET", "set": {"item": ["a"]}},
-    ]
-    ours = [scalar("cpus", 2.0), scalar("cpus", 1.5, reservations=[{"type": "STATIC", "role": ROLE}])]
-    assert Pool([*foreign, *ours], ROLE).vector() == Vector(cpus=3500)
-
-
-def test_reserved_resources_are_taken_first_and_named_as_offered() -> None:
-    stack = [{"type": "STATIC", "role": ROLE}]
-    pool = Pool([scalar("cpus", 1.0), scalar("cpus", 0.3, reservations=stack), ports(1, 9)], ROLE)
-    taken = pool.take(Vector(cpus=500), [5])
-    assert taken[0] == scalar("cpus", 0.3, reservations=stack)
-    assert taken[1] == scalar("cpus", 0.2)
-    assert taken[2] == ports(5, 5)
-    assert pool.vector() == Vector(cpus=800)
-    assert pool.ports() == ((1, 4), (6, 9))
-    with pytest.raises(ValueError, match=r"lack port 5"):
-        pool.take(Vector(), [5])
-
-
-def test_the_most_refined_reservation_is_taken_first() -> None:
-    """What an operator reserved for pods, and for the roles above ours, is ours; a volume's or a stranger's is not."""
-    pods = {"labels": [{"key": "gantry.io/pods", "value": "true"}]}
-    above = {"type": "STATIC", "role": "eng"}
-    refined = {"type": "DYNAMIC", "role": "eng/web", "principal": "operator", "labels": pods}
-    foreign = {"type": "DYNAMIC", "role": "eng/web", "principal": "cassandra"}
-    beside = {"type": "STATIC", "role": "eng/db"}
-    offered = [
-        scalar("cpus", 8.0),
-        scalar("cpus", 4.0, reservations=[above]),
-        scalar("cpus", 2.0, reservations=[above, refined]),
-        scalar("cpus", 1.0, reservations=[above, foreign]),
-        scalar("cpus", 1.0, reservations=[beside]),
-    ]
-    pool = Pool(offered, "eng/web")
-    assert pool.vector() == Vector(cpus=14_000)
-    assert pool.take(Vector(cpus=6_500)) == [
-        scalar("cpus", 2.0, reservations=[above, refined]),
-        scalar("cpus", 4.0, reservations=[above]),
-        scalar("cpus", 0.5),
-    ]
-
-
-@given(st.lists(st.integers(1, 4000), min_size=1, max_size=5), st.lists(st.integers(1, 900), max_size=30))
-def test_taking_never_loses_a_thousandth(offered: list[int], wanted: list[int]) -> None:
-    pool = Pool([scalar("cpus", one / 1000) for one in offered], ROLE)
-    left = sum(offered)
-    for amount in wanted:
-        if amount > left:
-            with pytest.raises(ValueError, match="lack"):
-                pool.take(Vector(cpus=amount))
-            return
-        taken = pool.take(Vector(cpus=amount))
-        assert sum(round(one["scalar"]["value"] * 1000) for one in taken) == amount
-        left -= amount
-        assert pool.vector().cpus == left
 
 
 # ---- JSON to the core's words
@@ -452,23 +379,6 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     await made.close()
 
 
-@pytest.mark.parametrize(("name", "other"), [("user", "nobody"), ("checkpoint", False)])
-async def test_trap_03_what_mesos_would_silently_ignore_is_refused(
-    store: Store, name: str, other: Any
-) -> None:
-    """Another user or checkpoint in a re-subscription changes nothing, and says nothing."""
-    info = {"user": "root", "checkpoint": True}
-    await hold(store, {**info, name: other})  # never registered: it may still change
-    await hold(store, info)
-    await store.commit((records.FRAMEWORK, lambda old: {**(old.obj if old else {}), "frameworkId": "F1"}))
-    await hold(store, info)
-    with pytest.raises(
-        IdentityChanged, match=f"registered with {name} .* silently ignore {other!r}: start with"
-    ):
-        await hold(store, {**info, name: other})
-    await hold(store, info)
-
-
 def pod_object(number: int = 1, **meta: Any) -> Json:
     base = {
         "name": f"p{number}",
@@ -647,3 +557,16 @@ async def test_events_are_counted_in_one_object(store: Store) -> None:
         publisher.put(one)
     await publisher.flush()
     assert sorted(entry.obj["count"] for entry in store.list("events", "n")[0]) == [1, 3]
+
+
+async def test_a_damaged_pod_is_not_killed(store: Store) -> None:
+    """Its task is known, its object cannot be read: nobody asked for its end."""
+    await store.commit((records.FRAMEWORK, lambda _: {"frameworkId": "F"}))
+    for uid, name in (("u1", "damaged"), ("u2", "deleted")):
+        one = replace(task(), id=f"{uid}.1", uid=uid, namespace="n", name=name, state=TaskState.RUNNING)
+        await store.commit((records.task_key(one.id), lambda _, one=one: records.task_object(one)))
+    store._quarantined[Key("pods", "n", "damaged")] = "its checksum is wrong"  # type: ignore[attr-defined]
+    state, *_ = await load(store, Policy())
+    step(state, [ev.Loaded()], NOW, "r")
+    assert state.tasks["u1.1"].kill is None
+    assert state.tasks["u2.1"].kill is not None
