@@ -114,15 +114,15 @@ def _ports(ports: Iterable[Mapping[str, Any]]) -> Iterable[str]:
 def host_labels() -> dict[str, str]:
     """`os` and `arch` of this machine, in appc's words."""
     system, architecture = m.host_platform()
-    return {"os": system, "arch": _arch(architecture)}
+    return {"os": system, "arch": appc_arch(architecture)}
 
 
 def check_host(config: ImageConfig) -> None:
     """The image's os and arch are this machine's, as rkt's label match demands."""
     system, architecture = m.host_platform()
-    if (config.os, config.architecture) != (system, _arch(architecture)):
+    if (config.os, config.architecture) != (system, appc_arch(architecture)):
         raise ImageBroken(
-            f"the image is for {config.os}/{config.architecture}, this machine is {system}/{_arch(architecture)}"
+            f"the image is for {config.os}/{config.architecture}, this machine is {system}/{appc_arch(architecture)}"
         )
 
 
@@ -133,14 +133,18 @@ def manifest_for(name: str, options: Options) -> dict[str, Any]:
     """The image manifest of a build; checked like a foreign one. ImageBroken names the field."""
     user, _, group = options.user.partition(":")
     version = options.labels.get("version")
-    labels = {**({"version": version} if version else {}), "os": "linux", "arch": _arch(options.architecture)}
+    labels = {
+        **({"version": version} if version else {}),
+        "os": "linux",
+        "arch": appc_arch(options.architecture),
+    }
     app: dict[str, Any] = {
         "exec": [*options.entrypoint, *options.cmd],
         "user": user or "0",
         "group": group or (user if user.isdigit() else "0"),
         "environment": _pairs(dict(item.split("=", 1) for item in options.env)),
         "workingDirectory": options.working_dir,
-        "mountPoints": [{"name": _mount_name(path), "path": path} for path in options.volumes],
+        "mountPoints": [{"name": mount_name(path), "path": path} for path in options.volumes],
         "ports": [_port(text) for text in options.ports],
         "userLabels": {k: v for k, v in options.labels.items() if k != "version"},
     }
@@ -157,7 +161,8 @@ def manifest_for(name: str, options: Options) -> dict[str, Any]:
     return manifest
 
 
-def _arch(go: str) -> str:
+def appc_arch(go: str) -> str:
+    """A processor in appc's words, of Go's."""
     return _FROM_GO.get(go, go)
 
 
@@ -165,7 +170,7 @@ def _pairs(table: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"name": key, "value": value} for key, value in table.items()]
 
 
-def _mount_name(path: str) -> str:
+def mount_name(path: str) -> str:
     """docker2aci's rule: `/var/lib/db` → `volume-var-lib-db`."""
     return "volume-" + re.sub(r"[^a-z0-9]+", "-", path.lower()).strip("-")
 

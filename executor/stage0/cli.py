@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
 
     show = commands.add_parser("cat-manifest", parents=[common], help="print an image's manifest")
     show.add_argument("image", help=_NAMED)
-    show.add_argument("--config", action="store_true", help="an OCI image's config instead")
+    kind = show.add_mutually_exclusive_group()
+    kind.add_argument("--config", action="store_true", help="an OCI image's config instead")
+    kind.add_argument("--appc", action="store_true", help="as an appc image manifest, whatever the image is")
     show.set_defaults(run=_cat_manifest)
 
     verify = commands.add_parser(
@@ -269,7 +271,9 @@ def _gc(args: argparse.Namespace) -> int:
 
 def _cat_manifest(args: argparse.Namespace) -> int:
     with operations.opened(args.state_dir, args.image) as image:
-        _json(operations.manifest(image, config=args.config))
+        _json(
+            operations.appc_manifest(image) if args.appc else operations.manifest(image, config=args.config)
+        )
     return 0
 
 

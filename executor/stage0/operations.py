@@ -15,8 +15,9 @@ from typing import Any
 
 import orjson
 
-from executor.stage0 import aci, build, check, gc, inventory
+from executor.stage0 import acconvert, aci, build, check, gc, inventory
 from executor.stage0.cas import Cas, storage_errors
+from executor.stage0.config import ImageConfig
 from executor.stage0.errors import ImageBroken, ImageError, ImageNotFound, ImageRefused, ImageUntrusted
 from executor.stage0.layout import blob_name
 from executor.stage0.split import Joined
@@ -79,6 +80,16 @@ def manifest(image: Stored, *, config: bool = False) -> dict[str, Any]:
             return dict(obj)
     what = "config" if config else "manifest"
     raise ImageNotFound(f"has no {what} of its own" + (" (ACIs have one manifest)" if config else ""))
+
+
+def appc_manifest(image: Stored) -> dict[str, Any]:
+    """An appc image manifest of any image: an ACI's own, or what docker2aci would make of a docker or OCI image."""
+    if image.is_aci:
+        return manifest(image)
+    named = [name["name"] for name in image.cas.names() if name["id"] == image.record["id"]]
+    config = ImageConfig.from_json(image.record["config"])
+    reference = image.ref if image.ref in named else (named or [str(image.record["id"])])[0]
+    return acconvert.from_config(config, reference, str(image.record["id"]), str(image.record["digest"]))
 
 
 def verify(image: Stored, gate: Gate, *, content: bool = True, watch: Watch | None = None) -> list[str]:

@@ -180,6 +180,8 @@ def test_an_oci_image(
     assert gantry("cat-manifest", fetched[:16], "--config", as_json=True).json["config"] == {
         "Cmd": ["/bin/sh"]
     }
+    appc = gantry("cat-manifest", "localhost/app:v1", "--appc", as_json=True).json
+    assert (appc["name"], appc["app"]["exec"]) == ("localhost/app", ["/bin/sh"])
     done = gantry("export", "localhost/app:v1", "--oci", f"{tmp_path}/out:x", as_json=True)
     assert done.json["id"] == fetched
     assert done.json["digest"] == json.loads(run("skopeo", "inspect", f"oci:{tmp_path}/out:x"))["Digest"]
