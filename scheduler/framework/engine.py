@@ -88,6 +88,7 @@ async def load(
     async for entry in _gently(pods):
         pod = warm.pods.get(entry)
         state.pods[pod.uid] = pod
+    state.unreadable = frozenset(key[1:] for key in store.quarantined if key.resource == "pods")
     for entry in nodes:
         state.put_node(node_from_object(entry.obj))
     claims, claims_version = store.list(CLAIMS)

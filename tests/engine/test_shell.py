@@ -17,6 +17,7 @@ from scheduler.framework.core import events as ev
 from scheduler.framework.core.claims import Use, Volume
 from scheduler.framework.core.lifecycle import TaskState
 from scheduler.framework.core.state import AgentInfo, Executor, Policy, Task
+from scheduler.framework.core.step import step
 from scheduler.framework.core.vectors import Vector
 from scheduler.framework.core.verdict import Fate, judge
 from scheduler.framework.engine import BACKLOG, Engine, Halted, load

@@ -19,7 +19,8 @@ def loaded(frame: Frame) -> None:
         if task.uid not in state.pods and task.over:
             frame.drop_task(task)
         elif task.uid not in state.pods:
-            tasks.want_kill(frame, task, 0.0)
+            if (task.namespace, task.name) not in state.unreadable:
+                tasks.want_kill(frame, task, 0.0)
         elif task.state in AWAY:
             tasks.watch_away(frame, task)
         elif task.state is TaskState.STAGED:

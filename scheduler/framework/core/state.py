@@ -382,6 +382,8 @@ class State:
     limits: dict[str, str] = field(default_factory=dict)
     """What quota limits roles to, in words."""
     pods: dict[str, Pod] = field(default_factory=dict)
+    unreadable: frozenset[tuple[str, str]] = frozenset()
+    """Namespace and name of pods that were damaged in the store when it was loaded: what runs of them runs on."""
     tasks: dict[str, Task] = field(default_factory=dict)
     current: dict[str, str] = field(default_factory=dict)
     by_pod: dict[str, set[str]] = field(default_factory=dict)
