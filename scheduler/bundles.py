@@ -61,10 +61,19 @@ def _bundle(given: Path | None) -> Bundle:
 
 
 async def _serve(bundle: Bundle, settings: Settings, environ: Mapping[str, str]) -> tuple[web.AppRunner, str]:
+    # An open file stays what it was, whoever replaces or removes it.
+    file = bundle.path.open("rb")
+
     async def send(_request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(bundle.path, headers={"Content-Type": "application/gzip"})
+        return web.FileResponse(
+            f"/proc/self/fd/{file.fileno()}", headers={"Content-Type": "application/gzip"}
+        )
+
+    async def close(_app: web.Application) -> None:
+        file.close()
 
     app = web.Application()
+    app.on_cleanup.append(close)
     app.router.add_get(f"/bundles/{bundle.name}", send)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()

@@ -107,9 +107,7 @@ async def serve(settings: Settings, stop: asyncio.Event, link: Link | None = Non
     Raises UsageError, ServingError, ConfigError, StoreError, IdentityChanged, Halted or Deposed.
     """
     async with AsyncExitStack() as stack:
-        executor = await stack.enter_async_context(bundles.offered(settings))
-        instance = Instance(replace(settings, executor=executor), link)
-        await instance.run(stop, stack)
+        await Instance(settings, link).run(stop, stack)
 
 
 class Instance:
@@ -205,6 +203,8 @@ class Instance:
 
     async def _begin(self, stack: AsyncExitStack) -> None:
         """Serves, follows, and may lead."""
+        executor = await stack.enter_async_context(bundles.offered(self.settings))
+        self.settings = replace(self.settings, executor=executor)
         if self.settings.certificate.is_made and self.link is not None:
             await self._open(stack)  # what signs the certificate is in there
             port = await self._listen(stack, await self._authority())

@@ -8,12 +8,16 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shared.bundle.archive import Bundle, read_digest
 from shared.bundle.contents import Item, contents
 from shared.bundle.make import Progress, make
+
+KEEP_SECONDS = 7 * 86400.0
+"""After its last start. Who serves one that is removed has it open."""
 
 
 def nobody(done: int, total: int) -> None:
@@ -25,8 +29,20 @@ def cached(version: str, environ: Mapping[str, str] = os.environ, progress: Prog
     items = contents(version)
     path = _directory(environ) / f"bundle-{_key(items)}.tar.gz"
     if path.is_file():
+        os.utime(path)
         return read_digest(path)
+    _forget(path.parent)
     return make(path, items, progress)
+
+
+def _forget(directory: Path) -> None:
+    """What other versions left, and what was never finished."""
+    for path in directory.glob("bundle-*"):
+        try:
+            if time.time() - path.stat().st_mtime > KEEP_SECONDS:
+                path.unlink()
+        except OSError:
+            continue  # somebody else was quicker
 
 
 def _directory(environ: Mapping[str, str]) -> Path:

@@ -68,6 +68,10 @@ async def test_it_is_served_under_its_digest_to_whoever_asks(archive):
         assert executor.bundle_url.endswith(f"/bundles/sha256-{archive.digest}.tar.gz")
         async with http.get(executor.bundle_url) as answer:
             assert (answer.status, await answer.read()) == (200, archive.path.read_bytes())
+        content = archive.path.read_bytes()
+        archive.path.unlink()
+        async with http.get(executor.bundle_url) as answer:
+            assert (answer.status, await answer.read()) == (200, content)
         for path in ("/", "/bundles/other.tar.gz", "/bundles/../../etc/passwd"):
             async with http.get(f"http://{executor.bundle_url.split('/')[2]}{path}") as answer:
                 assert answer.status == 404
@@ -129,5 +133,9 @@ def test_an_archive_that_was_made_is_kept_until_something_changes(tmp_path):
     path.write_bytes(b"made before")
     assert cached("1", environ).digest == hashlib.sha256(b"made before").hexdigest()
     assert (tmp_path / "gantry").stat().st_mode & 0o777 == 0o700
+    path.touch()
+    os.utime(path, (1, 1))
+    bundle_cache._forget(path.parent)
+    assert not path.exists()
     changed = [*items[:-1], replace(items[-1], source=b"other")]
     assert len({bundle_cache._key(items), bundle_cache._key(items[:-1]), bundle_cache._key(changed)}) == 3
