@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import sys
 from typing import Any
 
 import orjson
@@ -133,6 +134,55 @@ async def test_a_write_that_was_done_before_it_was_fenced_is_told_so(zk, put, pr
     assert await within(done) == 1
     with pytest.raises(Fenced):
         await put(old, "more")
+
+
+WRITER = """
+import asyncio, sys
+from scheduler.store import Key, open_store
+
+async def writer(store, n):
+    i = 0
+    while True:
+        key = Key("pods", f"ns{n}", f"p{i % 7}")
+        obj = {"metadata": {}, "spec": {"i": i}}
+        entry, _ = await store.commit((key, lambda _: obj), (Key("twins", f"ns{n}", key.name), lambda _: obj))
+        print(n, key.name, i, entry.version, flush=True)
+        i += 1
+
+async def main():
+    store = open_store(sys.argv[1])
+    await store.open()
+    await store.lead_alone()
+    await asyncio.gather(*(writer(store, n) for n in range(4)))
+
+asyncio.run(main())
+"""
+
+
+async def test_kill_nine_loses_no_acknowledged_commit(zk, one_server, path):
+    for _ in range(2):  # the second round starts from what the first left
+        url = f"zk://{one_server[0].address}{path}"
+        writer = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", WRITER, url, stdout=asyncio.subprocess.PIPE
+        )
+        assert writer.stdout is not None
+        try:
+            lines = [await within(writer.stdout.readline()) for _ in range(300)]
+        finally:
+            writer.kill()
+        lines += (await writer.stdout.read()).splitlines(keepends=True)
+        await writer.wait()
+        said = [line.split() for line in lines if line.endswith(b"\n")]
+        assert len(said) >= 300
+        store = await zk(lead=True)
+        for n, name, i, version in said:
+            entry = store.get(Key("pods", f"ns{n.decode()}", name.decode()))
+            assert entry is not None
+            assert entry.obj["spec"]["i"] >= int(i)
+            assert entry.version >= int(version)
+        # A commit of two is there as a whole or not at all.
+        pods, twins = (store.list(resource)[0] for resource in ("pods", "twins"))
+        assert [(e.key[1:], e.obj["spec"]) for e in pods] == [(e.key[1:], e.obj["spec"]) for e in twins]
 
 
 # ---- connections
