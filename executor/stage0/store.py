@@ -10,6 +10,7 @@ import asyncio
 import errno
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 
 Policy = Literal["Always", "IfNotPresent", "Never"]
 Progress = Callable[[str], None]
+IMPORTERS = 16  # layers that come in at one time, of all images
 _Who = frozenset[tuple[str, tuple[str, str]]]
 _SECRET = "was pulled with a login that this pod does not have"
 
@@ -100,6 +102,9 @@ class ImageStore:
         self._cas = Cas(state_dir.absolute() / "store", limits or Limits())
         self._guard = Guard(self._cas)
         self._local_images, self._settings = local_images, settings or Settings()
+        # Of their own: importers wait for the network, and nobody else shall wait for them.
+        self._importers = ThreadPoolExecutor(IMPORTERS, "import")
+        self._layers: dict[str, asyncio.Future[bool]] = {}
         self._warm: dict[tuple[str, _Who], tuple[list[int], sources.Fingerprint | None, Image]] = {}
         self._running: dict[tuple[str, str, _Who], asyncio.Task[Image]] = {}
 
@@ -338,7 +343,7 @@ class ImageStore:
                     f"{ref}: layer {number}/{total} {short(layer.digest or layer.diff_id)}{size}: importing"
                 )
                 try:
-                    new = await asyncio.to_thread(self._cas.import_layer, layer)
+                    new = await self._import_layer(layer)
                 except ImageError as error:
                     raise error.about(
                         f"layer {number} of {total} ({layer.digest or layer.diff_id})"
@@ -347,6 +352,19 @@ class ImageStore:
                          + ("done" if new else "already there"))  # fmt: skip
 
         await gather_all([one(number, layer) for number, layer in missing.values()])
+
+    async def _import_layer(self, layer: m.Layer) -> bool:
+        """Whether the layer came in now. Pulls that want one layer at one time take one thread, not one each."""
+        loop = asyncio.get_running_loop()
+        while (running := self._layers.get(layer.diff_id)) is not None and running.get_loop() is loop:
+            await asyncio.wait([running])  # it is there afterwards, or ours to try
+        importing = loop.run_in_executor(self._importers, self._cas.import_layer, layer)
+        self._layers[layer.diff_id] = importing
+        try:
+            return await importing
+        finally:
+            if self._layers.get(layer.diff_id) is importing:
+                del self._layers[layer.diff_id]
 
     def _record(
         self, ref: str, name: str, found: m.Found, fingerprint: sources.Fingerprint | None, fact: Fact,

@@ -442,6 +442,29 @@ async def test_a_cancelled_pull_leaves_no_thread_waiting(fake: Fake, store: Imag
     await asyncio.wait_for(asyncio.to_thread(import_it), 20)
 
 
+async def test_slow_downloads_are_in_nobodys_way(
+    fake: Fake, store: ImageStore, layout: Any, tar: Any
+) -> None:
+    """However many pulls wait for the network, another image comes in; and all of them get theirs in the end."""
+    hanging, release = asyncio.Event(), asyncio.Event()
+
+    async def blobs(request: web.Request) -> web.StreamResponse:
+        if request.path.endswith(fake.layer[7:]):
+            hanging.set()
+            await release.wait()
+        return fake.answer(request)
+
+    fake.handlers = {"blobs": blobs}
+    slow = [asyncio.create_task(store.pull(f"{fake.host}/app:t{n}", "Always")) for n in range(40)]
+    await asyncio.wait_for(hanging.wait(), 20)
+    layout.image("v1", tar().add("local").bytes())
+    async with asyncio.timeout(20):
+        assert (await store.pull("localhost/app:v1", "Always")).id
+        release.set()
+        assert len({image.id for image in await asyncio.gather(*slow)}) == 1
+    assert len([r for r in fake.requests("blobs") if r.path.endswith(fake.layer[7:])]) == 1
+
+
 async def test_an_index_is_followed_by_platform(fake: Fake, store: ImageStore) -> None:
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
     child = {**fake._describe(fake.manifest, MANIFEST), "platform": {"os": "linux", "architecture": machine}}
