@@ -58,6 +58,7 @@ def test_the_same_bytes_again(tmp_path):
     assert first.digest == second.digest
 
 
+@pytest.mark.root
 def test_every_command_starts_on_a_machine_that_has_nothing_but_busybox(bundled):
     assert bundled.run("/opt/gantry/bin/gantry", "--version").stdout.startswith("gantry ")
     done = bundled.run("/opt/gantry/bin/gantry-executor", "--help")
@@ -70,6 +71,7 @@ def test_every_command_starts_on_a_machine_that_has_nothing_but_busybox(bundled)
     assert done.stdout.startswith("gantry "), done.stderr  # found by PATH, however
 
 
+@pytest.mark.root
 def test_made_by_itself_it_is_itself(bundled, bundle):
     done = bundled.run("/opt/gantry/bin/gantry", "bundle", "/tmp/again.tar.gz")
     assert done.returncode == 0, done.stderr

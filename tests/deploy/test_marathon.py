@@ -230,6 +230,7 @@ class Instance:
         return "this scheduler leads" in self.get("/readyz?verbose", "t0ken")[1]
 
 
+@pytest.mark.system
 @pytest.mark.timeout(180)
 def test_two_instances_run_as_marathon_runs_them(bundle, processes, zookeeper, tools, tmp_path):
     mesos = free_port("127.0.0.1")

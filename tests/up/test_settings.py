@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from local.settings import Settings, write_kubeconfig, write_token
+from local import zookeeper
+from local.cluster import components
+from local.settings import Settings, free_ports, write_kubeconfig, write_token
 from local.up import UpError, lock, parse_listen, parser, settings_of
+from scheduler import flags as scheduler_flags
 
 
 def test_listen_takes_a_host_and_a_port():
@@ -34,6 +37,45 @@ def test_a_wrong_argument_is_named(arguments, named):
     with pytest.raises(UpError) as caught:
         settings_of(parser().parse_args([*arguments, "--listen", "127.0.0.1:0"]))
     assert named in str(caught.value)
+
+
+def test_without_a_zookeeper_ha_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(zookeeper, "JARS", tmp_path)
+    with pytest.raises(UpError, match=r"--ha: there is no ZooKeeper .*apt-get install zookeeper"):
+        settings_of(parser().parse_args(["--ha", "--listen", "127.0.0.1:0", "--data-dir", str(tmp_path)]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "there", "named"), [(["--ha"], "scheduler.db", "without"), ([], "zookeeper", "with")]
+)
+def test_a_directory_has_one_kind_of_cluster(monkeypatch, tmp_path, arguments, there, named):
+    monkeypatch.setattr(zookeeper, "missing", lambda: "")
+    (tmp_path / there).touch()
+    given = [*arguments, "--listen", "127.0.0.1:0", "--data-dir", str(tmp_path)]
+    with pytest.raises(UpError, match=f"has the state of a cluster {named} --ha, in {there}"):
+        settings_of(parser().parse_args(given))
+
+
+def test_with_ha_there_are_several_of_what_may_die(tmp_path):
+    ports = free_ports("127.0.0.1", 4)
+    settings = Settings(
+        tmp_path,
+        ("127.0.0.1", ports[0]),
+        master="127.0.0.1:5050",
+        ha=True,
+        zookeeper=f"127.0.0.1:{ports[1]}",
+        schedulers=tuple(ports[2:]),
+    )
+    write_token(settings)
+    assert stat.S_IMODE(settings.login_file.stat().st_mode) == 0o600
+    parts = {part.name: part.argv for part in components(settings)}
+    assert list(parts) == ["master", "agent-1", "zookeeper", "scheduler-1", "scheduler-2", "door"]
+    assert f"clientPort={ports[1]}" in (settings.state / "zoo.cfg").read_text()
+    for name, port in (("scheduler-1", ports[2]), ("scheduler-2", ports[3])):
+        args = scheduler_flags.parser().parse_args(parts[name][4:])
+        assert args.listen == f"127.0.0.1:{port}"
+        assert args.store == f"zk://127.0.0.1:{ports[1]}/gantry"
+        assert str(args.zk_digest_file) == str(settings.login_file)
 
 
 def test_a_taken_port_is_refused_with_what_to_do(unused_listener):
