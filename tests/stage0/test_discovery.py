@@ -343,3 +343,46 @@ async def test_a_name_whose_keys_are_discovered(
     manage.remove(store.trust.keystore, "example.com/team", key.fingerprint)
     with pytest.raises(ImageUntrusted, match="no key is trusted for it"):
         await store.pull(f"appc://{NAME}", "IfNotPresent")
+
+
+@pytest.mark.root
+async def test_circles_of_dependencies_that_are_discovered(
+    internet: Any, appc: ImageStore, make_aci: Callable[..., Path]
+) -> None:
+    """Two images that need one another, asked for at one time: neither waits for the other for ever."""
+
+    def needing(name: str, other: str) -> bytes:
+        return make_aci(
+            f"example.com/{name}", dependencies=[{"imageName": f"example.com/{other}"}]
+        ).read_bytes()
+
+    internet.pages = {
+        "example.com/": templates("https://example.com/{name}.{ext}"),
+        "example.com/example.com/a.aci": needing("a", "b"),
+        "example.com/example.com/b.aci": needing("b", "a"),
+    }
+    pulls = [appc.pull(f"appc://example.com/{name}", "IfNotPresent") for name in "abab"]
+    results = await asyncio.wait_for(asyncio.gather(*pulls, return_exceptions=True), 30)
+    for name, other, result in zip("abab", "baba", results, strict=True):
+        assert isinstance(result, ImageBroken)
+        circle = f"example.com/{name} → example.com/{other} → example.com/{name}"
+        assert str(result).endswith(f"dependencies go in a circle: {circle}")
+
+
+@pytest.mark.root
+async def test_dependencies_that_never_end(
+    internet: Any, appc: ImageStore, make_aci: Callable[..., Path]
+) -> None:
+    def link(number: int) -> bytes:
+        needed = [{"imageName": f"example.com/n{number + 1}"}]
+        return make_aci(f"example.com/n{number}", dependencies=needed).read_bytes()
+
+    internet.pages = {
+        "example.com/": templates("https://example.com/{name}.{ext}"),
+        **{f"example.com/example.com/n{number}.aci": link(number) for number in range(20)},
+    }
+    with pytest.raises(ImageBroken, match="dependencies are more than 16 deep"):
+        await appc.pull("appc://example.com/n0", "IfNotPresent")
+    image = await appc.pull(f"file://{make_aci('example.com/n5')}", "IfNotPresent")  # now there is an end
+    assert image.layers
+    assert len((await appc.pull("appc://example.com/n0", "IfNotPresent")).layers) == 6
