@@ -15,7 +15,7 @@ import sys
 from scheduler.config import ring_of
 from scheduler.flags import UsageError, rotation_parser
 from scheduler.store import StoreError, open_store
-from scheduler.store.vault import MARK, SECRETS, rewriting
+from scheduler.store.vault import AUTHORITY, MARK, SECRETS, rewriting
 
 ABOUT = (
     "Encrypt every Secret in the store anew, with the first key of --encryption-key-file. Put the new key first and "
@@ -59,7 +59,7 @@ async def _rotate(args: argparse.Namespace) -> str:
         keys = [entry.key for entry in store.list(SECRETS)[0]]
         for at in range(0, len(keys), AT_ONCE):
             await store.commit(*map(rewriting, keys[at : at + AT_ONCE]))
-        await store.commit(rewriting(MARK))
+        await store.commit(rewriting(MARK), rewriting(AUTHORITY))
         await store.compact()
     finally:
         await store.close()
