@@ -11,11 +11,12 @@ import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
@@ -204,7 +205,13 @@ class _File:
         db.execute("BEGIN IMMEDIATE")  # takes the lock now, not at the first write
         db.execute("COMMIT")
         version = int(db.execute("SELECT version FROM state").fetchone()[0])
-        rows = db.execute("SELECT resource, namespace, name, version, raw FROM objects")
+        # Closed in any case: while a cursor lives, in some traceback, the file stays locked.
+        with closing(db.execute("SELECT resource, namespace, name, version, raw FROM objects")) as rows:
+            entries, quarantined = self._entries(rows)
+        return entries, version, quarantined
+
+    def _entries(self, rows: Iterable[tuple[Any, ...]]) -> tuple[list[Entry], dict[Key, str]]:
+        """What can be read, and why the rest cannot. Raises StoreError when an encryption key is missing."""
         entries: list[Entry] = []
         quarantined: dict[Key, str] = {}
         for resource, namespace, name, number, blob in rows:
@@ -216,7 +223,7 @@ class _File:
                 quarantined[key] = str(error)
             else:
                 entries.append(Entry(key, None, number, raw))
-        return entries, version, quarantined
+        return entries, quarantined
 
     def _check_layout(self, db: sqlite3.Connection) -> None:
         application = db.execute("PRAGMA application_id").fetchone()[0]
