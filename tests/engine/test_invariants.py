@@ -307,6 +307,8 @@ class Histories(RuleBasedStateMachine):
             self.desk.frame(ev.NodeChanged(replace(node, taints=())))
         self.cluster.subscribe()
         for _ in range(60):
+            if self.cluster.heard:
+                self.cluster.list_agents()  # as the scheduler does every 15 seconds
             self.desk.watch()
             self.cluster.allocate()
             self.cluster.deliver(1000)
