@@ -94,15 +94,18 @@ def layer_problems(cas: Cas, layer: str, *, content: bool) -> list[str]:
     except OSError as error:
         return [f"{error.strerror}"]
     try:
-        problems = _against_tar(cas, layer, root)
+        problems, all_read = _against_tar(cas, layer, root)
     finally:
         os.close(root)
+    if sealed and not all_read:
+        return [*problems, *sealed]
     if sealed and not problems:
         seal.write(tree, directory / "seal")
     return problems
 
 
-def _against_tar(cas: Cas, layer: str, root: int) -> list[str]:
+def _against_tar(cas: Cas, layer: str, root: int) -> tuple[list[str], bool]:
+    """(what is wrong, whether the content of every file was read for that)."""
     directory = cas.layer_dir(layer)
     try:
         joined = Joined(directory / "split", root)
@@ -114,11 +117,11 @@ def _against_tar(cas: Cas, layer: str, root: int) -> list[str]:
             expected.add(entry, cas)
         tar.drain()
     except ImageBroken as error:
-        return [str(error)]
+        return [str(error)], False
     if tar.digest() != layer:
-        return [f"the content of its files was changed: they make {tar.digest()[:27]}…"]
+        return [f"the content of its files was changed: they make {tar.digest()[:27]}…"], False
     expected.finish()
-    return list(_differences(expected, root))
+    return list(_differences(expected, root)), not expected.outlived
 
 
 def _is_aci(cas: Cas, layer: str) -> bool:
@@ -146,11 +149,13 @@ def _implied(mode: int = 0o755) -> _Thing:
 
 
 class Expected:
-    """What extract.py makes of a tar, as a table instead of files."""
+    """What extract.py makes of a tar, as a table instead of files. outlived: not all content was read from the tree."""
 
     def __init__(self, *, aci: bool) -> None:
         self._aci = aci
         self.things: dict[str, _Thing] = {"": _implied()}
+        self.outlived = False
+        self._linked: set[int] = set()
         self._hidden: set[str] = set()
         self._opaque: set[str] = set()
 
@@ -166,12 +171,15 @@ class Expected:
             self._whiteout(parent, base)
             return
         self._parents(name)
+        # A file that was replaced and lives on under another name: its content is in the split, not read from the tree.
+        self.outlived |= id(self.things.get(name)) in self._linked
         if entry.kind is Kind.HARDLINK:
             target = clean_name(entry.link, cas.limits)
             target = target[7:] if self._aci else target
             if target not in self.things:
                 raise ImageBroken(f"{name[:200]!r}: a hard link to what is not there")
             self.things[name] = self.things[target]
+            self._linked.add(id(self.things[target]))
             return
         kept = {k: v for k, v in entry.xattrs.items() if not k.startswith(SKIPPED_XATTRS)}
         has_xattrs = entry.kind in {Kind.FILE, Kind.DIRECTORY}

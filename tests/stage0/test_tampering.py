@@ -251,3 +251,18 @@ async def test_what_a_run_looks_at_does_not_grow_with_the_image(
     image = await store.pull(APP, "Always")
     assert len(paths(image.config)) < 15
     assert paths(image.config)[-2:] == ("d1", "d1/f1")
+
+
+async def test_a_file_that_was_replaced_and_lives_on(
+    store: ImageStore, layout: Any, tar: Any, verify: Any
+) -> None:
+    """Its content is not in the way of the hash; the seal still tells, and is not made anew."""
+    layout.image("v1", tar().add("a", b"first").hard("b", "a").add("a", b"other").bytes())
+    image = await store.pull(APP, "Always")
+    assert verify(image) == []
+    info = (base(image) / "b").stat()
+    (base(image) / "b").write_bytes(b"worst")
+    os.utime(base(image) / "b", ns=(info.st_atime_ns, info.st_mtime_ns))
+    for _ in range(2):
+        (problem,) = verify(image)
+        assert problem.endswith("/b was changed")
