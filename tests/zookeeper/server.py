@@ -1,6 +1,7 @@
 """Real ZooKeeper servers for tests, one or an ensemble, and a way to them that can be cut. Loaded by path."""
 
 import asyncio
+import os
 import shutil
 import socket
 import ssl
@@ -15,6 +16,10 @@ from kazoo.handlers.threading import KazooTimeoutError
 
 JARS = Path("/usr/share/java")
 LIMIT = 40.0  # seconds a server may take to start
+
+# On tmpfs: the tests are about what ZooKeeper promises, not about this machine's disk.
+PLACE = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
+PREFIX = "gantry-zookeeper-"
 
 needs_zookeeper = pytest.mark.skipif(
     shutil.which("java") is None or not (JARS / "zookeeper.jar").exists(), reason="no ZooKeeper installed"
@@ -36,6 +41,14 @@ def free_ports(count: int) -> list[int]:
             probe.close()
 
 
+def _sweep() -> None:
+    """Removes what test runs that were killed have left in memory."""
+    for directory in PLACE.glob(f"{PREFIX}*"):
+        owner = directory.name.removeprefix(PREFIX).partition("-")[0]
+        if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(directory, ignore_errors=True)
+
+
 class Server:
     """One process. `quorum`: lines of the ensemble; `jaas`: a JAAS file (SASL); `tls`: PEM key+certificate, CA."""
 
@@ -51,9 +64,8 @@ class Server:
         java: tuple[str, ...] = (),
         memory: int = 96,
     ) -> None:
-        # On tmpfs: the tests are about what ZooKeeper promises, not about this machine's disk.
-        shm = Path("/dev/shm")
-        self.directory = Path(tempfile.mkdtemp(prefix="gantry-zookeeper-", dir=shm if shm.is_dir() else None))
+        _sweep()
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=PLACE))
         self.port = port or free_ports(1)[0]
         self.process: subprocess.Popen[bytes] | None = None
         self._java = list(java)
