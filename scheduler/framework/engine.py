@@ -70,7 +70,7 @@ async def load(
     """
     state, warm = State(policy), warm or Warm()
     async for entry in _gently(store.list(records.TASKS)[0]):
-        state.put_task(warm.tasks.get(entry))
+        state.put_task(warm.tasks.take(entry))
     infos = {}
     for entry in store.list(records.EXECUTORS)[0]:
         executor, infos_of = records.executor_from_object(entry.obj)
@@ -86,7 +86,7 @@ async def load(
     pods, pods_version = store.list("pods")
     nodes, nodes_version = store.list("nodes")
     async for entry in _gently(pods):
-        pod = warm.pods.get(entry)
+        pod = warm.pods.take(entry)
         state.pods[pod.uid] = pod
     state.unreadable = frozenset(key[1:] for key in store.quarantined if key.resource == "pods")
     for entry in nodes:

@@ -45,6 +45,12 @@ class Shelf(Generic[T]):
         kept = self._kept.get(entry.key)
         return kept[1] if kept is not None and kept[0] == entry.version else self._read(entry.raw)
 
+    def take(self, entry: Entry) -> T:
+        """As `get`, for the last time: what is kept of it makes room."""
+        found = self.get(entry)
+        self._kept.pop(entry.key, None)
+        return found
+
     async def keep(self, entries: Iterable[Entry]) -> None:
         """Reads what is not read yet, in small steps."""
         count = 0
