@@ -18,7 +18,8 @@ import orjson
 from executor.stage0 import build, cli_trust, gc, inventory, names, operations, settings
 from executor.stage0.bar import Bar
 from executor.stage0.errors import ImageBroken, ImageError
-from executor.stage0.store import Image, ImageStore, human
+from executor.stage0.layers import human
+from executor.stage0.store import Image, ImageStore
 from executor.stage0.streams import Hashing
 
 DEFAULT_STATE_DIR = Path("/var/lib/gantry")

@@ -9,8 +9,7 @@ Only this module decides by policy; sources find, cas keeps. What a pull verifie
 import asyncio
 import errno
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from executor.stage0.errors import (
     StoreError,
 )
 from executor.stage0.guard import Guard
+from executor.stage0.layers import LayerImports, Progress, short
 from executor.stage0.login import Credentials, Login, read_docker_config
 from executor.stage0.pins import Pin
 from executor.stage0.registry import RegistrySource
@@ -45,8 +45,6 @@ from executor.stage0.webaci import WebAciSource
 log = logging.getLogger(__name__)
 
 Policy = Literal["Always", "IfNotPresent", "Never"]
-Progress = Callable[[str], None]
-IMPORTERS = 16  # layers that come in at one time, of all images
 _Who = frozenset[tuple[str, tuple[str, str]]]
 _SECRET = "was pulled with a login that this pod does not have"
 
@@ -102,9 +100,7 @@ class ImageStore:
         self._cas = Cas(state_dir.absolute() / "store", limits or Limits())
         self._guard = Guard(self._cas)
         self._local_images, self._settings = local_images, settings or Settings()
-        # Of their own: importers wait for the network, and nobody else shall wait for them.
-        self._importers = ThreadPoolExecutor(IMPORTERS, "import")
-        self._layers: dict[str, asyncio.Future[bool]] = {}
+        self._layers = LayerImports(self._cas, self._settings.downloads.parallel_layers)
         self._warm: dict[tuple[str, _Who], tuple[list[int], sources.Fingerprint | None, Image]] = {}
         self._running: dict[tuple[str, str, _Who], asyncio.Task[Image]] = {}
 
@@ -314,7 +310,7 @@ class ImageStore:
                 log.warning("%s: %s", ref, found.note)
             fact = found.fact or await self._admit(reference, found, source)
             await asyncio.to_thread(pin.add, [layer.diff_id for layer in found.layers], [found.id])
-            await self._import_layers(ref, found, progress)
+            await self._layers.run(ref, found.layers, progress)
             pinned = bool(getattr(reference, "digest", ""))
             # Several fsyncs: not on the loop.
             return await asyncio.to_thread(
@@ -328,43 +324,6 @@ class ImageStore:
         documents = [digest for digest, _ in found.blobs if digest != found.id]
         signatures = partial(cosign.fetch, source) if isinstance(source, RegistrySource) else None
         return await self.trust.oci(subject(reference), dict.fromkeys([found.digest, *documents]), signatures)
-
-    async def _import_layers(self, ref: str, found: m.Found, progress: Progress) -> None:
-        """All layers, a few at a time; the first failure ends the pull (what is whole stays for the next try)."""
-        slots = asyncio.Semaphore(self._settings.downloads.parallel_layers)
-        missing = {layer.diff_id: (n, layer) for n, layer in reversed(list(enumerate(found.layers, 1)))
-                   if not self._cas.has_layer(layer.diff_id)}  # fmt: skip
-        total = len(found.layers)
-
-        async def one(number: int, layer: m.Layer) -> None:
-            async with slots:
-                size = "" if layer.size is None else f" ({human(layer.size)})"
-                progress(
-                    f"{ref}: layer {number}/{total} {short(layer.digest or layer.diff_id)}{size}: importing"
-                )
-                try:
-                    new = await self._import_layer(layer)
-                except ImageError as error:
-                    raise error.about(
-                        f"layer {number} of {total} ({layer.digest or layer.diff_id})"
-                    ) from error.__cause__
-                progress(f"{ref}: layer {number}/{total} {short(layer.digest or layer.diff_id)}: "
-                         + ("done" if new else "already there"))  # fmt: skip
-
-        await gather_all([one(number, layer) for number, layer in missing.values()])
-
-    async def _import_layer(self, layer: m.Layer) -> bool:
-        """Whether the layer came in now. Pulls that want one layer at one time take one thread, not one each."""
-        loop = asyncio.get_running_loop()
-        while (running := self._layers.get(layer.diff_id)) is not None and running.get_loop() is loop:
-            await asyncio.wait([running])  # it is there afterwards, or ours to try
-        importing = loop.run_in_executor(self._importers, self._cas.import_layer, layer)
-        self._layers[layer.diff_id] = importing
-        try:
-            return await importing
-        finally:
-            if self._layers.get(layer.diff_id) is importing:
-                del self._layers[layer.diff_id]
 
     def _record(
         self, ref: str, name: str, found: m.Found, fingerprint: sources.Fingerprint | None, fact: Fact,
@@ -478,29 +437,6 @@ class ImageStore:
             case names.Url() | names.Appc():
                 return WebAciSource(reference, self._cas, self._settings, self._importer)
         raise AssertionError(f"{ref}: stored images have no source")
-
-
-async def gather_all(work: list[Awaitable[None]]) -> None:
-    """Run all; on the first failure wait for the others (threads cannot be cancelled), then raise it."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-
-
-def short(digest: str) -> str:
-    """`sha256:0123456789ab`, for people."""
-    return digest[:19]
-
-
-def human(count: int) -> str:
-    """1536 → `1.5 KiB`."""
-    value, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
 def _times() -> dict[str, str]:
