@@ -15,7 +15,7 @@ from scheduler.api.write import create_object
 from scheduler.registry import runtimeclasses, serviceaccounts, storageclasses
 from scheduler.registry.errors import AlreadyExists, ApiError, Forbidden, NotFound
 from scheduler.registry.resource import Object, Resource
-from scheduler.store import Entry, Expired, Key, StoreFailed, Watch
+from scheduler.store import Entry, Expired, Key, StoreFailed, Unavailable, Watch
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +101,8 @@ async def _forever(work: Callable[[Api], Awaitable[None]], api: Api) -> None:
             continue  # it fell behind: begin anew from what is
         except StoreFailed:
             return  # said by whoever wrote first; nothing can be cleaned up any more
+        except Unavailable:
+            await asyncio.sleep(RETRY)
         except Exception:
             log.exception("housekeeping failed, trying again in %s s", RETRY)
             await asyncio.sleep(RETRY)

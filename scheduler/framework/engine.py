@@ -176,6 +176,7 @@ class Engine:
         self._illegal = 0
         self._stopping = False
         self._held = False
+        self._mute = False
         self._may_act = asyncio.Event()
         self._may_act.set()
         mesos.objects_of = self._objects_of
@@ -196,8 +197,8 @@ class Engine:
         return self._mesos
 
     def stop(self) -> None:
-        """Ends `run` after the frame at hand."""
-        self._stopping = True
+        """Ends `run` after the frame at hand; of which nothing is said if it is uncertain whether we lead."""
+        self._stopping, self._mute = True, not self._may_act.is_set()
         self._may_act.set()
         self._wake.set()
 
@@ -257,6 +258,8 @@ class Engine:
         self._mesos.prepare(effects)
         refused, pods = await self._save(effects, now)
         await self._may_act.wait()
+        if self._mute:
+            return
         payloads = self._payloads(effects, refused, pods)
         for effect in effects:
             if isinstance(effect, fx.SAVES):

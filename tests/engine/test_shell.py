@@ -524,6 +524,58 @@ async def test_nothing_is_said_when_it_cannot_be_saved(store: Store) -> None:
         assert not silent.of("acceptOffers")
 
 
+class Slow(Failing):
+    """A store whose commits of launches end when they are let."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.saving, self.let = asyncio.Event(), asyncio.Event()
+
+    async def commit(self, *changes: Any, patient: bool = False) -> Any:
+        if any(key.resource == records.TASKS for key, _ in changes):
+            self.saving.set()
+            await self.let.wait()
+        return await self._store.commit(*changes, patient=patient)
+
+
+async def test_nothing_is_decided_while_it_is_uncertain_who_leads(store: Store) -> None:
+    driver = Driver()
+    async with running(store, driver) as (engine, mesos, deciding):
+        mesos.registered(driver, {"value": "F1"}, {})  # type: ignore[arg-type]
+        await driver.wait("suppressOffers")
+        await put(store, pod_object())
+        await driver.wait("reviveOffers")
+        engine.pause(True)
+        mesos.resourceOffers(driver, [offer_json()])  # type: ignore[arg-type]
+        await asyncio.sleep(0.05)
+        assert not driver.of("acceptOffers")
+        assert store.get(records.task_key("u1.1")) is None
+        engine.pause(False)
+        await driver.wait("acceptOffers")
+        engine.pause(True)
+        engine.stop()  # an end in order needs no certainty
+        await asyncio.wait([deciding], timeout=10)
+        assert deciding.done()
+
+
+async def test_what_is_saved_when_it_becomes_uncertain_is_not_said_yet(store: Store) -> None:
+    driver, slow = Driver(), Slow(store)
+    async with running(slow, driver) as (engine, mesos, _):
+        mesos.registered(driver, {"value": "F1"}, {})  # type: ignore[arg-type]
+        await driver.wait("suppressOffers")
+        await put(store, pod_object())
+        await driver.wait("reviveOffers")
+        mesos.resourceOffers(driver, [offer_json()])  # type: ignore[arg-type]
+        await slow.saving.wait()
+        engine.pause(True)
+        slow.let.set()
+        await asyncio.sleep(0.05)
+        assert store.get(records.task_key("u1.1")) is not None
+        assert not driver.of("acceptOffers")
+        engine.pause(False)
+        await driver.wait("acceptOffers")
+
+
 async def test_a_flood_of_events_is_held_back_until_the_engine_has_caught_up(store: Store) -> None:
     driver = Driver()
     async with running(store, driver) as (engine, mesos, _):
