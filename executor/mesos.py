@@ -23,7 +23,7 @@ from executor.pods.supplies import unpack
 from executor.server.app import Tokens
 from shared.mesos.durations import duration_from_json
 from shared.mesos.executor_driver import Executor, ExecutorDriver, NotConnected
-from shared.wire import Launch, Supply, Wanted, WireError
+from shared.wire import Launch, Supply, Wanted, WireError, digest_of
 from shared.wire import Report as WireReport
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class PodExecutor(Executor):
             log.warning("a framework message of %d bytes is ignored: %s", len(message), error)
         else:
             if self._pods is not None:
-                self._pods.provide(supply.task_id, objects)
+                self._pods.provide(supply.task_id, objects, digest_of(supply.objects))
 
     def shutdown(self, driver: Any) -> None:
         self._stop("the agent told the executor to shut down", False)
@@ -139,11 +139,12 @@ class PodExecutor(Executor):
 
     # --- from the pods ---
 
-    def want(self, task_id: str) -> None:
-        """Ask the scheduler for the objects of a pod. Whoever asks does so again: this may be lost."""
+    def want(self, task_id: str, digest: str) -> None:
+        """Ask the scheduler for the objects of a pod, if they are others now. Whoever asks does so again: this may be
+        lost."""
         try:
             if self._driver is not None:
-                self._driver.sendFrameworkMessage(Wanted(task_id).encode())
+                self._driver.sendFrameworkMessage(Wanted(task_id, digest).encode())
         except NotConnected as error:
             log.info("not asked for the objects of task %s: %s", task_id, error)
 

@@ -4,8 +4,8 @@ Envelopes, each JSON in base64 (Mesos' `bytes data` fields in the v1 JSON encodi
 
 * `Launch`, in `TaskInfo.data`: the pod to run and what goes with it, the node's name, the token of the node server.
 * `Report`, in `TaskStatus.data`: the pod's status, the node server's address, events since the last report.
-* `Wanted`, a framework message from an executor: a pod waits for objects that were not there when it was launched.
-* `Supply`, the framework message that answers: its objects as they are now.
+* `Wanted`, a framework message from an executor: have the objects of a pod changed, or come, since it was launched?
+* `Supply`, the framework message that answers if so: its objects as they are now.
 
 All carry a version. A peer of another version is refused, never guessed at: executor ids carry the
 program's version, so a refusal means a broken deployment. This is not the Kubernetes API: pods and statuses
@@ -14,6 +14,7 @@ are carried as they are and are not validated here.
 
 import base64
 import binascii
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -118,18 +119,20 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the objects of a task's pod are now."""
+    """What the objects of a task's pod are now, if they are no longer those of this digest."""
 
     task_id: str
+    digest: str
 
     def encode(self) -> str:
         """Base64 text for MESSAGE."""
-        return _encode({"wanted": self.task_id})
+        return _encode({"wanted": self.task_id, "digest": self.digest})
 
     @classmethod
     def decode(cls, data: str) -> "Wanted":
         """Raises WireError for anything that `encode` of this version did not write."""
-        return cls(_field(_decode(data, "MESSAGE"), "wanted", str, "MESSAGE"))
+        body = _decode(data, "MESSAGE")
+        return cls(_field(body, "wanted", str, "MESSAGE"), _field(body, "digest", str, "MESSAGE"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,11 @@ class Supply:
         """Raises WireError for anything that `encode` of this version did not write."""
         body = _decode(data, "MESSAGE")
         return cls(_field(body, "supply", str, "MESSAGE"), _field(body, "objects", dict, "MESSAGE"))
+
+
+def digest_of(objects: Mapping[str, Any]) -> str:
+    """By which objects, as in `Launch`, are known again."""
+    return hashlib.sha256(orjson.dumps(objects, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def _event(item: Any) -> PodEvent:

@@ -1,21 +1,24 @@
-"""Asks for what a pod waits for, again and again: the question, or its answer, may be lost on the way."""
+"""Asks for what a pod uses, again and again: the question, or its answer, may be lost on the way."""
 
 import asyncio
+import random
 from collections.abc import Callable
 
 
 class Asking:
-    """ask: called at once, and then every so many seconds, from `start` to `stop`."""
+    """ask: called about every so many seconds, from `start` to `stop`."""
 
     def __init__(self, ask: Callable[[], None], seconds: float) -> None:
         self._ask = ask
         self._seconds = seconds
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self) -> None:
-        """Idempotent."""
-        if self._timer is None:
+    def start(self, *, now: bool = True) -> None:
+        """Idempotent. now: begin with a question."""
+        if self._timer is None and now:
             self._again()
+        elif self._timer is None:
+            self._later()
 
     def stop(self) -> None:
         """Idempotent."""
@@ -24,5 +27,10 @@ class Asking:
             self._timer = None
 
     def _again(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._again)
+        self._later()
         self._ask()
+
+    def _later(self) -> None:
+        """Not all pods of an executor at once."""
+        seconds = self._seconds * random.uniform(0.75, 1.25)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._again)

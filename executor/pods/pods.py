@@ -60,11 +60,11 @@ class Pods:
         runner.kill(grace, message)
         return True
 
-    def provide(self, task_id: str, objects: Objects) -> None:
+    def provide(self, task_id: str, objects: Objects, digest: str) -> None:
         """What there is now of the objects that a pod uses; nothing happens when it is over."""
         runner = self._live.get(task_id)
         if runner is not None:
-            runner.provide(objects)
+            runner.provide(objects, digest)
 
     async def shutdown(self, longest: float, message: str) -> None:
         """End all pods within their own grace, at most `longest` seconds; returns when all are over."""

@@ -75,7 +75,9 @@ class RunPod(Protocol):
 @dataclass(frozen=True)
 class Machine:
     """All that pods share. flavors: those of stage1 that there are; gpus: of the machine; clock: Unix time.
-    seccomp_profiles: the directory of those that pods may name (type Localhost).
+    seccomp_profiles: the directory of those that pods may name (type Localhost). want: asks the scheduler for the
+    objects of a pod, by its name, if their digest is another; ask_seconds: how often, until they are there;
+    refresh_seconds: how often then, while files are made of them.
     """
 
     node: Callable[[], Node]
@@ -86,6 +88,7 @@ class Machine:
     gpus: Gpus
     flavors: tuple[str, ...] = FLAVORS
     clock: Callable[[], float] = field(default=time.time)
-    want: Callable[[str], None] = field(default=lambda name: None)
+    want: Callable[[str, str], None] = field(default=lambda name, digest: None)
     ask_seconds: float = 5.0
+    refresh_seconds: float = 60.0
     seccomp_profiles: Path = DEFAULT_PROFILES

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from executor.pods import atomic, manifest, users
+from executor.pods import manifest, users
 from executor.pods.asking import Asking
 from executor.pods.core import effects as ef
 from executor.pods.core import events as ev
@@ -24,15 +24,16 @@ from executor.pods.core.spec import read_pod
 from executor.pods.core.states import SandboxState
 from executor.pods.core.step import Step, launch, step
 from executor.pods.env import ConfigError, MissingConfigError
+from executor.pods.files import Files
 from executor.pods.gpus import Devices
 from executor.pods.hostpath import VolumeError, check_host_path
 from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.logread import last_words
 from executor.pods.logs import LogWriter
-from executor.pods.objects import MissingError, Objects
+from executor.pods.objects import Objects
 from executor.pods.poddir import Phase, PodDir
 from executor.pods.ports import Hold, Image, Machine, PullPolicy, Sandbox
-from executor.pods.projections import Payload, is_projection, payload
+from executor.pods.projections import Payload
 from executor.pods.supplies import NOTHING, Supplies
 from executor.stage0.errors import ImageError
 
@@ -88,12 +89,14 @@ class PodRunner:
         node = machine.node()
         self._machine = machine
         self._supplies = supplies
-        self._asking = Asking(lambda: machine.want(name), machine.ask_seconds)
+        self._asking = Asking(self._want, machine.ask_seconds)
+        self._refreshing = Asking(self._want, machine.refresh_seconds)
         self._report = report
         self._containers = {c["name"]: c for c in _containers(pod)}
         flavor = manifest.choose_flavor(pod, supplies.handler, machine.default_flavor, machine.flavors)
         termination = str(machine.dirs.root / Phase.RUN / name / "termination")
         self._level = manifest.pod_level(pod, node, flavor, termination, devices, machine.seccomp_profiles)
+        self._files = Files(pod, node)
         self._facts = read_pod(
             pod, host_ip=node.ip, pod_ip=self._level.pod_ip, qos_class=self._level.qos_class
         )
@@ -127,12 +130,17 @@ class PodRunner:
         """End the pod: SIGTERM, after so many seconds SIGKILL. None: the pod's own grace."""
         self.dispatch(ev.KillRequested(grace, message))
 
-    def provide(self, objects: Objects) -> None:
-        """What there is now of the objects it uses. What was waiting for them is tried again at once."""
-        if objects == self._supplies.objects:
+    def _want(self) -> None:
+        self._machine.want(self.name, self._supplies.digest)
+
+    def provide(self, objects: Objects, digest: str) -> None:
+        """What there is now of the objects it uses. What was waiting for them is tried again at once; files change."""
+        if digest == self._supplies.digest:
             return
-        self._supplies = replace(self._supplies, objects=objects)
+        self._supplies = replace(self._supplies, objects=objects, digest=digest)
         self._asking.stop()
+        if self._sandbox is not None and not self.over.is_set():
+            self._files.renew(self._sandbox.pid, objects)
         for timer, handle in list(self._timers.items()):
             held = timer.app and self.state.container(timer.app).reason == "CreateContainerConfigError"
             if timer.kind is TimerKind.SANDBOX or (timer.kind is TimerKind.RETRY and held):
@@ -197,6 +205,7 @@ class PodRunner:
             handle.cancel()
         self._timers.clear()
         self._asking.stop()
+        self._refreshing.stop()
         current = asyncio.current_task()
         for task in list(self._tasks):
             if task is not current:
@@ -253,13 +262,14 @@ class PodRunner:
             for volume in self.pod["spec"].get("volumes") or ():
                 if "hostPath" in volume:
                     check_host_path(volume)
-            files = self._projections()
+            files = self._make_files()
             self._make_dir()
             self._lost = ""
             sandbox = await self._machine.run_pod(self._path, self._on_exit, self.lost)
             if self._lost:  # between the launcher's answer and now
                 raise LaunchError(self._lost)
-            await self._write(sandbox, files)
+            if files:
+                await self._write(sandbox, files)
         except (VolumeError, ConfigError) as error:
             await self._drop_dir()
             self.dispatch(ev.SandboxFailed("FailedMount", str(error)))
@@ -272,26 +282,21 @@ class PodRunner:
             self._sandbox = sandbox
             self.dispatch(ev.SandboxStarted())
 
-    def _projections(self) -> dict[str, Payload]:
-        """The files of the volumes that have some from the API. Raises VolumeError for what is not there."""
-        found = {}
-        for volume in filter(is_projection, self.pod["spec"].get("volumes") or ()):
-            try:
-                found[volume["name"]] = payload(volume, self._supplies.objects, self.pod, self._level.node)
-            except (MissingError, ConfigError) as error:
-                self._asking.start()
-                name = volume["name"]
-                raise VolumeError(f'MountVolume.SetUp failed for volume "{name}" : {error}') from None
-        return found
+    def _make_files(self) -> dict[str, Payload]:
+        try:
+            return self._files.make(self._supplies.objects)
+        except VolumeError:
+            self._asking.start()
+            raise
 
     async def _write(self, sandbox: Sandbox, files: Mapping[str, Payload]) -> None:
-        """Into the pod's own file systems in memory, which no container has mounted yet. Raises LaunchError."""
-        for name, content in files.items():
-            try:
-                atomic.write(f"/proc/{sandbox.pid}/root/volume.{name}", content)
-            except OSError as error:
-                await sandbox.stop()
-                raise LaunchError(f'files of volume "{name}": {error.strerror}') from None
+        try:
+            self._files.write(sandbox.pid, files)
+        except VolumeError:
+            await sandbox.stop()
+            raise
+        if self._files.may_change:
+            self._refreshing.start(now=False)
 
     def _make_dir(self) -> None:
         self._dir = directory = self._machine.dirs.create(self.name)

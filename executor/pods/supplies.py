@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from executor.pods.objects import Objects
 from executor.stage0.login import parse_docker_config
-from shared.wire import Launch
+from shared.wire import Launch, digest_of
 
 log = logging.getLogger(__name__)
 
@@ -15,11 +15,12 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Supplies:
     """handler: of the pod's RuntimeClass, "" when it has none, or one that is no more. credentials: (user, password) by
-    registry, for the pod's images. objects: the ConfigMaps and Secrets that it uses."""
+    registry, for the pod's images. objects: the ConfigMaps and Secrets that it uses; digest: theirs."""
 
     handler: str = ""
     credentials: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
     objects: Objects = field(default_factory=Objects, repr=False)
+    digest: str = ""
 
 
 NOTHING: Final = Supplies()
@@ -28,7 +29,8 @@ NOTHING: Final = Supplies()
 def unpack(launch: Launch) -> Supplies:
     """What was in the envelope."""
     return Supplies(
-        launch.runtime_handler, _credentials(launch.pull_secrets), Objects.from_json(launch.objects)
+        *(launch.runtime_handler, _credentials(launch.pull_secrets), Objects.from_json(launch.objects)),
+        digest_of(launch.objects),
     )
 
 

@@ -35,7 +35,7 @@ from scheduler.framework.pools import Pool
 from scheduler.framework.reading import OfferReader, inverse_from_json, report_from_json
 from scheduler.framework.supplies import NOTHING, Supplies
 from shared.mesos.scheduler_driver import NotConnected, Scheduler, SchedulerDriver
-from shared.wire import Launch, Supply, Wanted, WireError
+from shared.wire import Launch, Supply, Wanted, WireError, digest_of
 
 log = logging.getLogger(__name__)
 
@@ -134,13 +134,13 @@ class Mesos(Scheduler):
     def frameworkMessage(
         self, driver: SchedulerDriver, executor_id: Json, agent_id: Json, message: str
     ) -> None:
-        """A pod waits for objects: they are sent as they are now. Whoever asks hears of its own pods only."""
+        """Whether the objects of a pod have changed: then they are sent. Whoever asks hears of its own pods only."""
         executor, agent = executor_id.get("value", ""), agent_id.get("value", "")
         try:
-            task_id = Wanted.decode(message).task_id
-            objects = self.objects_of(task_id, executor)
-            if objects is not None:
-                driver.sendFrameworkMessage(executor, agent, Supply(task_id, objects).encode())
+            wanted = Wanted.decode(message)
+            objects = self.objects_of(wanted.task_id, executor)
+            if objects is not None and digest_of(objects) != wanted.digest:
+                driver.sendFrameworkMessage(executor, agent, Supply(wanted.task_id, objects).encode())
         except WireError as error:
             log.warning("a message from executor %s is ignored: %s", executor, error)
         except NotConnected:

@@ -27,7 +27,7 @@ from scheduler.framework.reading import agent_from_json, offer_from_json, report
 from scheduler.framework.saving import Saver
 from scheduler.store import Key, Store, StoreError, StoreFailed, open_store
 from shared.mesos.scheduler_driver import NotConnected
-from shared.wire import Launch, PodEvent, Report, Supply, Wanted
+from shared.wire import Launch, PodEvent, Report, Supply, Wanted, digest_of
 
 Json = dict[str, Any]
 ROLE = "gantry"
@@ -225,9 +225,10 @@ def test_an_executor_hears_of_the_objects_of_its_own_pods() -> None:
     objects = {"secrets": {"s": {"data": {"k": "eA=="}}}}
     mesos.objects_of = lambda task, executor: objects if (task, executor) == ("u1.1", "E1") else None
     sender = (driver, {"value": "E1"}, {"value": "S0"})
-    mesos.frameworkMessage(*sender, Wanted("u1.1").encode())  # type: ignore[arg-type]
-    mesos.frameworkMessage(*sender, Wanted("u2.1").encode())  # type: ignore[arg-type]
-    mesos.frameworkMessage(driver, {"value": "E2"}, {"value": "S0"}, Wanted("u1.1").encode())  # type: ignore[arg-type]
+    mesos.frameworkMessage(*sender, Wanted("u1.1", digest_of({})).encode())  # type: ignore[arg-type]
+    mesos.frameworkMessage(*sender, Wanted("u1.1", digest_of(objects)).encode())  # type: ignore[arg-type]
+    mesos.frameworkMessage(*sender, Wanted("u2.1", "").encode())  # type: ignore[arg-type]
+    mesos.frameworkMessage(driver, {"value": "E2"}, {"value": "S0"}, Wanted("u1.1", "").encode())  # type: ignore[arg-type]
     mesos.frameworkMessage(*sender, "nonsense")  # type: ignore[arg-type]
     [(executor, agent, message)] = driver.of("sendFrameworkMessage")
     assert (executor, agent, Supply.decode(message)) == ("E1", "S0", Supply("u1.1", objects))

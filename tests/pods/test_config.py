@@ -16,7 +16,7 @@ from executor.pods.objects import Objects
 from executor.pods.supplies import Supplies
 from executor.server.app import Tokens
 from shared.mesos.executor_driver import NotConnected
-from shared.wire import IDLE_TIMEOUT_VARIABLE, Launch, PodEvent, Supply, Wanted
+from shared.wire import IDLE_TIMEOUT_VARIABLE, Launch, PodEvent, Supply, Wanted, digest_of
 from shared.wire import Report as WireReport
 
 
@@ -124,8 +124,8 @@ class RecordingPods:
             raise ValueError("not a v1 Pod: KeyError: 'metadata'")
         self.asked.append(("launch", task_id, pod, supplies))
 
-    def provide(self, task_id: str, objects: Objects) -> None:
-        self.asked.append(("provide", task_id, objects))
+    def provide(self, task_id: str, objects: Objects, digest: str) -> None:
+        self.asked.append(("provide", task_id, objects, digest))
 
     def kill(self, task_id: str, grace: float | None, message: str) -> bool:
         self.asked.append(("kill", task_id, grace))
@@ -164,7 +164,7 @@ def test_a_launch_becomes_a_pod(parts: Parts) -> None:
     executor.launchTask(
         driver, {"task_id": {"value": "u.1"}, "data": Launch(pod, "node-1", "secret", "fly").encode()}
     )
-    assert pods.asked == [("launch", "u.1", pod, Supplies("fly"))]
+    assert pods.asked == [("launch", "u.1", pod, Supplies("fly", digest=digest_of({})))]
     assert tokens.good("Bearer secret")
     assert (executor.node.name, executor.node.cpus, executor.node.memory) == ("node-1", Fraction(4), 1 << 30)
     assert driver.sent == []
@@ -189,14 +189,15 @@ def test_a_launch_that_is_none_fails_its_task(parts: Parts, task: dict[str, Any]
 
 def test_objects_are_asked_for_and_come(parts: Parts) -> None:
     executor, driver, pods, *_ = parts
-    executor.want("u.1")
+    executor.want("u.1", "abc")
     driver.away = True
-    executor.want("u.2")
-    assert [Wanted.decode(one).task_id for one in driver.messages] == ["u.1"]
-    executor.frameworkMessage(driver, Supply("u.1", {"secrets": {"s": {"data": {"k": "eA=="}}}}).encode())
-    for broken in ("", Wanted("u.1").encode(), Supply("u.1", {"secrets": 1}).encode()):
+    executor.want("u.2", "def")
+    assert [Wanted.decode(one) for one in driver.messages] == [Wanted("u.1", "abc")]
+    objects = {"secrets": {"s": {"data": {"k": "eA=="}}}}
+    executor.frameworkMessage(driver, Supply("u.1", objects).encode())
+    for broken in ("", Wanted("u.1", "").encode(), Supply("u.1", {"secrets": 1}).encode()):
         executor.frameworkMessage(driver, broken)
-    assert pods.asked == [("provide", "u.1", Objects(secrets={"s": {"k": b"x"}}))]
+    assert pods.asked == [("provide", "u.1", Objects(secrets={"s": {"k": b"x"}}), digest_of(objects))]
 
 
 def test_a_task_group_is_refused(parts: Parts) -> None:

@@ -122,10 +122,10 @@ class Fake:
         (root / "dev").mkdir()
         gpus = Gpus(Host(root / "dev"), root / "locks")
         self.images = FakeImages()
-        self.wanted: asyncio.Queue[str] = asyncio.Queue()
+        self.wanted: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         machine = Machine(
             *(lambda: node, self.images, dirs, self.run_pod, "linux", gpus),
-            want=self.wanted.put_nowait,
+            want=lambda *asked: self.wanted.put_nowait(asked),
             ask_seconds=0.01,
         )
         self.pods = Pods(machine, self.report)
@@ -208,13 +208,13 @@ async def test_objects_are_asked_for_until_they_are_there(fake: Fake) -> None:
     fake.pods.launch("u.1", waiting)
     await fake.until(lambda r: "CreateContainerConfigError" in json.dumps(r.status))
     async with asyncio.timeout(SECONDS):
-        assert [await fake.wanted.get() for _ in range(3)] == ["u.1"] * 3
-    fake.pods.provide("u.1", Objects())  # nothing new
-    fake.pods.provide("u.9", Objects())
+        assert [await fake.wanted.get() for _ in range(3)] == [("u.1", "")] * 3
+    fake.pods.provide("u.1", Objects(), "")  # nothing new
+    fake.pods.provide("u.9", Objects(), "1")
     assert fake.sandboxes == []
-    fake.pods.provide("u.1", Objects.from_json({"configMaps": {"c": {"data": {"other": "x"}}}}))
+    fake.pods.provide("u.1", Objects.from_json({"configMaps": {"c": {"data": {"other": "x"}}}}), "2")
     await fake.until(lambda r: "find key k in ConfigMap default/c" in json.dumps(r.status))
-    fake.pods.provide("u.1", Objects.from_json({"configMaps": {"c": {"data": {"k": "there"}}}}))
+    fake.pods.provide("u.1", Objects.from_json({"configMaps": {"c": {"data": {"k": "there"}}}}), "3")
     await fake.running()
     [app] = json.loads((fake.directories[-1] / "pod").read_text())["apps"]
     assert {"name": "V", "value": "there"} in app["app"]["environment"]

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from executor.pods import atomic
 from executor.pods.env import ConfigError, Node, environment
+from executor.pods.files import Files
 from executor.pods.objects import MissingError, Objects
 from executor.pods.projections import File, Payload, payload
 from executor.pods.supplies import unpack
@@ -137,6 +138,17 @@ def test_several_sources_in_one_directory() -> None:
     }
 
 
+def test_which_files_may_change() -> None:
+    def may_change(*volumes: dict[str, Any]) -> bool:
+        named = [{"name": f"v{n}", **one} for n, one in enumerate(volumes)]
+        return Files({**POD, "spec": {**POD["spec"], "volumes": named}}, NODE).may_change
+
+    about = {"downwardAPI": {"items": []}}
+    assert not may_change(about, {"emptyDir": {}}, {"projected": {"sources": [about]}})
+    assert may_change(about, {"projected": {"sources": [about, {"secret": {"name": "s"}}]}})
+    assert may_change({"configMap": {"name": "c"}})
+
+
 # ---- the envelope
 
 
@@ -179,6 +191,7 @@ def shown(volume: Path) -> Payload:
     return found
 
 
+@settings(deadline=None)
 @given(st.lists(PAYLOADS, min_size=1, max_size=4))
 def test_a_volume_holds_just_what_was_written_last(payloads: list[Payload]) -> None:
     import tempfile

@@ -64,7 +64,12 @@ class Host:
         self.devices = root / "dev"
         self.devices.mkdir()
         gpus = Gpus(gpus_module.Host(self.devices), root / "locks")
-        machine = Machine(lambda: node, images, self.dirs, self.keeper.run_pod, "linux", gpus)
+        self.wanted: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        machine = Machine(
+            *(lambda: node, images, self.dirs, self.keeper.run_pod, "linux", gpus),
+            want=lambda *asked: self.wanted.put_nowait(asked),
+            refresh_seconds=0.05,
+        )
         self.pods = Pods(machine, self._report, keep_dead=keep_dead)
         self._notifying: set[asyncio.Task[None]] = set()
 
@@ -434,6 +439,25 @@ async def test_objects_become_variables_and_files(host: Host, flavor: str) -> No
     ]
     assert shown(report, "c1")["state"]["terminated"]["exitCode"] != 0, "it is root's alone"
     assert not list(host.dirs.root.rglob("key")), "a secret is on no disk"
+
+
+async def test_files_follow_their_objects(host: Host) -> None:
+    volume = {"name": "v", "configMap": {"name": "config"}}
+    script = "while ! grep -q info /v/level; do cat /v/level; echo; sleep 0.02; done; echo done; ls /v"
+    mounts = [{"name": "v", "mountPath": "/v"}]
+    supplies = Supplies(objects=OBJECTS, digest="1")
+    task = host.run({"run": script, "volumeMounts": mounts}, volumes=[volume], supplies=supplies)
+    await host.until(task, runs)
+    async with asyncio.timeout(SECONDS):
+        assert await host.wanted.get() == (task, "1")
+        assert "debug" in await host.log("p", follow=True, tail=None, limit=5)
+    host.pods.provide(task, Objects(), "2")  # deleted: what was there stays
+    changed = Objects.from_json({"configMaps": {"config": {"data": {"level": "info", "new": ""}}}})
+    host.pods.provide(task, changed, "3")
+    assert (await host.end(task)).state == "TASK_FINISHED"
+    lines = (await host.log("p")).splitlines()
+    assert lines[-3:] == ["done", "level", "new"]
+    assert lines[0] == "debug"
 
 
 async def test_objects_that_are_not_there_are_waited_for(host: Host) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.wire import Launch, PodEvent, Report, Supply, Wanted, WireError
+from shared.wire import Launch, PodEvent, Report, Supply, Wanted, WireError, digest_of
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)))
 JSON = st.recursive(
@@ -41,13 +41,15 @@ def test_a_launch_comes_back_as_it_was(
 
 @given(TEXT, OBJECT)
 def test_questions_and_answers_about_objects(task_id: str, objects: dict[str, Any]) -> None:
-    assert Wanted.decode(Wanted(task_id).encode()) == Wanted(task_id)
+    wanted = Wanted(task_id, digest_of(objects))
+    assert Wanted.decode(wanted.encode()) == wanted
+    assert digest_of(Supply.decode(Supply(task_id, objects).encode()).objects) == wanted.digest
     assert Supply.decode(Supply(task_id, objects).encode()) == Supply(task_id, objects)
     assert repr(objects) not in repr(Supply(task_id, objects)) or not objects
     with pytest.raises(WireError):
         Wanted.decode(Supply(task_id, objects).encode())
     with pytest.raises(WireError):
-        Supply.decode(Wanted(task_id).encode())
+        Supply.decode(wanted.encode())
 
 
 @given(OBJECT, TEXT, st.lists(EVENT, max_size=3))
