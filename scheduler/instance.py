@@ -122,6 +122,8 @@ class Instance:
         self.takeover = metrics.Takeover()
         self.forwarder = Forwarder(self.name)
         self.forwarder.trouble = self._why_nobody_leads
+        if link is not None:
+            self.forwarder.doubt = lambda: link.trouble
         self._nodes = NodeProxy(lambda uid: self.leading.engine.where_is(uid) if self.leading else None)
         self._app = self._make_app()
         self._deposed: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -21,6 +21,7 @@ from scheduler.api.context import API, Api
 from scheduler.api.forward_http import FORWARDED_BY, Leader, NotSent, Passing
 from scheduler.api.forward_tunnel import tunnel, wants_upgrade
 from scheduler.api.pages import Token
+from scheduler.api.respond import warning_header
 from scheduler.registry.errors import ApiError, ServiceUnavailable
 
 PATIENCE = 5.0
@@ -52,6 +53,8 @@ class Forwarder:
         self.leader: Leader | None = None
         self.trouble: Callable[[], str] = lambda: ""
         """Why there may be no leader, for whoever waits for one."""
+        self.doubt: Callable[[], str] = lambda: ""
+        """Why this instance may lead no more though it cannot know."""
         self._passing = Passing(instance)
         self._changed = asyncio.Event()
 
@@ -66,13 +69,22 @@ class Forwarder:
     def middleware(self) -> Middleware:
         @web.middleware
         async def forward(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if self.role is Role.LEADING or is_local(request.path):
+            if is_local(request.path):
                 return await handler(request)
+            if self.role is Role.LEADING:
+                return self._warned(await handler(request))
             if self.role is Role.FOLLOWING and await may_answer(request, request.app[API]):
                 return await handler(request)
             return await self._elsewhere(request, handler)
 
         return forward
+
+    def _warned(self, response: web.StreamResponse) -> web.StreamResponse:
+        doubt = self.doubt()
+        if doubt and not response.prepared:
+            text = f"{doubt}: what this scheduler shows may be old"
+            response.headers.add("Warning", warning_header(text))
+        return response
 
     async def _elsewhere(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Passed on, or handled here after all, when this instance comes to lead meanwhile."""

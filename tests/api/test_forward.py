@@ -309,6 +309,17 @@ async def test_tokens_are_looked_at_here_and_there(standby, instance, seen, pod,
     await runner.cleanup()
 
 
+async def test_a_leader_that_is_cut_off_says_so(instance, api):
+    forwarder, url = await instance()
+    client = type(api)(api.session, url)
+    forwarder.become(Role.LEADING)
+    assert (await client("GET", PODS)).warnings == []
+    forwarder.doubt = lambda: "ZooKeeper is out of reach"
+    (warning,) = (await client("GET", PODS)).warnings
+    assert warning == '299 - "ZooKeeper is out of reach: what this scheduler shows may be old"'
+    assert (await client("GET", "/version")).warnings == []
+
+
 # ---- TLS
 
 
