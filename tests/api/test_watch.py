@@ -245,7 +245,7 @@ async def test_client_that_does_not_read_is_dropped(api, app, pod, store, stored
     await api("POST", PODS, pod())
     stream = await api.watch(PODS, resourceVersion=store.version)
     for i in range(30):
-        await stored("pods", "default", "web", metadata={"annotations": {"x": str(i) * 500_000}})
+        await stored("pods", "default", "web", metadata={"annotations": {"x": str(i % 10) * 900_000}})
     async with asyncio.timeout(10):
         await app[API].watches.none.wait()
     stream.close()
