@@ -60,6 +60,17 @@ def _argv(pid):
         return []
 
 
+def followed(cluster, scheduler, pod):
+    """The first line of a pod's log, followed by way of this scheduler."""
+    server = ["--server", f"https://127.0.0.1:{scheduler.port()}"]
+    command = ["kubectl", "--kubeconfig", str(cluster.kubeconfig), *server, "logs", "-f", pod]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as following:
+        try:
+            return following.stdout.readline()
+        finally:
+            following.kill()
+
+
 def test_whoever_is_killed_requests_are_answered_and_pods_run_on(ha, tools, marker):
     both = [Scheduler(ha, 1), Scheduler(ha, 2)]
     ha.create(tools.sleeper("stays", marker))
@@ -70,6 +81,7 @@ def test_whoever_is_killed_requests_are_answered_and_pods_run_on(ha, tools, mark
         tools.wait_for("both schedulers", lambda: all(one.ready() for one in both))
         leader = next(one for one in both if one.leads())
         other = both[1 - both.index(leader)]
+        assert followed(ha, other, "stays") == "started\n"
         os.kill(leader.processes()[part], signal.SIGKILL)
         for _ in range(10):  # kubectl tries again what ends without an answer, as long as it only reads
             assert ha.pod("stays")["status"]["phase"] == "Running"
