@@ -1,0 +1,58 @@
+"""Mounts, namespaces and cgroup writes of a pod as data: what can be printed before it is executed.
+
+An operation is a tuple with `describe()` (one line, for people) and `execute(context)` (the system calls).
+They refer to what earlier ones opened by name in the context. Order and choice are `plan`'s business.
+"""
+
+from typing import Any, Final
+
+from executor.stage1.ops.base import IN_ROOT, Context, Op, StageError, execute, open_or_make
+from executor.stage1.ops.process import (
+    ActAs,
+    Enter,
+    JoinCgroup,
+    Loopback,
+    OomScore,
+    SetHostname,
+    SetSysctls,
+    Terminal,
+    Unshare,
+    UnshareUsers,
+)
+from executor.stage1.ops.sandbox import Hide, MakeReadOnly, MountNew, NewRoot, SealRoot
+from executor.stage1.ops.trees import (
+    DEVICES,
+    Attach,
+    MountDev,
+    MountOverlay,
+    PivotRoot,
+    ReadOnlyRoot,
+    TakeTree,
+    TakeVolume,
+)
+
+__all__ = [
+    "DEVICES", "IN_ROOT", "ActAs", "Attach", "Context", "Enter", "Hide", "JoinCgroup", "Loopback", "MakeReadOnly",
+    "MountDev", "MountNew", "MountOverlay", "NewRoot", "OomScore", "Op", "PivotRoot", "ReadOnlyRoot", "SealRoot",
+    "SetHostname", "SetSysctls", "StageError", "TakeTree", "TakeVolume", "Terminal", "Unshare", "UnshareUsers",
+    "execute", "open_or_make", "pack", "unpack",
+]  # fmt: skip
+
+_KINDS: Final = {
+    kind.__name__: kind
+    for kind in (
+        Unshare, UnshareUsers, ActAs, Enter, TakeTree, TakeVolume, MountOverlay, Attach, MountDev, ReadOnlyRoot,
+        JoinCgroup, OomScore, PivotRoot, SetHostname, SetSysctls, Loopback, NewRoot, MountNew, Hide, MakeReadOnly,
+        SealRoot, Terminal,
+    )
+}  # fmt: skip
+
+
+def pack(ops: "list[Op]") -> list[Any]:
+    """A plan as plain tuples, for `marshal`."""
+    return [(type(op).__name__, *op) for op in ops]  # type: ignore[misc]  # every kind is a NamedTuple
+
+
+def unpack(data: list[Any]) -> "list[Op]":
+    """The plan that `pack` packed."""
+    return [_KINDS[name](*fields) for name, *fields in data]

@@ -1,0 +1,216 @@
+"""Operations on the process that executes them: namespaces, cgroups, terminal, names."""
+
+import errno
+import os
+from typing import Final, NamedTuple
+
+from executor.stage1 import cgroups, syscalls, userns
+from executor.stage1.ops.base import O_DIR, Context, StageError
+from executor.stage1.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS
+
+_TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441  # include/uapi/asm-generic/ioctls.h
+_TTY_AUX_MAJOR: Final = 5
+
+
+class Unshare(NamedTuple):
+    """New namespaces for this process."""
+
+    flags: int
+    names: str
+
+    def describe(self) -> str:
+        return f"unshare {self.names}"
+
+    def execute(self, context: Context) -> None:
+        syscalls.unshare(self.flags)
+
+
+class UnshareUsers(NamedTuple):
+    """New namespaces that belong to a new user namespace, while we stay in ours and so can build mounts for them.
+
+    A child makes them and we follow it, except into the user namespace: that becomes the descriptor `users`.
+    """
+
+    flags: int
+    names: str
+    base: int
+
+    def describe(self) -> str:
+        return f"make a user namespace of ids from {self.base}, and in it {self.names}"
+
+    def execute(self, context: Context) -> None:
+        ready, report = os.pipe2(os.O_CLOEXEC)
+        stay, leave = os.pipe2(os.O_CLOEXEC)
+        pid = os.fork()
+        if pid == 0:
+            os.close(leave)
+            userns.hold_namespaces(syscalls.CLONE_NEWUSER | self.flags, report, stay)
+        os.close(report)
+        os.close(stay)
+        try:
+            if reply := os.read(ready, 100):
+                raise OSError(int(reply), os.strerror(int(reply)))
+            child = os.pidfd_open(pid)
+            userns.map_ids(userns.on_host(child), self.base)
+            context.fds["users"] = os.open(
+                f"/proc/{userns.on_host(child)}/ns/user", os.O_RDONLY | os.O_CLOEXEC
+            )
+            syscalls.setns(child, self.flags)
+            os.close(child)
+        finally:
+            os.close(ready)
+            os.close(leave)
+
+
+class ActAs(NamedTuple):
+    """What is made from here on belongs to the pod's root, not to the host's."""
+
+    base: int
+
+    def describe(self) -> str:
+        return f"make files as {self.base}"
+
+    def execute(self, context: Context) -> None:
+        syscalls.set_file_ids(self.base, self.base)
+
+
+class Enter(NamedTuple):
+    """Join namespaces of another process, through a namespace's descriptor or a pidfd."""
+
+    fd: str
+    flags: int
+
+    def describe(self) -> str:
+        return f"enter the namespaces of {self.fd}"
+
+    def execute(self, context: Context) -> None:
+        syscalls.setns(context.fds[self.fd], self.flags)
+
+
+class JoinCgroup(NamedTuple):
+    """Move this process: first into every hierarchy, then under a cgroup namespace if asked."""
+
+    members: tuple[str, ...]
+    namespace: bool
+
+    def describe(self) -> str:
+        return f"join the cgroup {os.path.dirname(self.members[0])}"
+
+    def execute(self, context: Context) -> None:
+        for path in self.members:
+            cgroups.write(path, "0")
+        if self.namespace:
+            syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+
+
+class Terminal(NamedTuple):
+    """A new terminal of the app's own devpts: its user side becomes stdin, stdout and stderr, `master` the other.
+
+    Opened below the app's root without links, so it is a terminal of the pod or nothing (CVE-2016-9962's kin).
+    """
+
+    def describe(self) -> str:
+        return "open a terminal"
+
+    def execute(self, context: Context) -> None:
+        import fcntl
+
+        root = os.open("/", O_DIR | os.O_CLOEXEC)
+        resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
+        master = syscalls.openat2(root, "dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY, resolve)
+        os.close(root)
+        if os.major(os.fstat(master).st_rdev) != _TTY_AUX_MAJOR:
+            os.close(master)
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+        fcntl.ioctl(master, _TIOCSPTLCK, bytes(4))
+        slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        for stream in (0, 1, 2):
+            os.dup2(slave, stream, inheritable=True)
+        os.close(slave)
+        context.fds["master"] = master
+
+
+class OomScore(NamedTuple):
+    """oom_score_adj of the app (proc(5))."""
+
+    value: int
+
+    def describe(self) -> str:
+        return f"set oom_score_adj to {self.value}"
+
+    def execute(self, context: Context) -> None:
+        cgroups.write("/proc/self/oom_score_adj", str(self.value))
+
+
+class SetHostname(NamedTuple):
+    """Hostname of the pod's uts namespace."""
+
+    name: str
+
+    def describe(self) -> str:
+        return f"set the hostname {self.name}"
+
+    def execute(self, context: Context) -> None:
+        import socket  # loaded long before the fork; here for whoever only prints plans
+
+        socket.sethostname(self.name)
+
+
+class SetSysctls(NamedTuple):
+    """Settings of the pod's own namespaces, through a /proc of ours that is gone afterwards.
+
+    Written as root of the pod's user namespace if it has one, for those of the ipc namespace ask who that is.
+    """
+
+    settings: tuple[tuple[str, str], ...]
+
+    def describe(self) -> str:
+        return f"set {', '.join(f'{name}={value}' for name, value in self.settings)}"
+
+    def execute(self, context: Context) -> None:
+        os.mkdir("/proc.sysctl", 0o700)
+        syscalls.mount("proc", "/proc.sysctl", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+        try:
+            root = os.open("/proc.sysctl/sys", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        finally:
+            syscalls.umount("/proc.sysctl")
+            os.rmdir("/proc.sysctl")
+        ready, report = os.pipe2(os.O_CLOEXEC)
+        if os.fork() == 0:
+            self._write(root, report, context.fds.get("users"))
+        os.close(root)
+        os.close(report)
+        with open(ready, encoding="utf-8") as file:
+            wrong = file.read()
+        if wrong:
+            raise StageError(wrong)
+
+    def _write(self, root: int, report: int, users: int | None) -> None:
+        name = ""
+        try:
+            if users is not None:
+                syscalls.setns(users, syscalls.CLONE_NEWUSER)
+                os.setresuid(0, 0, 0)
+            for name, value in self.settings:
+                fd = os.open(name.replace(".", "/"), os.O_WRONLY | os.O_CLOEXEC, dir_fd=root)
+                os.write(fd, value.encode())
+                os.close(fd)
+        except OSError as error:
+            os.write(report, f"set sysctl {name}: {error.strerror}".encode())
+        finally:
+            os._exit(0)
+
+
+class Loopback(NamedTuple):
+    """Set `lo` up in the pod's network namespace (netdevice(7), SIOCSIFFLAGS)."""
+
+    def describe(self) -> str:
+        return "set the interface lo up"
+
+    def execute(self, context: Context) -> None:
+        import fcntl
+        import socket
+
+        up_and_running = (0x1 | 0x40).to_bytes(2, "little")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            fcntl.ioctl(sock, 0x8914, b"lo".ljust(16, b"\0") + up_and_running.ljust(24, b"\0"))

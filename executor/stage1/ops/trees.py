@@ -1,0 +1,241 @@
+"""Operations that make an app's root: detached copies of mounts, the overlay, /dev, and where all that is put."""
+
+import os
+import re
+import stat
+from typing import Final, NamedTuple
+
+from executor.stage1 import syscalls, userns
+from executor.stage1.ops.base import IN_ROOT, O_DIR, Context, open_or_make
+from executor.stage1.syscalls import (
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    RESOLVE_BENEATH,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+)
+
+DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
+_LINKS: Final = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "ptmx": "pts/ptmx",
+}
+_MAX_LOWERS: Final = 3950  # of a page, when the rest of the options has its part
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")  # nothing that overlayfs wants escaped
+
+
+class TakeTree(NamedTuple):
+    """Copy the mount(s) at a path of ours into a detached tree."""
+
+    name: str
+    path: str
+    recursive: bool = True
+
+    def describe(self) -> str:
+        return f"take {self.path} as {self.name}"
+
+    def execute(self, context: Context) -> None:
+        flags = syscalls.OPEN_TREE_CLONE | (syscalls.AT_RECURSIVE if self.recursive else 0)
+        context.fds[self.name] = syscalls.open_tree(self.path, flags)
+
+
+class TakeVolume(NamedTuple):
+    """Copy a volume, or a path that must lie below it, into a detached tree.
+
+    A missing sub path is made as a directory, as the kubelet does; one that leads out of the volume fails
+    (EXDEV), whatever symbolic links the pod itself has put there (CVE-2017-1002101).
+    """
+
+    name: str
+    source: str
+    sub_path: str
+    recursive: bool
+
+    def describe(self) -> str:
+        below = f", path {self.sub_path} in it" if self.sub_path else ""
+        return f"take volume {self.source}{below}"
+
+    def execute(self, context: Context) -> None:
+        flags = syscalls.OPEN_TREE_CLONE | (syscalls.AT_RECURSIVE if self.recursive else 0)
+        if not self.sub_path:
+            context.fds[self.name] = syscalls.open_tree(self.source, flags)
+            return
+        volume = os.open(self.source, O_DIR | os.O_CLOEXEC)
+        try:
+            resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
+            try:
+                place = syscalls.openat2(volume, self.sub_path, os.O_PATH, resolve)
+            except FileNotFoundError:
+                place = open_or_make(volume, self.sub_path, resolve, directory=True)
+        finally:
+            os.close(volume)
+        try:
+            context.fds[self.name] = syscalls.open_tree("", flags | syscalls.AT_EMPTY_PATH, place)
+        finally:
+            os.close(place)
+
+
+class MountOverlay(NamedTuple):
+    """The app's root: its own writable layer over the image's rendered layers (uppermost first)."""
+
+    target: str
+    lowers: tuple[str, ...]
+    upper: str
+    work: str
+    device_files: bool
+    mapped: bool = False
+
+    def describe(self) -> str:
+        return f"mount {'id-mapped ' if self.mapped else ''}overlay on {self.target}"
+
+    def execute(self, context: Context) -> None:
+        if self.mapped:
+            # Each onto itself, in this mount namespace: the kernel takes layers from no other (before 6.15).
+            for path in (*self.lowers, os.path.dirname(self.upper)):
+                _map_in_place(path, context.fds["users"])
+        # Descriptors instead of paths: no limit on their length, and no character needs escaping.
+        place, names = _below_one(self.lowers)
+        opened = (self.upper, self.work) if place else (*self.lowers, self.upper, self.work)
+        fds = [os.open(path, O_DIR | os.O_CLOEXEC) for path in opened]
+        paths = [f"/proc/self/fd/{fd}" for fd in fds]
+        lower = ":".join(names if place else paths[:-2])
+        data = f"lowerdir={lower},upperdir={paths[-2]},workdir={paths[-1]}"
+        here = os.open(".", os.O_PATH | os.O_CLOEXEC)
+        try:
+            if place:
+                os.chdir(place)
+            syscalls.mount("overlay", self.target, "overlay", 0 if self.device_files else MS_NODEV, data)
+        finally:
+            os.fchdir(here)
+            for fd in (*fds, here):
+                os.close(fd)
+        context.fds["root"] = os.open(self.target, O_DIR | os.O_CLOEXEC)
+
+
+def _below_one(lowers: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """The directory that a store keeps its layers in, and their plain names below it; ("", ()) when there is no such.
+
+    The kernel finds many layers sooner by names than by descriptors. It takes one page of options (mount(2)).
+    """
+    place = os.path.dirname(os.path.dirname(lowers[0]))
+    if len(place) < 2 or not all(path.startswith(f"{place}/") for path in lowers):
+        return "", ()
+    names = tuple(path[len(place) + 1 :] for path in lowers)
+    if sum(map(len, names)) + len(names) > _MAX_LOWERS or not all(map(_PLAIN.fullmatch, names)):
+        return "", ()
+    return place, names
+
+
+def _map_in_place(path: str, users: int) -> None:
+    tree = userns.mapped(path, users)
+    target = os.open(path, O_DIR | os.O_CLOEXEC)
+    try:
+        syscalls.move_mount(tree, target)
+    finally:
+        os.close(target)
+        os.close(tree)
+
+
+class Attach(NamedTuple):
+    """Put a detached tree on a path of the app's root, made when missing (root:root 0755)."""
+
+    name: str
+    target: str
+    attributes: int = 0
+    recursive: bool = False
+    no_links: bool = False
+    mapped: bool = False
+
+    def describe(self) -> str:
+        return f"mount {self.name} on {self.target}{' (id-mapped)' if self.mapped else ''}"
+
+    def execute(self, context: Context) -> None:
+        tree = context.fds.pop(self.name)
+        resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS if self.no_links else IN_ROOT
+        directory = stat.S_ISDIR(os.fstat(tree).st_mode)
+        target = open_or_make(context.fds["root"], self.target, resolve, directory=directory)
+        try:
+            if self.mapped:
+                syscalls.map_mount(tree, context.fds["users"], recursive=self.recursive)
+            syscalls.mount_setattr(
+                tree, self.attributes, recursive=self.recursive, propagation=syscalls.MS_PRIVATE
+            )
+            syscalls.move_mount(tree, target)
+        finally:
+            os.close(target)
+            os.close(tree)
+
+
+class MountDev(NamedTuple):
+    """A small /dev: a tmpfs that honours no device files, with the six harmless ones bound onto it.
+
+    So an app with CAP_MKNOD (it is in the default set) can make device files anywhere and open none.
+    With `every` (privileged) the host's device files are made in it instead.
+    """
+
+    every: bool = False
+    base: int = 0
+
+    def describe(self) -> str:
+        return "mount /dev"
+
+    def execute(self, context: Context) -> None:
+        resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
+        target = open_or_make(context.fds["root"], "dev", resolve, directory=True)
+        flags = MS_NOSUID | MS_NOEXEC | (0 if self.every else MS_NODEV)
+        syscalls.mount("tmpfs", f"/proc/self/fd/{target}", "tmpfs", flags, "mode=755,size=64k")
+        os.close(target)
+        dev = syscalls.openat2(context.fds["root"], "dev", O_DIR, resolve)
+        if self.every:
+            _copy_devices("/dev", dev)
+        else:
+            for name in DEVICES:
+                os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=dev))
+                syscalls.mount(f"/dev/{name}", f"/proc/self/fd/{dev}/{name}", None, MS_BIND)
+        for name in ("pts", "shm", "mqueue"):
+            os.mkdir(name, 0o755, dir_fd=dev)
+        for name, to in _LINKS.items():
+            os.symlink(to, name, dir_fd=dev)
+        options = f"newinstance,ptmxmode=0666,mode=0620,gid={self.base + 5}"
+        syscalls.mount("devpts", f"/proc/self/fd/{dev}/pts", "devpts", MS_NOSUID | MS_NOEXEC, options)
+        os.close(dev)
+
+
+def _copy_devices(source: str, dev: int) -> None:
+    """Make every device file directly in `source` in the directory `dev` too."""
+    for entry in os.scandir(source):
+        info = entry.stat(follow_symlinks=False)
+        if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):
+            if entry.name in _LINKS:
+                continue
+            os.mknod(entry.name, info.st_mode, info.st_rdev, dir_fd=dev)
+            os.chmod(entry.name, stat.S_IMODE(info.st_mode), dir_fd=dev)
+
+
+class ReadOnlyRoot(NamedTuple):
+    """The app cannot write to its root (volumes and /dev stay as they are)."""
+
+    def describe(self) -> str:
+        return "make the root read-only"
+
+    def execute(self, context: Context) -> None:
+        syscalls.mount_setattr(context.fds["root"], syscalls.MOUNT_ATTR_RDONLY, recursive=False)
+
+
+class PivotRoot(NamedTuple):
+    """Make `root` the root and let go of every other mount."""
+
+    def describe(self) -> str:
+        return "pivot_root"
+
+    def execute(self, context: Context) -> None:
+        os.fchdir(context.fds["root"])
+        syscalls.pivot_root(".", ".")
+        syscalls.umount(".")
+        os.chdir("/")
