@@ -67,7 +67,7 @@ async def test_writes_go_to_the_leader(standby, seen, pod, api):
     ((method, path, headers),) = seen
     assert (method, path) == ("POST", f"{PODS}?fieldManager=a%26b&x=%20")
     assert (headers["X-Forwarded-For"], headers["User-Agent"]) == ("127.0.0.1", "me")
-    assert headers["X-Forwarded-Host"] == client.base.partition("//")[2]
+    assert headers["X-Forwarded-Host"] == headers["Host"] == client.base.partition("//")[2]
     assert (await client("DELETE", f"{PODS}/web")).status == 200
     assert (await client("GET", f"{PODS}/web")).status == 404
     assert len(seen) == 3
