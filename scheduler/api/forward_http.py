@@ -88,8 +88,8 @@ class Passing:
     def headers(self, request: web.Request) -> CIMultiDict[str]:
         """The client's, and who it is."""
         made = end_to_end(request.headers)
-        if request.app[API].token is not None:  # without one the leader, too, looks at what its clients call it
-            made.popall(hdrs.HOST, None)
+        if request.app[API].token is not None:
+            made.popall(hdrs.HOST, None)  # without a token the leader, too, looks at what its clients call it
         if request.remote:
             before = request.headers.get(hdrs.X_FORWARDED_FOR)
             made[hdrs.X_FORWARDED_FOR] = f"{before}, {request.remote}" if before else request.remote
