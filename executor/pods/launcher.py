@@ -74,10 +74,11 @@ class Launcher:
         """Done, with the exit status as `subprocess` gives it, when the launcher has ended: all pods are dead."""
 
     @classmethod
-    async def start(cls, *, spares: int = 1) -> "Launcher":
+    async def start(cls, *, spares: int = 1, hold: tuple[int, ...] = ()) -> "Launcher":
         """Start the launcher; raises LaunchError with what is missing (not root, no overlay, …).
 
-        `spares` sandboxes and starters are forked ahead of need; 0 saves their memory (a few MiB).
+        `spares` sandboxes and starters are forked ahead of need; 0 saves their memory (a few MiB). `hold`: descriptors
+        that stay open in the launcher, and in nothing it starts, for as long as it lives.
         """
         ours, theirs = channel.pair()
         root = str(Path(__file__).resolve().parents[2])
@@ -85,7 +86,11 @@ class Launcher:
         command += ["--fd", str(theirs.fileno()), "--parent", str(os.getpid()), "--spares", str(spares)]
         with theirs:
             process = subprocess.Popen(  # noqa: ASYNC220 - a vfork; asyncio's own would add a watcher thread
-                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True, env={}
+                command,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno(), *hold],
+                start_new_session=True,
+                env={},
             )
         self = cls(process, ours)
         ours.setblocking(False)

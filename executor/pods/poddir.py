@@ -15,11 +15,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
-
-from executor.pods.manifest import AC_VERSION
+from typing import Any, Final
 
 log = logging.getLogger(__name__)
+
+AC_VERSION: Final = "0.8.11"
+KEPT: Final = "pod-created"
+"""A file in pod directories that outlive who made them: those of `gantry rkt`, which collects them itself."""
 
 
 class Phase(StrEnum):
@@ -36,15 +38,28 @@ class Phase(StrEnum):
 class PodDir:
     """One pod's directory, locked by us."""
 
-    def __init__(self, root: Path, name: str) -> None:
+    def __init__(self, root: Path, name: str, phase: Phase | None = None) -> None:
+        """A new one; or that of a pod which is in `phase`: FileNotFoundError, BlockingIOError if somebody has it."""
         self._root = root
         self.name = name
-        self.phase = Phase.EMBRYO
+        self.phase = phase or Phase.EMBRYO
         # Text, and plain calls: a pod's start is measured in milliseconds, and pathlib's share would show.
         self._text = f"{root}/{self.phase}/{name}"
-        os.mkdir(self._text, 0o750)
+        if phase is None:
+            os.mkdir(self._text, 0o750)
         self._lock = os.open(self._text, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if phase is not None:
+                os.stat(self._text)  # it may have been moved on before we had the lock
+        except OSError:
+            os.close(self._lock)
+            raise
+
+    @property
+    def lock(self) -> int:
+        """The descriptor that holds the lock; whoever inherits it holds it as well."""
+        return self._lock
 
     @property
     def path(self) -> Path:
@@ -68,13 +83,20 @@ class PodDir:
             os.mkdir(f"{path}/logs/{app}")
             self.empty_termination_log(app)
 
-    def write_app(self, app: str, image: str, image_id: str, layers: Sequence[Path]) -> None:
-        """What is to be known of an app's image: which it is, and its trees, uppermost first."""
+    def write_app(
+        self,
+        app: str,
+        image: str,
+        image_id: str,
+        layers: Sequence[Path],
+        manifest: Mapping[str, Any] | None = None,
+    ) -> None:
+        """What is to be known of an app's image: which it is, its manifest, and its trees, uppermost first."""
         annotations = [
             {"name": "gantry.io/image", "value": image},
             {"name": "gantry.io/image-id", "value": image_id},
         ]
-        image_manifest = {
+        image_manifest = manifest or {
             "acKind": "ImageManifest",
             "acVersion": AC_VERSION,
             "name": app,
@@ -150,10 +172,12 @@ class PodDirs:
         return PodDir(self.root, name)
 
     def collect(self) -> list[str]:
-        """Remove what an executor left that is gone; returns the names. Safe beside other executors' pods."""
+        """Remove what an executor left that is gone; returns the names. Safe beside pods of others."""
         removed = []
         for phase in Phase:
             for path in (self.root / phase).iterdir():
+                if (path / KEPT).exists():
+                    continue
                 fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
