@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 import uuid
@@ -138,6 +139,19 @@ class Ha(_processes.Local):  # type: ignore[name-defined,misc]
         self.timeout = timeout
         self.url = f"zk://{zookeeper.address}/{directory.name}"
         self.ports: dict[str, int] = {}
+        self._spawned: list[subprocess.Popen[bytes]] = []
+
+    def spawn(self, name: str, *argv: str) -> subprocess.Popen[bytes]:
+        """It ends with us, however we end; and with `stop`, whatever a test did with it."""
+        with (self.directory / f"{name}.log").open("ab") as log:
+            command = ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", "gantry", *argv]
+            environ = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, env=environ
+            )
+        self._spawned.append(process)
+        self.processes[name] = process
+        return process
 
     def begin(
         self, *schedulers: str, agents: tuple[str, ...] = ("agent-1",), flags: tuple[str, ...] = ()
@@ -227,10 +241,12 @@ class Ha(_processes.Local):  # type: ignore[name-defined,misc]
 
     def stop(self) -> None:
         children = []
-        for name in self.ports.keys() & self.processes.keys():
-            with contextlib.suppress(OSError, IndexError):
-                pid = self.processes[name].pid
-                children += [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        for process in self._spawned:
+            with contextlib.suppress(OSError):
+                path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+                children += [int(one) for one in path.read_text().split()]
+            process.kill()
+            process.wait()
         super().stop()
         for pid in children:
             with contextlib.suppress(ProcessLookupError):
