@@ -91,7 +91,7 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
         keeper.run_pod,
         config.flavor,
         gpus,
-        seccomp_profiles=config.seccomp_profiles,
+        rules=config.rules,
         want=executor.want,
     )
     pods = Pods(machine, executor.report)

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from executor.pods.rules import Rules
+from executor.pods.sysctls import check_allowed
 from shared.wire import IDLE_TIMEOUT_VARIABLE
 
 FLAVORS: Final = ("linux", "fly")
+MAX_PIDS: Final = 4096
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -20,7 +23,7 @@ class Settings:
     image_config: the file of settings for images, or None. sandbox: where the agent wants our files, or None.
     listen_host, listen_port: of the node server; port 0 takes a free one. ip: what others reach this machine by.
     flavor: for pods without runtimeClassName. idle_timeout: seconds without a pod after which the executor leaves, 0
-    for never. device_dir: where the files of GPUs are. seccomp_profiles: the profiles that pods may name.
+    for never. device_dir: where the files of GPUs are. rules: what pods may have here.
     """
 
     state_dir: Path
@@ -34,7 +37,7 @@ class Settings:
     idle_timeout: float
     log_level: str
     device_dir: Path
-    seccomp_profiles: Path
+    rules: Rules
 
     @property
     def pods_dir(self) -> Path:
@@ -83,6 +86,14 @@ def parser() -> argparse.ArgumentParser:
         "--seccomp-profiles", type=Path, metavar="DIR",
         help="profiles for seccompProfile.type Localhost (default: seccomp in the state directory)",
     )  # fmt: skip
+    made.add_argument(
+        "--pod-max-pids", type=int, default=MAX_PIDS, metavar="N",
+        help="processes and threads that a pod may have, 0: as many as it likes (default: %(default)s)",
+    )  # fmt: skip
+    made.add_argument(
+        "--allowed-unsafe-sysctls", default="", metavar="NAMES",
+        help="kernel parameters that pods may set beside the safe ones, with commas between; net.core.* means all of it",
+    )  # fmt: skip
     made.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="(default: %(default)s)")
     return made
 
@@ -103,7 +114,18 @@ def settings(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         idle_timeout=_idle_timeout(args.idle_timeout, environ),
         log_level=args.log_level,
         device_dir=args.device_dir.absolute(),
+        rules=_rules(args),
+    )
+
+
+def _rules(args: argparse.Namespace) -> Rules:
+    if args.pod_max_pids < 0:
+        raise ValueError(f"--pod-max-pids {args.pod_max_pids}: expected a number, or 0 for no limit")
+    names = [name.strip() for name in args.allowed_unsafe_sysctls.split(",") if name.strip()]
+    return Rules(
         seccomp_profiles=(args.seccomp_profiles or args.state_dir / "seccomp").absolute(),
+        max_pids=args.pod_max_pids,
+        unsafe_sysctls=tuple(map(check_allowed, names)),
     )
 
 

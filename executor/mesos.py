@@ -20,6 +20,7 @@ from executor.pods.gpus import GpuError
 from executor.pods.objects import Objects
 from executor.pods.pods import Pods
 from executor.pods.supplies import unpack
+from executor.pods.sysctls import SysctlError
 from executor.server.app import Tokens
 from shared.mesos.durations import duration_from_json
 from shared.mesos.executor_driver import Executor, ExecutorDriver, NotConnected
@@ -97,7 +98,7 @@ class PodExecutor(Executor):
             self._pods.launch(task_id, with_claims(launch.pod, volumes), unpack(launch))
         except (WireError, ValueError) as error:
             log.error("task %s: %s", task_id, error)
-            reason = error.reason if isinstance(error, GpuError) else "InvalidPod"
+            reason = error.reason if isinstance(error, GpuError | SysctlError) else "InvalidPod"
             status = {"phase": "Failed", "reason": reason, "message": str(error)}
             self.report(task_id, Report("TASK_FAILED", str(error), status, ()))
 

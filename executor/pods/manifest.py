@@ -8,15 +8,15 @@ appc spec `pods.md` and `ace.md`; the `gantry.io/…` names are those of docs/st
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
-from executor.pods import seccomp
+from executor.pods import seccomp, sysctls
 from executor.pods.env import NO_OBJECTS, ConfigError, Node, command_line, environment
 from executor.pods.gpus import NO_DEVICES, Devices
 from executor.pods.isolators import isolators, qos_class
 from executor.pods.objects import Objects
 from executor.pods.projections import is_projection
+from executor.pods.rules import NO_RULES, Rules
 from executor.pods.users import Identity
 from executor.stage0.config import ImageConfig
 from executor.stage1.manifest import FLAVORS
@@ -33,7 +33,7 @@ HOST_PATH_TYPES: Final = frozenset(
 @dataclass(frozen=True, slots=True)
 class PodLevel:
     """What the containers of a pod share, read once. termination_dir: absolute, holds a file for each app. devices:
-    by name of the container, for those that have some. seccomp_profiles: where those of type Localhost are."""
+    by name of the container, for those that have some. rules: of this node. sysctls: that the pod sets."""
 
     pod: Mapping[str, Any]
     node: Node
@@ -42,7 +42,8 @@ class PodLevel:
     qos_class: str
     termination_dir: str
     devices: Mapping[str, Devices] = field(default_factory=dict)
-    seccomp_profiles: Path = seccomp.DEFAULT_PROFILES
+    rules: Rules = NO_RULES
+    sysctls: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def hostname(self) -> str:
@@ -81,13 +82,17 @@ def pod_level(
     flavor: str,
     termination_dir: str,
     devices: Mapping[str, Devices] | None = None,
-    seccomp_profiles: Path = seccomp.DEFAULT_PROFILES,
+    rules: Rules = NO_RULES,
 ) -> PodLevel:
-    """Read the pod's own part. The network of a pod is its own and has only loopback, unless it is the host's."""
+    """Read the pod's own part. The network of a pod is its own and has only loopback, unless it is the host's.
+
+    Raises SysctlError (a ValueError).
+    """
     spec = pod["spec"]
     pod_ip = node.ip if spec.get("hostNetwork") else ""
     qos = qos_class(spec)
-    return PodLevel(pod, node, flavor, pod_ip, qos, termination_dir, devices or {}, seccomp_profiles)
+    settings = sysctls.settings(pod, flavor, rules.unsafe_sysctls)
+    return PodLevel(pod, node, flavor, pod_ip, qos, termination_dir, devices or {}, rules, settings)
 
 
 def pod_manifest(level: PodLevel, apps: list[dict[str, Any]]) -> dict[str, Any]:
@@ -107,10 +112,19 @@ def pod_manifest(level: PodLevel, apps: list[dict[str, Any]]) -> dict[str, Any]:
             *_termination_volumes(level),
             *_device_volumes(level),
         ],
-        "isolators": [],
+        "isolators": _pod_isolators(level),
         "annotations": [{"name": name, "value": value} for name, value in notes.items()],
         "ports": [],
     }
+
+
+def _pod_isolators(level: PodLevel) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+    if level.rules.max_pids:
+        made.append({"name": "gantry.io/pids", "value": {"limit": level.rules.max_pids}})
+    if level.sysctls:
+        made.append({"name": "os/unix/sysctl", "value": dict(level.sysctls)})
+    return made
 
 
 def app_entry(
@@ -136,13 +150,17 @@ def app_entry(
         "environment": [{"name": name, "value": value} for name, value in env.items()],
         "isolators": [
             *isolators(container, level.qos_class, level.node.memory, level.node.lowest_oom_score),
-            *seccomp.isolator(container, level.pod["spec"], level.seccomp_profiles),
+            *seccomp.isolator(container, level.pod["spec"], level.rules.seccomp_profiles),
         ],
         "ports": [],
     }
     notes = {"gantry.io/stop-signal": str(int(stop_signal(config.stop_signal)))}
     if context.get("privileged"):
         notes["gantry.io/privileged"] = "true"
+    if context.get("procMount") == "Unmasked":
+        notes["gantry.io/proc-mount"] = "unmasked"
+    if (level.pod["spec"].get("securityContext") or {}).get("supplementalGroupsPolicy") == "Strict":
+        notes["gantry.io/groups"] = "strict"
     return {
         "name": container["name"],
         "image": {"id": image_id},

@@ -13,7 +13,7 @@ from executor.pods.env import Node
 from executor.pods.gpus import Gpus
 from executor.pods.launcher import AppExit
 from executor.pods.poddir import PodDirs
-from executor.pods.seccomp import DEFAULT_PROFILES
+from executor.pods.rules import NO_RULES, Rules
 from executor.stage0.config import ImageConfig
 from executor.stage1.manifest import FLAVORS
 
@@ -75,7 +75,7 @@ class RunPod(Protocol):
 @dataclass(frozen=True)
 class Machine:
     """All that pods share. flavors: those of stage1 that there are; gpus: of the machine; clock: Unix time.
-    seccomp_profiles: the directory of those that pods may name (type Localhost). want: asks the scheduler for the
+    rules: what pods may have here. want: asks the scheduler for the
     objects of a pod, by its name, if their digest is another; ask_seconds: how often, until they are there;
     refresh_seconds: how often then, while files are made of them.
     """
@@ -91,4 +91,4 @@ class Machine:
     want: Callable[[str, str], None] = field(default=lambda name, digest: None)
     ask_seconds: float = 5.0
     refresh_seconds: float = 60.0
-    seccomp_profiles: Path = DEFAULT_PROFILES
+    rules: Rules = NO_RULES

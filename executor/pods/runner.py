@@ -95,7 +95,7 @@ class PodRunner:
         self._containers = {c["name"]: c for c in _containers(pod)}
         flavor = manifest.choose_flavor(pod, supplies.handler, machine.default_flavor, machine.flavors)
         termination = str(machine.dirs.root / Phase.RUN / name / "termination")
-        self._level = manifest.pod_level(pod, node, flavor, termination, devices, machine.seccomp_profiles)
+        self._level = manifest.pod_level(pod, node, flavor, termination, devices, machine.rules)
         self._files = Files(pod, node)
         self._facts = read_pod(
             pod, host_ip=node.ip, pod_ip=self._level.pod_ip, qos_class=self._level.qos_class

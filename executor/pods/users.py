@@ -52,7 +52,8 @@ def resolve(
     user = _user(user_text, passwd, layers)
     gid = user.gid if not group_text else _group(group_text, group, layers)
     extra = [int(g) for g in context.get("supplementalGroups") or ()] + [int(g) for g in image_groups]
-    groups = dict.fromkeys([*extra, *_memberships(user.name, group)])
+    merged = context.get("supplementalGroupsPolicy") != "Strict"
+    groups = dict.fromkeys([*extra, *(_memberships(user.name, group) if merged else ())])
     return Identity(user.uid, gid, tuple(g for g in groups if g != gid))
 
 

@@ -80,6 +80,8 @@ class App(NamedTuple):
     rlimits: tuple[tuple[int, int, int], ...] = ()  # resource (resource.h), soft, hard; -1 is no limit
     seccomp: filters.Filter | None = None
     default_seccomp: bool = True  # the flavor's filter, when the manifest does not say
+    whole_proc: bool = False  # nothing of its /proc is hidden or read-only
+    strict_groups: bool = False  # no groups that only the image knows
 
 
 class Pod(NamedTuple):
@@ -144,6 +146,12 @@ def _pod(raw: dict[str, Any]) -> Pod:
     )
     if sysctls and (pod.flavor != "linux" or pod.host_network):
         raise ManifestError("pod isolator os/unix/sysctl: needs flavor linux and a network of the pod's own")
+    unmasked = [app.name for app in apps.values() if app.whole_proc]
+    if unmasked and users != "private":
+        raise ManifestError(
+            f"app {unmasked[0]}: annotation gantry.io/proc-mount: unmasked needs a user namespace of the pod's own "
+            "(annotation gantry.io/user-namespace: private)"
+        )
     if users == "private" and not pod.may_have_users:
         raise ManifestError(
             "annotation gantry.io/user-namespace: private needs flavor linux, no host network and no privileged app"
@@ -218,7 +226,16 @@ def _app(raw: dict[str, Any], volumes: dict[str, Volume]) -> App:
         privileged=notes.get("gantry.io/privileged") == "true",
         seccomp=isolated["seccomp"],
         default_seccomp=not isolated["seccomp_given"],
+        whole_proc=_one_of(name, notes, "gantry.io/proc-mount", ("default", "unmasked")) == "unmasked",
+        strict_groups=_one_of(name, notes, "gantry.io/groups", ("merge", "strict")) == "strict",
     )
+
+
+def _one_of(app: str, notes: dict[str, str], name: str, words: tuple[str, ...]) -> str:
+    word = notes.get(name, words[0])
+    if word not in words:
+        raise ManifestError(f"app {app}: annotation {name}: {word!r} is not one of {', '.join(words)}")
+    return word
 
 
 def _mounts(app: str, raw: dict[str, Any], volumes: dict[str, Volume]) -> tuple[Mount, ...]:

@@ -106,6 +106,8 @@ def pod_plan(pod: Pod) -> list[Op]:
         if any(app.privileged for app in pod.apps.values()):
             plan.append(ops.MountNew("proc", "proc.privileged", _PROC_FLAGS))
             plan.append(ops.MountNew("sysfs", "sys.privileged", _PROC_FLAGS))
+        if any(app.whole_proc for app in pod.apps.values()):
+            plan.append(ops.MountNew("proc", "proc.unmasked", _PROC_FLAGS))
     if pod.sysctls:
         plan.append(ops.SetSysctls(pod.sysctls))
     for volume in pod.volumes.values():
@@ -179,6 +181,7 @@ def app_process(pod: Pod, app: App) -> Process:
         seccomp=_seccomp(pod, app),
         ids=pod.ids,
         rlimits=app.rlimits,
+        strict_groups=app.strict_groups,
     )
 
 
@@ -207,7 +210,7 @@ def _shared(pod: Pod, app: App) -> list[Op]:
         flags |= 0 if pod.host_network else syscalls.CLONE_NEWNET
         suffix = ".privileged" if app.privileged else ""
         plan = [
-            ops.TakeTree("proc", f"/proc{suffix}"),
+            ops.TakeTree("proc", "/proc.unmasked" if app.whole_proc else f"/proc{suffix}"),
             ops.TakeTree("sys", f"/sys{suffix}"),
             ops.TakeTree("mqueue", "/mqueue"),
             ops.TakeTree("shm", "/shm"),

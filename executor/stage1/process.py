@@ -39,6 +39,7 @@ class Process(NamedTuple):
     seccomp: bytes = b""
     ids: int = 0
     rlimits: tuple[tuple[int, int, int], ...] = ()
+    strict_groups: bool = False
 
     def describe(self) -> str:
         """One line, for people."""
@@ -61,7 +62,9 @@ def spawn(
     `keep` is a descriptor that stays open here (it is close-on-exec); 0, 1 and 2 become the app's.
     """
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    identity = users.resolve(root, process.user, process.group, process.supplementary_gids)
+    identity = users.resolve(
+        root, process.user, process.group, process.supplementary_gids, strict=process.strict_groups
+    )
     environment = dict(process.environment)
     environment.setdefault("PATH", PATH)
     environment.setdefault("HOME", identity.home)

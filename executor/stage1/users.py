@@ -20,10 +20,11 @@ class Identity(NamedTuple):
     home: str
 
 
-def resolve(root: int, user: str, group: str, extra: tuple[int, ...]) -> Identity:
+def resolve(root: int, user: str, group: str, extra: tuple[int, ...], *, strict: bool = False) -> Identity:
     """Ids of `user` and `group` (numbers, names, or the path of a file whose owner is meant: appc aci.md).
 
-    An image without /etc/passwd is fine as long as only numbers are used. Raises StageError.
+    An image without /etc/passwd is fine as long as only numbers are used. `strict`: no groups that only the image says
+    the user is in. Raises StageError.
     """
     passwd = list(_records(root, "etc/passwd", 6))
     record = next((r for r in passwd if user in (r[0], r[2])), None)
@@ -42,7 +43,7 @@ def resolve(root: int, user: str, group: str, extra: tuple[int, ...]) -> Identit
         gid = int(group)
     else:
         gid = _group(root, group)
-    if record is not None and not record[0].isdigit():
+    if record is not None and not record[0].isdigit() and not strict:
         groups.update(_memberships(root, record[0]))
     home = record[5] if record is not None and record[5].startswith("/") else ("/root" if uid == 0 else "/")
     return Identity(uid, gid, tuple(sorted(groups - {gid})), home)

@@ -11,10 +11,11 @@ from typing import Any
 
 from scheduler.registry import names
 from scheduler.registry.affinity_validation import validate_affinity, validate_spread
-from scheduler.registry.container_validation import validate_containers, validate_id, validate_seccomp
+from scheduler.registry.container_validation import validate_containers
 from scheduler.registry.errors import FieldError
 from scheduler.registry.metadata import validate_labels, validate_metadata, validate_metadata_update
 from scheduler.registry.resource import Object
+from scheduler.registry.security_validation import validate_security
 from scheduler.registry.supported import NOT_YET, unsupported
 from scheduler.registry.volume_validation import validate_projection
 from shared.models.annotations import CHOICES
@@ -198,13 +199,7 @@ def _validate_numbers(spec: Object) -> Iterator[FieldError]:
     if deadline is not None and not 1 <= deadline <= _LONGEST_SECONDS:
         why = f"must be between 1 and {_LONGEST_SECONDS}, inclusive"
         yield FieldError.invalid("spec.activeDeadlineSeconds", deadline, why)
-    context = spec.get("securityContext") or {}
-    for key in ("runAsUser", "runAsGroup", "fsGroup"):
-        if key in context:
-            yield from validate_id(context[key], f"spec.securityContext.{key}")
-    yield from validate_seccomp(context, "spec.securityContext")
-    for index, group in enumerate(context.get("supplementalGroups") or ()):
-        yield from validate_id(group, f"spec.securityContext.supplementalGroups[{index}]")
+    yield from validate_security(spec)
 
 
 def _validate_host_users(spec: Object) -> Iterator[FieldError]:

@@ -32,10 +32,12 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
         "requests": "cpu memory ephemeral-storage nvidia.com/gpu",
         "VolumeMount": "mountPath name readOnly subPath",
         "SecurityContext": """
-            allowPrivilegeEscalation capabilities privileged readOnlyRootFilesystem runAsGroup runAsNonRoot
-            runAsUser seccompProfile
+            allowPrivilegeEscalation capabilities privileged procMount readOnlyRootFilesystem runAsGroup
+            runAsNonRoot runAsUser seccompProfile
         """,
-        "PodSecurityContext": "runAsGroup runAsNonRoot runAsUser seccompProfile supplementalGroups",
+        "PodSecurityContext": """
+            runAsGroup runAsNonRoot runAsUser seccompProfile supplementalGroups supplementalGroupsPolicy sysctls
+        """,
         "Volume": "name configMap downwardAPI emptyDir hostPath persistentVolumeClaim projected secret",
         "VolumeProjection": "configMap downwardAPI secret",
         "EmptyDirVolumeSource": "medium sizeLimit",
@@ -52,12 +54,10 @@ HARMLESS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "Container": {},
     "VolumeMount": {"mountPropagation": ("None",), "recursiveReadOnly": ("Disabled",)},
     "SecurityContext": {
-        "procMount": ("Default",),
         "appArmorProfile": ({"type": "Unconfined"},),
     },
     "PodSecurityContext": {
         "appArmorProfile": ({"type": "Unconfined"},),
-        "supplementalGroupsPolicy": ("Merge",),
     },
 }
 """Values of fields that are not done, which ask for what happens anyway; then false is no such value."""

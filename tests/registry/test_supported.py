@@ -61,7 +61,6 @@ NOT_YET = [
     ({"setHostnameAsFQDN": True}, "spec.setHostnameAsFQDN"),
     ({"subdomain": "x"}, "spec.subdomain"),
     ({"securityContext": {"fsGroup": 1}}, "spec.securityContext.fsGroup"),
-    ({"securityContext": {"sysctls": [{"name": "a"}]}}, "spec.securityContext.sysctls"),
     (
         {"volumes": [{"name": "a", "ephemeral": {}}]},
         "spec.volumes[0].ephemeral",
@@ -93,10 +92,6 @@ NOT_YET = [
         "spec.containers[0].resources.requests[hugepages-2Mi]",
     ),
     ({"container": {"resources": {"claims": [{"name": "x"}]}}}, "spec.containers[0].resources.claims"),
-    (
-        {"container": {"securityContext": {"procMount": "Unmasked"}}},
-        "spec.containers[0].securityContext.procMount",
-    ),
     (
         {"container": {"securityContext": {"seLinuxOptions": {"level": "x"}}}},
         "spec.containers[0].securityContext.seLinuxOptions",

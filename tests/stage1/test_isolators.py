@@ -101,3 +101,21 @@ def test_what_cannot_be_set_on_an_app_is_refused(isolator: Any, message: str) ->
     text = manifest.json.dumps({"acKind": "PodManifest", "apps": [app]})
     with pytest.raises(manifest.ManifestError, match=message):
         manifest.read(text)
+
+
+@pytest.mark.parametrize("flavor", ["linux", "fly"])
+async def test_groups_that_only_the_image_knows(runner: Any, flavor: str) -> None:
+    notes = [{"name": "gantry.io/groups", "value": "strict"}]
+    who = {"user": "1234", "group": "2345", "supplementaryGIDs": [9], "flavor": flavor}
+    assert (await runner.sh("id -G", **who)).output == "2345 9 77\n"
+    assert (await runner.sh("id -G", annotations=notes, **who)).output == "2345 9\n"
+
+
+async def test_the_whole_of_proc(runner: Any) -> None:
+    script = "head -c 9 /proc/timer_list | wc -c; grep -c ' /proc/' /proc/self/mountinfo"
+    unmasked = {"annotations": [{"name": "gantry.io/proc-mount", "value": "unmasked"}]}
+    assert (await runner.sh(script, pod={"user_namespace": "private"})).lines[-1] != "0"
+    result = await runner.sh(script, pod={"user_namespace": "private"}, **unmasked)
+    assert result.lines[-1] == "0"
+    with pytest.raises(LaunchError, match="unmasked needs a user namespace"):
+        await runner.sh(script, **unmasked)

@@ -1,0 +1,19 @@
+"""What pods may have on this node, whoever asks: the executor's settings that its pods feel."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from executor.pods.seccomp import DEFAULT_PROFILES
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """seccomp_profiles: the directory of those that pods may name (type Localhost). max_pids: processes and threads of
+    one pod, 0 for no limit. unsafe_sysctls: names, and prefixes with `*`, that are allowed beside the safe ones."""
+
+    seccomp_profiles: Path = DEFAULT_PROFILES
+    max_pids: int = 0
+    unsafe_sysctls: tuple[str, ...] = ()
+
+
+NO_RULES = Rules()

@@ -1,0 +1,48 @@
+"""What of a securityContext is refused, and in which words."""
+
+import pytest
+
+INVALID, REQUIRED, DUPLICATE = "FieldValueInvalid", "FieldValueRequired", "FieldValueDuplicate"
+NOT_SUPPORTED = "FieldValueNotSupported"
+UNMASKED = {"container": {"securityContext": {"procMount": "Unmasked"}}}
+ODD = {"container": {"securityContext": {"procMount": "Odd"}}}
+PROC = "spec.containers[0].securityContext.procMount"
+
+
+def sysctls(*names, **spec):
+    return {"securityContext": {"sysctls": [{"name": name, "value": "1"} for name in names]}, **spec}
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "reason"),
+    [
+        (sysctls(""), "sysctls[0].name", REQUIRED),
+        (sysctls("kernel/../x"), "sysctls[0].name", INVALID),
+        (sysctls("Kernel.x"), "sysctls[0].name", INVALID),
+        (sysctls("a" * 254), "sysctls[0].name", INVALID),
+        (sysctls("net.ipv4.a", "net/ipv4/a"), "sysctls[1].name", DUPLICATE),
+        (sysctls("net/ipv4/a", hostNetwork=True), "sysctls[0].name", INVALID),
+        ({"securityContext": {"supplementalGroupsPolicy": "Odd"}}, "supplementalGroupsPolicy", NOT_SUPPORTED),
+    ],
+)
+def test_what_is_wrong_with_a_pod_s(create, manifest, spec, field, reason):
+    _, errors = create(manifest(**spec))
+    assert [(one.field, one.reason) for one in errors] == [(f"spec.securityContext.{field}", reason)]
+
+
+def test_the_whole_proc_needs_a_user_namespace(create, manifest):
+    for spec, reason in (
+        (UNMASKED, INVALID),
+        ({**UNMASKED, "hostUsers": True}, INVALID),
+        (ODD, NOT_SUPPORTED),
+    ):
+        assert [(one.field, one.reason) for one in create(manifest(**spec))[1]] == [(PROC, reason)]
+    assert create(manifest(**UNMASKED, hostUsers=False))[1] == []
+
+
+def test_what_is_right(create, manifest):
+    context = {
+        "sysctls": [{"name": "net/ipv4/conf/eth0.1/x", "value": "1"}],
+        "supplementalGroupsPolicy": "Strict",
+    }
+    assert create(manifest(securityContext=context))[1] == []
