@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     made.add_argument(
         "--allowed-unsafe-sysctls", default="", metavar="NAMES",
-        help="kernel parameters that pods may set beside the safe ones, with commas between; net.core.* means all of it",
+        help="kernel parameters for pods beside the safe ones, with commas between; net.core.* means all of it",
     )  # fmt: skip
     made.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="(default: %(default)s)")
     return made

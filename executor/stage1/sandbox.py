@@ -220,7 +220,14 @@ class Sandbox:
         if self._ending:
             self._cgroup.kill(name)
         elif name in self._apps:
-            _write(self._paths.status(f"{name}-started"), f"{time.time():.6f}\n")
+            self._note(f"{name}-started", f"{time.time():.6f}\n")
+
+    def _note(self, name: str, text: str) -> None:
+        """Write a status file. A disk that the apps have filled must not keep their ends from being told."""
+        try:
+            _write(self._paths.status(name), text)
+        except OSError as error:
+            sys.stderr.write(f"stage1: status {name} of {self._key}: {_text(error)}\n")
 
     # -- exec ---------------------------------------------------------------------------------------------
 
@@ -321,7 +328,7 @@ class Sandbox:
             os.close(instance.pidfd)
         code = os.waitstatus_to_exitcode(status)
         oom = code != 0 and self._cgroup.oom_kills(name) > instance.oom_kills_before
-        _write(self._paths.status(name), f"{code if code >= 0 else 128 - code}\n")
+        self._note(name, f"{code if code >= 0 else 128 - code}\n")
         self._launcher.send_event(
             {
                 "event": "exit",
