@@ -40,7 +40,7 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one subcommand; returns its exit code. 2 for a command that does not exist."""
+    """Run one subcommand; returns its exit code. 2 for a command that does not exist, 130 after Ctrl-C."""
     args = sys.argv[1:] if argv is None else argv
     if not args or args[0] in {"-h", "--help", "help"}:
         print(usage())
@@ -51,8 +51,11 @@ def main(argv: list[str] | None = None) -> int:
     if args[0] not in COMMANDS:
         print(f"gantry: error: no command {args[0]!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    module = import_module(COMMANDS[args[0]][0])
-    return int(module.main(args[1:]))
+    try:
+        return int(import_module(COMMANDS[args[0]][0]).main(args[1:]))
+    except KeyboardInterrupt:
+        print(f"gantry {args[0]}: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -29,10 +29,15 @@ def main(argv: list[str]) -> int:
     """`gantry bundle`; exit code 0, or 1 when no bundle can be made or written."""
     args = parser().parse_args(argv)
     try:
+        if args.file.is_dir() or not args.file.absolute().parent.is_dir():
+            raise BundleError(f"{args.file}: not a file in a directory that is there")
         with Bar("making the bundle") as bar:
             bundle = make(args.file, contents(__version__), bar)
-    except (BundleError, OSError) as error:
+    except BundleError as error:
         print(f"gantry: error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"gantry: error: {error.filename or args.file}: {error.strerror or error}", file=sys.stderr)
         return 1
     print(f"{bundle.path}: {bundle.size / 1e6:.1f} MB, sha256:{bundle.digest}")
     return 0

@@ -147,9 +147,23 @@ def show_status(pod: dict[str, Any]) -> None:
         say(f"  container {container['name']}: {state}; restarts {container.get('restartCount', 0)}")
 
 
+def pod_of(manifest: Path) -> dict[str, Any]:
+    """The one pod of a file. Raises DemoError."""
+    try:
+        pod = yaml.safe_load(manifest.read_text())
+    except OSError as error:
+        raise DemoError(f"--manifest {manifest}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DemoError(f"--manifest {manifest}: not YAML: {' '.join(str(error).split())}") from error
+    named = isinstance(pod, dict) and isinstance(pod.get("metadata"), dict) and pod["metadata"].get("name")
+    if not named or pod.get("kind") != "Pod":
+        raise DemoError(f"--manifest {manifest}: not a Pod with a name")
+    return dict(pod)
+
+
 def run(manifest: Path, directory: Path) -> None:
     """The whole demo. Raises DemoError."""
-    pod = yaml.safe_load(manifest.read_text())
+    pod = pod_of(manifest)
     name, pods = pod["metadata"]["name"], "/api/v1/namespaces/default/pods"
     say("==> starting a cluster: an embedded Mesos master, one agent, the Gantry scheduler")
     with cluster_in(directory) as api:
@@ -185,7 +199,7 @@ def main(argv: list[str]) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="gantry-demo-") as directory:
             run(args.manifest, Path(directory))
-    except (DemoError, OSError, yaml.YAMLError) as error:
+    except (DemoError, OSError) as error:
         print(f"gantry demo: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -157,7 +157,8 @@ def lock(data_dir: Path) -> TextIO:
         data_dir.mkdir(parents=True, exist_ok=True)
         handle = (data_dir / "lock").open("a+")
     except OSError as error:
-        raise UpError(f"--data-dir {data_dir}: {error.strerror}") from error
+        why = "not a directory" if data_dir.is_file() else error.strerror
+        raise UpError(f"--data-dir {data_dir}: {why}") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -57,7 +57,8 @@ def _bundle(given: Path | None) -> Bundle:
             return cached(__version__, progress=bar)
     except (BundleError, OSError) as error:
         flag = "--executor-bundle" if given is not None else "no --executor-bundle, and none can be made"
-        raise UsageError(f"{flag}: {error}") from error
+        why = f"{error.filename or given}: {error.strerror}" if isinstance(error, OSError) else error
+        raise UsageError(f"{flag}: {why}") from error
 
 
 async def _serve(bundle: Bundle, settings: Settings, environ: Mapping[str, str]) -> tuple[web.AppRunner, str]:

@@ -29,6 +29,7 @@ from shared.mesos.values import milli
 from shared.security.atrest import KeyRing, ring_from
 from shared.security.dcos import DcosLogin
 from shared.wire import IDLE_TIMEOUT_VARIABLE
+from shared.zookeeper.location import Location
 from shared.zookeeper.settings import ZooKeeperSettings
 
 __all__ = [
@@ -310,7 +311,12 @@ def _amount(flag: str, value: float, least: float) -> int:
 
 def master_of(text: str) -> str:
     """As it is. Raises UsageError."""
-    if not text.startswith("zk://"):
+    if text.startswith("zk://"):
+        try:
+            Location.parse(text)
+        except ValueError as error:
+            raise UsageError(f"--master: {error}") from None
+    else:
         for one in text.split(","):
             host, _, port = one.rpartition(":")
             if not host or not port.isdigit():

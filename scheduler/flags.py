@@ -11,7 +11,7 @@ from typing import NoReturn
 from shared.mesos.flags import add_flags
 from shared.models.annotations import REVOCABLE, STRATEGIES
 from shared.security.atrest import VARIABLE as KEYS
-from shared.zookeeper.settings import ZooKeeperSettings, settings_from
+from shared.zookeeper.settings import ZooKeeperSettings, refuse_flags, settings_from
 from shared.zookeeper.settings import add_flags as add_zookeeper_flags
 
 ABOUT = "The Mesos framework scheduler and its Kubernetes API."
@@ -87,9 +87,10 @@ def rotation_parser(about: str, epilog: str) -> argparse.ArgumentParser:
 
 def zookeeper_of(args: argparse.Namespace) -> ZooKeeperSettings | None:
     """None for a store that is none of ZooKeeper's. Raises UsageError."""
-    if not args.store.startswith("zk://"):
-        return None
     try:
+        if not args.store.startswith("zk://"):
+            refuse_flags(args)
+            return None
         return settings_from(args.store, args)
     except ValueError as error:
         raise UsageError(f"--store: {error}" if "--zk" not in str(error) else str(error)) from None

@@ -13,9 +13,10 @@ import os
 import sys
 
 from scheduler.config import ring_of
-from scheduler.flags import UsageError, rotation_parser
+from scheduler.flags import UsageError, rotation_parser, zookeeper_of
 from scheduler.store import StoreError, open_store
 from scheduler.store.vault import AUTHORITY, MARK, SECRETS, rewriting
+from shared.zookeeper.location import hide
 
 ABOUT = (
     "Encrypt every Secret in the store anew, with the first key of --encryption-key-file. Put the new key first and "
@@ -50,9 +51,12 @@ async def _rotate(args: argparse.Namespace) -> str:
     ring = ring_of(args, os.environ)
     if ring is None:
         raise UsageError("--encryption-key-file: give the keys, the new one first")
+    zookeeper_of(args)  # or UsageError
     store = open_store(args.store, arguments=args, ring=ring, cluster=args.cluster_id)
     if not await store.exists():
-        raise StoreError(f"store {args.store}: there is none; is it the one that the scheduler was given?")
+        raise StoreError(
+            f"store {hide(args.store)}: there is none; is it the one that the scheduler was given?"
+        )
     await store.open()
     try:
         await store.lead_alone()

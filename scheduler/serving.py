@@ -49,7 +49,8 @@ class Certificate:
             try:
                 made = serving_files(self.directory, hosts, now, authority)
             except OSError as error:
-                raise ServingError(f"--cert-dir {self.directory}: {error.strerror}") from error
+                why = "not a directory" if self.directory.is_file() else error.strerror
+                raise ServingError(f"--cert-dir {self.directory}: {why}") from error
             except ValueError as error:
                 raise ServingError(
                     f"the certificate authority in the store cannot be read: {error}"

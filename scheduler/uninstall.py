@@ -20,13 +20,14 @@ from dataclasses import replace
 from typing import Any
 
 from scheduler.config import Framework, UsageError, access_of, master_of, principal_of, ring_of, roles_of
-from scheduler.flags import uninstall_parser
+from scheduler.flags import uninstall_parser, zookeeper_of
 from scheduler.framework import records
 from scheduler.framework.core.lifecycle import TERMINAL, TaskState
 from scheduler.giveback import GiveBack, Remains, Wanted, wanted
 from scheduler.store import Store, StoreError, open_store
 from shared.mesos.scheduler_driver import NotConnected, Scheduler, SchedulerDriver
 from shared.mesos.settings import Access
+from shared.zookeeper.location import hide
 
 ABOUT = (
     "End the framework at Mesos, kill all its pods, destroy the volumes of its claims, and remove its state. "
@@ -97,9 +98,12 @@ async def _uninstall(args: argparse.Namespace, access: Access, ask: Callable[[st
         hostname=socket.gethostname(),
         webui_url="",
     )
+    zookeeper_of(args)  # or UsageError
     store = open_store(args.store, arguments=args, ring=ring_of(args, os.environ), cluster=args.cluster_id)
     if not await store.exists():
-        raise StoreError(f"store {args.store}: there is none; is it the path that the scheduler was given?")
+        raise StoreError(
+            f"store {hide(args.store)}: there is none; is it the path that the scheduler was given?"
+        )
     await store.open()
     try:
         await store.lead_alone()  # refuses while a scheduler runs
@@ -125,7 +129,7 @@ def _confirm(
     if volumes:
         _say(f"{volumes} cluster volumes are destroyed with all that is in them,")
     _say(f"{running} running pods are killed, {len(store.list('pods')[0])} pods and all else in")
-    _say(f"{args.store} is removed. There is no way back.")
+    _say(f"{hide(args.store)} is removed. There is no way back.")
     try:
         answer = ask(f"Type the framework's name ({name}) to go on: ").strip()
     except EOFError:

@@ -49,7 +49,9 @@ class Registry:
         try:
             work_dir.mkdir(parents=True, exist_ok=True)
             content = orjson.loads(path.read_bytes()) if path.exists() else {}
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise RegistryError(f"--work_dir {work_dir}: {error.strerror}: {error.filename}") from error
+        except ValueError as error:
             raise RegistryError(f"{path}: {error}; remove it to start with no agents") from error
         return cls(path, **{key: content.get(key, {}) for key in _KEPT})
 

@@ -46,6 +46,9 @@ Lost = (
 PATIENCE = 15.0
 """Seconds between complaints that ZooKeeper does not answer."""
 
+SOON = 2.0
+"""Seconds after the start of the first one."""
+
 EPHEMERAL, SEQUENCE = 1, 2
 
 
@@ -137,12 +140,14 @@ class Session:
         await asyncio.to_thread(_stop, self._client)
 
     async def _nag(self) -> None:
+        patience = SOON
         while True:
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(patience):
                     await self._connected.wait()
             except TimeoutError:
                 logger.warning("%s", self.trouble)
+                patience = PATIENCE
             else:
                 await asyncio.sleep(PATIENCE)
 

@@ -95,6 +95,14 @@ def settings_from(url: str, arguments: argparse.Namespace | None = None) -> ZooK
     return ZooKeeperSettings(location, digest, sasl, _tls(arguments), arguments.zk_session_timeout)
 
 
+def refuse_flags(arguments: argparse.Namespace) -> None:
+    """ValueError when there are flags that say nothing about any other kind of store."""
+    flags = [name for name in vars(arguments) if name.startswith("zk_") and name != "zk_session_timeout"]
+    given = [name for name in flags if getattr(arguments, name) not in (None, False)]
+    if given:
+        raise ValueError(f"--{given[0].replace('_', '-')}: is for --store zk://… only")
+
+
 def _sasl(arguments: argparse.Namespace) -> Sasl | None:
     user, file = arguments.zk_sasl_user, arguments.zk_sasl_password_file
     if (user is None) != (file is None):

@@ -68,6 +68,9 @@ def test_revocable_resources_are_offered_only_when_asked_for() -> None:
         (("--mesos-token-file", "missing"), "missing"),
         (("--mesos-ca-file", "missing"), "missing"),
         (("--dcos-service-account", "missing"), "missing"),
+        (("--zk-tls",), "--zk-tls: is for --store zk://… only"),
+        (("--zk-digest-file", "missing"), "--zk-digest-file: is for --store zk://… only"),
+        (("--master", "zk://h"), "--master: not a ZooKeeper URL: 'zk://h'"),
     ],
 )
 def test_what_is_wrong_is_one_line(flags: tuple[str, ...], said: str) -> None:

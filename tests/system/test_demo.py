@@ -1,5 +1,6 @@
 """`make run`'s main job, and what `gantry up` says when it cannot start."""
 
+import os
 import subprocess
 import sys
 
@@ -28,6 +29,27 @@ def test_a_manifest_that_is_refused_fails_the_demo(can_run_pods, tmp_path):
     done = gantry("demo", "--manifest", str(path))
     assert done.returncode == 1
     assert "spec.containers[0].image" in done.stderr
+
+
+@pytest.mark.parametrize("content", ["just words", "a: [b", "{kind: Pod, metadata: nothing}", "\0"])
+def test_a_manifest_that_is_no_pod_is_refused_before_anything_starts(tmp_path, content):
+    path = tmp_path / "pod.yaml"
+    path.write_text(content)
+    done = gantry("demo", "--manifest", str(path))
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (1, 1, "")
+    assert f"--manifest {path}: not " in done.stderr
+
+
+def test_an_interrupted_command_says_so_in_one_line():
+    script = "import sys; from gantry.__main__ import main; sys.exit(main(['rotate-keys', '--store', 'zk://127.0.0.1:1/x']))"
+    waiting = (
+        "import os, signal, threading; threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start(); "
+    )
+    key = {**os.environ, "GANTRY_ENCRYPTION_KEY": "00" * 32}
+    done = subprocess.run(
+        [sys.executable, "-c", waiting + script], capture_output=True, text=True, timeout=60, env=key
+    )
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (130, "gantry rotate-keys: interrupted")
 
 
 @pytest.mark.parametrize(
