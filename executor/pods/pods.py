@@ -96,11 +96,15 @@ class Pods:
 
         Raises KeyError when there is no such pod, LookupError when there is no such log.
         """
+        return self.find(namespace, name).log_of(container, previous=previous)
+
+    def find(self, namespace: str, name: str) -> PodRunner:
+        """Of pods with one name the newest counts, living ones first. Raises KeyError when there is none."""
         for runners in (self._live, self._dead):
             for runner in reversed(runners.values()):
                 meta = runner.pod["metadata"]
                 if (meta.get("namespace", "default"), meta["name"]) == (namespace, name):
-                    return runner.log_of(container, previous=previous)
+                    return runner
         raise KeyError(f"{namespace}/{name}")
 
     def _reported(self, task_id: str, report: Report) -> None:

@@ -4,14 +4,14 @@ The real ones are `executor.stage0.store.ImageStore` and `executor.pods.launcher
 """
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from executor.pods.env import Node
 from executor.pods.gpus import Gpus
-from executor.pods.launcher import AppExit
+from executor.pods.launcher import AppExit, Exec
 from executor.pods.poddir import PodDirs
 from executor.pods.rules import NO_RULES, Rules
 from executor.stage0.config import ImageConfig
@@ -54,11 +54,21 @@ class Images(Protocol):
 
 
 class Sandbox(Protocol):
-    """Raises `executor.pods.launcher.LaunchError`. pid: of the pod's init, on the host."""
+    """Raises `executor.pods.launcher.LaunchError`. pid: of the pod's init, on the host: its network is the pod's."""
 
     @property
     def pid(self) -> int: ...
     async def start_app(self, app: str, *, stdin: int | None, stdout: int, stderr: int) -> int: ...
+    async def start_terminal(self, app: str) -> tuple[int, int]: ...
+    async def exec(
+        self,
+        app: str,
+        argv: Sequence[str],
+        *,
+        streams: tuple[int, ...] = (),
+        environment: Mapping[str, str] | None = None,
+        directory: str = "",
+    ) -> Exec: ...
     async def signal_app(self, app: str, signum: int) -> None: ...
     async def remove_app(self, app: str) -> None: ...
     async def stop(self) -> None: ...

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from executor.pods import manifest, users
+from executor.pods import handlers, manifest, users
 from executor.pods.asking import Asking
 from executor.pods.core import effects as ef
 from executor.pods.core import events as ev
 from executor.pods.core.events import Timer, TimerKind
-from executor.pods.core.spec import read_pod
+from executor.pods.core.spec import ProbeKind, read_pod
 from executor.pods.core.states import SandboxState
 from executor.pods.core.step import Step, launch, step
 from executor.pods.env import ConfigError, MissingConfigError
@@ -174,6 +174,10 @@ class PodRunner:
                     self._spawn(effect, self._start(app, attempt))
                 case ef.Stop(app, force):
                     self._spawn(effect, self._stop(app, force=force))
+                case ef.RunHook(app, attempt, hook):
+                    self._spawn(effect, self._run_hook(app, attempt, hook))
+                case ef.MakeCheck(app, attempt, kind):
+                    self._spawn(effect, self._make_check(app, attempt, kind))
 
     def _spawn(self, effect: ef.Effect, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(self._perform(effect, work))
@@ -411,6 +415,29 @@ class PodRunner:
         except LaunchError as error:
             log.info("pod %s: %s", self.name, error)  # it has just ended by itself
 
+    # --- hooks and probes ---
+
+    def place(self, app: str) -> handlers.Place:
+        """Where an app runs. Raises LaunchError."""
+        if self._sandbox is None:
+            raise LaunchError(f"{app}: the pod does not run")
+        return handlers.Place(self._sandbox, app, self._containers[app], self._level.pod_ip)
+
+    async def _run_hook(self, app: str, attempt: int, hook: ev.Hook) -> None:
+        error = ""
+        try:
+            await handlers.hook(self.place(app), self._containers[app]["lifecycle"][hook.value])
+        except (handlers.HookError, LaunchError) as failure:
+            error = str(failure)
+        self.dispatch(ev.HookEnded(app, attempt, hook, error))
+
+    async def _make_check(self, app: str, attempt: int, kind: ProbeKind) -> None:
+        try:
+            answer, message = await handlers.probe(self.place(app), self._containers[app][f"{kind}Probe"])
+        except LaunchError as error:
+            answer, message = ev.Answer.UNKNOWN, str(error)
+        self.dispatch(ev.Probed(app, attempt, kind, answer, message))
+
     # --- afterwards ---
 
     @property
@@ -480,5 +507,9 @@ def _failure(effect: ef.Effect, message: str) -> ev.Event | None:
             return ev.PrepareFailed(app, "CreateContainerError", message)
         case ef.Start(app, attempt):
             return ev.StartFailed(app, attempt, message)
+        case ef.RunHook(app, attempt, hook):
+            return ev.HookEnded(app, attempt, hook, message)
+        case ef.MakeCheck(app, attempt, kind):
+            return ev.Probed(app, attempt, kind, ev.Answer.UNKNOWN, message)
         case _:
             return None

@@ -13,6 +13,7 @@ from typing import Any
 
 from scheduler.registry import names
 from scheduler.registry.errors import FieldError
+from scheduler.registry.handler_validation import validate_handlers
 from scheduler.registry.resource import Object
 from shared.models.quantities import parse_quantity
 
@@ -56,7 +57,11 @@ def validate_containers(spec: Object, volumes: Mapping[str, Object]) -> Iterator
         for index, container in enumerate(spec.get(key) or ()):
             path = f"spec.{key}[{index}]"
             yield from _validate_name(container.get("name"), path, taken)
-            yield from _validate_container(container, path, volumes, init=key == "initContainers")
+            init = key == "initContainers"
+            yield from _validate_container(container, path, volumes, init=init)
+            alone = init and container.get("restartPolicy") != "Always"
+            grace = spec.get("terminationGracePeriodSeconds", 0)
+            yield from validate_handlers(container, path, alone=alone, grace=grace)
     yield from _validate_ports(spec)
 
 
@@ -111,8 +116,8 @@ def _validate_ports(spec: Object) -> Iterator[FieldError]:
                 if host_network and host_port != port.get("containerPort"):
                     why = "must match `hostPort` when `hostNetwork` is true"
                     yield FieldError.invalid(f"{path}.containerPort", port.get("containerPort"), why)
-                if host_port and key == "containers":
-                    # Init containers do not run beside the others: kube-apiserver counts them apart, too.
+                if host_port and (key == "containers" or container.get("restartPolicy") == "Always"):
+                    # Other init containers do not run beside them: kube-apiserver counts them apart, too.
                     place = f"{port.get('protocol')}/{port.get('hostIP', '')}/{host_port}"
                     if place in on_host:
                         yield FieldError.duplicate(f"{path}.hostPort", place)

@@ -23,8 +23,9 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
             serviceAccountName terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes
         """,
         "Container": """
-            args command env envFrom image imagePullPolicy name ports resources securityContext terminationMessagePath
-            terminationMessagePolicy volumeMounts workingDir
+            args command env envFrom image imagePullPolicy lifecycle livenessProbe name ports readinessProbe
+            resources restartPolicy securityContext startupProbe terminationMessagePath terminationMessagePolicy
+            volumeMounts workingDir
         """,
         "EnvVarSource": "configMapKeyRef fieldRef resourceFieldRef secretKeyRef",
         "ResourceRequirements": "limits requests",
@@ -102,6 +103,9 @@ def _container(container: Object, path: str, *, host_network: bool) -> Iterator[
     resources = container.get("resources") or {}
     yield from _fields("ResourceRequirements", resources, f"{path}.resources")
     limits = resources.get("limits") or {}
+    if container.get("restartPolicy") and "nvidia.com/gpu" in limits:
+        why = f"{NOT_YET} in an init container with restartPolicy: Always"
+        yield FieldError.forbidden(f"{path}.resources.limits[nvidia.com/gpu]", why)
     for name in limits:
         if name not in SUPPORTED["limits"]:
             yield FieldError.forbidden(f"{path}.resources.limits[{name}]", NOT_YET)

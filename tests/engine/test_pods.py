@@ -47,6 +47,16 @@ def ask(requests: dict[str, str] | None = None, limits: dict[str, str] | None = 
             Vector(3000, 1_024_000),
         ),
         ([ask({"ephemeral-storage": "1Gi"})], [], Vector(10, 32_000, 1_024_000)),
+        (  # sidecars run beside what comes after them
+            [ask({"cpu": "1"})],
+            [ask({"cpu": "3"}), ask({"cpu": "1", "memory": "1Gi"}) | {"restartPolicy": "Always"}],
+            Vector(3000, 1_024_000),
+        ),
+        (
+            [ask({"cpu": "1"})],
+            [ask({"cpu": "1", "memory": "1Gi"}) | {"restartPolicy": "Always"}, ask({"cpu": "3"})],
+            Vector(4000, 1_024_000),
+        ),
     ],
 )
 def test_amounts(containers: list[Any], init: list[Any], amounts: Vector) -> None:

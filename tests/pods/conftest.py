@@ -1,18 +1,25 @@
 """Shared by the tests of pods: pods in a few words, and a world that performs the core's effects at will."""
 
+import asyncio
+import os
 import shutil
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from executor.pods import gpus as gpus_module
 from executor.pods.core import events as ev
 from executor.pods.core.effects import (
     Effect,
+    MakeCheck,
     Prepare,
     Report,
+    RunHook,
     SetTimer,
     Start,
     StartSandbox,
@@ -22,7 +29,17 @@ from executor.pods.core.effects import (
 from executor.pods.core.events import Timer, TimerKind
 from executor.pods.core.spec import App, Pod, RestartPolicy
 from executor.pods.core.step import launch, step
+from executor.pods.env import Node
+from executor.pods.gpus import Gpus
+from executor.pods.keeper import LauncherKeeper
+from executor.pods.launcher import Launcher, LaunchError
+from executor.pods.logread import LogOptions, read_log
+from executor.pods.poddir import Phase, PodDirs
+from executor.pods.pods import Pods
+from executor.pods.ports import Machine
+from executor.pods.supplies import NOTHING, Supplies
 from executor.stage0.build import Options, build_oci
+from executor.stage0.store import ImageStore
 
 
 @dataclass
@@ -41,6 +58,8 @@ class World:
     stops: list[Stop] = field(default_factory=list)
     starts: list[Start] = field(default_factory=list)
     exits: dict[str, list[int]] = field(default_factory=dict)
+    hooks: list[RunHook] = field(default_factory=list)
+    checks: list[MakeCheck] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         begun = launch(self.pod, self.now)
@@ -83,6 +102,11 @@ class World:
                     self.starts.append(effect)
                 case Stop():
                     self.stops.append(effect)
+                case RunHook():
+                    self.hooks.append(effect)
+                case MakeCheck():
+                    assert effect not in self.checks  # never twice at a time
+                    self.checks.append(effect)
                 case SetTimer(timer, after):
                     self.timers[timer] = self.now + after
                 case StartSandbox():
@@ -122,6 +146,24 @@ class World:
         self.now = max(self.now, self.timers[timer])
         self.send(ev.TimerFired(timer))
 
+    def hooked(self, app: str, hook: str, error: str = "") -> None:
+        effect = next(e for e in self.hooks if e.app == app and e.hook == hook)
+        self.hooks.remove(effect)
+        self.send(ev.HookEnded(app, effect.attempt, effect.hook, error))
+
+    def probed(self, app: str, probe: str, answer: str = "success", message: str = "") -> None:
+        effect = next(e for e in self.checks if e.app == app and e.probe == probe)
+        self.checks.remove(effect)
+        self.send(ev.Probed(app, effect.attempt, effect.probe, ev.Answer(answer), message))
+
+    def asked(self, app: str, probe: str) -> bool:
+        """Whether a check is being made."""
+        return any(e.app == app and e.probe == probe for e in self.checks)
+
+    def stopped(self, app: str) -> list[bool]:
+        """The signals it got: False is its stop signal, True SIGKILL."""
+        return [stop.force for stop in self.stops if stop.app == app]
+
     def wait(self, kind: TimerKind, app: str = "") -> float:
         return self.timers[Timer(kind, app)] - self.now
 
@@ -140,9 +182,16 @@ class World:
 
 
 def make_world(
-    *apps: str, init: tuple[str, ...] = (), policy: str = "Always", now: float = 1_000_000.0, **more: Any
+    *apps: str,
+    init: tuple[str, ...] = (),
+    policy: str = "Always",
+    now: float = 1_000_000.0,
+    facts: dict[str, dict[str, Any]] | None = None,
+    **more: Any,
 ) -> World:
-    everyone = [App(a, "busybox", init=True) for a in init] + [App(a, "busybox") for a in apps]
+    of = facts or {}
+    everyone = [App(a, "busybox", init=True, **of.get(a, {})) for a in init]
+    everyone += [App(a, "busybox", **of.get(a, {})) for a in apps]
     return World(
         Pod("uid-1", "default", "web", RestartPolicy(policy), tuple(everyone), host_ip="10.0.0.1", **more),
         now,
@@ -151,11 +200,15 @@ def make_world(
 
 @pytest.fixture(scope="session")
 def world() -> Callable[..., World]:
-    """`world("web", "side", init=("setup",), policy="Never", grace=5.0)`: a pod that was just launched."""
+    """`world("web", "side", init=("setup",), policy="Never", grace=5.0)`: a pod that was just launched. facts: of apps,
+    by name, beyond their images."""
     return make_world
 
 
-APPLETS = "cat cut dd df echo env grep head hostname httpd id ls od pwd readlink seq sh sleep tail touch tr true wget"
+APPLETS = (
+    "cat cut dd df echo env grep head hostname httpd id kill ls nc od pwd readlink seq sh sleep stty tail touch tr "
+    "true wget"
+)
 
 
 @pytest.fixture(scope="session")
@@ -199,3 +252,120 @@ def build_image(local_images: Path) -> Iterator[Callable[[str], None]]:
 def image_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The state directory of the image store: shared, so that images are unpacked once."""
     return tmp_path_factory.mktemp("state")
+
+
+IMAGE = "localhost/busybox:1"
+SECONDS = 20.0
+
+
+@pytest.fixture(scope="session")
+def launcher_works() -> None:
+    """Skip where the launcher says that it cannot run."""
+
+    async def probe() -> None:
+        await (await Launcher.start(spares=0)).close()
+
+    try:
+        asyncio.run(probe())
+    except LaunchError as error:
+        able = subprocess.run(
+            ["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False
+        )
+        if able.returncode == 0:
+            raise  # this machine can: then the launcher is broken, which no skip shall hide
+        pytest.skip(str(error))
+
+
+class Host:
+    """One machine with pods on it, and everything they reported."""
+
+    def __init__(self, root: Path, local_images: Path, state_dir: Path, *, keep_dead: int = 100) -> None:
+        self.reports: dict[str, list[Report]] = {}
+        self.news = asyncio.Condition()
+        self.dirs = PodDirs(root / "pods")
+        self.dirs.open()
+        self.keeper = LauncherKeeper()
+        node = Node("node-1", "127.0.0.1", Fraction(4), 8 << 30)
+        images = ImageStore(state_dir, local_images=local_images)
+        self.devices = root / "dev"
+        self.devices.mkdir()
+        gpus = Gpus(gpus_module.Host(self.devices), root / "locks")
+        self.wanted: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        machine = Machine(
+            *(lambda: node, images, self.dirs, self.keeper.run_pod, "linux", gpus),
+            want=lambda *asked: self.wanted.put_nowait(asked),
+            refresh_seconds=0.05,
+        )
+        self.pods = Pods(machine, self._report, keep_dead=keep_dead)
+        self._notifying: set[asyncio.Task[None]] = set()
+
+    def _report(self, task_id: str, report: Report) -> None:
+        self.reports.setdefault(task_id, []).append(report)
+        task = asyncio.ensure_future(self._notify())
+        self._notifying.add(task)
+        task.add_done_callback(self._notifying.discard)
+
+    async def _notify(self) -> None:
+        async with self.news:
+            self.news.notify_all()
+
+    def run(
+        self, *containers: dict[str, Any], name: str = "p", supplies: Supplies = NOTHING, **spec: Any
+    ) -> str:
+        """Launch a pod of containers that are shell scripts; returns its task id."""
+        uid = f"{name}-{os.urandom(4).hex()}"  # cgroups carry it, and tests run beside one another
+        task_id = f"{uid}.1"
+        spec.setdefault("restartPolicy", "Never")
+        made = [container(f"c{n}", **c) for n, c in enumerate(containers)]
+        inits = [container(f"i{n}", **c) for n, c in enumerate(spec.pop("init", ()))]
+        meta = {"name": name, "namespace": "default", "uid": uid, "labels": {"app": "test"}}
+        spec = {"containers": made, "initContainers": inits, **spec}
+        self.pods.launch(task_id, {"metadata": meta, "spec": spec}, supplies)
+        return task_id
+
+    async def until(self, task_id: str, test: Callable[[Report], bool]) -> Report:
+        """The first report that passes, also one that has come already."""
+        async with asyncio.timeout(SECONDS), self.news:
+            await self.news.wait_for(lambda: any(map(test, self.reports.get(task_id, ()))))
+        return next(r for r in self.reports[task_id] if test(r))
+
+    async def end(self, task_id: str) -> Report:
+        return await self.until(task_id, lambda r: r.terminal)
+
+    async def log(self, name: str, app: str = "c0", *, previous: bool = False, **options: Any) -> str:
+        path, writer = self.pods.log_of("default", name, app, previous=previous)
+        async with asyncio.timeout(SECONDS):
+            return b"".join([b async for b in read_log(path, LogOptions(**options), writer)]).decode()
+
+    async def close(self) -> None:
+        await self.pods.shutdown(0.0, "the test is over")
+        await self.pods.close()
+        await self.keeper.close()
+
+
+def container(name: str, run: str | None = None, **fields: Any) -> dict[str, Any]:
+    made: dict[str, Any] = {"name": name, "image": IMAGE, "imagePullPolicy": "IfNotPresent", **fields}
+    if run is not None:
+        made["command"] = ["/bin/sh", "-c", run]
+    return made
+
+
+@pytest.fixture
+def make_host(
+    launcher_works: None, tmp_path: Path, local_images: Path, image_state: Path
+) -> Callable[..., Host]:
+    """A `Host`; who makes it closes it."""
+    return lambda **options: Host(tmp_path, local_images, image_state, **options)
+
+
+@pytest.fixture
+async def host(
+    launcher_works: None, tmp_path: Path, local_images: Path, image_state: Path
+) -> AsyncIterator[Host]:
+    made = Host(tmp_path, local_images, image_state)
+    made.keeper.start()
+    try:
+        yield made
+    finally:
+        await made.close()
+        assert not [p for phase in Phase for p in (made.dirs.root / phase).iterdir()]

@@ -350,10 +350,10 @@ def test_a_kill_is_graceful_then_not(world: Make) -> None:
     w.run("web", "side")
     w.send(ev.KillRequested(5.0))
     assert [(s.app, s.force) for s in w.stops] == [("web", False), ("side", False)]
-    assert w.wait(TimerKind.GRACE) == 5.0
+    assert w.wait(TimerKind.GRACE, "web") == 5.0
     assert w.events("Killing") == ["Stopping container web", "Stopping container side"]
     w.exit("web", None, signal=15)
-    w.fire(TimerKind.GRACE)
+    w.fire(TimerKind.GRACE, "side")
     assert [(s.app, s.force) for s in w.stops[2:]] == [("side", True)]
     w.exit("side", None, signal=9)
     assert w.stopping_sandbox
@@ -374,7 +374,7 @@ def test_a_kill_without_a_say_takes_the_pods_own_grace(world: Make) -> None:
     w = world("web", grace=7.0)
     w.run("web")
     w.send(ev.KillRequested())
-    assert w.wait(TimerKind.GRACE) == 7.0
+    assert w.wait(TimerKind.GRACE, "web") == 7.0
 
 
 def test_a_second_kill_can_only_hurry(world: Make) -> None:
@@ -382,9 +382,9 @@ def test_a_second_kill_can_only_hurry(world: Make) -> None:
     w.run("web")
     w.send(ev.KillRequested(10.0))
     w.send(ev.KillRequested(60.0))
-    assert w.wait(TimerKind.GRACE) == 10.0
+    assert w.wait(TimerKind.GRACE, "web") == 10.0
     w.send(ev.KillRequested(2.0))
-    assert w.wait(TimerKind.GRACE) == 2.0
+    assert w.wait(TimerKind.GRACE, "web") == 2.0
     w.send(ev.KillRequested(0.0))
     assert w.stops[-1].force
 

@@ -16,6 +16,7 @@ from hypothesis.stateful import (
 
 from executor.pods.core import events as ev
 from executor.pods.core.events import Timer, TimerKind
+from executor.pods.core.spec import Probe, ProbeKind
 from executor.pods.core.states import ALIVE, ContainerState, SandboxState
 from executor.pods.core.step import step
 
@@ -36,6 +37,14 @@ ANY_EVENT = st.one_of(
     st.builds(ev.Started, st.sampled_from(NAMES), st.integers(0, 3)),
     st.builds(ev.StartFailed, st.sampled_from(NAMES), st.integers(0, 3), st.just("m")),
     st.builds(ev.Exited, st.sampled_from(NAMES), st.integers(0, 3), st.sampled_from([0, 1, 137])),
+    st.builds(ev.HookEnded, st.sampled_from(NAMES), st.integers(0, 3), st.sampled_from(ev.Hook)),
+    st.builds(
+        ev.Probed,
+        st.sampled_from(NAMES),
+        st.integers(0, 3),
+        st.sampled_from(ProbeKind),
+        st.sampled_from(ev.Answer),
+    ),
     st.builds(ev.KillRequested, st.sampled_from([None, 0.0, 5.0])),
     st.builds(
         ev.TimerFired,
@@ -43,6 +52,24 @@ ANY_EVENT = st.one_of(
     ),
 )
 POLICIES = ("Always", "OnFailure", "Never")
+PROBES = st.none() | st.builds(
+    Probe,
+    initial_delay=st.sampled_from([0.0, 5.0]),
+    success_threshold=st.just(1),
+    failure_threshold=st.integers(1, 2),
+    grace=st.sampled_from([None, 1.0]),
+)
+FACTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "post_start": st.booleans(),
+        "pre_stop": st.booleans(),
+        "startup": PROBES,
+        "liveness": PROBES,
+        "readiness": PROBES,
+    },
+)
+SIDECAR = FACTS.map(lambda facts: {"sidecar": True, **facts})
 
 
 def check_reports(world: Any) -> None:
@@ -59,9 +86,11 @@ def check_policy(world: Any) -> None:
         mine = [s.attempt for s in world.starts if s.app == app.name]
         assert mine == list(range(len(mine)))
         codes = world.exits.get(app.name, [])
+        if app.sidecar:
+            continue
         if policy == "Never":
             assert len(mine) <= 1
-        if policy == "OnFailure" or app.init:
+        if (policy == "OnFailure" and app.liveness is app.startup is None) or app.init:
             assert 0 not in codes[: max(0, len(mine) - 1)]
 
 
@@ -98,9 +127,12 @@ class PodMachine(RuleBasedStateMachine):
         inits=st.integers(0, 2),
         mains=st.integers(1, 2),
         deadline=st.sampled_from([None, 60.0]),
+        facts=st.fixed_dictionaries({"a": FACTS, "b": FACTS, "x": st.just({}) | SIDECAR, "y": SIDECAR}),
     )
-    def begin(self, policy: str, inits: int, mains: int, deadline: float | None) -> None:
-        self.w = self.make(*"ab"[:mains], init=tuple("xy"[:inits]), policy=policy, deadline=deadline)
+    def begin(self, policy: str, inits: int, mains: int, deadline: float | None, facts: Any) -> None:
+        self.w = self.make(
+            *"ab"[:mains], init=tuple("xy"[:inits]), policy=policy, deadline=deadline, facts=facts
+        )
         self.killed = False
         self.starts_at_kill = 0
 
@@ -150,6 +182,18 @@ class PodMachine(RuleBasedStateMachine):
         self.w.exits.setdefault(app, []).append(code)
         self.w.exit(app, code)
 
+    @precondition(lambda self: self.w.hooks)
+    @rule(data=st.data(), error=st.sampled_from(["", "", "exit code 1"]))
+    def hook(self, data: st.DataObject, error: str) -> None:
+        effect = data.draw(st.sampled_from(self.w.hooks))
+        self.w.hooked(effect.app, effect.hook, error)
+
+    @precondition(lambda self: self.w.checks)
+    @rule(data=st.data(), answer=st.sampled_from(ev.Answer))
+    def check(self, data: st.DataObject, answer: ev.Answer) -> None:
+        effect = data.draw(st.sampled_from(self.w.checks))
+        self.w.probed(effect.app, effect.probe, answer)
+
     @precondition(lambda self: self.w.timers)
     @rule(data=st.data())
     def timer(self, data: st.DataObject) -> None:
@@ -186,6 +230,13 @@ class PodMachine(RuleBasedStateMachine):
                 assert Timer(TimerKind.RETRY, c.app.name) in w.timers
             if c.state is ContainerState.BACKOFF:
                 assert Timer(TimerKind.RETRY, c.app.name) in w.timers
+            if c.state is ContainerState.LEAVING or (c.state is ContainerState.STOPPING and not c.forced):
+                assert Timer(TimerKind.GRACE, c.app.name) in w.timers
+            if c.state is ContainerState.RUNNING:
+                kinds = [ProbeKind.LIVENESS, ProbeKind.READINESS] if c.started else [ProbeKind.STARTUP]
+                for kind in kinds:
+                    if c.app.probe(kind) is not None:
+                        assert Timer(TimerKind(kind.value), c.app.name) in w.timers or c.checks[kind].due
         if w.state.sandbox is SandboxState.HELD:
             assert Timer(TimerKind.SANDBOX) in w.timers
 
@@ -212,5 +263,5 @@ class PodMachine(RuleBasedStateMachine):
 def test_every_order_of_events(world: Callable[..., Any]) -> None:
     machine = type("BoundPodMachine", (PodMachine,), {"make": staticmethod(world)})
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=120, stateful_step_count=30, deadline=None)
+        machine, settings=settings(max_examples=150, stateful_step_count=35, deadline=None)
     )

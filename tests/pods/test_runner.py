@@ -3,138 +3,25 @@
 import asyncio
 import os
 import stat
-import subprocess
-from collections.abc import AsyncIterator, Callable
-from fractions import Fraction
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from executor.pods import gpus as gpus_module
 from executor.pods.core.effects import Report
-from executor.pods.env import Node
-from executor.pods.gpus import GpuError, Gpus
-from executor.pods.keeper import LauncherKeeper
-from executor.pods.launcher import Launcher, LaunchError
+from executor.pods.gpus import GpuError
 from executor.pods.logread import LogOptions, read_log
 from executor.pods.objects import Objects
-from executor.pods.poddir import Phase, PodDirs
-from executor.pods.pods import Pods
-from executor.pods.ports import Machine
-from executor.pods.supplies import NOTHING, Supplies
+from executor.pods.supplies import Supplies
 from executor.stage0 import ImageRefused, inventory
-from executor.stage0.store import ImageStore
 
 pytestmark = pytest.mark.root
 
 IMAGE = "localhost/busybox:1"
 SECONDS = 20.0
-
-
-@pytest.fixture(scope="session")
-def launcher_works() -> None:
-    """Skip where the launcher says that it cannot run."""
-
-    async def probe() -> None:
-        await (await Launcher.start(spares=0)).close()
-
-    try:
-        asyncio.run(probe())
-    except LaunchError as error:
-        able = subprocess.run(
-            ["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False
-        )
-        if able.returncode == 0:
-            raise  # this machine can: then the launcher is broken, which no skip shall hide
-        pytest.skip(str(error))
-
-
-class Host:
-    """One machine with pods on it, and everything they reported."""
-
-    def __init__(self, root: Path, local_images: Path, state_dir: Path, *, keep_dead: int = 100) -> None:
-        self.reports: dict[str, list[Report]] = {}
-        self.news = asyncio.Condition()
-        self.dirs = PodDirs(root / "pods")
-        self.dirs.open()
-        self.keeper = LauncherKeeper()
-        node = Node("node-1", "127.0.0.1", Fraction(4), 8 << 30)
-        images = ImageStore(state_dir, local_images=local_images)
-        self.devices = root / "dev"
-        self.devices.mkdir()
-        gpus = Gpus(gpus_module.Host(self.devices), root / "locks")
-        self.wanted: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
-        machine = Machine(
-            *(lambda: node, images, self.dirs, self.keeper.run_pod, "linux", gpus),
-            want=lambda *asked: self.wanted.put_nowait(asked),
-            refresh_seconds=0.05,
-        )
-        self.pods = Pods(machine, self._report, keep_dead=keep_dead)
-        self._notifying: set[asyncio.Task[None]] = set()
-
-    def _report(self, task_id: str, report: Report) -> None:
-        self.reports.setdefault(task_id, []).append(report)
-        task = asyncio.ensure_future(self._notify())
-        self._notifying.add(task)
-        task.add_done_callback(self._notifying.discard)
-
-    async def _notify(self) -> None:
-        async with self.news:
-            self.news.notify_all()
-
-    def run(
-        self, *containers: dict[str, Any], name: str = "p", supplies: Supplies = NOTHING, **spec: Any
-    ) -> str:
-        """Launch a pod of containers that are shell scripts; returns its task id."""
-        uid = f"{name}-{os.urandom(4).hex()}"  # cgroups carry it, and tests run beside one another
-        task_id = f"{uid}.1"
-        spec.setdefault("restartPolicy", "Never")
-        made = [container(f"c{n}", **c) for n, c in enumerate(containers)]
-        inits = [container(f"i{n}", **c) for n, c in enumerate(spec.pop("init", ()))]
-        meta = {"name": name, "namespace": "default", "uid": uid, "labels": {"app": "test"}}
-        spec = {"containers": made, "initContainers": inits, **spec}
-        self.pods.launch(task_id, {"metadata": meta, "spec": spec}, supplies)
-        return task_id
-
-    async def until(self, task_id: str, test: Callable[[Report], bool]) -> Report:
-        """The first report that passes, also one that has come already."""
-        async with asyncio.timeout(SECONDS), self.news:
-            await self.news.wait_for(lambda: any(map(test, self.reports.get(task_id, ()))))
-        return next(r for r in self.reports[task_id] if test(r))
-
-    async def end(self, task_id: str) -> Report:
-        return await self.until(task_id, lambda r: r.terminal)
-
-    async def log(self, name: str, app: str = "c0", *, previous: bool = False, **options: Any) -> str:
-        path, writer = self.pods.log_of("default", name, app, previous=previous)
-        async with asyncio.timeout(SECONDS):
-            return b"".join([b async for b in read_log(path, LogOptions(**options), writer)]).decode()
-
-    async def close(self) -> None:
-        await self.pods.shutdown(0.0, "the test is over")
-        await self.pods.close()
-        await self.keeper.close()
-
-
-def container(name: str, run: str | None = None, **fields: Any) -> dict[str, Any]:
-    made: dict[str, Any] = {"name": name, "image": IMAGE, "imagePullPolicy": "IfNotPresent", **fields}
-    if run is not None:
-        made["command"] = ["/bin/sh", "-c", run]
-    return made
-
-
-@pytest.fixture
-async def host(
-    launcher_works: None, tmp_path: Path, local_images: Path, image_state: Path
-) -> AsyncIterator[Host]:
-    made = Host(tmp_path, local_images, image_state)
-    made.keeper.start()
-    try:
-        yield made
-    finally:
-        await made.close()
-        assert not [p for phase in Phase for p in (made.dirs.root / phase).iterdir()]
+Host = Any
+"""The machine of conftest."""
 
 
 def shown(report: Report, app: str = "c0") -> dict[str, Any]:
@@ -525,10 +412,8 @@ async def test_the_launchers_death_fails_all_pods_and_the_next_one_runs(host: Ho
     assert (await host.end(again)).state == "TASK_FINISHED"
 
 
-async def test_only_so_many_dead_pods_are_kept(
-    launcher_works: None, tmp_path: Path, local_images: Path, image_state: Path
-) -> None:
-    host = Host(tmp_path, local_images, image_state, keep_dead=2)
+async def test_only_so_many_dead_pods_are_kept(make_host: Callable[..., Host]) -> None:
+    host = make_host(keep_dead=2)
     try:
         for name in ("one", "two", "three"):
             assert (await host.end(host.run({"run": f"echo {name}"}, name=name))).state == "TASK_FINISHED"

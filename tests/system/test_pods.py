@@ -203,7 +203,7 @@ def test_a_runtime_class_of_the_users_own(cluster, pod):
     ("change", "named"),
     [
         ({"image": ""}, "spec.containers[0].image"),
-        ({"livenessProbe": {"tcpSocket": {"port": 80}}}, "spec.containers[0].livenessProbe"),
+        ({"livenessProbe": {"tcpSocket": {"port": 0}}}, "spec.containers[0].livenessProbe.tcpSocket.port"),
         ({"name": "Not A Name"}, "spec.containers[0].name"),
     ],
 )

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from executor.pods.core.events import Timer
+from executor.pods.core.events import Hook, Timer
+from executor.pods.core.spec import ProbeKind
 from shared.wire import PodEvent
 
 
@@ -42,6 +43,24 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class RunHook:
+    """Run a lifecycle hook of a running instance → HookEnded."""
+
+    app: str
+    attempt: int
+    hook: Hook
+
+
+@dataclass(frozen=True, slots=True)
+class MakeCheck:
+    """Ask a probe of a running instance → Probed."""
+
+    app: str
+    attempt: int
+    probe: ProbeKind
+
+
+@dataclass(frozen=True, slots=True)
 class SetTimer:
     """Say TimerFired after so many seconds. Replaces a running timer of the same name."""
 
@@ -63,4 +82,4 @@ class Report:
         return self.state not in {"TASK_STARTING", "TASK_RUNNING"}
 
 
-Effect = StartSandbox | StopSandbox | Prepare | Start | Stop | SetTimer | Report
+Effect = StartSandbox | StopSandbox | Prepare | Start | Stop | RunHook | MakeCheck | SetTimer | Report

@@ -3,16 +3,36 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from executor.pods.core.spec import ProbeKind
+
 
 class TimerKind(StrEnum):
     """What a timer is for. A pod has at most one running timer of a kind and app."""
 
     SAY_STARTING = "say-starting"  # preparing takes long enough to be worth a report
     DEADLINE = "deadline"  # activeDeadlineSeconds
-    GRACE = "grace"  # the time to end by oneself is over
+    GRACE = "grace"  # of an app: the time to end by itself is over
     SANDBOX = "sandbox"  # try the sandbox again
     RETRY = "retry"  # of an app: try again what is HELD or in BACKOFF
     SHOW_BACKOFF = "show-backoff"  # of an app: ErrImagePull becomes ImagePullBackOff
+    STARTUP = "startup"  # of an app: the next check of this probe
+    LIVENESS = "liveness"
+    READINESS = "readiness"
+
+
+class Hook(StrEnum):
+    """A lifecycle hook of a container; the value is its name in v1 Lifecycle."""
+
+    POST_START = "postStart"
+    PRE_STOP = "preStop"
+
+
+class Answer(StrEnum):
+    """What a probe says. UNKNOWN: it could not be asked, which counts for nothing."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +121,27 @@ class Exited:
 
 
 @dataclass(frozen=True, slots=True)
+class HookEnded:
+    """error: why the hook failed, "" if it did not."""
+
+    app: str
+    attempt: int
+    hook: Hook
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """message: what there is to say of it; a success with a message is one with a warning."""
+
+    app: str
+    attempt: int
+    probe: ProbeKind
+    answer: Answer
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class KillRequested:
     """End the pod. grace: seconds from SIGTERM to SIGKILL, None for the pod's own. message: why, one line."""
 
@@ -123,6 +164,8 @@ Event = (
     | Started
     | StartFailed
     | Exited
+    | HookEnded
+    | Probed
     | KillRequested
     | TimerFired
 )

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from executor.pods.core import status
-from executor.pods.core.effects import Effect, Report, SetTimer
+from executor.pods.core.effects import Effect, Prepare, Report, SetTimer
 from executor.pods.core.events import Timer, TimerKind
 from executor.pods.core.state import Container, State
 from executor.pods.core.states import CONTAINER_MOVES, SANDBOX_MOVES, ContainerState, SandboxState
@@ -41,6 +41,22 @@ class Frame:
 
     def do(self, effect: Effect) -> None:
         self.effects.append(effect)
+
+    def prepare(self, container: Container) -> None:
+        """Have its image, for the next instance."""
+        if self.move(container, ContainerState.PREPARING):
+            self.do(Prepare(container.app.name))
+
+    def change(self, container: Container, **changes: Any) -> Container:
+        """Other fields of a container that stays in its state."""
+        changed = replace(container, **changes)
+        self.state = self.state.with_container(changed)
+        return changed
+
+    def late(self, container: Container) -> None:
+        """An answer for a container that was given up meanwhile is late; for any other it is a bug, and counted."""
+        if container.state is not ContainerState.ENDED:
+            self.illegal()
 
     def timer(self, kind: TimerKind, after: float, app: str = "") -> None:
         self.do(SetTimer(Timer(kind, app), after))

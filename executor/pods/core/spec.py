@@ -20,13 +20,48 @@ class RestartPolicy(StrEnum):
     NEVER = "Never"
 
 
+class ProbeKind(StrEnum):
+    """What a probe is for."""
+
+    STARTUP = "startup"
+    LIVENESS = "liveness"
+    READINESS = "readiness"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """When a check is made and what its answers count for (v1 Probe); what it does is the runner's matter.
+
+    Durations in seconds. grace: from the stop signal to SIGKILL when the probe ends the container, None: the pod's.
+    """
+
+    initial_delay: float = 0.0
+    period: float = 10.0
+    success_threshold: int = 1
+    failure_threshold: int = 3
+    grace: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class App:
-    """One container of the pod: its name, its image as written, and whether it is an init container."""
+    """One container of the pod: its name, its image as written, whether it is an init container.
+
+    sidecar: an init container that runs on beside the others. post_start, pre_stop: whether it has these hooks.
+    """
 
     name: str
     image: str
     init: bool = False
+    sidecar: bool = False
+    post_start: bool = False
+    pre_stop: bool = False
+    startup: Probe | None = None
+    liveness: Probe | None = None
+    readiness: Probe | None = None
+
+    def probe(self, kind: ProbeKind) -> Probe | None:
+        probes = {ProbeKind.STARTUP: self.startup, ProbeKind.LIVENESS: self.liveness}
+        return probes.get(kind, self.readiness)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +87,7 @@ class Pod:
 def read_pod(pod: Mapping[str, Any], *, host_ip: str, pod_ip: str, qos_class: str) -> Pod:
     """Pick the facts out of a v1 Pod object. Raises KeyError for an object without uid, name or containers."""
     meta, spec = pod["metadata"], pod["spec"]
-    inits = tuple(App(c["name"], c["image"], init=True) for c in spec.get("initContainers") or ())
+    inits = tuple(_app(c, init=True) for c in spec.get("initContainers") or ())
     deadline = spec.get("activeDeadlineSeconds")
     grace = spec.get("terminationGracePeriodSeconds")
     return Pod(
@@ -60,13 +95,41 @@ def read_pod(pod: Mapping[str, Any], *, host_ip: str, pod_ip: str, qos_class: st
         namespace=meta.get("namespace", "default"),
         name=meta["name"],
         restart_policy=RestartPolicy(spec.get("restartPolicy") or "Always"),
-        apps=inits + tuple(App(c["name"], c["image"]) for c in spec["containers"]),
+        apps=inits + tuple(_app(c, init=False) for c in spec["containers"]),
         grace=DEFAULT_GRACE_SECONDS if grace is None else float(grace),
         deadline=None if deadline is None else float(deadline),
         host_ip=host_ip,
         pod_ip=pod_ip,
         qos_class=qos_class,
         remarks=() if spec.get("hostNetwork") else tuple(_unmapped_ports(spec)),
+    )
+
+
+def _app(container: Mapping[str, Any], *, init: bool) -> App:
+    hooks = container.get("lifecycle") or {}
+    return App(
+        container["name"],
+        container["image"],
+        init=init,
+        sidecar=init and container.get("restartPolicy") == "Always",
+        post_start="postStart" in hooks,
+        pre_stop="preStop" in hooks,
+        startup=_probe(container.get("startupProbe")),
+        liveness=_probe(container.get("livenessProbe")),
+        readiness=_probe(container.get("readinessProbe")),
+    )
+
+
+def _probe(probe: Mapping[str, Any] | None) -> Probe | None:
+    if probe is None:
+        return None
+    grace = probe.get("terminationGracePeriodSeconds")
+    return Probe(
+        float(probe.get("initialDelaySeconds") or 0),
+        float(probe.get("periodSeconds") or 10),
+        int(probe.get("successThreshold") or 1),
+        int(probe.get("failureThreshold") or 3),
+        None if grace is None else float(grace),
     )
 
 

@@ -3,11 +3,12 @@
 What of it is told to the world is decided in `status`, what follows from it in `step`.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from executor.pods.core.spec import App, Pod
+from executor.pods.core.spec import App, Pod, ProbeKind
 from executor.pods.core.states import ContainerState, SandboxState
 from shared.wire import PodEvent
 
@@ -25,12 +26,30 @@ class Termination:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """What a probe found of an instance. passed: what counts now; last: the last answer, `run` times in a row.
+
+    flying: a check is being made; due: the next one should have begun meanwhile.
+    """
+
+    passed: bool
+    last: bool | None = None
+    run: int = 0
+    flying: bool = False
+    due: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     """One app over all its instances.
 
     attempt: number of the newest instance, -1 before the first. last, previous: how the newest ended instance and the
     one before it ended. reason, message: why it waits (HELD). failures: prepare failures in a row. restarts: restarts
     in a row, for the back-off; restarted_at: when the last of them was decided.
+
+    Of the newest instance: checks: its probes, once it runs; hooked: its preStop hook has ended, or there is none;
+    grace_until: when SIGKILL is due, wall clock; forced: it was sent; again: a probe ended it, so that it is started
+    again even if it ends well. begun: an instance of it, some time, has started in the sense of its startup probe.
     """
 
     app: App
@@ -46,10 +65,36 @@ class Container:
     failures: int = 0
     restarts: int = 0
     restarted_at: float = 0.0
+    checks: Mapping[ProbeKind, Check] = field(default_factory=dict)
+    hooked: bool = False
+    grace_until: float = 0.0
+    forced: bool = False
+    again: bool = False
+    begun: bool = False
 
     @property
     def succeeded(self) -> bool:
         return self.state is ContainerState.ENDED and self.last is not None and self.last.exit_code == 0
+
+    @property
+    def started(self) -> bool:
+        """v1 ContainerStatus.started: it runs, its postStart hook has ended and its startup probe succeeded."""
+        if self.state not in {ContainerState.RUNNING, ContainerState.LEAVING, ContainerState.STOPPING}:
+            return False
+        return self.app.startup is None or self.passed(ProbeKind.STARTUP)
+
+    @property
+    def ready(self) -> bool:
+        """v1 ContainerStatus.ready."""
+        if self.app.init and not self.app.sidecar:
+            return self.succeeded
+        if self.state is not ContainerState.RUNNING or not self.started:
+            return False
+        return self.app.readiness is None or self.passed(ProbeKind.READINESS)
+
+    def passed(self, kind: ProbeKind) -> bool:
+        check = self.checks.get(kind)
+        return check is not None and check.passed
 
 
 class Outcome(StrEnum):
@@ -62,7 +107,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The pod is ending, and why. grace_over: whoever still runs gets SIGKILL. grace_until: wall clock.
+    """The pod is ending, and why. grace_until: when whoever still runs gets SIGKILL, wall clock.
 
     only_here: the pod itself is not over, its restart policy wants it elsewhere or again.
     """
@@ -71,7 +116,6 @@ class Ending:
     message: str
     reason: str = ""
     grace_until: float = 0.0
-    grace_over: bool = False
     only_here: bool = False
 
 
@@ -111,8 +155,12 @@ class State:
         return tuple(c for c in self.containers if not c.app.init)
 
     @property
+    def sidecars(self) -> tuple[Container, ...]:
+        return tuple(c for c in self.containers if c.app.sidecar)
+
+    @property
     def initialized(self) -> bool:
-        return all(c.succeeded for c in self.containers if c.app.init)
+        return all(c.begun if c.app.sidecar else c.succeeded for c in self.inits)
 
     @property
     def over(self) -> bool:

@@ -2,11 +2,11 @@
 
 Of a container (one app of the pod, over all its instances):
 
-       ┌──────────── again, after a back-off ─────────────┐
-       ▼                                                  │
-    PREPARING ──▶ PREPARED ──▶ STARTING ──▶ RUNNING ──▶ BACKOFF
-     │    ▲                        │            │
-     ▼    │                        └──────▶ STOPPING ──▶ ENDED (also from any other state)
+       ┌────────────────────── again, at once or after a back-off ───────────────────────┐
+       ▼                                                                                 │
+    PREPARING ──▶ PREPARED ──▶ STARTING ─┬───────────────▶ RUNNING ──▶ LEAVING ──▶ STOPPING ──▶ ENDED
+     │    ▲                              └─▶ SETTLING ──────▲ │                      (from any other state, too)
+     ▼    │                                                   └───▶ BACKOFF
       HELD
 
 Of the sandbox (the namespaces that the containers share):
@@ -29,7 +29,9 @@ class ContainerState(StrEnum):
     PREPARED = "prepared"  # the image is there; the sandbox is not, or it is not the container's turn
     HELD = "held"  # cannot be prepared for a reason outside of it; tried again
     STARTING = "starting"  # the launcher was asked
+    SETTLING = "settling"  # runs; its postStart hook has not ended
     RUNNING = "running"
+    LEAVING = "leaving"  # is to end: its preStop hook runs, or others have to end before it
     STOPPING = "stopping"  # was told to end, has not yet
     BACKOFF = "backoff"  # ended; starts again after a while
     ENDED = "ended"  # never runs again
@@ -49,6 +51,8 @@ class SandboxState(StrEnum):
 _C = ContainerState
 _S = SandboxState
 
+_STARTED: Final = (_C.STARTING, _C.SETTLING, _C.RUNNING, _C.LEAVING, _C.STOPPING)
+
 CONTAINER_MOVES: Final[frozenset[tuple[ContainerState, ContainerState]]] = frozenset(
     {
         (_C.PREPARING, _C.PREPARED),
@@ -56,14 +60,16 @@ CONTAINER_MOVES: Final[frozenset[tuple[ContainerState, ContainerState]]] = froze
         (_C.PREPARED, _C.STARTING),
         (_C.HELD, _C.PREPARING),
         (_C.STARTING, _C.RUNNING),
+        (_C.STARTING, _C.SETTLING),
         (_C.STARTING, _C.STOPPING),
-        (_C.STARTING, _C.PREPARING),
-        (_C.STARTING, _C.BACKOFF),
-        (_C.RUNNING, _C.STOPPING),
-        (_C.RUNNING, _C.PREPARING),
-        (_C.RUNNING, _C.BACKOFF),
+        (_C.SETTLING, _C.RUNNING),
+        (_C.SETTLING, _C.LEAVING),
+        (_C.RUNNING, _C.LEAVING),
+        (_C.LEAVING, _C.STOPPING),
         (_C.BACKOFF, _C.PREPARING),
     }
+    | {(state, _C.PREPARING) for state in _STARTED}
+    | {(state, _C.BACKOFF) for state in _STARTED}
     | {(state, _C.ENDED) for state in ContainerState if state is not _C.ENDED}
 )
 
@@ -80,5 +86,5 @@ SANDBOX_MOVES: Final[frozenset[tuple[SandboxState, SandboxState]]] = frozenset(
     }
 )
 
-ALIVE: Final = frozenset({_C.STARTING, _C.RUNNING, _C.STOPPING})
+ALIVE: Final = frozenset(_STARTED)
 """States in which a process of the container exists or is about to."""

@@ -1,7 +1,7 @@
 """What the world is told of a pod: the v1 PodStatus of a State.
 
 Mirrors the kubelet's pkg/kubelet/status/generate.go and kubelet_pods.go (getPhase). The PodScheduled condition is the
-scheduler's and not in here. There are no probes yet: a container is ready while it runs.
+scheduler's and not in here. A container whose postStart hook runs is shown as one that does not run yet.
 """
 
 from dataclasses import replace
@@ -31,9 +31,15 @@ def phase(state: State) -> str:
             return "Succeeded"
         failed = state.ending.outcome is Outcome.FAILED or any(not c.succeeded for c in state.mains)
         return "Failed" if failed else "Succeeded"
-    if not state.initialized or any(c.attempt < 0 for c in state.mains):
+    if not state.initialized or any(_comes_first(c) for c in state.mains):
         return "Pending"
     return "Running"
+
+
+def _comes_first(container: Container) -> bool:
+    """Whether its first instance is not running yet."""
+    settling = container.attempt == 0 and container.state is ContainerState.SETTLING
+    return container.attempt < 0 or settling
 
 
 def with_conditions(state: State, now: float) -> State:
@@ -48,8 +54,8 @@ def with_conditions(state: State, now: float) -> State:
 
 
 def _conditions(state: State, now: float) -> list[Condition]:
-    unready = [c.app.name for c in state.mains if c.state is not ContainerState.RUNNING]
-    uninitialized = [c.app.name for c in state.inits if not c.succeeded]
+    unready = [c.app.name for c in (*state.sidecars, *state.mains) if not c.ready]
+    uninitialized = [c.app.name for c in state.inits if not (c.begun if c.app.sidecar else c.succeeded)]
     done = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(phase(state))
     initialized = Condition("Initialized", True, now)
     if uninitialized:
@@ -109,14 +115,12 @@ def _condition(condition: Condition) -> dict[str, Any]:
 
 def _container(state: State, container: Container) -> dict[str, Any]:
     now_state, last = _shown(state, container)
-    running = container.state in {ContainerState.RUNNING, ContainerState.STOPPING}
-    ready = container.succeeded if container.app.init else container.state is ContainerState.RUNNING
     status: dict[str, Any] = {
         "name": container.app.name,
         "image": container.image or container.app.image,
         "imageID": container.image_id,
-        "ready": ready,
-        "started": running,
+        "ready": container.ready,
+        "started": container.started,
         "restartCount": max(0, container.attempt),
         "state": now_state,
         "lastState": {} if last is None else {"terminated": _terminated(state, container, last)},
@@ -129,7 +133,7 @@ def _container(state: State, container: Container) -> dict[str, Any]:
 def _shown(state: State, container: Container) -> tuple[dict[str, Any], Termination | None]:
     """The `state` of the container, and the termination that is its `lastState`."""
     match container.state:
-        case ContainerState.RUNNING | ContainerState.STOPPING:
+        case ContainerState.RUNNING | ContainerState.LEAVING | ContainerState.STOPPING:
             started = timestamp(container.started_at or 0.0)
             return {"running": {"startedAt": started}}, container.last
         case ContainerState.BACKOFF:

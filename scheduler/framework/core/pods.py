@@ -119,18 +119,33 @@ def _wishes(notes: Mapping[str, str]) -> dict[str, Any]:
 
 def _needs(meta: Json, spec: Json) -> Needs:
     containers = spec.get("containers") or []
-    running = Vector()
-    for one in containers:
-        running = running + _request(one)
-    asked = _largest([running, *map(_request, spec.get("initContainers") or [])]) + _overhead(spec)
+    inits = spec.get("initContainers") or []
+    sidecars = [one for one in inits if one.get("restartPolicy") == "Always"]
+    asked = _asked(containers, inits) + _overhead(spec)
     amounts = _largest([asked, MINIMUM])
     return Needs(
         amounts=amounts,
-        ports=_host_ports(containers),
+        ports=_host_ports([*containers, *sidecars]),
         selector=tuple(sorted((spec.get("nodeSelector") or {}).items())),
         tolerations=tuple(_toleration(one) for one in spec.get("tolerations") or []),
         rules=rules_of(meta, spec),
     )
+
+
+def _asked(containers: Iterable[Json], inits: Iterable[Json]) -> Vector:
+    """Init containers run one after the other, each beside the sidecars before it (k8s.io/component-helpers, resource,
+    AggregateContainerRequests)."""
+    beside = Vector()
+    steps = []
+    for one in inits:
+        if one.get("restartPolicy") == "Always":
+            beside = beside + _request(one)
+            steps.append(beside)
+        else:
+            steps.append(beside + _request(one))
+    for one in containers:
+        beside = beside + _request(one)
+    return _largest([beside, *steps])
 
 
 def _largest(many: Iterable[Vector]) -> Vector:
