@@ -55,6 +55,10 @@ COLLECT = (50_000, 10, 20)
 """`gc.set_threshold`. The state is millions of dicts and lists that are no garbage; with Python's own numbers a third
 of the time goes into looking them through again and again. Garbage in cycles is little, and can wait."""
 
+PREDECESSOR = 15.0
+"""Seconds for which our port may be in use when a parent has just been started: by the child of one that was killed,
+which first ends the session of that one, and its clients' requests."""
+
 ALONE = 1
 """The epoch of a scheduler that shares its store with nobody."""
 
@@ -227,7 +231,8 @@ class Instance:
         listen = self.settings.listen
         self._tls = self.settings.certificate.tls(self.settings.names, datetime.now(UTC), signer)
         context = self._tls.context if self._tls else None
-        runner, port = await start_server(self._app, listen.host, listen.port, tls=context)
+        patience = PREDECESSOR if self.link is not None else 0.0
+        runner, port = await start_server(self._app, listen.host, listen.port, tls=context, patience=patience)
         stack.push_async_callback(runner.cleanup)
         log.info("serving the API on %s port %d%s", listen.host, port, " with TLS" if context else "")
         return port

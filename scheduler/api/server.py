@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import logging
 import socket
 import ssl
 
@@ -11,11 +13,16 @@ from aiohttp import web
 from scheduler.api.auth import is_loopback
 from scheduler.api.context import API
 
+log = logging.getLogger(__name__)
+
 KEEPALIVE = 180.0
 """Seconds an idle connection stays open: longer than client-go keeps one (90), so that it closes first."""
 
 SHUTDOWN = 5.0
 """Seconds that requests have to end at shutdown."""
+
+STEP = 0.1
+"""Seconds after which a port in use is tried again."""
 
 
 class ConfigError(Exception):
@@ -36,11 +43,17 @@ def address(host: str, port: int) -> str:
 
 
 async def start_server(
-    app: web.Application, host: str, port: int, *, tls: ssl.SSLContext | None = None
+    app: web.Application,
+    host: str,
+    port: int,
+    *,
+    tls: ssl.SSLContext | None = None,
+    patience: float = 0.0,
 ) -> tuple[web.AppRunner, int]:
     """Starts to serve, HTTPS with `tls`; port 0 takes a free one. Returns the runner and the port.
 
-    Stop it with `await runner.cleanup()`, which ends watches and followed logs. Raises ConfigError.
+    `patience`: seconds for which a port in use is tried again. Stop it with `await runner.cleanup()`, which ends
+    watches and followed logs. Raises ConfigError.
     """
     check_listen(host, port, app[API].token)
     runner = web.AppRunner(
@@ -52,11 +65,31 @@ async def start_server(
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port, ssl_context=tls).start()
+        await _bind(runner, host, port, tls, patience)
     except OSError as error:
         await runner.cleanup()
         raise ConfigError(f"--listen {address(host, port)}: {_why(error)}") from error
     return runner, int(runner.addresses[0][1])
+
+
+async def _bind(
+    runner: web.AppRunner, host: str, port: int, tls: ssl.SSLContext | None, patience: float
+) -> None:
+    clock = asyncio.get_running_loop().time
+    end, complained = clock() + patience, False
+    while True:
+        site = web.TCPSite(runner, host, port, ssl_context=tls)
+        try:
+            await site.start()
+            return
+        except OSError as error:
+            await site.stop()
+            if error.errno != errno.EADDRINUSE or clock() >= end:
+                raise
+            if not complained:
+                log.warning("%s is in use, trying again for %.0f s", address(host, port), patience)
+            complained = True
+        await asyncio.sleep(STEP)
 
 
 def _why(error: OSError) -> str:

@@ -96,6 +96,21 @@ async def test_port_in_use(app):
             await start_server(app, "127.0.0.1", port)
 
 
+async def test_port_in_use_for_a_while(app, caplog):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        starting = asyncio.create_task(start_server(app, "127.0.0.1", port, patience=30.0))
+        async with asyncio.timeout(20):
+            while "is in use, trying again" not in caplog.text:
+                assert not starting.done()
+                await asyncio.sleep(0.01)
+    runner, serving = await starting
+    await runner.cleanup()
+    assert serving == port
+
+
 async def test_address_of_another_machine(app):
     with pytest.raises(ConfigError, match="does not have that address"):
         await start_server(app, "127.0.0.1.invalid.localhost", 0)
