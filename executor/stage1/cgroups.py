@@ -16,10 +16,13 @@ from typing import Final, NamedTuple
 
 from executor.stage1.manifest import Limits
 
-CONTROLLERS: Final = ("memory", "freezer", "cpu", "cpuacct", "pids")
+CONTROLLERS: Final = ("memory", "freezer", "cpu", "cpuacct", "pids", "blkio")
+BLOCK: Final = (
+    "blkio"  # joined by those only that are limited there: each hierarchy is one more move at a start
+)
 PREFIX: Final = "gantry."
 INIT_LEAF: Final = ".init"
-_V2_CONTROLLERS: Final = ("cpu", "memory", "pids")
+_V2_CONTROLLERS: Final = ("cpu", "memory", "pids", "io")
 _PERIOD_US: Final = 100_000
 
 
@@ -75,8 +78,21 @@ def _below(point: str, root: str, path: str) -> str:
     return os.path.normpath(point + "/" + path)
 
 
-def limit_writes(version: int, limits: Limits) -> list[tuple[str, str, str]]:
-    """(controller, file, value) of an app's limits.
+def disk_below(path: str) -> str:
+    """MAJOR:MINOR of the whole disk on which `path` lies, as limits name it. Raises OSError, CgroupError."""
+    device = os.stat(path).st_dev
+    name = f"{os.major(device)}:{os.minor(device)}"
+    if os.major(device) == 0:
+        raise CgroupError(
+            f"a limit on the use of the disk: {path} lies on no disk, but on a virtual file system"
+        )
+    if os.path.exists(f"/sys/dev/block/{name}/partition"):
+        return _read(f"/sys/dev/block/{name}/../dev").strip()
+    return name
+
+
+def limit_writes(version: int, limits: Limits, disk: str = "") -> list[tuple[str, str, str]]:
+    """(controller, file, value) of an app's limits; `disk` as `disk_below` names it.
 
     cpu: Kubernetes' conversion of requests to shares (2…262144) and limits to a quota with microsecond
     precision; v2 weight from shares as in the OCI runtimes (runc libcontainer ConvertCPUSharesToCgroupV2Value).
@@ -101,14 +117,33 @@ def limit_writes(version: int, limits: Limits) -> list[tuple[str, str, str]]:
         writes.append(("memory", file, str(limits.memory_limit)))
     if limits.pids is not None:
         writes.append(("pids", "pids.max", str(limits.pids)))
-    return writes
+    return writes + _block_writes(version, limits, disk)
+
+
+def _block_writes(version: int, limits: Limits, disk: str) -> list[tuple[str, str, str]]:
+    """Reads and writes have the same limit each (v1: blkio-controller.rst; v2: cgroup-v2.rst, io.max)."""
+    rates = {"bps": limits.block_bandwidth, "iops": limits.block_iops}
+    given = {unit: rate for unit, rate in rates.items() if rate is not None}
+    if version == 1:
+        return [
+            (BLOCK, f"blkio.throttle.{way}_{unit}_device", f"{disk} {rate}")
+            for unit, rate in given.items()
+            for way in ("read", "write")
+        ]
+    values = [f"{way}{unit}={rate}" for unit, rate in given.items() for way in "rw"]
+    return [("io", "io.max", " ".join([disk, *values]))] if values else []
 
 
 class PodCgroup:
-    """The cgroups of one pod."""
+    """The cgroups of one pod. `disk`: of which it, or an app of it, has a limited part (see `disk_below`)."""
 
-    def __init__(self, layout: Layout, pod: str) -> None:
+    def __init__(self, layout: Layout, pod: str, *, disk: str = "") -> None:
+        if not disk:
+            layout = Layout(
+                layout.version, {name: path for name, path in layout.base.items() if name != BLOCK}
+            )
         self.layout = layout
+        self._disk = disk
         self.name = PREFIX + pod
         self.directories = tuple(os.path.join(root, self.name) for root in layout.roots)
         self._members = "tasks" if layout.version == 1 else "cgroup.procs"
@@ -134,7 +169,7 @@ class PodCgroup:
 
     def limit(self, limits: Limits, app: str = "") -> None:
         """Set the limits of the app (of the pod without `app`); raises CgroupError when one cannot be enforced."""
-        for controller, file, value in limit_writes(self.layout.version, limits):
+        for controller, file, value in limit_writes(self.layout.version, limits, self._disk):
             root = self.layout.base.get(controller if self.layout.version == 1 else "")
             path = os.path.join(root or "", self.name, app, file)
             if root is None or not os.path.exists(path):

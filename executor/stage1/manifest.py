@@ -9,7 +9,7 @@ import json
 import resource
 from typing import Any, Final, NamedTuple
 
-from executor.stage1 import caps
+from executor.stage1 import caps, lsm
 from executor.stage1 import seccomp as filters
 
 FLAVORS: Final = ("linux", "fly")
@@ -22,13 +22,16 @@ class ManifestError(ValueError):
 
 
 class Limits(NamedTuple):
-    """Cgroup limits: thousandths of a cpu, bytes, processes; None is no limit. `cpu_shares` goes before the request."""
+    """Cgroup limits: thousandths of a cpu, bytes, processes, bytes and operations per second of the disk below the pod
+    directory; None is no limit. `cpu_shares` goes before the request."""
 
     cpu_request_milli: int | None = None
     cpu_limit_milli: int | None = None
     memory_limit: int | None = None
     cpu_shares: int | None = None
     pids: int | None = None
+    block_bandwidth: int | None = None
+    block_iops: int | None = None
 
 
 NO_LIMITS: Final = Limits()
@@ -82,6 +85,7 @@ class App(NamedTuple):
     default_seccomp: bool = True  # the flavor's filter, when the manifest does not say
     whole_proc: bool = False  # nothing of its /proc is hidden or read-only
     strict_groups: bool = False  # no groups that only the image knows
+    label: lsm.Label | None = None  # for the kernel's security module
 
 
 class Pod(NamedTuple):
@@ -228,6 +232,7 @@ def _app(raw: dict[str, Any], volumes: dict[str, Volume]) -> App:
         default_seccomp=not isolated["seccomp_given"],
         whole_proc=_one_of(name, notes, "gantry.io/proc-mount", ("default", "unmasked")) == "unmasked",
         strict_groups=_one_of(name, notes, "gantry.io/groups", ("merge", "strict")) == "strict",
+        label=isolated["label"],
     )
 
 
@@ -270,6 +275,7 @@ def _isolators(app: str, entries: Any) -> dict[str, Any]:
         "rlimits": (),
         "seccomp": None,
         "seccomp_given": False,
+        "label": None,
     }
     asked = []
     for entry in entries:
@@ -286,6 +292,8 @@ def _isolators(app: str, entries: Any) -> dict[str, Any]:
             found["no_new_privileges"] = bool(value)
         elif name == "os/linux/oom-score-adj":
             found["oom_score_adj"] = int(value)
+        elif name in lsm.ISOLATORS:
+            found["label"] = _label(app, name, value, found["label"])
         elif name in (
             "os/linux/seccomp-retain-set",
             "os/linux/seccomp-remove-set",
@@ -300,6 +308,15 @@ def _isolators(app: str, entries: Any) -> dict[str, Any]:
         found["seccomp"] = _seccomp(app, *asked[0], found["capabilities"])
         found["seccomp_given"] = True
     return found
+
+
+def _label(app: str, name: str, value: Any, before: lsm.Label | None) -> lsm.Label:
+    if before is not None:
+        raise ManifestError(f"app {app}: isolator {name}: there is a label already")
+    try:
+        return lsm.read(name, value)
+    except ValueError as error:
+        raise ManifestError(f"app {app}: isolator {name}: {error}") from None
 
 
 def _limited(limits: Limits, whose: str, name: str, value: Any) -> Limits | None:
@@ -322,6 +339,14 @@ def _limited(limits: Limits, whose: str, name: str, value: Any) -> Limits | None
                 f"{whose}: isolator {name}: limit {value.get('limit')!r} is not a positive number"
             )
         return limits._replace(pids=value["limit"])
+    if name in ("resource/block-bandwidth", "resource/block-iops"):
+        rate = None if value.get("limit") is None else quantity(value["limit"])
+        if value.get("default") is not True or "request" in value or not rate:  # appc ace.md
+            raise ManifestError(f"{whose}: isolator {name}: needs default: true and a limit, and no request")
+        field = "block_bandwidth" if name == "resource/block-bandwidth" else "block_iops"
+        return limits._replace(**{field: rate})
+    if name == "resource/network-bandwidth":
+        raise ManifestError(f"{whose}: isolator {name}: pods have no network yet whose use could be limited")
     return None
 
 

@@ -125,6 +125,8 @@ def app_plan(pod: Pod, app: App, paths: Paths, lowers: tuple[str, ...], members:
     plan: list[Op] = []
     if app.oom_score_adj is not None:
         plan.append(ops.OomScore(app.oom_score_adj))
+    if app.label is not None:
+        plan.append(ops.SetLabel(*app.label))
     plan += _shared(pod, app)
     plan += _volumes(pod, app, paths)
     if pod.ids:
@@ -147,6 +149,8 @@ def app_plan(pod: Pod, app: App, paths: Paths, lowers: tuple[str, ...], members:
 def enter_plan(pod: Pod, app: App, members: tuple[str, ...]) -> list[Op]:
     """Into a running app: the same cgroup, namespaces and root as its main process has (`app` names that one)."""
     plan: list[Op] = [] if app.oom_score_adj is None else [ops.OomScore(app.oom_score_adj)]
+    if app.label is not None:
+        plan.append(ops.SetLabel(*app.label))
     flags = syscalls.CLONE_NEWNS
     if pod.flavor == "linux":
         flags |= (

@@ -36,7 +36,9 @@ class Sandbox:
         self._key = directory
         self._paths = plan.Paths(directory.rstrip("/"))
         self._pod = _read_manifest(directory)
-        self._cgroup = cgroups.PodCgroup(launcher.layout, os.path.basename(self._paths.pod))
+        self._cgroup = cgroups.PodCgroup(
+            launcher.layout, os.path.basename(self._paths.pod), disk=_disk(self._pod, self._paths.pod)
+        )
         self._apps: dict[str, Instance] = {}
         self._starters: dict[str, int] = {}
         self._execs: dict[int, Instance] = {}
@@ -458,6 +460,17 @@ def _read_manifest(directory: str) -> manifest.Pod:
         raise StageError(f"read {path}: {_text(error)}") from None
     except manifest.ManifestError as error:
         raise StageError(f"{path}: {error}") from None
+
+
+def _disk(pod: manifest.Pod, directory: str) -> str:
+    """The disk below the pod directory, if somebody's use of it is limited."""
+    limits = [pod.limits, *(app.limits for app in pod.apps.values())]
+    if all(one.block_bandwidth is None and one.block_iops is None for one in limits):
+        return ""
+    try:
+        return cgroups.disk_below(directory)
+    except (OSError, cgroups.CgroupError) as error:
+        raise StageError(f"run {directory}: {_text(error)}") from None
 
 
 def _read_lowers(paths: plan.Paths, app: str) -> tuple[str, ...]:

@@ -128,7 +128,7 @@ def test_v2_tree(tmp_path: Path) -> None:
     pod = PodCgroup(fake_v2(tmp_path), "u1")
     pod.create()
     for directory in ("gantry", "gantry/gantry.u1"):
-        assert (tmp_path / directory / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
+        assert (tmp_path / directory / "cgroup.subtree_control").read_text() == "+cpu +memory +pids +io"
     pod.create_app("a", Limits(1000, 500, 9))
     app = tmp_path / "gantry/gantry.u1/a"
     assert {name: (app / name).read_text() for name in ("cpu.max", "memory.max", "cpu.weight")} == {

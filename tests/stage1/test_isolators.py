@@ -1,12 +1,14 @@
 """What holds an app or a pod back beyond cpu and memory: processes, rlimits, sysctls, limits of the whole pod."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from executor.pods.launcher import LaunchError
-from executor.stage1 import cgroups, manifest
+from executor.stage1 import cgroups, lsm, manifest, ops
 from executor.stage1.manifest import Limits
 
 pytestmark = pytest.mark.root
@@ -119,3 +121,117 @@ async def test_the_whole_of_proc(runner: Any) -> None:
     assert result.lines[-1] == "0"
     with pytest.raises(LaunchError, match="unmasked needs a user namespace"):
         await runner.sh(script, **unmasked)
+
+
+def test_the_use_of_the_disk_in_both_versions() -> None:
+    limits = Limits(block_bandwidth=1 << 20, block_iops=50)
+    assert cgroups.limit_writes(1, limits, "8:0") == [
+        ("blkio", "blkio.throttle.read_bps_device", "8:0 1048576"),
+        ("blkio", "blkio.throttle.write_bps_device", "8:0 1048576"),
+        ("blkio", "blkio.throttle.read_iops_device", "8:0 50"),
+        ("blkio", "blkio.throttle.write_iops_device", "8:0 50"),
+    ]
+    assert cgroups.limit_writes(2, limits, "8:0") == [
+        ("io", "io.max", "8:0 rbps=1048576 wbps=1048576 riops=50 wiops=50")
+    ]
+    assert cgroups.limit_writes(2, Limits(block_iops=9), "8:0") == [("io", "io.max", "8:0 riops=9 wiops=9")]
+
+
+def rate(name: str, limit: Any) -> dict[str, Any]:
+    return {"name": f"resource/block-{name}", "value": {"default": True, "limit": limit}}
+
+
+@pytest.mark.parametrize("flavor", ["linux", "fly"])
+async def test_the_use_of_the_disk_is_limited(
+    runner: Any, tmp_path: Path, flavor: str, cgroups_of: Any
+) -> None:
+    try:
+        disk = cgroups.disk_below(str(tmp_path))
+    except cgroups.CgroupError as error:
+        pytest.skip(str(error))
+    isolators = [rate("bandwidth", "4Mi"), rate("iops", 100)]
+    app = runner.pods.app("/bin/sleep", "1000", isolators=isolators)
+    pod = await runner.pod(runner.pods.make(app, flavor=flavor))
+    pid, _ = await pod.start()
+    (place,) = (path for path in cgroups_of(pod.directory) if "blkio" in str(path))
+    assert (place / "app" / "blkio.throttle.write_bps_device").read_text() == f"{disk} {4 << 20}\n"
+    assert (place / "app" / "blkio.throttle.read_iops_device").read_text() == f"{disk} 100\n"
+    assert str(pid) in (place / "app" / "cgroup.procs").read_text().split()
+
+
+async def test_direct_writes_are_as_slow_as_asked(runner: Any, tmp_path: Path) -> None:
+    """4 MiB at 2 MiB a second, past the page cache: the file system's own time says that it took a while."""
+    try:
+        cgroups.disk_below(str(tmp_path))
+    except cgroups.CgroupError as error:
+        pytest.skip(str(error))
+    script = "dd if=/dev/zero of=/x bs=64k count=1 oflag=direct 2>/dev/null || { echo no direct; exit 0; }; date +%s; "
+    script += "dd if=/dev/zero of=/x bs=64k count=64 oflag=direct 2>/dev/null; date +%s"
+    result = await runner.sh(script, isolators=[rate("bandwidth", "2Mi")])
+    if "no direct" in result.output:
+        pytest.skip("the file system writes through the page cache only")
+    begin, end = map(int, result.lines)
+    assert end - begin >= 1
+
+
+async def test_no_disk_to_limit(runner: Any) -> None:
+    runner.pods.base = Path(f"/dev/shm/gantry-test-{os.getpid()}")
+    try:
+        with pytest.raises(LaunchError, match="lies on no disk, but on a virtual file system"):
+            await runner.sh("true", isolators=[rate("iops", 1)])
+    finally:
+        shutil.rmtree(runner.pods.base)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("resource/block-iops", {"limit": 5}, "needs default: true and a limit, and no request"),
+        ("resource/block-iops", {"default": True}, "needs default: true"),
+        ("resource/block-bandwidth", {"default": True, "limit": 1, "request": 1}, "no request"),
+        ("resource/network-bandwidth", {"default": True, "limit": 1}, "pods have no network yet"),
+        ("os/linux/apparmor-profile", {"profile": ""}, "not the name of a profile"),
+        ("os/linux/selinux-context", {"user": "u", "role": "r", "type": "t"}, "must be set"),
+        (
+            "os/linux/selinux-context",
+            {"user": "u:", "role": "r", "type": "t", "level": "l"},
+            "without a colon",
+        ),
+    ],
+)
+def test_malformed_ones(name: str, value: Any, message: str) -> None:
+    app = {"name": "a", "app": {"exec": ["/x"], "isolators": [{"name": name, "value": value}]}}
+    text = manifest.json.dumps({"acKind": "PodManifest", "apps": [app]})
+    with pytest.raises(manifest.ManifestError, match=message):
+        manifest.read(text)
+
+
+CONTEXT = {"user": "u", "role": "r", "type": "t", "level": "s0:c1,c2"}
+LABELS = [
+    (lsm.APPARMOR, "os/linux/apparmor-profile", {"profile": "docker-default"}, "exec docker-default"),
+    (lsm.SELINUX, "os/linux/selinux-context", CONTEXT, "u:r:t:s0:c1,c2"),
+]
+
+
+@pytest.mark.parametrize(("module", "name", "value", "written"), LABELS)
+async def test_labels_are_refused_where_nobody_would_enforce_them(
+    runner: Any, module: str, name: str, value: Any, written: str
+) -> None:
+    if not lsm.why_not(module):
+        pytest.skip(f"{module} is on")
+    with pytest.raises(
+        LaunchError, match=rf"label the app .* for {module}: {module} is not on in this kernel"
+    ):
+        await runner.sh("true", isolators=[{"name": name, "value": value}])
+
+
+@pytest.mark.parametrize(("module", "name", "value", "written"), LABELS)
+def test_labels_are_written_for_the_next_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str, value: Any, written: str
+) -> None:
+    (tmp_path / "on").write_text("Y\n")
+    (tmp_path / "exec").touch()
+    monkeypatch.setattr(lsm, "_SIGN_OF_LIFE", {module: str(tmp_path / "on")})
+    monkeypatch.setattr(lsm, "_ATTRIBUTES", {module: (str(tmp_path / "none"), str(tmp_path / "exec"))})
+    ops.SetLabel(*lsm.read(name, value)).execute(ops.Context({}))
+    assert (tmp_path / "exec").read_text() == written

@@ -14,6 +14,7 @@ from executor.stage1.ops.process import (
     Loopback,
     OomScore,
     SetHostname,
+    SetLabel,
     SetSysctls,
     Terminal,
     Unshare,
@@ -34,7 +35,8 @@ from executor.stage1.ops.trees import (
 __all__ = [
     "DEVICES", "IN_ROOT", "ActAs", "Attach", "Context", "Enter", "Hide", "JoinCgroup", "Loopback", "MakeReadOnly",
     "MountDev", "MountNew", "MountOverlay", "NewRoot", "OomScore", "Op", "PivotRoot", "ReadOnlyRoot", "SealRoot",
-    "SetHostname", "SetSysctls", "StageError", "TakeTree", "TakeVolume", "Terminal", "Unshare", "UnshareUsers",
+    "SetHostname", "SetLabel",
+    "SetSysctls", "StageError", "TakeTree", "TakeVolume", "Terminal", "Unshare", "UnshareUsers",
     "execute", "open_or_make", "pack", "unpack",
 ]  # fmt: skip
 
@@ -42,7 +44,8 @@ _KINDS: Final = {
     kind.__name__: kind
     for kind in (
         Unshare, UnshareUsers, ActAs, Enter, TakeTree, TakeVolume, MountOverlay, Attach, MountDev, ReadOnlyRoot,
-        JoinCgroup, OomScore, PivotRoot, SetHostname, SetSysctls, Loopback, NewRoot, MountNew, Hide, MakeReadOnly,
+        JoinCgroup, OomScore, SetLabel,
+        PivotRoot, SetHostname, SetSysctls, Loopback, NewRoot, MountNew, Hide, MakeReadOnly,
         SealRoot, Terminal,
     )
 }  # fmt: skip

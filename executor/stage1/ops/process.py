@@ -4,7 +4,7 @@ import errno
 import os
 from typing import Final, NamedTuple
 
-from executor.stage1 import cgroups, syscalls, userns
+from executor.stage1 import cgroups, lsm, syscalls, userns
 from executor.stage1.ops.base import O_DIR, Context, StageError
 from executor.stage1.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS
 
@@ -140,6 +140,21 @@ class OomScore(NamedTuple):
 
     def execute(self, context: Context) -> None:
         cgroups.write("/proc/self/oom_score_adj", str(self.value))
+
+
+class SetLabel(NamedTuple):
+    """The AppArmor profile or SELinux context of the app; refused where the kernel would not enforce it."""
+
+    module: str
+    label: str
+
+    def describe(self) -> str:
+        return f"label the app {self.label} for {self.module}"
+
+    def execute(self, context: Context) -> None:
+        if why_not := lsm.why_not(self.module):
+            raise StageError(f"{self.describe()}: {why_not}")
+        lsm.set_for_exec((self.module, self.label))
 
 
 class SetHostname(NamedTuple):
