@@ -169,7 +169,7 @@ class PodCgroup:
 
     def limit(self, limits: Limits, app: str = "") -> None:
         """Set the limits of the app (of the pod without `app`); raises CgroupError when one cannot be enforced."""
-        for controller, file, value in limit_writes(self.layout.version, limits, self._disk):
+        for controller, file, value in self.writes(limits):
             root = self.layout.base.get(controller if self.layout.version == 1 else "")
             path = os.path.join(root or "", self.name, app, file)
             if root is None or not os.path.exists(path):
@@ -180,6 +180,10 @@ class PodCgroup:
                 write(path, value)
             except OSError as error:
                 raise CgroupError(f"write {value} to {path}: {os.strerror(error.errno or 0)}") from None
+
+    def writes(self, limits: Limits) -> list[tuple[str, str, str]]:
+        """(controller, file, value) of limits here."""
+        return limit_writes(self.layout.version, limits, self._disk)
 
     def init_members(self) -> tuple[str, ...]:
         """The files into which init writes itself."""

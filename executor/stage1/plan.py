@@ -189,13 +189,17 @@ def app_process(pod: Pod, app: App) -> Process:
     )
 
 
-def _seccomp(pod: Pod, app: App) -> bytes:
-    """The compiled filter: what was asked for, else the default of flavor `linux`. A privileged app has none."""
+def seccomp_filter(pod: Pod, app: App) -> seccomp.Filter | None:
+    """What was asked for, else the default of flavor `linux`. A privileged app has none."""
     if app.privileged or (app.default_seccomp and pod.flavor != "linux"):
-        return b""
-    wanted = app.seccomp
+        return None
     if app.default_seccomp:
-        wanted = seccomp.default_filter(caps.DEFAULT if app.capabilities is None else app.capabilities)
+        return seccomp.default_filter(caps.DEFAULT if app.capabilities is None else app.capabilities)
+    return app.seccomp
+
+
+def _seccomp(pod: Pod, app: App) -> bytes:
+    wanted = seccomp_filter(pod, app)
     if wanted is None:
         return b""
     try:

@@ -1,0 +1,86 @@
+"""What would be done for a pod on this machine, from its file. Images are looked up in the store, never fetched."""
+
+import json
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from executor.config import MAX_PIDS
+from executor.pods import manifest as pods
+from executor.pods import users
+from executor.pods.env import ConfigError, Node
+from executor.pods.rules import Rules
+from executor.stage0.config import ImageConfig
+from executor.stage0.errors import ImageError
+from executor.stage0.store import ImageStore
+from executor.stage1 import cgroups, describe, manifest, userns
+from executor.stage1.ops import StageError
+
+_NOT_HERE: Final = "(layers of {}, which is not on this node: fetch it with `gantry image fetch`)"
+
+
+class PlanError(Exception):
+    """There is no plan for this pod: what is wrong with it, in one line."""
+
+
+async def plan_file(file: Path, state_dir: Path, local_images: Path | None, flavor: str) -> dict[str, Any]:
+    """The plan of the v1 Pod or the appc PodManifest in `file` (see describe.pod_plan). Raises PlanError, OSError."""
+    try:
+        raw = yaml.safe_load(file.read_bytes())  # JSON is YAML
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PlanError(f"{file}: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise PlanError(f"{file}: neither a v1 Pod nor an appc PodManifest")
+    lowers: dict[str, tuple[str, ...]] = {}
+    try:
+        if raw.get("acKind") == "PodManifest":
+            made, name = raw, file.stem
+        elif raw.get("kind") == "Pod":
+            meta = raw["metadata"]  # what the API would have filled in
+            raw["metadata"] = {"namespace": "default", "uid": meta["name"], **meta}
+            made, lowers = await _of_pod(
+                raw, ImageStore(state_dir, local_images=local_images), state_dir, flavor
+            )
+            name = str(raw["metadata"]["uid"])
+        else:
+            raise PlanError(f"{file}: neither a v1 Pod nor an appc PodManifest")
+        pod = manifest.read(json.dumps(made))
+        if not lowers:
+            lowers = {app: (f"(layers of {app})",) for app in pod.apps}
+        own, mounts = Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text()
+        layout = cgroups.detect(own, mounts)
+        directory = f"{state_dir}/pods/run/{name}"
+        return describe.pod_plan(pod, directory, lowers, layout, why_no_users=userns.why_not())
+    except (ConfigError, StageError, cgroups.CgroupError, ValueError) as error:
+        raise PlanError(f"{file}: {error}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PlanError(f"{file}: not a v1 Pod: {type(error).__name__}: {error}") from None
+
+
+def text(made: Mapping[str, Any]) -> str:
+    """For people."""
+    return describe.text(made)
+
+
+async def _of_pod(
+    pod: Mapping[str, Any], images: ImageStore, state_dir: Path, default_flavor: str
+) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
+    flavor = pods.choose_flavor(pod, "", default_flavor)
+    node = Node("this-node", "127.0.0.1", Fraction(1), 1 << 30)
+    level = pods.pod_level(
+        pod, node, flavor, f"{state_dir}/pods/run/termination", rules=Rules(max_pids=MAX_PIDS)
+    )
+    entries, lowers = [], {}
+    for container in (*(pod["spec"].get("initContainers") or ()), *pod["spec"]["containers"]):
+        try:
+            image = await images.pull(container["image"], "Never")
+            image_id, config, layers = image.id, image.config, image.layers
+        except ImageError:
+            image_id, config, layers = "", ImageConfig(entrypoint=("(the image's command)",)), ()
+        identity = users.resolve(container, pod, config.user, config.supplementary_gids, layers)
+        entries.append(pods.app_entry(level, container, image_id, config, identity))
+        lowers[container["name"]] = tuple(map(str, layers)) or (_NOT_HERE.format(container["image"]),)
+    return pods.pod_manifest(level, entries), lowers

@@ -1,0 +1,136 @@
+"""`gantry node`: what is said of this machine, and of pods before they run."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.node import doctor
+from executor.node.cli import main
+from executor.stage0.build import Options, build_oci
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    code = main(list(argv))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    (tmp_path / "root/etc").mkdir(parents=True)
+    (tmp_path / "root/etc/passwd").write_text("app:x:5:6::/:/x\n")
+    build_oci(
+        tmp_path / "root", tmp_path / "images" / "small", "1", Options(entrypoint=("/serve",), user="app")
+    )
+    return tmp_path / "images"
+
+
+def pod(tmp_path: Path, **spec: Any) -> str:
+    container = {"name": "c", "image": "localhost/small:1", "args": ["--all\nof it"]}
+    made = {
+        "kind": "Pod",
+        "apiVersion": "v1",
+        "metadata": {"name": "web"},
+        "spec": {"containers": [container], **spec},
+    }
+    (tmp_path / "pod.json").write_text(json.dumps(made))
+    return str(tmp_path / "pod.json")
+
+
+def test_the_plan_of_a_pod(capsys: pytest.CaptureFixture[str], tmp_path: Path, images: Path) -> None:
+    sysctls = [{"name": "net.ipv4.tcp_syncookies", "value": "1"}]
+    file = pod(tmp_path, hostUsers=True, securityContext={"sysctls": sysctls})
+    state = tmp_path / "state"
+    code, out, err = run(capsys, "plan", file, "--state-dir", str(state), "--local-images", str(images))
+    assert (code, err) == (0, "")
+    assert "run /serve --all\\nof it as 5:6 in /" in out
+    assert "set net.ipv4.tcp_syncookies=1" in out
+    assert "user namespace: none" in out
+    assert "write 4096 to " in out
+    lines = out.splitlines()
+    assert "gantry.web/pids.max" in out or "(no pids)/gantry.web" in out
+    assert sum(line.endswith(" pivot_root") for line in lines) == 2
+    assert not (state / "pods").exists(), "nothing is done"
+
+
+def test_an_image_that_is_not_there_is_said_to_be_so(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, out, _ = run(capsys, "plan", pod(tmp_path), "--state-dir", str(tmp_path), "--json")
+    made = json.loads(out)
+    assert code == 0
+    assert made["apps"]["c"]["process"]["process"].startswith("run (the image's command)")
+    assert made["flavor"] == "linux"
+
+
+def test_the_plan_of_a_pod_manifest(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    isolators = [
+        {"name": "os/linux/seccomp-remove-set", "value": {"set": ["mount"], "errno": "EACCES"}},
+        {"name": "resource/block-iops", "value": {"default": True, "limit": 5}},
+        {"name": "gantry.io/rlimits", "value": {"core": {"soft": 0}}},
+    ]
+    app = {"name": "a", "app": {"exec": ["/x"], "isolators": isolators, "supplementaryGIDs": [7]}}
+    manifest = {
+        "acKind": "PodManifest",
+        "apps": [app],
+        "annotations": [{"name": "gantry.io/flavor", "value": "fly"}],
+    }
+    (tmp_path / "pod").write_text(json.dumps(manifest))
+    code, out, _ = run(capsys, "plan", str(tmp_path / "pod"), "--json")
+    assert code == 0
+    made = json.loads(out)["apps"]["a"]
+    assert made["process"]["seccomp"].startswith("1 calls: errno 13; any other: allowed")
+    assert (made["process"]["capabilities"], made["process"]["groups"]) == ("all", "7")
+    assert any("(the disk below" in line for line in made["cgroups"])
+    assert "mount proc on proc" in made["operations"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "while parsing"),
+        ("[]", "neither a v1 Pod nor an appc PodManifest"),
+        ("kind: Service", "neither a v1 Pod nor an appc PodManifest"),
+        ("kind: Pod", "not a v1 Pod: KeyError"),
+        ('{"acKind": "PodManifest", "apps": [{"name": "a", "app": {}}]}', "exec is empty"),
+    ],
+)
+def test_what_has_no_plan(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "file").write_text(text)
+    code, out, err = run(capsys, "plan", str(tmp_path / "file"))
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("gantry: error: ")
+    assert message in err
+
+
+def test_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "plan", "/no/such/file")[0] == 1
+
+
+@pytest.mark.root
+def test_the_doctor(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    code, out, _ = run(capsys, "doctor", "--state-dir", str(tmp_path / "not/there"), "--json")
+    flavors = json.loads(out)["flavors"]
+    assert {"linux", "fly"} <= set(flavors)
+    assert code == (0 if all(doctor.works(checks) for checks in flavors.values()) else 1)
+    assert not (tmp_path / "not").exists()
+    text = run(capsys, "doctor")[1]
+    assert "linux: works\n" in text or "MISSING" in text
+
+
+def test_what_works() -> None:
+    fine = {"name": "a", "needed": True, "why": ""}
+    without = {"name": "b", "needed": False, "why": "no reason"}
+    missing = {"name": "c", "needed": True, "why": "it is not there"}
+    assert doctor.works([fine, without])
+    assert not doctor.works([fine, missing])
+    assert doctor.text({"x": [fine, without, missing]}) == (
+        "x: does not work\n  ok      a\n  without b: no reason\n  MISSING c: it is not there\n"
+    )
