@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     """`gantry bundle`; exit code 0, or 1 when no bundle can be made or written."""
     args = parser().parse_args(argv)
     try:
-        if args.file.is_dir() or not args.file.absolute().parent.is_dir():
+        if (args.file.exists() and not args.file.is_file()) or not args.file.absolute().parent.is_dir():
             raise BundleError(f"{args.file}: not a file in a directory that is there")
         with Bar("making the bundle") as bar:
             bundle = make(args.file, contents(__version__), bar)

@@ -193,7 +193,15 @@ def inside(settings: Settings) -> int:
     except cluster.ClusterError as error:
         print(f"gantry up: error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"gantry up: error: {_where(error, settings.data_dir)}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _where(error: OSError, data_dir: Path) -> str:
+    """What the system refused, in one line: a full disk, mostly."""
+    return f"--data-dir {data_dir}: {error.filename2 or error.filename or 'write'}: {error.strerror or error}"
 
 
 def outside(settings: Settings, argv: list[str]) -> int:
@@ -251,3 +259,6 @@ def main(argv: list[str]) -> int:
     except UpError as error:
         print(f"gantry up: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"gantry up: error: {_where(error, args.data_dir)}", file=sys.stderr)
+        return 1

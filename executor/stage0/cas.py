@@ -299,7 +299,11 @@ class Cas:
         return record if isinstance(record, dict) else None
 
     def _all(self, part: str) -> list[dict[str, Any]]:
-        records = (self._load(path) for path in sorted((self.root / part).glob("*.json")))
+        try:
+            names = sorted(os.listdir(self.root / part))  # glob would find nothing where it may not look
+        except FileNotFoundError:
+            return []
+        records = (self._load(self.root / part / name) for name in names if name.endswith(".json"))
         return [record for record in records if record is not None]
 
 

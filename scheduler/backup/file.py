@@ -53,6 +53,8 @@ def write(path: Path, snapshot: Snapshot, *, created: str, gantry: str, progress
 
     Raises BackupError.
     """
+    if path.exists() and not path.is_file():
+        raise BackupError(f"{path}: not a file; name one, it is written whole or not at all")
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     head = {
         "gantryBackup": FORMAT,

@@ -48,7 +48,7 @@ def snapshot(path: Path) -> Iterator[Snapshot]:
                     (Row(Key(r, ns, n), v, bytes(raw)) for r, ns, n, v, raw in found), count, version
                 )
     except (sqlite3.Error, OSError) as error:
-        raise StoreError(f"store {path}: cannot be copied: {error}") from error
+        raise StoreError(f"store {path}: cannot be copied: {_why(error)}") from error
 
 
 def _copy(path: Path, copy: Path) -> None:
@@ -113,4 +113,8 @@ def fill(path: Path, rows: Iterable[Row], version: int) -> None:
     except FileExistsError as error:
         raise StoreError(f"store {path}: somebody made it in the meantime; nothing was restored") from error
     except (sqlite3.Error, OSError) as error:
-        raise StoreError(f"store {path}: cannot be made: {error}") from error
+        raise StoreError(f"store {path}: cannot be made: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

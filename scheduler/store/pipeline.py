@@ -9,6 +9,7 @@ A disk does some hundred flushes a second, so what arrives during a flush shares
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,8 @@ from scheduler.store.base import (
     WatchEvent,
 )
 from scheduler.store.cache import Cache
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -191,6 +194,7 @@ class Pipeline:
             try:
                 await self._write(self._in_flight)
             except StoreFailed as error:
+                logger.error("%s", error)
                 self._fail(error)
                 return
             except Exception as error:  # noqa: BLE001 - whatever broke the writer, nobody may wait for ever

@@ -257,7 +257,8 @@ class _File:
             db.execute("COMMIT")
         except sqlite3.Error as error:
             raise StoreFailed(
-                f"store {self._path}: cannot write: {error}; no more changes are taken"
+                f"store {self._path}: cannot write: {error}; no more changes are taken until the scheduler is "
+                "started again"
             ) from error
         self.logged += sum(len(e.raw) + 4096 for e in batch.state.values() if e is not None) + 8192
 

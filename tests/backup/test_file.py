@@ -85,6 +85,13 @@ def test_a_newer_format_is_refused(path):
         check(path, nobody)
 
 
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    (tmp_path / "backup").mkdir()
+    with pytest.raises(BackupError, match="backup: not a file"):
+        write(tmp_path / "backup", Snapshot(iter(()), 0, 1), created="", gantry="", progress=nobody)
+    assert (tmp_path / "backup").is_dir()
+
+
 def test_the_old_file_stays_until_the_new_one_is_whole(path):
     before = path.read_bytes()
 

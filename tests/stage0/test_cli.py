@@ -4,6 +4,8 @@ import io
 import json
 import os
 import pty
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -285,3 +287,16 @@ def test_the_bar_in_a_file() -> None:
         bar.say("a line")
     assert out.getvalue() == "a line\n"
     assert Bar("x", lambda: (0, 0), out).line() == "x …"
+
+
+def test_a_store_that_may_not_be_read_is_not_called_empty(state: Path, tmp_path: Path) -> None:
+    (tmp_path / "rootfs").mkdir()
+    assert cli.main(["build", str(tmp_path / "rootfs"), "--oci", f"{tmp_path / 'layout'}:x"]) == 0
+    assert cli.main(["fetch", "--quiet", "--state-dir", str(state), f"oci:{tmp_path / 'layout'}:x"]) == 0
+    for part in ("images", "names"):
+        os.chown(state / "store" / part, 65534, 65534)
+    unprivileged = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    command = [*unprivileged, sys.executable, "-m", "gantry", "image", "list", "--state-dir", str(state)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Permission denied" in done.stderr

@@ -187,7 +187,7 @@ async def test_file_is_for_its_owner_only(tmp_path):
     assert (tmp_path / "s.db").stat().st_mode & 0o777 == 0o600
 
 
-async def test_full_disk_fails_writes_for_good_but_not_reads(tmp_path, put):
+async def test_full_disk_fails_writes_for_good_but_not_reads(tmp_path, put, caplog):
     store = SqliteStore(tmp_path / "s.db")
     await store.open()
     try:
@@ -198,6 +198,7 @@ async def test_full_disk_fails_writes_for_good_but_not_reads(tmp_path, put):
         ):
             await put(store, "big", text="x" * 900_000)
         assert isinstance(store.failure, StoreFailed)
+        assert "cannot write: database or disk is full" in caplog.text
         with pytest.raises(StoreFailed):
             await put(store, "small")
         assert [entry.key.name for entry in store.list("pods")[0]] == ["kept"]

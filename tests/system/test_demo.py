@@ -66,6 +66,17 @@ def test_up_names_a_wrong_argument(can_run_pods, tmp_path, arguments, named):
     assert named in done.stderr
 
 
+def test_up_on_a_full_disk_says_so_in_one_line(can_run_pods, tmp_path):
+    script = (
+        "mount -t tmpfs -o size=64k none $1 && exec $2 -m gantry up --listen 127.0.0.1:0 --data-dir $1/data"
+    )
+    command = ["unshare", "--mount", "sh", "-c", script, "-", str(tmp_path), sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith(f"gantry up: error: --data-dir {tmp_path}/data: ")
+    assert done.stderr.endswith(": No space left on device\n")
+
+
 def test_up_without_root_says_what_to_do(can_run_pods, tmp_path):
     tmp_path.chmod(0o777)
     script = "import os, sys; from local.up import main; os.setuid(65534); sys.exit(main(sys.argv[1:]))"
