@@ -23,10 +23,11 @@ from executor.pods.gpus import Gpus, Host
 from executor.pods.keeper import LauncherKeeper
 from executor.pods.poddir import PodDirs
 from executor.pods.pods import Pods
-from executor.pods.ports import Machine
+from executor.pods.ports import Machine, not_measured
 from executor.server.app import Tokens, make_app
 from executor.stage0 import settings as image_settings
 from executor.stage0.store import ImageStore
+from executor.tpm.measure import Measurer
 from shared.mesos.executor_driver import ExecutorDriver
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
         settings=image_settings.load(config.image_config),
     )
     gpus = Gpus(Host(config.device_dir), config.state_dir / "gpus")
+    measurer = None if config.tpm is None else Measurer(config.tpm)
     machine = Machine(
         lambda: executor.node,
         images,
@@ -93,14 +95,17 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
         gpus,
         rules=config.rules,
         want=executor.want,
+        measure=not_measured if measurer is None else measurer.measure,
     )
     pods = Pods(machine, executor.report)
-    collector: asyncio.Task[None] | None = None
+    background: list[asyncio.Task[None]] = []
     server = web.AppRunner(make_app(pods, tokens), access_log=None, handler_cancellation=True)
     try:
         address = await _serve(server, config)
         executor.attach(pods, driver, address)
-        collector = asyncio.create_task(images.collect_forever(), name="image collection")
+        background.append(asyncio.create_task(images.collect_forever(), name="image collection"))
+        if measurer is not None:
+            background.append(asyncio.create_task(measurer.check(), name="TPM"))
         keeper.start()
         for name in await asyncio.to_thread(dirs.collect):
             log.info("removed pod directory %s, left by an executor that is gone", name)
@@ -110,8 +115,8 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
         await pods.shutdown(max(0.0, grace - min(1.0, grace * MARGIN)), "the executor shuts down")
         await driver.stop()
     finally:
-        if collector is not None:
-            collector.cancel()
+        for task in background:
+            task.cancel()
         await keeper.close()
         await pods.settle()  # the logs stay in the sandbox, for whoever wants to know why
         await server.cleanup()

@@ -9,6 +9,7 @@ from typing import Final
 
 from executor.pods.rules import Rules
 from executor.pods.sysctls import check_allowed
+from executor.tpm.settings import TpmSettings, add_flags, tpm_settings
 from shared.wire import IDLE_TIMEOUT_VARIABLE
 
 FLAVORS: Final = ("linux", "fly")
@@ -23,7 +24,7 @@ class Settings:
     image_config: the file of settings for images, or None. sandbox: where the agent wants our files, or None.
     listen_host, listen_port: of the node server; port 0 takes a free one. ip: what others reach this machine by.
     flavor: for pods without runtimeClassName. idle_timeout: seconds without a pod after which the executor leaves, 0
-    for never. device_dir: where the files of GPUs are. rules: what pods may have here.
+    for never. device_dir: where the files of GPUs are. rules: what pods may have here. tpm: measures starts, or None.
     """
 
     state_dir: Path
@@ -38,6 +39,7 @@ class Settings:
     log_level: str
     device_dir: Path
     rules: Rules
+    tpm: TpmSettings | None = None
 
     @property
     def pods_dir(self) -> Path:
@@ -94,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
         "--allowed-unsafe-sysctls", default="", metavar="NAMES",
         help="kernel parameters for pods beside the safe ones, with commas between; net.core.* means all of it",
     )  # fmt: skip
+    add_flags(made)
     made.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="(default: %(default)s)")
     return made
 
@@ -115,6 +118,7 @@ def settings(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         log_level=args.log_level,
         device_dir=args.device_dir.absolute(),
         rules=_rules(args),
+        tpm=tpm_settings(args, args.state_dir),
     )
 
 

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from executor.node import doctor, planning
 from executor.stage1.manifest import FLAVORS
+from executor.tpm import cli as tpm
 
 
 def main(argv: list[str]) -> int:
     """`gantry node doctor|plan`. 1: doctor found a flavor that does not work, or plan failed; 2: wrong usage."""
+    if argv and argv[0] in tpm.COMMANDS:
+        return tpm.main(argv)
     args = _parser().parse_args(argv)
     try:
         if args.command == "doctor":
@@ -34,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(dest="command", required=True)
     looks = commands.add_parser("doctor", help="what this machine can do, flavor by flavor, and why not")
     plans = commands.add_parser("plan", help="print what would be done for a pod, in order, and do nothing")
+    for verb, text in tpm.COMMANDS.items():
+        commands.add_parser(verb, help=text)
     for one in (looks, plans):
         one.add_argument("--json", action="store_true", help="for programs")
         one.add_argument(

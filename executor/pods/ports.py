@@ -82,12 +82,25 @@ class RunPod(Protocol):
     ) -> Awaitable[Sandbox]: ...
 
 
+class Measure(Protocol):
+    """Tell a TPM of a pod that is about to start: its directory, its uid, its images' digests by app.
+
+    Raises OSError when the pod must not start.
+    """
+
+    def __call__(self, path: Path, uid: str, images: Mapping[str, str]) -> Awaitable[None]: ...
+
+
+async def not_measured(path: Path, uid: str, images: Mapping[str, str]) -> None:
+    """There is no TPM."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """All that pods share. flavors: those of stage1 that there are; gpus: of the machine; clock: Unix time.
     rules: what pods may have here. want: asks the scheduler for the
     objects of a pod, by its name, if their digest is another; ask_seconds: how often, until they are there;
-    refresh_seconds: how often then, while files are made of them.
+    refresh_seconds: how often then, while files are made of them. measure: each start of a sandbox waits for it.
     """
 
     node: Callable[[], Node]
@@ -102,3 +115,4 @@ class Machine:
     ask_seconds: float = 5.0
     refresh_seconds: float = 60.0
     rules: Rules = NO_RULES
+    measure: Measure = not_measured

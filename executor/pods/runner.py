@@ -269,6 +269,8 @@ class PodRunner:
             files = self._make_files()
             self._make_dir()
             self._lost = ""
+            digests = {app: ready.image.digest for app, ready in self._prepared.items()}
+            await self._machine.measure(self._path, self.pod["metadata"].get("uid", ""), digests)
             sandbox = await self._machine.run_pod(self._path, self._on_exit, self.lost)
             if self._lost:  # between the launcher's answer and now
                 raise LaunchError(self._lost)

@@ -16,6 +16,15 @@ from executor.tpm.verify import Verified, load_key, verify
 from executor.tpm.wire import DIGEST_BYTES
 
 MAX_FILE: Final = 1 << 30
+COMMANDS: Final = {
+    "attest": "have the TPM sign which pods this machine started",
+    "verify-attestation": "verify what `attest` printed",
+}
+
+
+def main(argv: list[str]) -> int:
+    """One of COMMANDS."""
+    return {"attest": attest_main, "verify-attestation": verify_main}[argv[0]](argv[1:])
 
 
 def attest_main(argv: list[str]) -> int:

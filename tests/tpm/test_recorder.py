@@ -136,6 +136,18 @@ def test_a_boot_begins_a_log(swtpm, recorder):
     assert replay.boot.resets == replay_of(old).boot.resets + 1
 
 
+def test_a_resume_goes_on(swtpm, recorder):
+    """After suspend to memory the TPM has its PCRs again."""
+    one = recorder()
+    one.record([{"pod": "a"}])
+    swtpm.tool("tpm2_shutdown")
+    swtpm.reset("startup-state")
+    recorder().record([{"pod": "b"}])
+    replay = replay_of(one.log.path)
+    assert swtpm.pcr() == replay.value.hex()
+    assert [e["pod"] for e in replay.extended] == ["a", "b"]
+
+
 def test_old_boots_are_forgotten(swtpm, recorder):
     for number in range(17):
         one = recorder(f"boot-{number}")
