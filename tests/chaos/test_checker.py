@@ -156,6 +156,57 @@ def test_a_label_has_the_last_acknowledged_value_or_one_of_unknown_fate(last: in
     assert (check(history) == []) is passes
 
 
+def labelled() -> History:
+    """Pod 1 got label 5, which was acknowledged with version 12, after two watchers had seen version 10."""
+    history = ending(
+        good(),
+        pods=(replace(POD, label=5, version=12),),
+        watchers={"watcher-0": {"uid-1": 12}, "watcher-1": {"uid-1": 12}},
+    )
+    history.ops.append(op("label", 1, 25.0, value=5, version=12))
+    history.seen.append(Seen("watcher-1", 3.0, "list", 10))
+    return history
+
+
+def seen(watcher: str, version: int, label: int = 5, **more: object) -> Seen:
+    return Seen(watcher, 26.0, "event", version, number=1, label=label, **more)
+
+
+def test_all_see_what_was_acknowledged() -> None:
+    history = labelled()
+    history.seen += [seen("watcher-0", 12), seen("watcher-1", 12)]
+    assert check(history) == []
+
+
+def test_an_acknowledged_version_is_seen_by_one_only() -> None:
+    history = labelled()
+    history.seen += [seen("watcher-0", 12), seen("watcher-1", 13)]
+    wrong(history, "label of pod 1, acknowledged with version 12, was not seen by watcher-1")
+
+
+def test_what_a_list_is_newer_than_need_not_be_seen() -> None:
+    history = labelled()
+    history.seen += [seen("watcher-0", 12), Seen("watcher-1", 26.0, "list", 13), seen("watcher-1", 14)]
+    assert check(history) == []
+
+
+def test_an_update_is_overwritten_by_what_was_there() -> None:
+    history = labelled()
+    history.seen += [seen("watcher-0", 12, 4), seen("watcher-1", 12, 4)]
+    wrong(history, *("acknowledged with version 12 and value 5, was seen by watcher-" + one for one in "01"))
+
+
+def test_watchers_see_two_things_at_one_version() -> None:
+    history = labelled()
+    history.seen += [
+        seen("watcher-0", 12),
+        seen("watcher-0", 13),
+        seen("watcher-1", 12),
+        seen("watcher-1", 13, gone=True),
+    ]
+    wrong(history, "version 13 is two things")
+
+
 # ---- processes
 
 

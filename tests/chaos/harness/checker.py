@@ -2,6 +2,7 @@
 
 * What was acknowledged is there in the end; what was deleted is gone; what was refused never was.
 * A label has the last value that was acknowledged, or one whose fate nobody knows.
+* Each acknowledged version was seen by every watcher, with what was acknowledged; all saw the same at each version.
 * Each pod that is there runs exactly once in the end, nothing else does, and never two at once before.
 * A pod's process ends only when its pod was deleted, or a fault hit its agent's containers: no failover restarts it.
 * Watchers saw versions that grow, and have put together what the API shows.
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from harness.history import FAIL, OK, UNKNOWN, End, History, Instance, Op
+from harness.history import FAIL, OK, UNKNOWN, End, History, Instance, Op, Seen
 
 GRACE = 8.0
 """Seconds after a fault on an agent within which processes of its pods may end."""
@@ -34,6 +35,7 @@ def check(history: History) -> list[str]:
         *_once(history, history.end),
         *_untouched(history),
         *_versions(history, history.end),
+        *_acknowledged(history),
         *_master(history.end),
         *_exits(history),
     ]
@@ -161,6 +163,39 @@ def _versions(history: History, end: End) -> Iterator[str]:
         if put_together != shown:
             wrong = sorted(set(put_together.items()) ^ set(shown.items()))
             yield f"{watcher} has put together something else than the API shows: {wrong}"
+
+
+def _acknowledged(history: History) -> Iterator[str]:
+    events: dict[str, dict[int, Seen]] = defaultdict(dict)
+    skipped: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    last: dict[str, int] = defaultdict(int)
+    for one in history.seen:
+        if one.kind == "list":
+            skipped[one.watcher].append((last[one.watcher], one.version))
+        else:
+            events[one.watcher][one.version] = one
+        last[one.watcher] = one.version
+    for watcher, seen in events.items():
+        for op in history.ops:
+            if op.outcome != OK or not op.version or any(a < op.version <= b for a, b in skipped[watcher]):
+                continue
+            what = f"{op.kind} of pod {op.number}, acknowledged with version {op.version}"
+            if op.version not in seen:
+                yield f"{what}, was not seen by {watcher}"
+            elif seen[op.version].number != op.number or (
+                op.kind == "label" and seen[op.version].label != op.value
+            ):
+                yield f"{what} and value {op.value}, was seen by {watcher} as {seen[op.version]}"
+    yield from _differing(events)
+
+
+def _differing(events: dict[str, dict[int, Seen]]) -> Iterator[str]:
+    said: dict[int, Seen] = {}
+    for seen in events.values():
+        for version, one in seen.items():
+            other = said.setdefault(version, one)
+            if (one.number, one.label, one.gone) != (other.number, other.label, other.gone):
+                yield f"version {version} is two things: {other} and {one}"
 
 
 # ---- the rest

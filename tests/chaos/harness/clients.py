@@ -23,6 +23,8 @@ PATIENCE = 8.0
 """Seconds a client waits for an answer."""
 MOST = 4
 """Pods that a client has at a time."""
+PAUSE, SHORT_PAUSE = 1.0, 0.1
+"""Seconds between its requests, at most; and between those of a client that does little else than set labels."""
 
 
 def pod(name: str, number: int) -> dict[str, Any]:
@@ -65,10 +67,13 @@ class Client(threading.Thread):
         numbers: Numbers,
         seed: int,
         clock: Callable[[], float],
+        *,
+        labels_only: bool = False,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._cluster, self._history, self._numbers, self._clock = cluster, history, numbers, clock
         self._dice = random.Random(f"{seed} {name}")
+        self._labels_only = labels_only
         self._stopping = threading.Event()
         self._mine: dict[int, tuple[str, str]] = {}
         """Name and uid of pods that are there, as far as it knows."""
@@ -80,7 +85,11 @@ class Client(threading.Thread):
         self._stopping.set()
 
     def run(self) -> None:
-        while not self._stopping.wait(self._dice.uniform(0.1, 1.0)):
+        pause = SHORT_PAUSE if self._labels_only else PAUSE
+        while not self._stopping.wait(self._dice.uniform(pause / 10, pause)):
+            if self._labels_only:
+                (self._label if self._mine else self._create)()
+                continue
             able = [self._create] * (len(self._mine) < MOST)
             able += [self._label, self._label, self._remove, self._conflict] if self._mine else []
             self._dice.choice(able or [self._create])()
@@ -122,8 +131,9 @@ class Client(threading.Thread):
     ) -> tuple[str, Any]:
         invoked = self._clock()
         outcome, status, answer, detail = self._send(method, path, body)
+        version = _version(answer) if outcome == OK and kind != "delete" else 0
         self._history.ops.append(
-            Op(self.name, kind, number, invoked, self._clock(), outcome, value, status, detail)
+            Op(self.name, kind, number, invoked, self._clock(), outcome, value, version, status, detail)
         )
         return outcome, answer
 
@@ -189,15 +199,15 @@ class Watcher(threading.Thread):
             raise ValueError(f"{answer.status}: {answer.read()!r}")
         return answer
 
-    def _see(self, kind: str, version: int, doubtful: bool = False) -> None:
+    def _see(self, kind: str, version: int, **more: Any) -> None:
         self._version = version
-        self._history.seen.append(Seen(self.name, self._clock(), kind, version, doubtful))
+        self._history.seen.append(Seen(self.name, self._clock(), kind, version, **more))
 
     def _list(self, connection: http.client.HTTPConnection) -> None:
         answer = self._get(connection, PODS)
         listed = json.loads(answer.read())
         self.versions = {_uid(one): _version(one) for one in listed["items"]}
-        self._see("list", _version(listed), answer.headers["Warning"] is not None)
+        self._see("list", _version(listed), doubtful=answer.headers["Warning"] is not None)
 
     def _watch(self, connection: http.client.HTTPConnection) -> None:
         seconds = self._dice.randint(3, 7)
@@ -212,8 +222,9 @@ class Watcher(threading.Thread):
             if kind == "ERROR":
                 self._version = 0 if obj.get("code") == 410 else self._version
                 return
-            self._see("event", _version(obj))
-            if kind == "DELETED":
+            labels, gone = obj["metadata"]["labels"], kind == "DELETED"
+            self._see("event", _version(obj), number=int(labels[NUMBER]), label=int(labels[LABEL]), gone=gone)
+            if gone:
                 self.versions.pop(_uid(obj), None)
             else:
                 self.versions[_uid(obj)] = _version(obj)

@@ -169,7 +169,7 @@ class Cluster:
             store=f"zk://{zookeepers}/gantry",
             listen=f"{self.ip(host)}:{PORT}",
             token_file=self.settings.token_file,
-            executor_command=" ".join(executor),
+            executor_command=" ".join(["env", f"PYTHONPATH={ROOT}", *executor]),
             zk_session_timeout=SESSION,
         )
         process = self._add(host, flags)

@@ -18,7 +18,8 @@ OK, FAIL, UNKNOWN = "ok", "fail", "unknown"
 
 @dataclass(frozen=True)
 class Op:
-    """One request of a client's. `kind`: create, delete or label; `value`: what a label was set to."""
+    """One request of a client's. `kind`: create, delete or label; `value`: what a label was set to; `version`: of the
+    object in the answer."""
 
     client: str
     kind: str
@@ -27,6 +28,7 @@ class Op:
     ended: float
     outcome: str
     value: int = 0
+    version: int = 0
     status: int = 0
     detail: str = ""
 
@@ -52,13 +54,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class Seen:
-    """A version that a watcher got. `kind`: list or event; `doubtful`: the server warned that it may be old."""
+    """A version that a watcher got. `kind`: list or event; `doubtful`: the server warned that it may be old; `number`
+    and `label`: of the pod of an event, `gone`: that it says is deleted."""
 
     watcher: str
     at: float
     kind: str
     version: int
     doubtful: bool = False
+    number: int = 0
+    label: int = 0
+    gone: bool = False
 
 
 @dataclass(frozen=True)

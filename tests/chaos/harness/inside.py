@@ -24,7 +24,7 @@ from harness.schedule import AGENTS, Planned, plan
 START = 120.0
 REST = 120.0
 """Seconds until all has to be up in the beginning; and as it should be after the last fault."""
-CLIENTS, WATCHERS = 3, 2
+CLIENTS, LABELLERS, WATCHERS = 2, 2, 2
 INTERVAL = 0.1
 """Seconds between looks at the processes."""
 
@@ -139,7 +139,10 @@ class Run:
     def _load(self) -> tuple[list[Client], list[Watcher]]:
         numbers = Numbers()
         common = (self.cluster, self.history)
-        clients = [Client(f"client-{n}", *common, numbers, self.seed, self.clock) for n in range(CLIENTS)]
+        clients = [
+            Client(f"client-{n}", *common, numbers, self.seed, self.clock, labels_only=n >= CLIENTS)
+            for n in range(CLIENTS + LABELLERS)
+        ]
         watchers = [Watcher(f"watcher-{n}", *common, self.seed, self.clock) for n in range(WATCHERS)]
         for thread in (*clients, *watchers):
             thread.start()
