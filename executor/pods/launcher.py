@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from executor.stage1 import channel
 
@@ -41,10 +41,20 @@ class AppExit:
     finished_at: float
 
 
+class Calls(Protocol):
+    """Whom a sandbox asks: the launcher here, or the one in a virtual machine (executor/kvm)."""
+
+    @property
+    def died(self) -> "asyncio.Future[Any]": ...
+    async def call(self, do: str, pod: str, fds: tuple[int, ...] = (), **more: Any) -> dict[str, Any]: ...
+    def runs(self, key: str) -> bool: ...
+    def forget(self, key: str) -> None: ...
+
+
 class Exec:
     """One more program in a running app. `terminal`: the master side, the caller's to close, or None."""
 
-    def __init__(self, launcher: "Launcher", pod: str, number: int, pid: int, terminal: int | None) -> None:
+    def __init__(self, launcher: Calls, pod: str, number: int, pid: int, terminal: int | None) -> None:
         self._launcher = launcher
         self._pod = pod
         self._number = number
@@ -218,7 +228,7 @@ class Sandbox:
 
     def __init__(
         self,
-        launcher: Launcher,
+        launcher: Calls,
         pod_dir: Path,
         on_exit: Callable[[AppExit], None],
         on_gone: Callable[[str], None],

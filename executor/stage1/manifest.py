@@ -39,7 +39,7 @@ NO_LIMITS: Final = Limits()
 
 class Volume(NamedTuple):
     """One volume of the pod. `size` (bytes) only with medium "Memory"; mode, uid, gid only with kind "empty"; `device`:
-    a device file of the host that its apps may open, kind "host"."""
+    a device file of the host that its apps may open, kind "host"; `layers`: of an image, seen as one and read-only."""
 
     name: str
     kind: str
@@ -52,6 +52,7 @@ class Volume(NamedTuple):
     uid: int
     gid: int
     device: bool = False
+    layers: tuple[str, ...] = ()
 
 
 class Mount(NamedTuple):
@@ -190,7 +191,19 @@ def _volume(raw: dict[str, Any]) -> Volume:
         uid=int(raw.get("uid") or 0),
         gid=int(raw.get("gid") or 0),
         device=_device(name, kind, raw),
+        layers=_layers(name, kind, raw),
     )
+
+
+def _layers(name: str, kind: str, raw: dict[str, Any]) -> tuple[str, ...]:
+    layers = tuple(map(str, raw.get("gantry.io/layers") or ()))
+    if layers and (
+        kind != "host" or not raw.get("readOnly") or not all(one.startswith("/") for one in layers)
+    ):
+        raise ManifestError(
+            f"volume {name}: gantry.io/layers are absolute paths, on a volume of kind host that is read-only"
+        )
+    return layers
 
 
 def _device(name: str, kind: str, raw: dict[str, Any]) -> bool:

@@ -241,7 +241,12 @@ def _volumes(pod: Pod, app: App, paths: Paths) -> list[Op]:
         host += [ops.TakeTree(name, f"/{name}") for name in ("proc", "sys", "dev")]
     for mount in app.mounts:
         volume = pod.volumes[mount.volume]
-        if volume.kind == "host":
+        if len(volume.layers) > 1:
+            layers = ops.TakeLayers(
+                f"volume:{mount.path}", volume.layers, paths.root(app.name), bool(pod.ids)
+            )
+            own.append(layers)
+        elif volume.kind == "host":
             host.append(_take(mount, volume.source, recursive=volume.recursive))
         elif not volume.memory:
             own.append(_take(mount, paths.volume(volume.name), recursive=False))
@@ -265,7 +270,8 @@ def _attach(mount: Mount, volume: Volume, device_files: bool, *, mapped: bool) -
     attributes = syscalls.MOUNT_ATTR_RDONLY if mount.read_only else 0
     if not device_files and not volume.device:
         attributes |= syscalls.MOUNT_ATTR_NODEV
-    mapped = mapped and not volume.memory  # that one was made with the pod's ids
+    # A volume in memory was made with the pod's ids, and layers are mapped before they are one.
+    mapped = mapped and not volume.memory and len(volume.layers) < 2
     return ops.Attach(
         f"volume:{mount.path}", mount.path, attributes, recursive=volume.recursive, mapped=mapped
     )

@@ -14,9 +14,9 @@ _syscall: Final = _libc.syscall
 _syscall.restype = ctypes.c_long
 
 # Numbers above 423 are the same on every architecture (include/uapi/asm-generic/unistd.h).
-_PER_MACHINE: Final = {"x86_64": (155, 250, 317), "aarch64": (41, 219, 277)}
+_PER_MACHINE: Final = {"x86_64": (155, 250, 317, 313), "aarch64": (41, 219, 277, 273)}
 SUPPORTED_MACHINE: Final = os.uname().machine in _PER_MACHINE
-_PIVOT_ROOT, _KEYCTL, _SECCOMP = _PER_MACHINE.get(os.uname().machine, (-1, -1, -1))
+_PIVOT_ROOT, _KEYCTL, _SECCOMP, _FINIT_MODULE = _PER_MACHINE.get(os.uname().machine, (-1, -1, -1, -1))
 _OPEN_TREE, _MOVE_MOUNT, _PIDFD_OPEN, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 428, 429, 434, 436, 437, 442
 
 CLONE_NEWNS: Final = 0x00020000
@@ -208,3 +208,13 @@ def seccomp_filter(program: bytes) -> None:
 def join_session_keyring() -> None:
     """Leave the caller's session keyring for a new, anonymous one (keyctl(2))."""
     _check(_syscall(_KEYCTL, KEYCTL_JOIN_SESSION_KEYRING, None))
+
+
+def load_module(fd: int) -> None:
+    """Load a kernel module from an open file (finit_module(2)), without parameters."""
+    _check(_syscall(_FINIT_MODULE, fd, b"", 0))
+
+
+def restart() -> None:
+    """Restart the machine at once, syncing nothing (reboot(2))."""
+    _check(_libc.reboot(0x01234567))

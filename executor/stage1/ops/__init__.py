@@ -28,6 +28,7 @@ from executor.stage1.ops.trees import (
     MountOverlay,
     PivotRoot,
     ReadOnlyRoot,
+    TakeLayers,
     TakeTree,
     TakeVolume,
 )
@@ -36,8 +37,8 @@ __all__ = [
     "DEVICES", "IN_ROOT", "ActAs", "Attach", "Context", "Enter", "Hide", "JoinCgroup", "Loopback", "MakeReadOnly",
     "MountDev", "MountNew", "MountOverlay", "NewRoot", "OomScore", "Op", "PivotRoot", "ReadOnlyRoot", "SealRoot",
     "SetHostname", "SetLabel",
-    "SetSysctls", "StageError", "TakeTree", "TakeVolume", "Terminal", "Unshare", "UnshareUsers",
-    "execute", "open_or_make", "pack", "unpack",
+    "SetSysctls", "StageError", "TakeLayers", "TakeTree", "TakeVolume", "Terminal", "Unshare",
+    "UnshareUsers", "execute", "open_or_make", "pack", "unpack",
 ]  # fmt: skip
 
 _KINDS: Final = {
@@ -46,7 +47,7 @@ _KINDS: Final = {
         Unshare, UnshareUsers, ActAs, Enter, TakeTree, TakeVolume, MountOverlay, Attach, MountDev, ReadOnlyRoot,
         JoinCgroup, OomScore, SetLabel,
         PivotRoot, SetHostname, SetSysctls, Loopback, NewRoot, MountNew, Hide, MakeReadOnly,
-        SealRoot, Terminal,
+        SealRoot, TakeLayers, Terminal,
     )
 }  # fmt: skip
 

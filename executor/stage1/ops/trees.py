@@ -12,6 +12,7 @@ from executor.stage1.syscalls import (
     MS_NODEV,
     MS_NOEXEC,
     MS_NOSUID,
+    MS_RDONLY,
     RESOLVE_BENEATH,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
@@ -99,23 +100,51 @@ class MountOverlay(NamedTuple):
             # Each onto itself, in this mount namespace: the kernel takes layers from no other (before 6.15).
             for path in (*self.lowers, os.path.dirname(self.upper)):
                 _map_in_place(path, context.fds["users"])
-        # Descriptors instead of paths: no limit on their length, and no character needs escaping.
-        place, names = _below_one(self.lowers)
-        opened = (self.upper, self.work) if place else (*self.lowers, self.upper, self.work)
-        fds = [os.open(path, O_DIR | os.O_CLOEXEC) for path in opened]
-        paths = [f"/proc/self/fd/{fd}" for fd in fds]
-        lower = ":".join(names if place else paths[:-2])
-        data = f"lowerdir={lower},upperdir={paths[-2]},workdir={paths[-1]}"
-        here = os.open(".", os.O_PATH | os.O_CLOEXEC)
-        try:
-            if place:
-                os.chdir(place)
-            syscalls.mount("overlay", self.target, "overlay", 0 if self.device_files else MS_NODEV, data)
-        finally:
-            os.fchdir(here)
-            for fd in (*fds, here):
-                os.close(fd)
+        flags = 0 if self.device_files else MS_NODEV
+        _mount_layers(self.target, self.lowers, (self.upper, self.work), flags)
         context.fds["root"] = os.open(self.target, O_DIR | os.O_CLOEXEC)
+
+
+class TakeLayers(NamedTuple):
+    """An image's layers (uppermost first) as one read-only, detached tree. It is mounted on `place` meanwhile."""
+
+    name: str
+    lowers: tuple[str, ...]
+    place: str
+    mapped: bool = False
+
+    def describe(self) -> str:
+        return f"take {len(self.lowers)} {'id-mapped ' if self.mapped else ''}layers as {self.name}"
+
+    def execute(self, context: Context) -> None:
+        if self.mapped:
+            for path in self.lowers:
+                if f"mapped:{path}" not in context.fds:  # images share layers; the kernel maps a mount once
+                    _map_in_place(path, context.fds["users"])
+                    context.fds[f"mapped:{path}"] = -1
+        _mount_layers(self.place, self.lowers, (), MS_RDONLY)
+        context.fds[self.name] = syscalls.open_tree(self.place, syscalls.OPEN_TREE_CLONE)
+        syscalls.umount(self.place)
+
+
+def _mount_layers(target: str, lowers: tuple[str, ...], writable: tuple[str, ...], flags: int) -> None:
+    """An overlay; `writable` are its upper and work directories, or nothing."""
+    # Descriptors instead of paths: no limit on their length, and no character needs escaping.
+    place, names = _below_one(lowers)
+    fds = [os.open(path, O_DIR | os.O_CLOEXEC) for path in (*(() if place else lowers), *writable)]
+    paths = [f"/proc/self/fd/{fd}" for fd in fds]
+    data = f"lowerdir={':'.join(names if place else paths[: len(lowers)])}"
+    if writable:
+        data += f",upperdir={paths[-2]},workdir={paths[-1]}"
+    here = os.open(".", os.O_PATH | os.O_CLOEXEC)
+    try:
+        if place:
+            os.chdir(place)
+        syscalls.mount("overlay", target, "overlay", flags, data)
+    finally:
+        os.fchdir(here)
+        for fd in (*fds, here):
+            os.close(fd)
 
 
 def _below_one(lowers: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
