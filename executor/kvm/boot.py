@@ -1,0 +1,81 @@
+"""What a machine is started with: the kernel, unpacked, and the first root; made once and kept in a directory.
+
+Made anew when the kernel, the interpreter or our own code is another. Safe beside other executors that do the same.
+"""
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from executor.kvm import kernel, runtime
+from executor.kvm.cpio import Archive
+from executor.kvm.kernel import Kernel
+
+MODULES: Final = ("virtio_mmio", "virtio_console", "virtiofs", "overlay")
+_INIT: Final = f"#!/{runtime.PROGRAM} -IS\nfrom executor.kvm.guest.main import main\nmain()\n"
+_DIRECTORIES: Final = ("dev", "proc", "sys", "share", "pods", "run", "tmp", "root", "etc")
+_CONSOLE: Final = (5, 1)  # Documentation/admin-guide/devices.txt
+_PACKAGE: Final = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Boot:
+    """The files for QEMU's -kernel and -initrd."""
+
+    kernel: Path
+    root: Path
+
+
+def make(found: Kernel, directory: Path) -> Boot:
+    """Slow the first time (seconds). Raises KernelError, RuntimeFailure, OSError."""
+    place = directory / _key(found)
+    made = Boot(place / "kernel", place / "root.cpio")
+    if made.root.exists():
+        return made
+    place.mkdir(parents=True, exist_ok=True)
+    _put(made.kernel, kernel.unpack(found.path.read_bytes()))
+    _put(made.root, first_root(found))
+    return made
+
+
+def first_root(found: Kernel) -> bytes:
+    """The archive that the kernel unpacks: modules, Python, our code, and `init`. Raises as `make`."""
+    archive = Archive()
+    for name in _DIRECTORIES:
+        archive.directory(name)
+    archive.device("dev/console", *_CONSOLE)
+    archive.file("init", _INIT.encode(), executable=True)
+    loaded = kernel.modules(found, MODULES)
+    for name, data in loaded:
+        archive.file(f"modules/{name}.ko", data)
+    archive.file("modules/order", "".join(f"{name}.ko\n" for name, _ in loaded).encode())
+    runtime.add(archive)
+    return archive.pack()
+
+
+def _key(found: Kernel) -> str:
+    """Of everything that goes in, without reading it all."""
+    code = [*(_PACKAGE.parent / "stage1").rglob("*.py*"), *_PACKAGE.rglob("*.py*")]
+    facts = [sys.version, *_stats((found.path, Path(os.path.realpath(sys.executable)), *sorted(code)))]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+
+
+def _stats(paths: Iterable[Path]) -> list[str]:
+    found = []
+    for path in paths:
+        info = path.stat()
+        found.append(f"{path} {info.st_size} {info.st_mtime_ns}")
+    return found
+
+
+def _put(path: Path, data: bytes) -> None:
+    fd, name = tempfile.mkstemp(dir=path.parent)
+    with open(fd, "wb") as file:
+        os.fchmod(fd, 0o644)  # QEMU runs as nobody
+        file.write(data)
+    os.rename(name, path)

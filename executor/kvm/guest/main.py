@@ -1,0 +1,131 @@
+"""The machine's pid 1: makes a Linux of what the kernel has unpacked, then starts the launcher and the agent.
+
+No shell, no udev, no program but this interpreter. The kernel starts it as `/init`, its streams are the console.
+"""
+
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from typing import Final
+
+from executor.kvm.guest import agent
+from executor.stage1 import cgroups, channel, launcher, ops, syscalls
+from executor.stage1.syscalls import (
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_RDONLY,
+    MS_REC,
+    MS_REMOUNT,
+    MS_SLAVE,
+)
+
+MODULES: Final = "/modules"
+SHARE: Final = "/share"
+PODS: Final = "/pods"
+TAG: Final = "share"
+_PORTS: Final = "/sys/class/virtio-ports"
+_PORT_SECONDS: Final = 60.0
+_MS_MOVE: Final = 8192
+_SYSTEM: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
+
+
+def main() -> None:
+    """Never returns: the machine ends with it."""
+    try:
+        _prepare()
+        port = _open_port()
+        ours, theirs = channel.pair()
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            os.close(port)
+            os._exit(_launch(theirs))
+        theirs.close()
+        agent.Agent(port, ours, pid, PODS).run()
+    except BaseException:  # noqa: BLE001 - the last frame there is: said on the console, which the host keeps
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        syscalls.restart()
+
+
+def _prepare() -> None:
+    syscalls.mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID)
+    with open(f"{MODULES}/order", encoding="ascii") as file:
+        for name in file.read().split():
+            _load(f"{MODULES}/{name}")
+    syscalls.mount("proc", "/proc", "proc", _SYSTEM)
+    syscalls.mount("sysfs", "/sys", "sysfs", _SYSTEM)
+    syscalls.mount("cgroup2", "/sys/fs/cgroup", "cgroup2", _SYSTEM)
+    cgroups.write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu +memory +pids")
+    _leave_first_root()
+    os.makedirs("/tmp", exist_ok=True)
+    syscalls.mount(TAG, SHARE, "virtiofs", MS_NOSUID | MS_NODEV)
+    syscalls.mount("tmpfs", PODS, "tmpfs", MS_NOSUID, "mode=755,size=100%")
+    syscalls.mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+    syscalls.mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+
+
+def _load(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.load_module(fd)
+    except OSError as error:
+        raise OSError(error.errno, f"load {path}: {error.strerror}") from None
+    finally:
+        os.close(fd)
+
+
+def _leave_first_root() -> None:
+    """pivot_root(2) does not work on the first root; on a mount that covers it, it does. What is in it stays."""
+    root = "/root"
+    syscalls.mount("/", root, None, MS_BIND | MS_REC)
+    os.chdir(root)
+    syscalls.mount(root, "/", None, _MS_MOVE)
+    os.chroot(".")
+    os.chdir("/")
+
+
+def _open_port() -> int:
+    """The wire to the host: the only port there is. Its file is made when the host has introduced itself."""
+    deadline = time.monotonic() + _PORT_SECONDS
+    while True:
+        names = os.listdir(_PORTS)
+        if names:
+            return os.open(f"/dev/{names[0]}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(f"{_PORTS} is empty: the host has not given this machine a port")
+        time.sleep(0.005)
+
+
+def _launch(control: socket.socket) -> int:
+    """The launcher, in a mount namespace of its own, whose interpreter cannot be written (executor/stage1/__main__)."""
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    cgroups.write("/proc/self/oom_score_adj", "-1000")
+    try:
+        host = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount("none", "/", None, MS_REC | MS_SLAVE)
+        syscalls.mount("/usr", "/usr", None, MS_BIND)
+        syscalls.mount("none", "/usr", None, MS_BIND | MS_REMOUNT | MS_RDONLY)
+        with (
+            open("/proc/self/cgroup", encoding="utf-8") as own,
+            open("/proc/self/mountinfo", encoding="utf-8") as mounts,
+        ):
+            layout = cgroups.detect(own.read(), mounts.read())
+        for root in layout.roots:
+            os.makedirs(root, exist_ok=True)
+        made = launcher.Launcher(control, layout, host, 0)
+    except (OSError, ops.StageError, cgroups.CgroupError) as error:
+        channel.send_json(control, {"ready": False, "error": str(error)})
+        return 1
+    os.umask(0o022)
+    syscalls.set_process_name("gantry-launcher")
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    made.run()
+    return 0

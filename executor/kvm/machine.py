@@ -1,0 +1,274 @@
+"""Pure: a PodManifest in; out come the machine it needs, what runs that on the host, and the manifest for the guest.
+
+On the host a machine is a pod of flavor linux with two apps: QEMU, and virtiofsd, which shows the guest the images and
+volumes below /share and nothing else. So a machine has the namespaces, the cgroup, the seccomp filter and the user
+namespace that any pod has, and ends as pods end.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from executor.kvm.boot import Boot
+from executor.kvm.guest.main import SHARE, TAG
+from executor.kvm.probe import Accelerator, Tools
+from executor.stage1.manifest import quantity
+
+VM: Final = "vm"
+FILES: Final = "files"
+MIB: Final = 1024 * 1024
+DEFAULT_MEMORY: Final = 512 * MIB
+"""For the apps without a memory limit, together."""
+GUEST_OVERHEAD: Final = 128 * MIB
+"""Of the machine's memory, what its kernel and our code have in it."""
+HOST_OVERHEAD: Final = 192 * MIB
+"""Beside the machine's memory: QEMU's and virtiofsd's own."""
+CPU_OVERHEAD_MILLI: Final = 250
+
+_OOM_SCORE: Final = "os/linux/oom-score-adj"
+_NOBODY: Final = "65534"
+_TB_CACHE_MIB: Final = 64
+_SERVICES: Final = ("/usr", "/bin", "/lib", "/lib64", "/sbin", "/etc/ld.so.cache", "/etc/alternatives")
+_FILES_CAPABILITIES: Final = (
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP", "CAP_SETGID",
+    "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
+)  # fmt: skip
+
+
+# virtiofsd unshares its threads' working directory, which the filter of flavor linux forbids. It installs a filter of
+# its own, an allow-list, before it serves; until then it has this one.
+_FILES_FORBIDDEN: Final = (
+    "acct", "add_key", "bpf", "clock_settime", "delete_module", "finit_module", "fsmount", "fsopen", "init_module",
+    "io_uring_setup", "iopl", "ioperm", "kexec_file_load", "kexec_load", "keyctl", "lookup_dcookie", "mount",
+    "move_mount", "mount_setattr", "open_by_handle_at", "open_tree", "perf_event_open", "pivot_root",
+    "process_vm_readv", "process_vm_writev", "ptrace", "quotactl", "reboot", "request_key", "setdomainname",
+    "sethostname", "setns", "settimeofday", "swapoff", "swapon", "syslog", "umount2", "userfaultfd", "vhangup",
+)  # fmt: skip
+
+
+class MachineError(ValueError):
+    """The pod asks for what no virtual machine of ours has; one line."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """memory: bytes the guest has; cpus: it has; limits: of the whole on the host."""
+
+    memory: int
+    cpus: int
+    cpu_limit_milli: int | None
+    cpu_request_milli: int
+
+    @property
+    def host_memory(self) -> int:
+        return self.memory + HOST_OVERHEAD
+
+
+def check(pod: Mapping[str, Any]) -> None:
+    """Raises MachineError."""
+    notes = _notes(pod)
+    if notes.get("gantry.io/host-network") == "true":
+        raise MachineError("flavor kvm has no host network: a virtual machine has a network of its own")
+    for volume in pod.get("volumes") or ():
+        if volume.get("gantry.io/device"):
+            raise MachineError(f"flavor kvm passes no devices on: {volume.get('source')}")
+
+
+def size(pod: Mapping[str, Any], host_cpus: int) -> Size:
+    """From the apps' limits, and the pod's own where it has some."""
+    memory, unlimited = 0, False
+    limit, request, no_limit = 0, 0, False
+    for app in pod["apps"]:
+        asked = _isolators(app["app"].get("isolators"))
+        value = asked.get("resource/memory", {}).get("limit")
+        unlimited = unlimited or value is None
+        memory += 0 if value is None else quantity(value)
+        cpu = asked.get("resource/cpu", {})
+        no_limit = no_limit or cpu.get("limit") is None
+        limit += quantity(cpu.get("limit") or 0, scale=3)
+        request += quantity(cpu.get("request") or cpu.get("limit") or 0, scale=3)
+    own = _isolators(pod.get("isolators"))
+    if (value := own.get("resource/memory", {}).get("limit")) is not None:
+        memory, unlimited = quantity(value), False
+    if (value := own.get("resource/cpu", {}).get("limit")) is not None:
+        limit, no_limit = quantity(value, scale=3), False
+    memory += (DEFAULT_MEMORY if unlimited else 0) + GUEST_OVERHEAD
+    return Size(
+        memory=-(-memory // MIB) * MIB,
+        cpus=min(max(math.ceil(limit / 1000), 1), host_cpus),
+        cpu_limit_milli=None if no_limit else limit + CPU_OVERHEAD_MILLI,
+        cpu_request_milli=request + CPU_OVERHEAD_MILLI,
+    )
+
+
+def qemu(tools: Tools, boot: Boot, how: Accelerator, wanted: Size) -> list[str]:
+    """Its command line. Descriptors: 0 is the wire, 1 virtiofsd's socket, 2 the console."""
+    memory = f"{wanted.memory // MIB}M"
+    accel = "kvm" if how.name == "kvm" else f"tcg,thread=multi,tb-size={_TB_CACHE_MIB}"
+    clock = f" tsc=reliable tsc_early_khz={how.khz}" if how.khz else ""
+    return [
+        str(tools.qemu), "-name", "gantry", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        "-machine", "microvm,rtc=on,memory-backend=memory", "-global", "virtio-mmio.force-legacy=false",
+        "-accel", accel, "-cpu", how.cpu, "-smp", str(wanted.cpus), "-m", memory,
+        "-object", f"memory-backend-memfd,id=memory,size={memory},share=on",
+        "-kernel", f"/boot/{boot.kernel.name}", "-initrd", f"/boot/{boot.root.name}",
+        "-append", f"console=ttyS0 quiet loglevel=3 panic=-1 reboot=t LD_LIBRARY_PATH=/lib{clock}",
+        "-chardev", "file,id=console,path=/dev/stderr", "-serial", "chardev:console",
+        "-chardev", "socket,id=files,fd=1", "-device", f"vhost-user-fs-device,chardev=files,tag={TAG}",
+        "-chardev", "socket,id=wire,fd=0", "-device", "virtio-serial-device,max_ports=2",
+        "-device", "virtserialport,chardev=wire,nr=1",
+    ]  # fmt: skip
+
+
+def virtiofsd(tools: Tools) -> list[str]:
+    """Its command line. Descriptor 0 is the socket it listens on."""
+    return [
+        str(tools.virtiofsd), "--fd=0", "-o", f"source={SHARE}", "-o", "sandbox=chroot", "-o", "cache=auto",
+        "-o", "announce_submounts", "-o", "xattr", "-o", "no_posix_lock", "--rlimit-nofile=0", "-o", "log_level=warn",
+    ]  # fmt: skip
+
+
+def host_manifest(
+    pod: Mapping[str, Any],
+    layers: Mapping[str, Sequence[str]],
+    tools: Tools,
+    boot: Boot,
+    how: Accelerator,
+    wanted: Size,
+) -> dict[str, Any]:
+    """The PodManifest of the machine, for the host's launcher. layers: of each app, uppermost first."""
+    volumes = [{"name": f"host{path.replace('/', '.')}", "kind": "host", "source": path, "readOnly": True,
+                "recursive": False} for path in host_paths()]  # fmt: skip
+    programs: list[dict[str, Any]] = [
+        {"volume": volume["name"], "path": volume["source"]} for volume in volumes
+    ]
+    volumes.append(
+        {
+            "name": "boot",
+            "kind": "host",
+            "source": str(boot.root.parent),
+            "readOnly": True,
+            "recursive": False,
+        }
+    )
+    shares: list[dict[str, Any]] = []
+    for volume in pod.get("volumes") or ():
+        volumes.append(dict(volume))
+        shares.append({"volume": volume["name"], "path": f"{SHARE}/volumes/{volume['name']}"})
+    for app, paths in layers.items():
+        image = {
+            "name": f"image.{app}",
+            "kind": "host",
+            "source": paths[-1],
+            "readOnly": True,
+            "recursive": False,
+        }
+        volumes.append({**image, "gantry.io/layers": list(paths)})
+        shares.append({"volume": f"image.{app}", "path": f"{SHARE}/images/{app}"})
+    vm_mounts = [*programs, {"volume": "boot", "path": "/boot"}]
+    if how.name == "kvm":
+        volumes.append({"name": "kvm", "kind": "host", "source": "/dev/kvm", "gantry.io/device": True})
+        vm_mounts.append({"volume": "kvm", "path": "/dev/kvm"})
+    return {
+        "acVersion": pod["acVersion"],
+        "acKind": "PodManifest",
+        "apps": [
+            _app(
+                FILES, virtiofsd(tools), "0", [*programs, *shares], _FILES_CAPABILITIES, _FILES_FORBIDDEN, pod
+            ),
+            _app(VM, qemu(tools, boot, how, wanted), _NOBODY, vm_mounts, (), (), pod),
+        ],
+        "volumes": volumes,
+        "isolators": _host_limits(wanted),
+        "annotations": [{"name": "gantry.io/flavor", "value": "linux"}],
+        "ports": [],
+    }
+
+
+def host_paths() -> list[str]:
+    """What QEMU and virtiofsd need of the host, as far as it is no link into /usr."""
+    return [path for path in _SERVICES if Path(path).exists() and not Path(path).is_symlink()]
+
+
+def guest_manifest(pod: Mapping[str, Any]) -> dict[str, Any]:
+    """The PodManifest for the launcher in the guest: all volumes come from the host, all else is as it was."""
+    notes = {**_notes(pod), "gantry.io/flavor": "linux", "gantry.io/user-namespace": "host"}
+    volumes = [
+        {
+            "name": volume["name"],
+            "kind": "host",
+            "source": f"{SHARE}/volumes/{volume['name']}",
+            "readOnly": bool(volume.get("readOnly", False)),
+        }
+        for volume in pod.get("volumes") or ()
+    ]
+    kept = ("os/unix/sysctl", "gantry.io/pids")
+    return {
+        **pod,
+        "apps": [_killable(app) for app in pod["apps"]],
+        "volumes": volumes,
+        "isolators": [one for one in pod.get("isolators") or () if one["name"] in kept],
+        "annotations": [{"name": name, "value": value} for name, value in notes.items()],
+    }
+
+
+def _killable(app: Mapping[str, Any]) -> dict[str, Any]:
+    """With an OOM score of its own: the one it would inherit in the guest is that of what must not be killed there."""
+    body = app["app"]
+    asked = list(body.get("isolators") or ())
+    if any(one["name"] == _OOM_SCORE for one in asked):
+        return dict(app)
+    return {**app, "app": {**body, "isolators": [*asked, {"name": _OOM_SCORE, "value": 0}]}}
+
+
+def _app(
+    name: str,
+    argv: list[str],
+    user: str,
+    mounts: list[dict[str, Any]],
+    capabilities: tuple[str, ...],
+    forbidden: tuple[str, ...],
+    pod: Mapping[str, Any],
+) -> dict[str, Any]:
+    isolators: list[dict[str, Any]] = [
+        {"name": "os/linux/capabilities-retain-set", "value": {"set": list(capabilities)}},
+        {"name": "os/linux/no-new-privileges", "value": True},
+    ]
+    if forbidden:
+        isolators.append(
+            {"name": "os/linux/seccomp-remove-set", "value": {"set": list(forbidden), "errno": "EPERM"}}
+        )
+    scores = [
+        int(asked[_OOM_SCORE])
+        for asked in (_isolators(app["app"].get("isolators")) for app in pod["apps"])
+        if _OOM_SCORE in asked
+    ]
+    if scores:
+        isolators.append({"name": _OOM_SCORE, "value": min(scores)})
+    return {
+        "name": name,
+        "app": {"exec": argv, "user": user, "group": user, "isolators": isolators},
+        "mounts": mounts,
+        "annotations": [],
+    }
+
+
+def _host_limits(wanted: Size) -> list[dict[str, Any]]:
+    cpu = {"request": f"{wanted.cpu_request_milli}m"}
+    if wanted.cpu_limit_milli is not None:
+        cpu["limit"] = f"{wanted.cpu_limit_milli}m"
+    return [
+        {"name": "resource/memory", "value": {"limit": str(wanted.host_memory)}},
+        {"name": "resource/cpu", "value": cpu},
+    ]
+
+
+def _isolators(entries: Any) -> dict[str, Any]:
+    return {str(one["name"]): one["value"] for one in entries or ()}
+
+
+def _notes(pod: Mapping[str, Any]) -> dict[str, str]:
+    return {str(one["name"]): str(one["value"]) for one in pod.get("annotations") or ()}

@@ -1,0 +1,253 @@
+"""Starts the virtual machines of pods: flavor kvm's `run_pod` (executor/pods/ports.py, RunPod).
+
+What every machine needs (the kernel, the first root, whether KVM works) is found when the first one is started.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from executor.kvm import boot, kernel, machine, probe
+from executor.kvm.boot import Boot
+from executor.kvm.console import Console
+from executor.kvm.guest.main import SHARE
+from executor.kvm.kernel import KernelError
+from executor.kvm.machine import FILES, VM, MachineError
+from executor.kvm.probe import Accelerator, ProbeError, Tools
+from executor.kvm.runtime import RuntimeFailure
+from executor.kvm.sandbox import Guest, KvmSandbox
+from executor.kvm.wire import Wire
+from executor.pods.launcher import AppExit, LaunchError, Sandbox
+from executor.pods.ports import RunPod
+from executor.stage1.manifest import ManifestError
+
+log = logging.getLogger(__name__)
+
+BOOT_SECONDS: Final = 180.0
+"""An emulated machine on a busy host takes its time."""
+EXIT_SECONDS: Final = 1.0
+_ETC: Final = ("hosts", "hostname", "resolv.conf")
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """What all machines are made of. system: a directory that is their programs' root."""
+
+    tools: Tools
+    boot: Boot
+    how: Accelerator
+    system: Path
+
+
+class Machines:
+    """All virtual machines of this executor. run: starts the pods on the host that they run in."""
+
+    def __init__(self, run: RunPod, state_dir: Path, given_kernel: Path | None = None) -> None:
+        self._run = run
+        self._directory = state_dir / "kvm"
+        self._kernel = given_kernel
+        self._equipment: Equipment | None = None
+        self._preparing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def equipment(self) -> Equipment:
+        """Found and made the first time. Raises LaunchError that says what is missing and how to get it."""
+        async with self._preparing:
+            if self._equipment is None:
+                try:
+                    self._equipment = await asyncio.to_thread(self._equip)
+                except (ProbeError, KernelError, RuntimeFailure) as error:
+                    raise LaunchError(str(error)) from None
+                except OSError as error:
+                    raise LaunchError(f"flavor kvm: {error}") from None
+                how = self._equipment.how
+                log.info("virtual machines run with %s%s", how.name, f": {how.why}" if how.why else "")
+            return self._equipment
+
+    async def run_pod(
+        self, pod_dir: Path, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]
+    ) -> KvmSandbox:
+        """As RunPod says. Returns when the guest's launcher has made the pod."""
+        equipment = await self.equipment()
+        try:
+            pod = json.loads((pod_dir / "pod").read_text())
+            machine.check(pod)
+            directory = self._lay_out(pod_dir, pod, equipment)
+        except (MachineError, ManifestError) as error:
+            raise LaunchError(str(error)) from None
+        except OSError as error:
+            raise LaunchError(f"prepare the machine of {pod_dir}: {error}") from None
+        starting = _Start(self, pod_dir, pod, on_gone)
+        starting.host = await self._run(directory, starting.on_host_exit, starting.on_host_gone)
+        try:
+            async with asyncio.timeout(BOOT_SECONDS):
+                return await starting.boot(on_exit)
+        except TimeoutError:
+            await starting.give_up()
+            raise LaunchError(
+                f"the machine was not ready after {BOOT_SECONDS:.0f} s{starting.console.last()}"
+            ) from None
+        except BaseException:
+            await starting.give_up()
+            raise
+
+    def spawn(self, work: Any) -> None:
+        """Run something that nobody waits for."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _equip(self) -> Equipment:
+        tools = probe.tools()
+        found = kernel.find(self._kernel)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        made = boot.make(found, self._directory)
+        how = probe.accelerator(tools.qemu, made.kernel, self._directory / "accelerator.json")
+        return Equipment(tools, made, how, _system(self._directory / "system"))
+
+    def _lay_out(self, pod_dir: Path, pod: dict[str, Any], equipment: Equipment) -> Path:
+        """The directory of the pod that the machine is on the host, below the pod's own. Its name is the pod's."""
+        layers = {
+            app["name"]: (pod_dir / "appsinfo" / app["name"] / "lower").read_text().splitlines()
+            for app in pod["apps"]
+        }
+        wanted = machine.size(pod, os.cpu_count() or 1)
+        manifest = machine.host_manifest(pod, layers, equipment.tools, equipment.boot, equipment.how, wanted)
+        directory = pod_dir / "machine" / pod_dir.name
+        for app in (FILES, VM):
+            (directory / "appsinfo" / app).mkdir(parents=True)
+            (directory / "appsinfo" / app / "lower").write_text(f"{equipment.system}\n")
+        (directory / "pod").write_text(json.dumps(manifest))
+        return directory
+
+
+class _Start:
+    """One machine, from its start to its end."""
+
+    def __init__(
+        self, machines: Machines, pod_dir: Path, pod: dict[str, Any], on_gone: Callable[[str], None]
+    ) -> None:
+        self._machines = machines
+        self._pod_dir = pod_dir
+        self._pod = pod
+        self._on_gone = on_gone
+        self._exit: AppExit | None = None
+        self.guest = Guest()
+        self.console = Console()
+        self.host: Sandbox | Any = None
+
+    async def boot(self, on_exit: Callable[[AppExit], None]) -> KvmSandbox:
+        """Start virtiofsd, QEMU, and the pod in the guest. Raises LaunchError, OSError."""
+        await self._start_programs()
+        await self.guest.ready
+        sandbox = KvmSandbox(self.guest, self.host, self._pod_dir, on_exit, self._on_gone)
+        files = {
+            "pod": json.dumps(machine.guest_manifest(self._pod)),
+            **{
+                f"appsinfo/{app['name']}/lower": f"{SHARE}/images/{app['name']}/.\n"
+                for app in self._pod["apps"]
+            },
+            **{f"etc/{name}": text for name in _ETC if (text := _read(self._pod_dir / "etc" / name))},
+        }
+        if "etc/resolv.conf" not in files:
+            files["etc/resolv.conf"] = _read(Path("/etc/resolv.conf"))
+        await self.guest.call(
+            "run", str(self._pod_dir), name=self._pod_dir.name, files=files, time=time.time()
+        )
+        self.guest.on_lost = self._on_lost
+        return sandbox
+
+    async def _start_programs(self) -> None:
+        ours, theirs = socket.socketpair()
+        listening, files = await asyncio.to_thread(_connected)
+        console = self.console.open()
+        try:
+            self.guest.wire = await Wire.open(ours, self.guest.on_message, self._on_wire_lost)
+            await self.host.start_app(FILES, stdin=listening.fileno(), stdout=console, stderr=console)
+            await self.host.start_app(VM, stdin=theirs.fileno(), stdout=files.fileno(), stderr=console)
+        finally:
+            for sock in (theirs, listening, files):
+                sock.close()
+            os.close(console)
+
+    async def give_up(self) -> None:
+        """It has not come to a pod: nothing of it stays."""
+        self._on_gone = lambda _: None
+        self.guest.on_lost = lambda _: None
+        if self.guest.wire is not None:
+            self.guest.wire.close("the machine did not start")
+        await self.host.stop()
+        self.console.close()
+
+    def on_host_exit(self, ended: AppExit) -> None:
+        """QEMU or virtiofsd has ended: that is the end of the machine."""
+        if self._exit is None or ended.app == VM:
+            self._exit = ended
+        self.guest.lost(f"the machine has ended: {_how(ended)}{self.console.last()}")
+
+    def on_host_gone(self, reason: str) -> None:
+        """The whole pod on the host."""
+        self.guest.lost(f"the machine has ended: {reason}")
+
+    def _on_wire_lost(self, reason: str) -> None:
+        """QEMU has let go of it. What it ended with, which is about to be told, says more."""
+
+        def tell() -> None:
+            self.guest.lost(f"{reason}{self.console.last()}")
+
+        asyncio.get_running_loop().call_later(EXIT_SECONDS, tell)
+
+    def _on_lost(self, reason: str) -> None:
+        self._machines.spawn(self._bury(reason))
+
+    async def _bury(self, reason: str) -> None:
+        """Everything is dead before anybody is told."""
+        try:
+            await self.host.stop()
+        except LaunchError as error:
+            log.info("pod %s: %s", self._pod_dir.name, error)  # the launcher is ending, and all with it
+        self.console.close()
+        if self._exit is not None and self._exit.oom_killed:
+            reason = "the machine was killed: it took more memory than the pod may have"
+        self._on_gone(reason)
+
+
+def _how(ended: AppExit) -> str:
+    what = "QEMU" if ended.app == VM else "virtiofsd"
+    if ended.oom_killed:
+        return f"{what} was killed for the memory it took"
+    return f"{what} ended with {'signal' if ended.signal else 'status'} {ended.signal or ended.exit_code}"
+
+
+def _connected() -> tuple[socket.socket, socket.socket]:
+    """A listening socket without a place in the file system, and a connection to it, which waits to be accepted."""
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind("")  # a name that the kernel chooses (unix(7), autobind)
+    listening.listen(1)
+    files = socket.socket(socket.AF_UNIX)
+    files.connect(listening.getsockname())
+    return listening, files
+
+
+def _system(directory: Path) -> Path:
+    """The root of QEMU and virtiofsd: the host's links into /usr, all else is mounted."""
+    directory.mkdir(exist_ok=True)
+    for name in ("bin", "sbin", "lib", "lib64"):
+        host, link = Path("/") / name, directory / name
+        if host.is_symlink() and not link.is_symlink():
+            link.symlink_to(os.readlink(host))
+    return directory
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return ""

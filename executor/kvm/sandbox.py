@@ -1,0 +1,186 @@
+"""A pod in a virtual machine, as the runner sees it: the calls of any sandbox, answered by the guest's launcher."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from executor.kvm.guest import frames
+from executor.kvm.wire import Stream, Wire
+from executor.pods.launcher import AppExit, LaunchError, Sandbox
+
+log = logging.getLogger(__name__)
+
+_DRAIN_SECONDS: Final = 10.0
+
+
+class _Asked(NamedTuple):
+    """A request that waits for its answer."""
+
+    answer: asyncio.Future[dict[str, Any]]
+    streams: list[Stream]
+    do: str
+    app: str
+
+
+class Guest:
+    """Calls to the launcher in one machine: what `executor.pods.launcher.Launcher` is for the one on the host."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sequence = 0
+        self._pending: dict[int, _Asked] = {}
+        self._outputs: dict[tuple[str, str | int], list[Stream]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._over = ""
+        self.wire: Wire | None = None
+        self.pid = -1
+        self.on_event: Callable[[dict[str, Any]], None] = lambda _: None
+        self.on_lost: Callable[[str], None] = lambda _: None
+        self.ready: asyncio.Future[None] = self._loop.create_future()
+        """Done when its launcher waits for a pod."""
+        self.died: asyncio.Future[None] = self._loop.create_future()
+
+    async def call(self, do: str, pod: str, fds: tuple[int, ...] = (), **more: Any) -> dict[str, Any]:
+        """One request; raises LaunchError. `fds` stay the caller's; "fds" of the answer are the caller's to close."""
+        if self.wire is None or self._over:
+            raise LaunchError(f"{do}: {self._over or 'the machine has not started'}")
+        self._sequence += 1
+        number = self._sequence
+        streams, masters = [], []
+        if do in ("start", "exec"):
+            if fds:
+                streams = self.wire.carry(fds)
+            else:
+                stream, master = self.wire.terminal()
+                streams, masters = [stream], [master]
+            more["streams"] = [[stream.kind, stream.number] for stream in streams]
+        future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        self._pending[number] = _Asked(future, streams, do, str(more.get("app", "")))
+        try:
+            self.wire.send(frames.message({"id": number, "do": do, "pod": pod, **more}))
+            reply = await future
+        except BaseException:
+            for stream in streams:
+                stream.abandon()
+            for master in masters:
+                os.close(master)
+            raise
+        finally:
+            self._pending.pop(number, None)
+        return {**reply, "pid": self.pid, "fds": masters}
+
+    def on_message(self, message: dict[str, Any]) -> None:
+        """From the guest. In the order it comes: an exit is told after the start that it ends."""
+        if "event" in message:
+            task = self._loop.create_task(self._tell(message, self._claim(message)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            return
+        if "ready" in message:
+            self._greet(message)
+            return
+        asked = self._pending.get(message.get("id", 0))
+        if asked is None or asked.answer.done():
+            return
+        if "error" in message:
+            asked.answer.set_exception(LaunchError(str(message["error"])))
+            return
+        if asked.do == "exec":
+            self._outputs["exec", int(message["exec"])] = asked.streams
+        elif asked.do == "start":
+            self._outputs["app", asked.app] = asked.streams
+        for stream in asked.streams:
+            stream.start()
+        asked.answer.set_result(message)
+
+    def lost(self, reason: str) -> None:
+        """The machine has ended, or its wire. Once."""
+        if self._over:
+            return
+        self._over = reason
+        for asked in list(self._pending.values()):
+            if not asked.answer.done():
+                asked.answer.set_exception(LaunchError(reason))
+        if not self.ready.done():
+            self.ready.set_exception(LaunchError(reason))
+        if not self.died.done():
+            self.died.set_result(None)
+        self.on_lost(reason)
+
+    def runs(self, key: str) -> bool:
+        """Whether the pod may still run."""
+        return not self._over
+
+    def forget(self, key: str) -> None:
+        """Its sandbox was stopped."""
+
+    def _greet(self, message: dict[str, Any]) -> None:
+        if self.ready.done():
+            return
+        if message["ready"]:
+            self.ready.set_result(None)
+        else:
+            self.ready.set_exception(LaunchError(f"in the machine: {message.get('error')}"))
+
+    def _claim(self, message: dict[str, Any]) -> list[Stream]:
+        if message["event"] == "exit":
+            return self._outputs.pop(("app", str(message["app"])), [])
+        if message["event"] == "exec-exit":
+            return self._outputs.pop(("exec", int(message["exec"])), [])
+        return []
+
+    async def _tell(self, message: dict[str, Any], streams: list[Stream]) -> None:
+        """An exit, when all output is where it belongs: on the host the log has it by then, too."""
+        waiting = [stream.done for stream in streams if stream.kind != "in"]
+        if waiting:
+            await asyncio.wait(waiting, timeout=_DRAIN_SECONDS)
+        for stream in streams:
+            stream.abandon()
+        self.on_event(message)
+
+
+class KvmSandbox(Sandbox):
+    """A running pod in a machine of its own. host: the sandbox in which that machine runs."""
+
+    def __init__(
+        self,
+        guest: Guest,
+        host: Sandbox,
+        pod_dir: Path,
+        on_exit: Callable[[AppExit], None],
+        on_gone: Callable[[str], None],
+    ) -> None:
+        super().__init__(guest, pod_dir, on_exit, on_gone)
+        self._guest = guest
+        self._host = host
+        self.pid = guest.pid = host.pid
+        guest.on_event = self._on_guest_event
+
+    async def remove_app(self, app: str) -> None:
+        """Forget a dead app: its cgroup and what it wrote to its root, all of which is in the machine."""
+        await self._guest.call("remove", self._key, app=app)
+
+    async def stop(self) -> None:
+        """End the machine; returns when no process, mount or cgroup of it is left. Idempotent."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._guest.on_lost = lambda _: None
+        self._guest.lost("the pod was stopped")
+        if self._guest.wire is not None:
+            self._guest.wire.close("the pod was stopped")
+        try:
+            await self._host.stop()
+        except LaunchError:
+            self._stopping = False
+            raise
+        self._end_execs()
+
+    def _on_guest_event(self, event: dict[str, Any]) -> None:
+        if event["event"] == "gone":  # the pod in the machine has ended by itself: so has the machine
+            self._guest.lost(f"in the machine: {event['reason']}")
+        else:
+            self.on_event(event)

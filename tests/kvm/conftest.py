@@ -1,0 +1,192 @@
+"""Fixtures of flavor kvm's tests: an image of two layers, and one pod in one machine for each module of tests.
+
+A machine is emulated where KVM does not run guests, and then takes seconds to start: so the tests of a module share
+one, each with an app of its own.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from executor.kvm import kernel, probe
+from executor.kvm.machines import Machines
+from executor.pods.launcher import AppExit, Launcher, LaunchError, Sandbox
+
+SECONDS = 150.0
+
+
+def _why_not() -> str:
+    if os.geteuid() != 0:
+        return "needs root"
+    if shutil.which("busybox") is None:
+        return "needs busybox-static"
+    try:
+        probe.tools()
+        kernel.find()
+    except (probe.ProbeError, kernel.KernelError) as error:
+        return str(error)
+    return ""
+
+
+WHY_NOT = _why_not()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if WHY_NOT and item.get_closest_marker("root") and "tests/kvm" in str(item.path):
+            item.add_marker(pytest.mark.skip(reason=WHY_NOT))
+
+
+@pytest.fixture(scope="session")
+def layers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Uppermost first: it removes a file and replaces a directory of the one below, which has busybox."""
+    lower, upper = tmp_path_factory.mktemp("lower"), tmp_path_factory.mktemp("upper")
+    for name in ("bin", "etc", "tmp", "replaced"):
+        (lower / name).mkdir()
+    busybox = shutil.which("busybox") or "/bin/busybox"
+    shutil.copy(busybox, lower / "bin" / "busybox")
+    applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    for applet in applets:
+        if applet != "busybox":
+            (lower / "bin" / applet).symlink_to("busybox")
+    (lower / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\napp:x:1234:2345::/:/bin/sh\n")
+    (lower / "tmp").chmod(0o1777)
+    (lower / "removed").write_text("not to be seen\n")
+    (lower / "replaced" / "old").write_text("not to be seen\n")
+    (upper / "replaced").mkdir()
+    (upper / "replaced" / "new").write_text("new\n")
+    if os.geteuid() == 0:
+        os.mknod(upper / "removed", 0o20000, os.makedev(0, 0))
+        os.setxattr(upper / "replaced", "trusted.overlay.opaque", b"y")
+    return upper, lower
+
+
+def _all(fd: int) -> str:
+    with open(fd, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+@dataclass
+class Machine:
+    """A pod in a machine, what it has reported, and how to run something in it."""
+
+    sandbox: Sandbox
+    directory: Path
+    host: Launcher
+    exits: dict[str, "asyncio.Queue[AppExit]"]
+    gone: "asyncio.Future[str]"
+
+    async def run(self, app: str, *, stdin: int | None = None) -> tuple[AppExit, str]:
+        """Start an app, and wait for its end and output."""
+        reader, writer = os.pipe()
+        try:
+            await self.sandbox.start_app(app, stdin=stdin, stdout=writer, stderr=writer)
+        finally:
+            os.close(writer)
+        ended = await asyncio.wait_for(self.exits[app].get(), SECONDS)
+        return ended, await asyncio.to_thread(_all, reader)
+
+    async def exec(self, app: str, *argv: str, **more: Any) -> tuple[int | None, int | None, str]:
+        """Run a program in a running app; exit code, signal and output."""
+        reader, writer = os.pipe()
+        try:
+            made = await self.sandbox.exec(app, argv, streams=(writer, writer), **more)
+        finally:
+            os.close(writer)
+        code, signum = await asyncio.wait_for(made.ended, SECONDS)
+        return code, signum, await asyncio.to_thread(_all, reader)
+
+
+@dataclass
+class Starter:
+    """Starts machines."""
+
+    base: Path
+    state: Path
+    layers: tuple[Path, ...]
+    started: list[Machine] = field(default_factory=list)
+    launchers: list[Launcher] = field(default_factory=list)
+
+    async def __call__(self, apps: dict[str, dict[str, Any]], **pod: Any) -> Machine:
+        """apps: {name: {"exec": […], and what else goes into appc's app; "mounts"}}; pod: of the PodManifest."""
+        directory = self.base / f"pod-{len(self.started)}"
+        entries = []
+        for name, app in apps.items():
+            info = directory / "appsinfo" / name
+            info.mkdir(parents=True)
+            (info / "lower").write_text("".join(f"{layer}\n" for layer in self.layers))
+            mounts = app.pop("mounts", [])
+            entries.append({"name": name, "app": {"user": "0", "group": "0", **app}, "mounts": mounts})
+        notes = {"gantry.io/flavor": "kvm", "gantry.io/hostname": "web", **pod.pop("notes", {})}
+        manifest = {
+            "acVersion": "0.8.11",
+            "acKind": "PodManifest",
+            "apps": entries,
+            "annotations": [{"name": name, "value": value} for name, value in notes.items()],
+            **pod,
+        }
+        (directory / "pod").write_text(json.dumps(manifest))
+        host = await Launcher.start(spares=0)
+        self.launchers.append(host)
+        exits: dict[str, asyncio.Queue[AppExit]] = {name: asyncio.Queue() for name in apps}
+        gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        machines = Machines(host.run_pod, self.state)
+        sandbox = await machines.run_pod(
+            directory, lambda ended: exits[ended.app].put_nowait(ended), gone.set_result
+        )
+        made = Machine(sandbox, directory, host, exits, gone)
+        self.started.append(made)
+        return made
+
+    async def close(self) -> None:
+        for launcher in self.launchers:
+            try:
+                await launcher.close()
+            except (LaunchError, OSError):
+                pass  # it was killed
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def start(
+    tmp_path_factory: pytest.TempPathFactory, layers: tuple[Path, ...], state: Path
+) -> AsyncIterator[Starter]:
+    """Machines of this module; they end with it, and with this process (PR_SET_PDEATHSIG)."""
+    made = Starter(tmp_path_factory.mktemp("pods"), state, layers)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@pytest.fixture(scope="session")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kernel and the first root, made once."""
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture(scope="session")
+def leftovers() -> Callable[[Path], list[str]]:
+    """Processes and cgroups of a machine that are still there."""
+
+    def find(directory: Path) -> list[str]:
+        found = [str(path) for path in Path("/sys/fs/cgroup").rglob(f"gantry.{directory.name}")]
+        for process in Path("/proc").iterdir():
+            if process.name.isdecimal():
+                try:
+                    text = (process / "mountinfo").read_text()
+                except OSError:
+                    continue
+                if str(directory) in text and process.name != str(os.getpid()):
+                    found.append(process.name)
+        return found
+
+    return find

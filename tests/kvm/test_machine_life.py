@@ -1,0 +1,159 @@
+"""A pod in a virtual machine: apps, their exit codes and output, exec, terminals, volumes, restarts, limits."""
+
+import asyncio
+import fcntl
+import os
+import signal
+import struct
+import termios
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from executor.pods.launcher import LaunchError
+
+pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
+
+STAYS = ["sh", "-c", "trap 'exit 42' TERM; while :; do sleep 1 & wait $!; done"]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def machine(start: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One pod with an app for every test that wants one."""
+    host = tmp_path_factory.mktemp("host")
+    (host / "given").write_text("from the host\n")
+    (host / "secret").mkdir()
+    log = host / "termination"
+    log.write_text("")
+    apps = {
+        "who": {"exec": ["sh", "-c", "id -u; id -g; hostname; uname -r; echo $GREETING; exit 7"],
+                "user": "1234", "group": "2345", "environment": [{"name": "GREETING", "value": "hello"}]},
+        "stays": {"exec": STAYS, "mounts": [{"volume": "shared", "path": "/shared"}]},
+        "files": {"exec": ["sh", "-c", ("cat /host/given; echo x > /host/new || echo refused; ls -A /secret; "
+                           "echo bye > /dev/termination; echo $(cat /shared/n)1 > /shared/n; cat /shared/n; "
+                           "test -e /mark && echo kept; touch /mark; ls /; cat /replaced/*")],
+                  "mounts": [{"volume": "host", "path": "/host", "readOnly": True},
+                             {"volume": "shared", "path": "/shared"}, {"volume": "log", "path": "/dev/termination"},
+                             {"volume": "host", "path": "/secret", "gantry.io/sub-path": "secret"}]},
+        "hungry": {"exec": ["dd", "if=/dev/zero", "of=/dev/shm/much", "bs=1M", "count=60"],
+                   "isolators": [{"name": "resource/memory", "value": {"limit": "32Mi"}}]},
+        "copies": {"exec": ["cat"]},
+        "missing": {"exec": ["/bin/nope"]},
+    }  # fmt: skip
+    volumes = [
+        {"name": "shared", "kind": "empty", "mode": "0777"},
+        {"name": "host", "kind": "host", "source": str(host)},
+        {"name": "log", "kind": "host", "source": str(log)},
+        {"name": "memory", "kind": "empty", "gantry.io/medium": "Memory"},
+    ]
+    made = await start(apps, volumes=volumes)
+    made.host_directory = host
+    return made
+
+
+async def test_an_app_is_itself_in_a_kernel_of_its_own(machine: Any) -> None:
+    ended, output = await machine.run("who")
+    assert (ended.exit_code, ended.signal, ended.oom_killed) == (7, None, False)
+    uid, gid, name, release, greeting = output.split("\n")[:5]
+    assert (uid, gid, name, greeting) == ("1234", "2345", "web", "hello")
+    assert release != os.uname().release
+
+
+async def test_volumes_layers_and_a_restart(machine: Any) -> None:
+    host: Path = machine.host_directory
+    ended, output = await machine.run("files")
+    assert ended.exit_code == 0, output
+    lines = output.splitlines()
+    assert lines[0] == "from the host"
+    assert "refused" in lines
+    assert not (host / "new").exists()
+    assert (host / "termination").read_text() == "bye\n"
+    assert "removed" not in lines
+    assert lines[-1] == "new", "a directory that replaces one of a lower layer shows nothing of that"
+    assert "not to be seen" not in output
+    await machine.sandbox.remove_app("files")
+    ended, output = await machine.run("files")
+    assert "11" in output.splitlines(), "a volume outlives the app"
+    assert "kept" not in output.splitlines(), "what it wrote to its root does not"
+
+
+async def test_exec_is_run(machine: Any) -> None:
+    reader, writer = os.pipe()
+    await machine.sandbox.start_app("stays", stdin=None, stdout=writer, stderr=writer)
+    os.close(writer)
+    code, signum, output = await machine.exec("stays", "sh", "-c", "echo $AC_APP_NAME; ps; exit 5")
+    assert (code, signum) == (5, None)
+    assert output.startswith("stays\n")
+    assert "trap" in output, "it sees the processes of the app"
+    with pytest.raises(LaunchError, match="No such file"):
+        await machine.sandbox.exec("stays", ["/bin/nope"], streams=(1, 2))
+    made = await machine.sandbox.exec("stays", ["sleep", "100"], streams=(1, 2))
+    await made.signal(signal.SIGINT)
+    assert await asyncio.wait_for(made.ended, 60) == (None, signal.SIGINT)
+
+    await _terminal(machine)
+
+    await machine.sandbox.signal_app("stays", signal.SIGTERM)
+    ended = await asyncio.wait_for(machine.exits["stays"].get(), 60)
+    assert (ended.exit_code, ended.signal) == (42, None)
+    os.close(reader)
+
+
+async def _terminal(machine: Any) -> None:
+    made = await machine.sandbox.exec("stays", ["sh", "-c", "tty; read x; stty size; echo got $x"])
+    fcntl.ioctl(made.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 99, 0, 0))
+    seen = b""
+    os.set_blocking(made.terminal, False)
+    loop, more = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(made.terminal, more.set)
+    try:
+        while b"got" not in seen:
+            await asyncio.wait_for(more.wait(), 60)
+            more.clear()
+            try:
+                seen += os.read(made.terminal, 4096)
+            except BlockingIOError:
+                continue
+            if b"/dev/pts" in seen and b"typed" not in seen:
+                os.write(made.terminal, b"typed\n")
+        assert await asyncio.wait_for(made.ended, 60) == (0, None)
+    finally:
+        loop.remove_reader(made.terminal)
+        os.close(made.terminal)
+    assert b"typed\r\n" in seen, "the guest's terminal echoes"
+    assert b"33 99" in seen
+
+
+async def test_more_than_fits_anywhere_goes_through(machine: Any, tmp_path: Path) -> None:
+    data = os.urandom(1 << 20)
+    (tmp_path / "in").write_bytes(data)
+    with (tmp_path / "in").open("rb") as source, (tmp_path / "out").open("wb") as sink:
+        await machine.sandbox.start_app("copies", stdin=source.fileno(), stdout=sink.fileno(), stderr=2)
+    ended = await asyncio.wait_for(machine.exits["copies"].get(), 60)
+    assert ended.exit_code == 0
+    assert (tmp_path / "out").read_bytes() == data
+
+
+async def test_too_much_memory_is_told_from_other_deaths(machine: Any) -> None:
+    ended, _ = await machine.run("hungry")
+    assert ended.oom_killed
+    assert not machine.gone.done()
+
+
+async def test_what_cannot_be_started_says_why(machine: Any) -> None:
+    with pytest.raises(LaunchError, match="/bin/nope: No such file or directory"):
+        await machine.run("missing")
+
+
+async def test_the_pod_s_memory_volumes_are_reached_through_its_pid(machine: Any) -> None:
+    assert Path(f"/proc/{machine.sandbox.pid}/root/volume.memory").is_dir()
+
+
+async def test_nothing_is_left(machine: Any, leftovers: Any) -> None:
+    """Last: it ends the machine."""
+    await machine.sandbox.stop()
+    assert leftovers(machine.directory) == []
+    with pytest.raises(LaunchError):
+        await machine.run("who")

@@ -1,0 +1,103 @@
+"""What a pod's manifest makes of its machine. Pure."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.kvm import machine
+from executor.kvm.boot import Boot
+from executor.kvm.guest import frames
+from executor.kvm.machine import GUEST_OVERHEAD, MIB, MachineError
+from executor.kvm.probe import Accelerator, Tools
+from executor.stage1 import manifest
+
+TOOLS = Tools(Path("/usr/bin/qemu-system-x86_64"), Path("/usr/lib/qemu/virtiofsd"))
+BOOT = Boot(Path("/state/k/kernel"), Path("/state/k/root.cpio"))
+TCG = Accelerator("tcg", "max", 2_000_000, "there is no /dev/kvm")
+KVM = Accelerator("kvm", "host", 0, "")
+
+
+def pod(*apps: dict[str, Any], **more: Any) -> dict[str, Any]:
+    entries = [
+        {"name": f"app{number}", "app": {"exec": ["/x"], "isolators": [
+            {"name": f"resource/{name}", "value": value} for name, value in app.items()
+        ]}}
+        for number, app in enumerate(apps)
+    ]  # fmt: skip
+    return {"acVersion": "0.8.11", "acKind": "PodManifest", "apps": entries, "annotations": [], **more}
+
+
+def test_the_size_is_the_limits_and_what_it_takes_itself() -> None:
+    limited = pod(
+        {"memory": {"limit": "64Mi"}, "cpu": {"limit": "1500m"}},
+        {"memory": {"limit": "1G"}, "cpu": {"limit": "1"}},
+    )
+    found = machine.size(limited, 8)
+    assert found.memory >= 64 * MIB + 1_000_000_000 + GUEST_OVERHEAD
+    assert found.memory % MIB == 0
+    assert (found.cpus, found.cpu_limit_milli) == (3, 2750)
+    assert machine.size(limited, 2).cpus == 2
+    free = machine.size(pod({"memory": {"limit": "64Mi"}}, {}), 8)
+    assert free.memory == machine.DEFAULT_MEMORY + 64 * MIB + GUEST_OVERHEAD
+    assert (free.cpus, free.cpu_limit_milli) == (1, None)
+    own = pod({}, isolators=[{"name": "resource/memory", "value": {"limit": "256Mi"}}])
+    assert machine.size(own, 8).memory == 256 * MIB + GUEST_OVERHEAD
+
+
+@pytest.mark.parametrize("how", [TCG, KVM], ids=["tcg", "kvm"])
+def test_stage1_takes_both_manifests(how: Accelerator) -> None:
+    asked = pod(
+        {"memory": {"limit": "64Mi"}},
+        volumes=[{"name": "v", "kind": "host", "source": "/srv", "readOnly": True}],
+        isolators=[{"name": "gantry.io/pids", "value": {"limit": 100}}],
+    )
+    made = machine.host_manifest(asked, {"app0": ["/l/2", "/l/1"]}, TOOLS, BOOT, how, machine.size(asked, 2))
+    host = manifest._pod(made)
+    assert set(host.apps) == {"vm", "files"}
+    assert host.apps["vm"].capabilities == frozenset()
+    assert host.apps["vm"].no_new_privileges
+    assert host.volumes["image.app0"].layers == ("/l/2", "/l/1")
+    assert host.volumes["image.app0"].read_only
+    assert host.volumes["v"].read_only
+    assert ("kvm" in host.volumes) == (how is KVM)
+    assert host.limits.memory_limit == machine.size(asked, 2).host_memory
+    guest = manifest._pod(machine.guest_manifest(asked))
+    assert guest.volumes["v"].source == "/share/volumes/v"
+    assert (guest.flavor, guest.limits.pids) == ("linux", 100)
+    assert guest.apps["app0"].oom_score_adj == 0, "not what the guest's own processes have"
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ({"annotations": [{"name": "gantry.io/host-network", "value": "true"}]}, "host network"),
+        (
+            {"volumes": [{"name": "d", "kind": "host", "source": "/dev/x", "gantry.io/device": True}]},
+            "/dev/x",
+        ),
+    ],
+)
+def test_what_a_machine_cannot_have_is_refused(more: dict[str, Any], what: str) -> None:
+    with pytest.raises(MachineError, match=what):
+        machine.check(pod({}, **more))
+
+
+def test_frames_arrive_however_they_are_cut() -> None:
+    sent = [frames.message({"id": 1}), frames.pack(frames.DATA, 7, b"x" * 1000), frames.credit(7, 99)]
+    wire = b"".join(sent)
+    for step in (1, 5, 100, len(wire)):
+        decoder, found = frames.Decoder(), []
+        for at in range(0, len(wire), step):
+            found += decoder.feed(wire[at : at + step])
+        assert [one.kind for one in found] == [frames.MESSAGE, frames.DATA, frames.CREDIT]
+        assert found[0].message() == {"id": 1}
+        assert found[1].data == b"x" * 1000
+        assert found[2].credit() == 99
+
+
+def test_a_broken_wire_is_noticed() -> None:
+    with pytest.raises(frames.FrameError):
+        frames.Decoder().feed(b"no frame at all!")
+    with pytest.raises(frames.FrameError):
+        frames.Decoder(limit=10).feed(frames.pack(frames.DATA, 1, b"x" * 11))
