@@ -11,14 +11,14 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from executor.tpm.errors import TpmError
 from executor.tpm.events import Event
-from executor.tpm.program import program_digest
+from executor.tpm.program import Stage1, program_digest
 from executor.tpm.recorder import Recorder, now
 from executor.tpm.settings import TpmSettings
 
@@ -38,19 +38,18 @@ class Start:
     images: Mapping[str, str]
 
 
-def event_of(start: Start, enforce: bool, stage1: Callable[[str], str]) -> Event:
-    """The event of a start. stage1: the digest of a flavor. Raises OSError or ValueError when the pod's directory is
-    not as stage1 wants it."""
+def event_of(start: Start, enforce: bool, stage1: Stage1) -> Event:
+    """The event of a start. Raises OSError, ValueError, KeyError or TypeError when the pod's directory is not as stage1
+    wants it, TpmError for a flavor that cannot be measured."""
     data = (start.path / "pod").read_bytes()
     manifest = json.loads(data)
     notes = {note["name"]: note["value"] for note in manifest.get("annotations") or ()}
-    flavor = notes.get(FLAVOR, "")
     return {
         "apps": [_app(start, app) for app in manifest["apps"]],
         "manifest": f"sha256:{hashlib.sha256(data).hexdigest()}",
         "pod": start.path.name,
         "policy": "enforce" if enforce else "report",
-        "stage1": {"digest": stage1(flavor), "flavor": flavor},
+        "stage1": stage1.describe(notes[FLAVOR]),
         "time": now(),
         "uid": start.uid,
     }
@@ -74,18 +73,18 @@ def _layer(line: str) -> str:
 
 
 class Measurer:
-    """All starts of one process. stage1: the digest of a flavor, that of our own program by default."""
+    """All starts of one process."""
 
     def __init__(
         self,
         settings: TpmSettings,
         *,
         recorder: Recorder | None = None,
-        stage1: Callable[[str], str] = lambda flavor: program_digest(),
+        stage1: Stage1 | None = None,
     ) -> None:
         self._settings = settings
         self._recorder = recorder or Recorder(settings.tcti, settings.directory, settings.pcr)
-        self._stage1 = stage1
+        self._stage1 = stage1 or Stage1()
         self._waiting: list[tuple[Start, asyncio.Future[None]]] = []
         self._working: asyncio.Task[None] | None = None
 
@@ -97,7 +96,7 @@ class Measurer:
             log.error("no pod can be measured: %s", error)
 
     def _check(self) -> None:
-        digest = self._stage1("")
+        digest = program_digest()
         with self._recorder.session():
             path = self._recorder.log.path
         log.info("measuring into PCR %d of %s, event log %s, program %s",
@@ -139,8 +138,12 @@ class Measurer:
             try:
                 events.append(event_of(start, self._settings.enforce, self._stage1))
                 outcome.append(None)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                outcome.append(TpmError(f"{start.path}: {error}"))
+            except TpmError as error:
+                outcome.append(error)
+            except OSError as error:
+                outcome.append(TpmError(str(error)))
+            except (ValueError, KeyError, TypeError) as error:
+                outcome.append(TpmError(f"{start.path} is not as stage1 wants it: {error!r}"))
         if not events:
             return outcome
         try:

@@ -1,10 +1,12 @@
-"""The digest of our own code, which is stage1 for the flavors that we bring along."""
+"""What stage1 is made of: the digest of our own code, and those of the host's programs that a flavor starts."""
 
 import hashlib
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import executor
 import shared
@@ -15,6 +17,9 @@ PACKAGES: Final[Mapping[str, list[str]]] = {
     "executor": list(executor.__path__),
     "shared": list(shared.__path__),
 }
+FLAVORS: Final[Mapping[str, Sequence[str]]] = {"linux": (), "fly": (), "nspawn": ("systemd-nspawn",)}
+"""The flavors that can be measured, and the programs or files of the host that they need; programs by
+name as stage1 finds them."""
 _BUILT: Final = frozenset({"__pycache__"})
 
 
@@ -40,3 +45,38 @@ def digest_of(packages: Mapping[str, list[str]]) -> str:
 def program_digest() -> str:
     """Of the program as it is now, once: what a process has loaded does not change when files do. Takes some ms."""
     return digest_of(PACKAGES)
+
+
+class Stage1:
+    """What an event says of stage1. flavors: as FLAVORS. image: the id of the image that a flavor is, if it is one."""
+
+    def __init__(
+        self,
+        flavors: Mapping[str, Sequence[str]] = FLAVORS,
+        image: Callable[[str], str | None] = lambda flavor: None,
+    ) -> None:
+        self._flavors = flavors
+        self._image = image
+        self._hashes: dict[str, tuple[tuple[int, ...], str]] = {}
+
+    def describe(self, flavor: str) -> dict[str, Any]:
+        """Raises TpmError for a flavor of which it is not known what it is made of, or another OSError."""
+        made = {"digest": program_digest(), "flavor": flavor}
+        if flavor in self._flavors:
+            paths = (shutil.which(name, path=os.defpath) or name for name in self._flavors[flavor])
+            return {**made, "files": {path: self._hash(path) for path in paths}}
+        image = self._image(flavor)
+        if image is None:
+            raise TpmError(f"stage1 flavor {flavor!r} cannot be measured: it is not known what it is made of")
+        return {**made, "image": image}
+
+    def _hash(self, path: str) -> str:
+        """Of a file, and again when it changed."""
+        with open(path, "rb") as file:
+            now = os.fstat(file.fileno())
+            stamp = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+            known = self._hashes.get(path)
+            if known is None or known[0] != stamp:
+                known = (stamp, f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
+                self._hashes[path] = known
+        return known[1]
