@@ -12,7 +12,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,14 @@ log = logging.getLogger(__name__)
 AC_VERSION: Final = "0.8.11"
 KEPT: Final = "pod-created"
 """A file in pod directories that outlive who made them: those of `gantry rkt`, which collects them itself."""
+
+
+Dispose = Callable[[Path], bool]
+"""Called, in a thread, before a pod's directory goes; False: it has to stay, the next start tries again."""
+
+
+def _nothing_to_dispose(_: Path) -> bool:
+    return True
 
 
 class Phase(StrEnum):
@@ -38,9 +47,12 @@ class Phase(StrEnum):
 class PodDir:
     """One pod's directory, locked by us."""
 
-    def __init__(self, root: Path, name: str, phase: Phase | None = None) -> None:
+    def __init__(
+        self, root: Path, name: str, phase: Phase | None = None, dispose: Dispose = _nothing_to_dispose
+    ) -> None:
         """A new one; or that of a pod which is in `phase`: FileNotFoundError, BlockingIOError if somebody has it."""
         self._root = root
+        self._dispose = dispose
         self.name = name
         self.phase = phase or Phase.EMBRYO
         # Text, and plain calls: a pod's start is measured in milliseconds, and pathlib's share would show.
@@ -144,6 +156,8 @@ class PodDir:
 
     def strip(self) -> None:
         """Remove all but the logs. Slow: for a thread."""
+        if not self._dispose(self.path):
+            return
         for entry in self.path.iterdir():
             if entry.name != "logs":
                 _remove(entry)
@@ -152,15 +166,18 @@ class PodDir:
         """Remove what is left, and unlock. Slow: for a thread."""
         if self.phase is not Phase.GARBAGE:
             self.move(Phase.GARBAGE)
-        _remove(self.path)
+        if self._dispose(self.path):
+            _remove(self.path)
         os.close(self._lock)
 
 
 class PodDirs:
     """All pod directories of this executor, below one root."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, dispose: Dispose = _nothing_to_dispose) -> None:
         self.root = root
+        self._dispose = dispose
+        self._made: weakref.WeakValueDictionary[str, PodDir] = weakref.WeakValueDictionary()
 
     def open(self) -> None:
         """Make the phases' directories. Raises OSError."""
@@ -169,7 +186,12 @@ class PodDirs:
 
     def create(self, name: str) -> PodDir:
         """A new pod directory, locked. Raises FileExistsError when there is one of that name already."""
-        return PodDir(self.root, name)
+        made = self._made[name] = PodDir(self.root, name, dispose=self._dispose)
+        return made
+
+    def lock(self, path: Path) -> int:
+        """The descriptor that holds the lock of a pod directory made here. Raises KeyError."""
+        return self._made[path.name].lock
 
     def collect(self) -> list[str]:
         """Remove what an executor left that is gone; returns the names. Safe beside pods of others."""
@@ -187,8 +209,9 @@ class PodDirs:
                     target = self.root / Phase.GARBAGE / path.name
                     if path != target:
                         path.rename(target)
-                    _remove(target)
-                    removed.append(path.name)
+                    if self._dispose(target):
+                        _remove(target)
+                        removed.append(path.name)
                 finally:
                     os.close(fd)
         return removed

@@ -37,6 +37,7 @@ class Pods:
         if task_id in self._live or task_id in self._dead:
             raise ValueError(f"task {task_id} was launched before")
         try:
+            self._machine.admit(pod, supplies.handler)
             devices = self._machine.gpus.take(task_id, pod)
             runner = PodRunner(
                 *(task_id, pod, self._machine, lambda report: self._reported(task_id, report)),

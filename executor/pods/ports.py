@@ -101,6 +101,7 @@ class Machine:
     rules: what pods may have here. want: asks the scheduler for the
     objects of a pod, by its name, if their digest is another; ask_seconds: how often, until they are there;
     refresh_seconds: how often then, while files are made of them. measure: each start of a sandbox waits for it.
+    admit: given a v1 Pod and the handler of its RuntimeClass, raises ValueError if its flavor cannot run it.
     """
 
     node: Callable[[], Node]
@@ -116,3 +117,4 @@ class Machine:
     refresh_seconds: float = 60.0
     rules: Rules = NO_RULES
     measure: Measure = not_measured
+    admit: Callable[[Mapping[str, Any], str], None] = field(default=lambda pod, handler: None)

@@ -24,7 +24,8 @@
     maximum-age = 0.0                                  # unused for longer: removed however much room there is; 0: never
     interval = 300.0                                   # seconds between two looks at the disk
 
-The tables [policy] and [trust] say which images are let in: `trust/policy.py`, `trust/gate.py`.
+The tables [policy] and [trust] say which images are let in: `trust/policy.py`, `trust/gate.py`; [stage1], which may run
+pods: `trust/stage1.py`.
 
 Checked as a whole when the program starts: an unknown key or a value of another kind is an error that names it.
 """
@@ -41,6 +42,8 @@ from yarl import URL
 from executor.stage0 import names
 from executor.stage0.errors import ImageError
 from executor.stage0.trust import Gate
+from executor.stage0.trust.stage1 import Stage1Image
+from executor.stage0.trust.stage1 import parse as parse_stage1
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Settings:
     downloads: Downloads = field(default_factory=Downloads)
     gc: Collection = field(default_factory=Collection)
     gate: Gate = field(default_factory=Gate)
+    stage1: Mapping[str, Stage1Image] = field(default_factory=dict)
 
     def host(self, url: URL) -> Host | None:
         """What is set for the host of an address, by its authority, with and without the usual port."""
@@ -123,8 +127,9 @@ def parse(document: Mapping[str, Any]) -> Settings:
     downloads = _downloads(top.table("downloads"))
     collection = _collection(top.table("gc"))
     gate = Gate.from_tables(top.raw("policy"), top.raw("trust"))
+    stage1 = parse_stage1(top.raw("stage1"))
     top.finish()
-    return Settings(config, hosts, mirrors, downloads, collection, gate)
+    return Settings(config, hosts, mirrors, downloads, collection, gate, stage1)
 
 
 def _host(name: str, table: "_Table") -> Host:

@@ -33,7 +33,7 @@ def with_admission(resources: tuple[Resource, ...], find: Find) -> tuple[Resourc
 def _pods(pods: Resource, find: Find) -> Resource:
     def prepare_create(pod: Object, now: datetime) -> Object:
         spec = pod.setdefault("spec", {})
-        _choose_class(pod, spec)
+        _choose_class(pod, spec, find)
         name = (pod.get("metadata") or {}).get("name", "")
         runtime = _runtime_class(spec, name, find)
         _inherit_executor(pod, runtime)
@@ -44,7 +44,7 @@ def _pods(pods: Resource, find: Find) -> Resource:
         return pod
 
     def validate_create(pod: Object) -> list[FieldError]:
-        return [*_validate_stage1(pod), *pods.validate_create(pod)]
+        return [*_validate_stage1(pod, find), *pods.validate_create(pod)]
 
     def validate_update(new: Object, old: Object) -> list[FieldError]:
         errors = pods.validate_update(new, old)
@@ -65,22 +65,26 @@ def _note(obj: Object, name: str) -> str:
 # ---- rktnetes
 
 
-def _stage1_class(image: str) -> str | None:
-    """The class for a stage1 image; rkt lets a name end with `:VERSION`, and ours are of our own version."""
-    return STAGE1_IMAGES.get(image.partition(":")[0])
+def _stage1_class(image: str, find: Find) -> str | None:
+    """The class for a stage1 image; rkt lets a name end with `:VERSION`, and ours are of our own version. Or the class
+    of that very name: what other images are called, the nodes' settings say."""
+    ours = STAGE1_IMAGES.get(image.partition(":")[0])
+    if ours is not None or not image or "/" in image:
+        return ours
+    return None if find(RUNTIME_CLASSES, "", image) is None else image
 
 
-def _choose_class(pod: Object, spec: Object) -> None:
-    chosen = _stage1_class(_note(pod, STAGE1_NAME))
+def _choose_class(pod: Object, spec: Object, find: Find) -> None:
+    chosen = _stage1_class(_note(pod, STAGE1_NAME), find)
     if chosen is not None:
         spec.setdefault("runtimeClassName", chosen)
 
 
-def _validate_stage1(pod: Object) -> list[FieldError]:
+def _validate_stage1(pod: Object, find: Find) -> list[FieldError]:
     image, path = _note(pod, STAGE1_NAME), f"metadata.annotations[{STAGE1_NAME}]"
     if not image:
         return []
-    chosen, asked = _stage1_class(image), pod["spec"].get("runtimeClassName")
+    chosen, asked = _stage1_class(image, find), pod["spec"].get("runtimeClassName")
     if chosen is None:
         return [FieldError.not_supported(path, image, STAGE1_IMAGES)]
     if chosen != asked:
