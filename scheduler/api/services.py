@@ -53,7 +53,6 @@ SERVICES = Resource(
     validate_create=_refused,
     prepare_update=_updated,
     validate_update=_refused,
-    fields={"metadata.name": lambda obj: str(obj["metadata"]["name"])},
     short_names=("svc",),
     categories=("all",),
     verbs=("get", "list", "watch"),

@@ -120,8 +120,6 @@ EVENTS = Resource(
     prepare_update=_prepare_update,
     validate_update=_validate_update,
     fields={
-        "metadata.name": lambda event: str(event["metadata"].get("name", "")),
-        "metadata.namespace": lambda event: str(event["metadata"].get("namespace", "")),
         **{
             f"involvedObject.{key}": _involved(key)
             for key in ("apiVersion", "fieldPath", "kind", "name", "namespace", "resourceVersion", "uid")

@@ -81,7 +81,6 @@ NAMESPACES = Resource(
     prepare_update=_prepare_update,
     validate_update=_validate_update,
     fields={
-        "metadata.name": lambda namespace: str(namespace["metadata"].get("name", "")),
         "status.phase": _phase,
     },
 )

@@ -152,7 +152,6 @@ NODES = Resource(
     prepare_update=_prepare_update,
     validate_update=_validate_update,
     fields={
-        "metadata.name": lambda node: str(node["metadata"].get("name", "")),
         "spec.unschedulable": lambda node: (
             "true" if (node.get("spec") or {}).get("unschedulable") else "false"
         ),

@@ -181,8 +181,4 @@ PERSISTENTVOLUMECLAIMS = Resource(
     validate_create=_validate_create,
     prepare_update=_prepare_update,
     validate_update=_validate_update,
-    fields={
-        "metadata.name": lambda claim: str(claim["metadata"].get("name", "")),
-        "metadata.namespace": lambda claim: str(claim["metadata"].get("namespace", "")),
-    },
 )

@@ -91,5 +91,4 @@ PERSISTENTVOLUMES = Resource(
     validate_create=_refused,
     prepare_update=_updated,
     validate_update=_refused,
-    fields={"metadata.name": lambda obj: str(obj["metadata"]["name"])},
 )

@@ -7,7 +7,7 @@ through this class; nothing here knows HTTP or the store.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -60,7 +60,8 @@ class Resource:
     - `prepare_update(new, old, status=...)`: defaults; keeps what users may not change: the whole status, or
       with `status=True` everything but the status. Keeps uid, creationTimestamp, deletion fields of `old`.
     - `row(obj, now)`: the cells of `columns`, as kube-apiserver prints them.
-    - `fields`: the field selectors this resource offers, each a function from an object to the field's text.
+    - `fields`: the field selectors this resource offers, each a function from an object to the field's text. All
+      resources have `metadata.name`, and `metadata.namespace` when they are in one.
     """
 
     group: str
@@ -76,7 +77,7 @@ class Resource:
     validate_create: Callable[[Object], list[FieldError]]
     prepare_update: PrepareUpdate
     validate_update: Callable[[Object, Object], list[FieldError]]
-    fields: Mapping[str, Callable[[Object], str]]
+    fields: Mapping[str, Callable[[Object], str]] = field(default_factory=dict)
     short_names: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     verbs: tuple[str, ...] = (
@@ -90,6 +91,10 @@ class Resource:
         "watch",
     )
     subresources: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = {"metadata.name": _name} | ({"metadata.namespace": _namespace} if self.namespaced else {})
+        object.__setattr__(self, "fields", {**names, **self.fields})
 
     @property
     def api_version(self) -> str:
@@ -115,3 +120,11 @@ class Resource:
     def _matcher(self, selector: FieldSelector) -> Callable[[Object], bool]:
         tests = [(self.fields[one.field], one.value, one.equal) for one in selector.requirements]
         return lambda obj: all((get(obj) == value) is equal for get, value, equal in tests)
+
+
+def _name(obj: Object) -> str:
+    return str(obj["metadata"].get("name", ""))
+
+
+def _namespace(obj: Object) -> str:
+    return str(obj["metadata"].get("namespace", ""))

@@ -161,8 +161,6 @@ SECRETS = Resource(
     prepare_update=_prepare_update,
     validate_update=_validate_update,
     fields={
-        "metadata.name": lambda secret: str(secret["metadata"].get("name", "")),
-        "metadata.namespace": lambda secret: str(secret["metadata"].get("namespace", "")),
         "type": lambda secret: str(secret.get("type", "")),
     },
 )

@@ -62,8 +62,4 @@ SERVICEACCOUNTS = Resource(
     validate_create=_validate,
     prepare_update=_prepare_update,
     validate_update=_validate_update,
-    fields={
-        "metadata.name": lambda obj: str(obj["metadata"].get("name", "")),
-        "metadata.namespace": lambda obj: str(obj["metadata"].get("namespace", "")),
-    },
 )

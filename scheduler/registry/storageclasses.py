@@ -83,5 +83,4 @@ STORAGECLASSES = Resource(
     validate_create=_validate_create,
     prepare_update=_updated,
     validate_update=_refused,
-    fields={"metadata.name": lambda obj: str(obj["metadata"]["name"])},
 )
