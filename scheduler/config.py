@@ -15,7 +15,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +140,11 @@ class ExecutorSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    master: str
-    store: str
+    master: str = field(repr=False)
+    store: str = field(repr=False)
     listen: Listen
     bundle_listen: Listen
-    token: str | None
+    token: str | None = field(repr=False)
     certificate: Certificate
     framework: Framework
     executor: ExecutorSettings
@@ -157,7 +157,7 @@ class Settings:
     """Of the store, which several schedulers share then."""
     cluster: str = CLUSTER
     ring: KeyRing | None = None
-    arguments: argparse.Namespace | None = None
+    arguments: argparse.Namespace | None = field(default=None, repr=False)
     advertise: str = ""
     """`HOST` or `HOST:PORT` of our API, for the other schedulers; "" for what can be told from the rest."""
 
