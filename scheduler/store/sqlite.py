@@ -204,6 +204,7 @@ class _File:
             raise _damaged(self._path, problem)
         db.execute("BEGIN IMMEDIATE")  # takes the lock now, not at the first write
         db.execute("COMMIT")
+        self._fold()
         version = int(db.execute("SELECT version FROM state").fetchone()[0])
         # Closed in any case: while a cursor lives, in some traceback, the file stays locked.
         with closing(db.execute("SELECT resource, namespace, name, version, raw FROM objects")) as rows:
@@ -271,6 +272,15 @@ class _File:
         except sqlite3.Error:
             return  # the log still holds everything; the next write will say what is wrong
         self.logged = 0
+
+    def _fold(self) -> None:
+        """Folds what a killed process has left in the log, and gives its space back: a disk that the log has filled
+        has room again."""
+        assert self._db is not None
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            logger.warning("%s: its log is not folded into it yet: %s", self._path, error)
 
     def compact(self) -> None:
         """Writes the file anew: free pages still hold what was there. Raises StoreError."""

@@ -232,6 +232,19 @@ async def test_log_is_folded_into_the_file(tmp_path, put, monkeypatch):
     assert not (tmp_path / "s.db-wal").exists()
 
 
+async def test_what_a_killed_writer_left_in_the_log_is_folded_at_the_start(tmp_path):
+    """Or restarts on a full disk would never get the room back that the log takes."""
+    kill_while_writing(tmp_path / "s.db")
+    log = tmp_path / "s.db-wal"
+    assert log.stat().st_size > 100_000
+    store = SqliteStore(tmp_path / "s.db")
+    await store.open()
+    try:
+        assert log.stat().st_size == 0
+    finally:
+        await store.close()
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
