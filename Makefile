@@ -28,8 +28,8 @@ test-storm: setup-dev ## 1,000 pods on 200 simulated agents while everything fai
 	GANTRY_SCALE=full $(BIN)/python -m pytest tests/scale
 	GANTRY_HISTORIES=2000 $(BIN)/python -m pytest tests/engine/test_invariants.py -o timeout=0
 
-chaos: setup-dev ## real processes, faults, a judge: DURATION=10m SEED=7 SEEDS=20 ONLY=kill-child,clock (needs root; tests/chaos/README.md)
-	PYTHONPATH=tests/chaos $(BIN)/python -m harness --duration $(or $(DURATION),60s) --seed $(or $(SEED),1) --seeds $(or $(SEEDS),1) --only "$(ONLY)"
+chaos: setup-dev ## real processes, faults, a judge: DURATION=10m SEED=7 SEEDS=20 ONLY=clock STORE=sqlite (needs root; tests/chaos/README.md)
+	PYTHONPATH=tests/chaos $(BIN)/python -m harness --duration $(or $(DURATION),60s) --seed $(or $(SEED),1) --seeds $(or $(SEEDS),1) --only "$(ONLY)" --store $(or $(STORE),zookeeper)
 
 test-pythons: ## install and run the unit tests on every CPython 3.11 to 3.13 found here
 	@scripts/test-pythons

@@ -21,7 +21,7 @@ from pathlib import Path
 from harness.checker import check
 from harness.history import History
 from harness.machine import missing
-from harness.schedule import plan
+from harness.schedule import LAYOUTS, plan
 from local import leftovers
 from local.settings import Settings
 
@@ -37,6 +37,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--only", default="", metavar="A,B", help="these kinds of faults only")
     made.add_argument(
         "--directory", type=Path, help="for all files; kept (default: a new one, removed after a good run)"
+    )
+    made.add_argument(
+        "--store",
+        choices=tuple(LAYOUTS),
+        default="zookeeper",
+        help="what the state is kept in (default: zookeeper)",
     )
     made.add_argument("--plan", action="store_true", help="print the schedule and do nothing")
     made.add_argument("--check", type=Path, metavar="FILE", help="judge the history of an earlier run")
@@ -64,7 +70,7 @@ def outside(seed: int, args: argparse.Namespace) -> int:
         "--fork",
     ]
     command += ["--kill-child=KILL", sys.executable, "-m", "harness", "--seed", str(seed)]
-    command += ["--duration", str(args.duration), "--only", args.only]
+    command += ["--duration", str(args.duration), "--only", args.only, "--store", args.store]
     child = subprocess.Popen(command, env=os.environ | {INSIDE: str(directory)})
     try:
         code = child.wait()
@@ -76,6 +82,7 @@ def outside(seed: int, args: argparse.Namespace) -> int:
             image.unlink()
     if code:
         again = f"make chaos SEED={seed} DURATION={args.duration:.0f}s"
+        again += f" STORE={args.store}" * (args.store != "zookeeper") + f" ONLY={args.only}" * bool(args.only)
         print(f"seed {seed} FAILED; again: {again}; logs, schedule and history: {directory}", flush=True)
     else:
         print(f"seed {seed} passed", flush=True)
@@ -104,7 +111,7 @@ def main() -> int:
         print("\n".join(wrong) or "all is well")
         return 1 if wrong else 0
     if args.plan:
-        print("\n".join(map(str, plan(args.seed, args.duration, only=only))))
+        print("\n".join(map(str, plan(args.seed, args.duration, only=only, kinds=LAYOUTS[args.store].kinds))))
         return 0
     if directory := os.environ.pop(INSIDE, None):
         code = first()
@@ -112,7 +119,7 @@ def main() -> int:
             return code
         from harness import inside
 
-        return inside.main(Path(directory), args.seed, args.duration, only)
+        return inside.main(Path(directory), args.seed, args.duration, only, args.store)
     if why := missing():
         print(f"harness: error: {why}", file=sys.stderr)
         return 2

@@ -20,8 +20,9 @@ from harness.history import FAIL, OK, UNKNOWN, End, History, Instance, Op, Seen
 GRACE = 8.0
 """Seconds after a fault on an agent within which processes of its pods may end."""
 
-EXITS = {"scheduler": {6}, "zookeeper": None}
-"""Codes with which processes may end by themselves; None: any; others never."""
+EXITS = {"scheduler": {4, 6}, "zookeeper": None}
+"""Codes with which processes may end by themselves; None: any; others never. A scheduler's: its disk is full; another
+one leads."""
 
 
 def check(history: History) -> list[str]:

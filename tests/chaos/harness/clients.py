@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from harness.cluster import PORT, SCHEDULERS, Cluster
+from harness.cluster import PORT, Cluster
 from harness.history import FAIL, OK, UNKNOWN, History, Op, Seen
 from harness.processes import APP
 
@@ -139,7 +139,7 @@ class Client(threading.Thread):
 
     def _send(self, method: str, path: str, body: Any) -> tuple[str, int, Any, str]:
         """Outcome, status, answer, and the message of a refusal."""
-        host = self._cluster.ip(self._dice.choice(SCHEDULERS))
+        host = self._cluster.ip(self._dice.choice(self._cluster.layout.schedulers))
         connection = http.client.HTTPConnection(host, PORT, timeout=PATIENCE)
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         headers = {"Authorization": f"Bearer {self._cluster.token}", "Content-Type": kind}
@@ -179,7 +179,7 @@ class Watcher(threading.Thread):
 
     def run(self) -> None:
         while not self._stopping.is_set():
-            host = self._cluster.ip(self._dice.choice(SCHEDULERS))
+            host = self._cluster.ip(self._dice.choice(self._cluster.layout.schedulers))
             connection = http.client.HTTPConnection(host, PORT, timeout=PATIENCE)
             try:
                 if not self._version:

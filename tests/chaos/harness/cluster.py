@@ -1,4 +1,7 @@
-"""The cluster under test: three ZooKeepers, a master, two agents, two schedulers, each on a host of its own."""
+"""The cluster under test: three ZooKeepers, a master, two agents, two schedulers, each on a host of its own.
+
+Or, with SQLite, one scheduler and no ZooKeeper.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,15 @@ from typing import Any
 
 from harness.network import Network, run
 from harness.processes import Process, children
-from harness.schedule import AGENTS, HOSTS, MASTER, SCHEDULERS, ZOOKEEPERS
+from harness.schedule import AGENTS, MASTER, Layout
 from local import cluster as local_cluster
 from local.settings import Settings
 from local.zookeeper import JARS
 
 ROOT = Path(__file__).resolve().parents[3]
 CLOCK = Path(__file__).with_name("clock.c")
-DISK = 24
-"""MiB that a ZooKeeper has."""
+DISK, DISK_ALONE = 24, 96
+"""MiB that a ZooKeeper has, and a scheduler with SQLite, whose log may have 64."""
 SESSION = 4
 """Seconds."""
 BLKIO = Path("/sys/fs/cgroup/blkio")
@@ -43,11 +46,11 @@ def missing_for_clock() -> str:
 class Cluster:
     """`build` it, then call `step` over and over: what ended is started again."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, layout: Layout) -> None:
+        self.directory, self.layout = directory, layout
         self.settings = Settings(directory, ("127.0.0.1", 1))
         self.prefix = self.settings.cgroups_prefix
-        self.network = Network(HOSTS, directory)
+        self.network = Network(layout.hosts, directory)
         self.token = secrets.token_hex(16)
         self.processes: dict[str, Process] = {}
         self.lock = threading.RLock()
@@ -63,7 +66,7 @@ class Cluster:
         self.settings.token_file.write_text(self.token + "\n")
         self.settings.token_file.chmod(0o600)
         local_cluster.build_demo_image(self.settings)
-        for number, host in enumerate(ZOOKEEPERS, 1):
+        for number, host in enumerate(self.layout.zookeepers, 1):
             self._zookeeper(host, number)
         self._add(
             MASTER,
@@ -72,7 +75,7 @@ class Cluster:
         for host in AGENTS:
             self._agent(host)
         self._build_clock()
-        for host in SCHEDULERS:
+        for host in self.layout.schedulers:
             self._scheduler(host)
         for process in self.processes.values():
             process.start()
@@ -100,14 +103,23 @@ class Cluster:
         )
         return found.stdout.strip()
 
-    def _zookeeper(self, host: str, number: int) -> None:
-        """Its disk is a small file system of its own, so that it can be full, and slow, for it alone."""
-        home, disk = self.directory / host, self.disk(host)
+    def _make_disk(self, host: str, size: int) -> dict[str, Path]:
+        """A small file system of its own, so that it can be full, and slow, for it alone. Options of its process."""
+        disk = self.disk(host)
         disk.mkdir(parents=True)
-        image = home / "image"
-        run("truncate", "-s", f"{DISK}M", str(image))
+        image = self.directory / host / "image"
+        run("truncate", "-s", f"{size}M", str(image))
         run("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", str(image))
         run("mount", "-o", "loop", str(image), str(disk))
+        if missing_for_slow_disk():
+            return {}
+        cgroup = BLKIO / f"{self.prefix}{host}"
+        cgroup.mkdir()
+        return {"cgroup": cgroup}
+
+    def _zookeeper(self, host: str, number: int) -> None:
+        options = self._make_disk(host, DISK)
+        home, disk = self.directory / host, self.disk(host)
         (disk / "data").mkdir()
         (disk / "data" / "myid").write_text(str(number))
         lines = [f"dataDir={disk}/data", "tickTime=200", "initLimit=50", "syncLimit=15", "maxClientCnxns=0"]
@@ -122,16 +134,13 @@ class Cluster:
             f"clientPort={CLIENTS}",
             f"clientPortAddress={self.ip(host)}",
         ]
-        lines += [f"server.{n}={self.ip(one)}:2888:3888" for n, one in enumerate(ZOOKEEPERS, 1)]
+        lines += [f"server.{n}={self.ip(one)}:2888:3888" for n, one in enumerate(self.layout.zookeepers, 1)]
         (home / "zoo.cfg").write_text("\n".join(lines) + "\n")
         jars = [JARS / "zookeeper.jar", *JARS.glob("netty-*.jar")]
         java = ["java", "-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"]
         java += ["-Dzookeeper.preAllocSize=64", "-cp", ":".join(map(str, jars))]
         main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
-        made = self._add(host, [*java, main, str(home / "zoo.cfg")])
-        if not missing_for_slow_disk():
-            made.cgroup = BLKIO / f"{self.prefix}{host}"
-            made.cgroup.mkdir()
+        self._add(host, [*java, main, str(home / "zoo.cfg")], **options)
 
     def _agent(self, host: str) -> None:
         flags = self._gantry(
@@ -162,17 +171,18 @@ class Cluster:
         executor = self._gantry(
             "executor", state_dir=self.directory / "executor", local_images=self.settings.images
         )
-        zookeepers = ",".join(f"{self.ip(one)}:{CLIENTS}" for one in ZOOKEEPERS)
+        zookeepers = ",".join(f"{self.ip(one)}:{CLIENTS}" for one in self.layout.zookeepers)
+        options = {} if zookeepers else self._make_disk(host, DISK_ALONE)
         flags = self._gantry(
             "scheduler",
             master=f"{self.ip(MASTER)}:{MASTER_PORT}",
-            store=f"zk://{zookeepers}/gantry",
+            store=f"zk://{zookeepers}/gantry" if zookeepers else f"sqlite:{self.disk(host)}/state.db",
             listen=f"{self.ip(host)}:{PORT}",
             token_file=self.settings.token_file,
             executor_command=" ".join(["env", f"PYTHONPATH={ROOT}", *executor]),
             zk_session_timeout=SESSION,
         )
-        process = self._add(host, flags)
+        process = self._add(host, flags, **options)
         if not missing_for_clock():
             (self.directory / f"{host}.clock").write_bytes(bytes(8))
             process.environ["LD_PRELOAD"] = str(self._clock_library)
@@ -207,7 +217,7 @@ class Cluster:
 
     def get(self, path: str) -> Any:
         """JSON of the first scheduler that answers; None when none does."""
-        for host in SCHEDULERS:
+        for host in self.layout.schedulers:
             status, body = self.ask(host, path)
             if status == 200:
                 return json.loads(body)
@@ -229,7 +239,7 @@ class Cluster:
 
     def leader(self) -> str:
         """The one that says that it leads; the first, when none does."""
-        for host in SCHEDULERS:
+        for host in self.layout.schedulers:
             if b"this scheduler leads" in self.ask(host, "/readyz?verbose", 0.5)[1]:
                 return host
-        return SCHEDULERS[0]
+        return self.layout.schedulers[0]

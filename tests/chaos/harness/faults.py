@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from harness.cluster import BLKIO, Cluster
 from harness.processes import executors, send
-from harness.schedule import ALL, MASTER, SCHEDULERS, ZOOKEEPERS, Planned
+from harness.schedule import ALL, MASTER, Planned
 
 FILL = "fill"
 """A file that takes what is left of a disk."""
@@ -28,7 +28,7 @@ def target_of(cluster: Cluster, wanted: str) -> str:
     if wanted not in ("leader", "follower"):
         return wanted
     leader = cluster.leader()
-    return leader if wanted == "leader" else next(one for one in SCHEDULERS if one != leader)
+    return leader if wanted == "leader" else next(one for one in cluster.layout.schedulers if one != leader)
 
 
 def begin(cluster: Cluster, planned: Planned) -> Begun:
@@ -36,8 +36,8 @@ def begin(cluster: Cluster, planned: Planned) -> Begun:
     return _KINDS[planned.kind](cluster, target, planned.argument)
 
 
-def _all(target: str, how_many: int = 3) -> tuple[str, ...]:
-    return ZOOKEEPERS[:how_many] if target == ALL else (target,)
+def _all(cluster: Cluster, target: str) -> tuple[str, ...]:
+    return cluster.layout.stores if target == ALL else (target,)
 
 
 # ---- kills
@@ -64,7 +64,11 @@ def _kill(cluster: Cluster, target: str, _: str) -> Begun:
 
 
 def _kill_quorum(cluster: Cluster, target: str, _: str) -> Begun:
-    return Begun(target, _down(cluster, _all(target, 2)))
+    return Begun(target, _down(cluster, _all(cluster, target)[:2]))
+
+
+def _kill_all(cluster: Cluster, target: str, _: str) -> Begun:
+    return Begun(target, _down(cluster, cluster.processes))
 
 
 def _kill_child(cluster: Cluster, target: str, _: str) -> Begun:
@@ -122,13 +126,14 @@ def _stop_executor(cluster: Cluster, target: str, _: str) -> Begun:
 # ---- the network
 
 
-def _others(target: str, which: str) -> tuple[str, ...]:
+def _others(cluster: Cluster, target: str, which: str) -> tuple[str, ...]:
+    schedulers, zookeepers = cluster.layout.schedulers, cluster.layout.zookeepers
     return {
-        "zookeepers": ZOOKEEPERS,
-        "one zookeeper": ZOOKEEPERS[:1],
+        "zookeepers": zookeepers,
+        "one zookeeper": zookeepers[:1],
         "master": (MASTER,),
-        "scheduler": tuple(one for one in SCHEDULERS if one != target),
-        "peers": tuple(one for one in ZOOKEEPERS if one != target),
+        "scheduler": tuple(one for one in schedulers if one != target),
+        "peers": tuple(one for one in zookeepers if one != target),
     }[which]
 
 
@@ -144,20 +149,20 @@ def _cut(cluster: Cluster, target: str, pairs: list[tuple[str, str]]) -> Begun:
 
 
 def _partition(cluster: Cluster, target: str, which: str) -> Begun:
-    others = _others(target, which)
+    others = _others(cluster, target, which)
     return _cut(cluster, target, [(target, one) for one in others] + [(one, target) for one in others])
 
 
 def _half_partition(cluster: Cluster, target: str, which: str) -> Begun:
     """What it sends arrives, and it hears of nothing."""
-    return _cut(cluster, target, [(target, one) for one in _others(target, which)])
+    return _cut(cluster, target, [(target, one) for one in _others(cluster, target, which)])
 
 
 # ---- disks and clocks
 
 
 def _full_disk(cluster: Cluster, target: str, _: str) -> Begun:
-    files = [cluster.disk(one) / FILL for one in _all(target)]
+    files = [cluster.disk(one) / FILL for one in _all(cluster, target)]
     for file in files:
         _fill(file)
     return Begun(target, lambda: [file.unlink(missing_ok=True) for file in files] and None)
@@ -175,7 +180,7 @@ def _fill(path: os.PathLike[str]) -> None:
 
 def _slow_disk(cluster: Cluster, target: str, writes: str) -> Begun:
     """So many writes a second: what its own fsync writes is counted, in the process's cgroup."""
-    limits = [(BLKIO / f"{cluster.prefix}{one}", cluster.device(one)) for one in _all(target)]
+    limits = [(BLKIO / f"{cluster.prefix}{one}", cluster.device(one)) for one in _all(cluster, target)]
 
     def limit(number: str) -> None:
         for cgroup, device in limits:
@@ -191,6 +196,7 @@ def _clock(cluster: Cluster, target: str, seconds: str) -> Begun:
 
 
 _KINDS: dict[str, Callable[[Cluster, str, str], Begun]] = {
+    "kill-all": _kill_all,
     "kill-child": _kill_child,
     "kill-parent": _kill,
     "kill-scheduler": _kill_both,

@@ -16,10 +16,10 @@ from typing import Any
 from harness import faults
 from harness.checker import check
 from harness.clients import LABEL, NUMBER, PODS, Client, Numbers, Watcher
-from harness.cluster import SCHEDULERS, Cluster, missing_for_clock, missing_for_slow_disk
+from harness.cluster import Cluster, missing_for_clock, missing_for_slow_disk
 from harness.history import End, Exit, Fault, History, Pod, Sample
 from harness.processes import pods
-from harness.schedule import AGENTS, Planned, plan
+from harness.schedule import AGENTS, LAYOUTS, Planned, plan
 
 START = 120.0
 REST = 120.0
@@ -46,11 +46,12 @@ class Run:
     seed: int
     duration: float
     only: frozenset[str] = frozenset()
+    store: str = "zookeeper"
     history: History = field(default_factory=History)
     began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.cluster = Cluster(self.directory)
+        self.cluster = Cluster(self.directory, LAYOUTS[self.store])
         self._before: Sample | None = None
         self._observing = threading.Event()
 
@@ -66,6 +67,7 @@ class Run:
         self.began = time.monotonic()
         observer = threading.Thread(target=self._observe, daemon=True)
         observer.start()
+        threading.Thread(target=self._nurse, daemon=True).start()
         clients, watchers = self._load()
         self._fail(planned)
         for client in clients:
@@ -92,9 +94,8 @@ class Run:
         for kind, why in without.items():
             if why:
                 say(f"without {kind}: {why}")
-        planned = plan(
-            self.seed, self.duration, frozenset(kind for kind, why in without.items() if why), self.only
-        )
+        impossible = frozenset(kind for kind, why in without.items() if why)
+        planned = plan(self.seed, self.duration, impossible, self.only, self.cluster.layout.kinds)
         text = "\n".join(map(str, planned))
         (self.directory / "schedule").write_text(text + "\n")
         say(text)
@@ -128,6 +129,18 @@ class Run:
     def _observe(self) -> None:
         while not self._observing.wait(INTERVAL):
             self._look()
+
+    def _nurse(self) -> None:
+        """Kills schedulers that say that a restart would help them, as whoever checks their health does."""
+        while not self._observing.wait(2.0):
+            for host in self.cluster.layout.schedulers:
+                status, body = self.cluster.ask(host, "/livez?verbose", 2.0)
+                if status == 500:
+                    say(
+                        f"{self.clock():7.1f}  {host} is not alive: {body.decode(errors='replace').splitlines()}"
+                    )
+                    with self.cluster.lock:
+                        self.cluster.processes[host].kill()
 
     def _look(self) -> None:
         now = Sample(self.clock(), self.clock(), pods(self.cluster.prefix))
@@ -177,7 +190,7 @@ class Run:
         agents = (self.cluster.master("GET_AGENTS") or {}).get("agents", [])
         if len(agents) < len(AGENTS):
             return f"{len(agents)} agents"
-        for host in SCHEDULERS:
+        for host in self.cluster.layout.schedulers:
             status, body = self.cluster.ask(host, "/readyz?verbose")
             if status != 200:
                 return f"{host}: {body.decode(errors='replace')}"
@@ -261,9 +274,9 @@ def _is(obj: dict[str, Any], condition: str) -> bool:
     return any(one["type"] == condition and one["status"] == "True" for one in conditions)
 
 
-def main(directory: Path, seed: int, duration: float, only: frozenset[str]) -> int:
+def main(directory: Path, seed: int, duration: float, only: frozenset[str], store: str) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    run = Run(directory, seed, duration, only)
+    run = Run(directory, seed, duration, only, store)
     try:
         wrong = run.run()
     except Exception:

@@ -15,8 +15,6 @@ SCHEDULERS = ("scheduler-1", "scheduler-2")
 ZOOKEEPERS = ("zookeeper-1", "zookeeper-2", "zookeeper-3")
 AGENTS = ("agent-1", "agent-2")
 MASTER = "master"
-HOSTS = (*SCHEDULERS, *ZOOKEEPERS, *AGENTS, MASTER)
-
 WHO = ("leader", "leader", "leader", "follower")
 ALL = "all"
 
@@ -52,6 +50,16 @@ class Kind:
     store: bool = False
 
 
+MESOS = (
+    Kind("kill-executor", AGENTS, 1),
+    Kind("stop-executor", AGENTS, 0.7, 0.5, 4.0),
+    Kind("kill-agent", AGENTS, 1),
+    Kind("stop-agent", AGENTS, 0.7, 0.5, 4.0),
+    Kind("partition", AGENTS, 0.7, 1.0, 6.0, ("master",)),
+    Kind("kill-master", (MASTER,), 1, 0.0, 3.0),
+    Kind("stop-master", (MASTER,), 0.7, 0.5, 6.0),
+)
+CLOCKS = ("3", "-3", "3600", "-3600", "100000000", "-100000000")
 KINDS = (
     # the scheduler proper, its parent, both at once
     Kind("kill-child", WHO, 2),
@@ -60,15 +68,8 @@ KINDS = (
     Kind("stop-scheduler", WHO, 2, 0.5, 9.0, ("both", "child", "parent")),
     Kind("partition", WHO, 3, 1.0, 9.0, ("zookeepers", "one zookeeper", "master", "scheduler")),
     Kind("half-partition", WHO, 1, 1.0, 9.0, ("zookeepers", "master", "scheduler")),
-    Kind("clock", WHO, 1.5, 2.0, 6.0, ("3", "-3", "3600", "-3600", "100000000", "-100000000")),
-    # Mesos and the nodes
-    Kind("kill-executor", AGENTS, 1),
-    Kind("stop-executor", AGENTS, 0.7, 0.5, 4.0),
-    Kind("kill-agent", AGENTS, 1),
-    Kind("stop-agent", AGENTS, 0.7, 0.5, 4.0),
-    Kind("partition", AGENTS, 0.7, 1.0, 6.0, ("master",)),
-    Kind("kill-master", (MASTER,), 1, 0.0, 3.0),
-    Kind("stop-master", (MASTER,), 0.7, 0.5, 6.0),
+    Kind("clock", WHO, 1.5, 2.0, 6.0, CLOCKS),
+    *MESOS,
     # the store
     Kind("kill-zookeeper", ZOOKEEPERS, 1, 0.5, 5.0, store=True),
     Kind("stop-zookeeper", ZOOKEEPERS, 0.7, 0.5, 5.0, store=True),
@@ -76,15 +77,56 @@ KINDS = (
     Kind("kill-quorum", (ALL,), 1, 1.0, 7.0, store=True),
     Kind("full-disk", (*ZOOKEEPERS, ALL), 1, 2.0, 6.0, store=True),
     Kind("slow-disk", (*ZOOKEEPERS, ALL, ALL), 1, 2.0, 6.0, ("3", "10"), store=True),
+    # the whole cluster, but for executors and pods
+    Kind("kill-all", (ALL,), 0.5, 0.0, 2.0, store=True),
+)
+
+ONE = SCHEDULERS[:1]
+KINDS_ALONE = (
+    Kind("kill-scheduler", ONE, 3),
+    Kind("stop-scheduler", ONE, 1, 0.5, 6.0, ("parent",)),
+    Kind("partition", ONE, 2, 1.0, 9.0, ("master",)),
+    Kind("half-partition", ONE, 1, 1.0, 9.0, ("master",)),
+    Kind("clock", ONE, 1.5, 2.0, 6.0, CLOCKS),
+    *MESOS,
+    Kind("full-disk", ONE, 3, 2.0, 6.0, store=True),
+    Kind("slow-disk", ONE, 1.5, 2.0, 6.0, ("3", "10"), store=True),
+    Kind("kill-all", (ALL,), 0.5, 0.0, 2.0, store=True),
 )
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Which hosts there are, and what may happen to them."""
+
+    schedulers: tuple[str, ...]
+    zookeepers: tuple[str, ...]
+    kinds: tuple[Kind, ...]
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        return (*self.schedulers, *self.zookeepers, *AGENTS, MASTER)
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """The hosts whose disks have the state."""
+        return self.zookeepers or self.schedulers
+
+
+LAYOUTS = {"zookeeper": Layout(SCHEDULERS, ZOOKEEPERS, KINDS), "sqlite": Layout(ONE, (), KINDS_ALONE)}
+"""By what the state is kept in. With SQLite there is one scheduler, and one process of it."""
+
+
 def plan(
-    seed: int, duration: float, without: frozenset[str] = frozenset(), only: frozenset[str] = frozenset()
+    seed: int,
+    duration: float,
+    without: frozenset[str] = frozenset(),
+    only: frozenset[str] = frozenset(),
+    kinds: tuple[Kind, ...] = KINDS,
 ) -> list[Planned]:
     """`without`: kinds that this machine cannot do; `only`: no others. All is over when `duration` seconds are."""
     dice = random.Random(seed)
-    kinds = [kind for kind in KINDS if kind.name not in without and (not only or kind.name in only)]
+    kinds = tuple(kind for kind in kinds if kind.name not in without and (not only or kind.name in only))
     apart = len({one.name for one in kinds}) // 2  # no kind comes again before so many others
     recent: list[str] = []
     planned: list[Planned] = []
