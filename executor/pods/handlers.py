@@ -84,7 +84,7 @@ async def hook(place: Place, handler: Mapping[str, Any]) -> None:
         else:
             raise HookError("there is nothing to run: exec, httpGet and sleep are supported")
     except (LaunchError, ValueError, OSError, aiohttp.ClientError) as error:
-        raise HookError(_why(error)) from None
+        raise HookError(why(error)) from None
 
 
 # --- exec ------------------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ async def _probe_http(place: Place, asked: Mapping[str, Any], timeout: float) ->
         url = _url(place, asked)
         return Answer.FAILURE, f'Get "{url}": context deadline exceeded (no answer within {timeout:g}s)'
     except (OSError, aiohttp.ClientError) as error:
-        return Answer.FAILURE, f'Get "{_url(place, asked)}": {_why(error)}'
+        return Answer.FAILURE, f'Get "{_url(place, asked)}": {why(error)}'
     if elsewhere:
         return Answer.SUCCESS, f"Probe terminated redirects, Response body: redirect to {elsewhere}"
     if 200 <= status < 400:
@@ -192,7 +192,7 @@ async def _probe_tcp(place: Place, asked: Mapping[str, Any], timeout: float) -> 
     except TimeoutError:
         return Answer.FAILURE, f"dial tcp {host}:{port}: i/o timeout"
     except OSError as error:
-        return Answer.FAILURE, f"dial tcp {host}:{port}: {_why(error)}"
+        return Answer.FAILURE, f"dial tcp {host}:{port}: {why(error)}"
     return Answer.SUCCESS, ""
 
 
@@ -205,7 +205,7 @@ async def _probe_grpc(place: Place, asked: Mapping[str, Any], timeout: float) ->
     except TimeoutError:
         return Answer.FAILURE, f'timeout: failed to connect service "{place.host}:{port}" within {timeout:g}s'
     except OSError as error:
-        return Answer.FAILURE, f'error: failed to connect service "{place.host}:{port}": {_why(error)}'
+        return Answer.FAILURE, f'error: failed to connect service "{place.host}:{port}": {why(error)}'
     except GrpcError as error:
         return Answer.FAILURE, f"error: health rpc failed: {error}"
     if serving is Serving.SERVING:
@@ -234,8 +234,8 @@ async def connect(sandbox: Sandbox, host: str, port: int) -> socket.socket:
     raise trouble
 
 
-def _why(error: Exception) -> str:
-    """In the words of Go, where there are some."""
+def why(error: Exception) -> str:
+    """What went wrong with a connection, in the words of Go, where there are some."""
     inner = getattr(error, "os_error", error)
     number = getattr(inner, "errno", None)
     if isinstance(inner, OSError) and number and number > 0:

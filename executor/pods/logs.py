@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
+from executor.pods import fds
+
 log = logging.getLogger(__name__)
 
 Stream = Literal["stdout", "stderr"]
@@ -25,7 +27,6 @@ TEXT_AT: Final = TAG_AT + len("F ")
 MAX_LINE: Final = 16 << 10
 MAX_BYTES: Final = 10 << 20
 MAX_FILES: Final = 5
-READ_SIZE: Final = 64 << 10
 
 
 def stamp(nanoseconds: int) -> bytes:
@@ -57,6 +58,8 @@ class LogWriter:
         self._open_end: dict[Stream, bytes] = {"stdout": b"", "stderr": b""}
         self._readers: dict[int, Stream] = {}
         self._waiters: set[asyncio.Future[None]] = set()
+        self.taps: set[Callable[[Stream, bytes], None]] = set()
+        """Called with what the app writes, as it comes; with b"" at the end. They must not wait."""
         self._lost = 0
         self._fd = self._create()
         self._size = os.fstat(self._fd).st_size
@@ -71,11 +74,16 @@ class LogWriter:
         asyncio.get_running_loop().add_reader(reading, self._readable, reading)
         return writing
 
+    def adopt(self, fd: int) -> None:
+        """Read what comes from a terminal, too; the descriptor is ours from now on."""
+        os.set_blocking(fd, False)
+        self._readers[fd] = "stdout"
+        asyncio.get_running_loop().add_reader(fd, self._readable, fd)
+
     def _readable(self, fd: int) -> None:
         """One read for each turn of the loop, so that a container that shouts does not silence the others."""
-        try:
-            data = os.read(fd, READ_SIZE)
-        except BlockingIOError:
+        data = fds.read_now(fd)
+        if data is None:
             return
         if data:
             self.feed(self._readers[fd], data)
@@ -96,14 +104,13 @@ class LogWriter:
             self.closed = True
             os.close(self._fd)
             self._wake()
+            for tap in tuple(self.taps):
+                tap("stdout", b"")
 
     def _drain(self, fd: int) -> None:
         # Bounded: a process that escaped and goes on writing must not hold us here.
         for _ in range(64):
-            try:
-                data = os.read(fd, READ_SIZE)
-            except BlockingIOError:
-                return
+            data = fds.read_now(fd)
             if not data:
                 return
             self.feed(self._readers[fd], data)
@@ -112,6 +119,8 @@ class LogWriter:
 
     def feed(self, stream: Stream, data: bytes) -> None:
         """Append what the app wrote. A line that is not complete waits for its end, up to MAX_LINE bytes."""
+        for tap in tuple(self.taps):
+            tap(stream, data)
         *lines, rest = (self._open_end[stream] + data).split(b"\n")
         prefix = b"%s %s " % (stamp(self._clock()), stream.encode())
         parts: list[bytes] = []

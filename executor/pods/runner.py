@@ -11,12 +11,13 @@ import logging
 import os
 import re
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from executor.pods import handlers, manifest, users
 from executor.pods.asking import Asking
+from executor.pods.console import Console
 from executor.pods.core import effects as ef
 from executor.pods.core import events as ev
 from executor.pods.core.events import Timer, TimerKind
@@ -24,6 +25,7 @@ from executor.pods.core.spec import ProbeKind, read_pod
 from executor.pods.core.states import SandboxState
 from executor.pods.core.step import Step, launch, step
 from executor.pods.env import ConfigError, MissingConfigError
+from executor.pods.fds import pipe
 from executor.pods.files import Files
 from executor.pods.gpus import Devices
 from executor.pods.hostpath import VolumeError, check_host_path
@@ -54,6 +56,7 @@ class _Instance:
 
     attempt: int
     log: LogWriter
+    console: Console = field(default_factory=Console)
     starting: bool = True
     pending: AppExit | None = None
 
@@ -356,8 +359,18 @@ class PodRunner:
                 directory.drop_logs(app, attempt - 2)  # the last one stays for `kubectl logs --previous`
             instance = _Instance(attempt, LogWriter(directory.log(app, attempt)))
             self._instances[app] = instance
-            fds = [instance.log.attach("stdout"), instance.log.attach("stderr")]
-            await sandbox.start_app(app, stdin=None, stdout=fds[0], stderr=fds[1])
+            if self._containers[app].get("tty"):
+                _, terminal = await sandbox.start_terminal(app)
+                instance.console = Console(terminal, terminal=True)
+                instance.log.adopt(os.dup(terminal))
+            else:
+                fds = [instance.log.attach("stdout"), instance.log.attach("stderr")]
+                if self._containers[app].get("stdin"):
+                    reading, writing = pipe()
+                    fds.append(reading)
+                    instance.console = Console(writing)
+                stdin = fds[2] if len(fds) > 2 else None
+                await sandbox.start_app(app, stdin=stdin, stdout=fds[0], stderr=fds[1])
         except (LaunchError, OSError) as error:
             self._close_log(app)
             self.dispatch(ev.StartFailed(app, attempt, str(error)))
@@ -407,6 +420,7 @@ class PodRunner:
         instance = self._instances.get(app)
         if instance is not None:
             instance.log.close()
+            instance.console.close()
 
     async def _stop(self, app: str, *, force: bool) -> None:
         if self._sandbox is None:
@@ -421,9 +435,7 @@ class PodRunner:
 
     def place(self, app: str) -> handlers.Place:
         """Where an app runs. Raises LaunchError."""
-        if self._sandbox is None:
-            raise LaunchError(f"{app}: the pod does not run")
-        return handlers.Place(self._sandbox, app, self._containers[app], self._level.pod_ip)
+        return handlers.Place(self.sandbox, app, self._containers[app], self._level.pod_ip)
 
     async def _run_hook(self, app: str, attempt: int, hook: ev.Hook) -> None:
         error = ""
@@ -439,6 +451,23 @@ class PodRunner:
         except LaunchError as error:
             answer, message = ev.Answer.UNKNOWN, str(error)
         self.dispatch(ev.Probed(app, attempt, kind, answer, message))
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """Raises LaunchError when it does not run."""
+        if self._sandbox is None:
+            raise LaunchError(f"pod {self._facts.name} does not run")
+        return self._sandbox
+
+    def stdin_once(self, app: str) -> bool:
+        return bool(self._containers[app].get("stdinOnce"))
+
+    def attach(self, app: str) -> tuple[LogWriter, Console]:
+        """What the newest instance writes and reads. Raises LookupError when it does not run."""
+        instance = self._instances.get(app)
+        if instance is None or instance.starting or instance.log.closed:
+            raise LookupError(f'container not found ("{app}")')
+        return instance.log, instance.console
 
     # --- afterwards ---
 

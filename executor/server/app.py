@@ -4,6 +4,7 @@
     GET /pods                                            v1 PodList of the pods that live
     GET /containerLogs/{namespace}/{pod}/{container}     follow, tailLines, sinceSeconds, sinceTime, timestamps,
                                                          previous, limitBytes
+    /exec, /attach, /portForward                         see `streaming`
 
 All but the first need one of the bearer tokens that came with pods. Only the scheduler calls this; users come
 through its API. Errors are one line of text, as the kubelet's are.
@@ -20,6 +21,7 @@ from aiohttp import web
 from executor.pods.logread import read_log
 from executor.pods.pods import Pods
 from executor.server.query import QueryError, log_options
+from executor.server.streaming import routes
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ def make_app(pods: Pods, tokens: Tokens) -> web.Application:
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/pods", list_pods)
     app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", container_logs)
+    app.router.add_routes(routes(pods.find))
     return app
 
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from scheduler.api import health, housekeeping, logs, metrics, pods, read, reviews, write
+from scheduler.api import health, housekeeping, logs, metrics, pods, read, reviews, streaming, write
 from scheduler.api.auth import auth_middleware
 from scheduler.api.body import LIMIT
 from scheduler.api.context import API, Api, Clock, NodeProxy, wall_clock
@@ -38,11 +38,14 @@ SUBRESOURCES: dict[str, tuple[tuple[str, Action], ...]] = {
     "log": (("GET", logs.log),),
     "binding": (("POST", pods.bind),),
     "eviction": (("POST", pods.evict),),
+    "exec": (("GET", streaming.execute), ("POST", streaming.execute)),
+    "attach": (("GET", streaming.attach), ("POST", streaming.attach)),
+    "portforward": (("GET", streaming.forward_ports), ("POST", streaming.forward_ports)),
 }
 
 
 LATER: dict[str, tuple[str, ...]] = {
-    "pods": ("attach", "ephemeralcontainers", "exec", "portforward", "proxy", "resize"),
+    "pods": ("ephemeralcontainers", "proxy", "resize"),
     "nodes": ("proxy",),
     "serviceaccounts": ("token",),
 }

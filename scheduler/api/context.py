@@ -34,6 +34,10 @@ class NodeProxy(Protocol):
         """
         ...
 
+    def where(self, pod: dict[str, Any]) -> tuple[str, str]:
+        """HOST:PORT of the pod's node server, and the token for it. Raises an ApiError."""
+        ...
+
 
 def wall_clock() -> datetime:
     return datetime.now(UTC)

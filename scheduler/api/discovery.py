@@ -25,9 +25,12 @@ KUBERNETES = ("1", "32")
 """The Kubernetes minor version whose API this is."""
 
 SUBRESOURCE_KINDS = {
+    "attach": ("", "v1", "PodAttachOptions", ("create", "get")),
     "binding": ("", "v1", "Binding", ("create",)),
     "eviction": ("policy", "v1", "Eviction", ("create",)),
+    "exec": ("", "v1", "PodExecOptions", ("create", "get")),
     "log": ("", "", "", ("get",)),
+    "portforward": ("", "v1", "PodPortForwardOptions", ("create", "get")),
     "status": ("", "", "", ("get", "patch", "update")),
 }
 """Subresource to group, version and kind ("" as its resource's) and verbs."""

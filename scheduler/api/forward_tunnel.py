@@ -31,16 +31,23 @@ def wants_upgrade(request: web.Request) -> bool:
     return "upgrade" in connection and hdrs.UPGRADE in request.headers
 
 
-async def tunnel(request: web.Request, leader: Leader, headers: Mapping[str, str]) -> web.StreamResponse:
-    """Until one side closes. Raises NotSent, Timeout."""
-    reader, writer = await _connect(leader)
+async def tunnel(
+    request: web.Request,
+    leader: Leader,
+    headers: Mapping[str, str],
+    *,
+    path: str = "",
+    who: str = "leading scheduler",
+) -> web.StreamResponse:
+    """Until one side closes. path: another than the request's; who: is reached there. Raises NotSent, Timeout."""
+    reader, writer = await _connect(leader, who)
     try:
         body = await request.read()
-        writer.write(_head(request, leader, headers, len(body)) + body)
+        writer.write(_head(request, leader, headers, len(body), path or request.raw_path) + body)
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            raise Timeout(f"the leading scheduler at {leader.url} went away before it answered") from error
+            raise Timeout(f"the {who} at {leader.url} went away before it answered") from error
         status, fields = _parse(head)
         if status != 101:
             return await _refused(status, fields, reader)
@@ -49,7 +56,7 @@ async def tunnel(request: web.Request, leader: Leader, headers: Mapping[str, str
         writer.close()
 
 
-async def _connect(leader: Leader) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(leader: Leader, who: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     context = None
     if leader.fingerprint:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -59,7 +66,7 @@ async def _connect(leader: Leader) -> tuple[asyncio.StreamReader, asyncio.Stream
         async with asyncio.timeout(CONNECT_SECONDS):
             reader, writer = await asyncio.open_connection(host, port, ssl=context, limit=HEAD_LIMIT)
     except (OSError, TimeoutError) as error:
-        raise NotSent(f"the leading scheduler at {leader.url} cannot be reached: {error}") from error
+        raise NotSent(f"the {who} at {leader.url} cannot be reached: {error}") from error
     if context is not None:
         shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         if hashlib.sha256(shown).hexdigest() != leader.fingerprint:
@@ -68,7 +75,7 @@ async def _connect(leader: Leader) -> tuple[asyncio.StreamReader, asyncio.Stream
     return reader, writer
 
 
-def _head(request: web.Request, leader: Leader, headers: Mapping[str, str], length: int) -> bytes:
+def _head(request: web.Request, leader: Leader, headers: Mapping[str, str], length: int, path: str) -> bytes:
     fields = dict(headers) | {
         hdrs.HOST: leader.url.partition("//")[2],
         hdrs.CONNECTION: "Upgrade",
@@ -76,7 +83,7 @@ def _head(request: web.Request, leader: Leader, headers: Mapping[str, str], leng
     }
     if length or request.method not in ("GET", "HEAD"):
         fields[hdrs.CONTENT_LENGTH] = str(length)
-    lines = [f"{request.method} {request.raw_path} HTTP/1.1"]
+    lines = [f"{request.method} {path} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in fields.items()]
     return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")
 

@@ -43,12 +43,7 @@ class NodeProxy:
     ) -> AsyncIterator[bytes]:
         """GET /containerLogs/NAMESPACE/POD/CONTAINER, as the kubelet has it; the stream as it comes."""
         meta = pod["metadata"]
-        where = self._where_is(meta["uid"])
-        if where is None:
-            raise ServiceUnavailable(
-                f"the node of pod {meta['namespace']}/{meta['name']} has not reported yet"
-            )
-        server, token = where
+        server, token = self.where(pod)
         url = f"http://{server}/containerLogs/{meta['namespace']}/{meta['name']}/{container}"
         headers = {"Authorization": f"Bearer {token}"}
         async with self._client().get(url, params=dict(query), headers=headers) as answer:
@@ -56,6 +51,16 @@ class NodeProxy:
                 raise await _refusal(answer)
             async for chunk in answer.content.iter_any():
                 yield chunk
+
+    def where(self, pod: dict[str, Any]) -> tuple[str, str]:
+        """HOST:PORT of the pod's node server, and the token for it. Raises ServiceUnavailable."""
+        meta = pod["metadata"]
+        found = self._where_is(meta["uid"])
+        if found is None:
+            raise ServiceUnavailable(
+                f"the node of pod {meta['namespace']}/{meta['name']} has not reported yet"
+            )
+        return found
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -24,8 +24,8 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
         """,
         "Container": """
             args command env envFrom image imagePullPolicy lifecycle livenessProbe name ports readinessProbe
-            resources restartPolicy securityContext startupProbe terminationMessagePath terminationMessagePolicy
-            volumeMounts workingDir
+            resources restartPolicy securityContext startupProbe stdin stdinOnce terminationMessagePath
+            terminationMessagePolicy tty volumeMounts workingDir
         """,
         "EnvVarSource": "configMapKeyRef fieldRef resourceFieldRef secretKeyRef",
         "ResourceRequirements": "limits requests",

@@ -52,6 +52,10 @@ class Nodes:
         self.more: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.asked = asyncio.Event()
         self.ended = asyncio.Event()
+        self.server = ""
+
+    def where(self, pod: dict[str, Any]) -> tuple[str, str]:
+        return self.server, "node-token"
 
     async def logs(
         self, pod: dict[str, Any], container: str, query: Mapping[str, str]

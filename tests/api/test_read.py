@@ -238,7 +238,7 @@ async def test_large_lists_are_compressed(api, pod):
         assert len(body) > len(gzip.compress(body)) * 10
 
 
-@pytest.mark.parametrize("subresource", ["exec", "attach", "portforward"])
+@pytest.mark.parametrize("subresource", ["ephemeralcontainers", "proxy", "resize"])
 async def test_what_kubernetes_has_and_we_do_not_is_refused_by_name(api, subresource):
     for method in ("GET", "POST"):
         answer = await api(method, f"{PODS}/web/{subresource}")

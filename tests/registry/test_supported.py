@@ -65,9 +65,6 @@ NOT_YET = [
         "spec.volumes[0].ephemeral",
     ),
     ({"container": {"resizePolicy": [{"resourceName": "cpu"}]}}, "spec.containers[0].resizePolicy"),
-    ({"container": {"stdin": True}}, "spec.containers[0].stdin"),
-    ({"container": {"stdinOnce": True}}, "spec.containers[0].stdinOnce"),
-    ({"container": {"tty": True}}, "spec.containers[0].tty"),
     ({"container": {"volumeDevices": [{"name": "x"}]}}, "spec.containers[0].volumeDevices"),
     (
         {"volumes": [{"name": "a", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]},

@@ -224,11 +224,3 @@ def test_memory_limit_kills_and_says_oom(cluster, pod):
     )
     terminated = cluster.wait_phase(name, "Failed")["status"]["containerStatuses"][0]["state"]["terminated"]
     assert (terminated["reason"], terminated["exitCode"]) == ("OOMKilled", 137)
-
-
-def test_what_is_not_there_yet_is_refused_by_name(cluster, pod, tools, marker):
-    name = pod(tools.sleeper("no-exec", marker))
-    cluster.wait_phase(name, "Running")
-    assert "pods/exec is not supported by Gantry yet" in cluster.kubectl(
-        "exec", name, "--", "/bin/ls", check=False
-    )
