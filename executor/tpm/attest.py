@@ -5,7 +5,6 @@ In a file they are one JSON object: {"version": 1, "pcr": N, "nonce": HEX, "atte
 """
 
 import base64
-import binascii
 import json
 import os
 from dataclasses import dataclass
@@ -80,7 +79,7 @@ def parse(text: str) -> Attestation:
             str(found["key"]),
             "".join(f"{line}\n" for line in found["log"]).encode(),
         )
-    except (ValueError, KeyError, TypeError, binascii.Error) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         text = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise AttestationError(f"not an attestation: {text}") from None
 

@@ -130,7 +130,7 @@ class Replay:
             self.lines += 1
             try:
                 self._take(_parse(line))
-            except (LogError, ValueError, KeyError, TypeError) as error:
+            except (LogError, ValueError, KeyError, TypeError, RecursionError) as error:
                 text = f"no {error}" if isinstance(error, KeyError) else str(error)
                 raise LogError(f"event log, line {self.lines}: {text}") from None
 

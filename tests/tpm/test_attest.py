@@ -241,6 +241,23 @@ def test_what_is_no_attestation(text):
         parse(text)
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"version":' * 100_000])
+def test_what_is_too_deep(text):
+    with pytest.raises(AttestationError, match="not an attestation: "):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    "log",
+    [None, 5, [None], ["{}"], ["[" * 100_000], ["\ud800"], ['{"kind": "boot"}'], ["null", "\n"], {"a": 1}],
+)
+def test_logs_that_are_none(attestation, log):
+    found = json.loads((attestation / "attestation.json").read_text())
+    key = load_key((attestation / "ak.pem").read_bytes())
+    with pytest.raises(AttestationError):
+        verify(parse(json.dumps({**found, "log": log})), key, bytes.fromhex(NONCE), 15)
+
+
 def test_what_the_system_extended_before(node, swtpm, tmp_path):
     swtpm.reset()
     swtpm.tool("tpm2_pcrextend", f"15:sha256={'12' * 32}")

@@ -92,6 +92,7 @@ CHANGES = {
         "line 6: a key appears twice",
     ),
     "no kind": (lambda lines: lines.append(b"{}"), "line 6: no 'kind'"),
+    "too deep": (lambda lines: lines.append(b"[" * 100_000), "line 6: "),
     "bytes": (lambda lines: lines.append(b"\xff"), "line 6: "),
 }
 
