@@ -18,15 +18,18 @@ import uvloop
 from aiohttp import web
 
 from executor.config import Settings, parser, settings
+from executor.contract.stages import ByFlavor, Stages
 from executor.mesos import PodExecutor
 from executor.pods.gpus import Gpus, Host
 from executor.pods.keeper import LauncherKeeper
+from executor.pods.manifest import choose_flavor
 from executor.pods.poddir import PodDirs
 from executor.pods.pods import Pods
 from executor.pods.ports import Machine, not_measured
 from executor.server.app import Tokens, make_app
 from executor.stage0 import settings as image_settings
 from executor.stage0.store import ImageStore
+from executor.stage1.manifest import FLAVORS
 from executor.tpm.measure import Measurer
 from shared.mesos.executor_driver import ExecutorDriver
 
@@ -77,25 +80,26 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
     executor = PodExecutor(config.ip, tokens, stop, config.idle_timeout)
     executor.sandbox = Path(environ.get("MESOS_SANDBOX", "."))
     driver = ExecutorDriver(executor, environ)
-    dirs = PodDirs(config.pods_dir)
+    images_are = image_settings.load(config.image_config)
+    images = ImageStore(config.state_dir, local_images=config.local_images, settings=images_are)
+    dirs = PodDirs(config.pods_dir, lambda path: stages.dispose(path))
+    stages = Stages(config.state_dir, images_are, dirs.lock, local_images=config.local_images)
     dirs.open()
-    images = ImageStore(
-        config.state_dir,
-        local_images=config.local_images,
-        settings=image_settings.load(config.image_config),
-    )
     gpus = Gpus(Host(config.device_dir), config.state_dir / "gpus")
     measurer = None if config.tpm is None else Measurer(config.tpm)
+    flavors = (*FLAVORS, *stages.names)
     machine = Machine(
         lambda: executor.node,
         images,
         dirs,
-        keeper.run_pod,
+        ByFlavor(keeper.run_pod, dict.fromkeys(stages.names, stages.run_pod)),
         config.flavor,
         gpus,
+        flavors,
         rules=config.rules,
         want=executor.want,
         measure=not_measured if measurer is None else measurer.measure,
+        admit=lambda pod, handler: stages.admit(choose_flavor(pod, handler, config.flavor, flavors), pod),
     )
     pods = Pods(machine, executor.report)
     background: list[asyncio.Task[None]] = []
@@ -107,6 +111,7 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
         if measurer is not None:
             background.append(asyncio.create_task(measurer.check(), name="TPM"))
         keeper.start()
+        await stages.load()
         for name in await asyncio.to_thread(dirs.collect):
             log.info("removed pod directory %s, left by an executor that is gone", name)
         await driver.start()
