@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from executor.config import parser as executor_parser
 from gantry.__main__ import COMMANDS
 from local.up import parser
+from scheduler.flags import parser as scheduler_parser
 from scheduler.registry.supported import SUPPORTED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +47,20 @@ def test_the_options_of_gantry_up_are_documented():
         option for action in parser()._actions for option in action.option_strings if option.startswith("--")
     }
     assert {option for option in options - {"--help", "--log-level"} if option not in text} == set()
+
+
+@pytest.mark.parametrize(
+    ("made", "pages"),
+    [
+        (scheduler_parser(), ("scheduler.md", "store.md")),
+        (executor_parser(), ("executor.md", "measured-boot.md")),
+    ],
+    ids=["scheduler", "executor"],
+)
+def test_the_flags_are_documented(made, pages):
+    text = "".join((ROOT / "docs" / page).read_text() for page in pages)
+    flags = {flag for action in made._actions for flag in action.option_strings if flag.startswith("--")}
+    assert {flag for flag in flags - {"--help"} if f"`{flag}" not in text} == set()
 
 
 def test_every_trap_has_its_tests():
