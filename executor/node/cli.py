@@ -5,14 +5,17 @@ import asyncio
 import json
 import sys
 from pathlib import Path
+from typing import Final
 
 from executor.node import doctor, planning
 from executor.stage1.manifest import FLAVORS
 from executor.tpm import cli as tpm
 
+DEFAULT: Final = ("linux", "fly")
+
 
 def main(argv: list[str]) -> int:
-    """`gantry node doctor|plan`. 1: doctor found a flavor that does not work, or plan failed; 2: wrong usage."""
+    """`gantry node doctor|plan`. 1: a flavor does not work that has to, or there is no plan; 2: wrong usage."""
     if argv and argv[0] in tpm.COMMANDS:
         return tpm.main(argv)
     args = _parser().parse_args(argv)
@@ -21,7 +24,8 @@ def main(argv: list[str]) -> int:
             flavors = asyncio.run(doctor.examine(args.state_dir))
             report = {"flavors": flavors}
             sys.stdout.write(json.dumps(report, indent=2) + "\n" if args.json else doctor.text(flavors))
-            return 0 if all(doctor.works(checks) for checks in flavors.values()) else 1
+            wanted = args.flavor or DEFAULT
+            return 0 if all(doctor.works(flavors[flavor]) for flavor in wanted) else 1
         made = asyncio.run(
             planning.plan_file(args.file, args.state_dir, args.local_images, args.default_flavor)
         )
@@ -36,6 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="gantry node", description="Look at this machine as a node.")
     commands = made.add_subparsers(dest="command", required=True)
     looks = commands.add_parser("doctor", help="what this machine can do, flavor by flavor, and why not")
+    looks.add_argument(
+        "--flavor", action="append", choices=FLAVORS,
+        help=f"that has to work, or the exit code is 1; may be given several times (default: {', '.join(DEFAULT)})",
+    )  # fmt: skip
     plans = commands.add_parser("plan", help="print what would be done for a pod, in order, and do nothing")
     for verb, text in tpm.COMMANDS.items():
         commands.add_parser(verb, help=text)

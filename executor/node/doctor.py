@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from executor.pods.launcher import Launcher, LaunchError
-from executor.stage1 import cgroups, lsm, seccomp, userns
+from executor.stage1 import cgroups, lsm, nspawn, seccomp, userns
 
 CONTROLLERS: Final = {"cpu": "cpu limits", "memory": "memory limits", "pids": "limits of processes"}
 Flavors = dict[str, list[dict[str, Any]]]
@@ -26,11 +26,16 @@ class Check:
 async def examine(state_dir: Path) -> Flavors:
     """The checks of each flavor, as plain values."""
     common = [*await _launcher(), *_cgroups(), _disk(state_dir)]
-    linux = [_optional("user namespaces", _users(state_dir)), _needed("seccomp filters", seccomp.why_not())]
-    linux += [_optional(module, lsm.why_not(module)) for module in (lsm.APPARMOR, lsm.SELINUX)]
+    confined = [_needed("seccomp filters", seccomp.why_not())]
+    confined += [_optional(module, lsm.why_not(module)) for module in (lsm.APPARMOR, lsm.SELINUX)]
+    users = _optional("user namespaces", _users(state_dir))
+    machined = _optional(
+        "systemd-machined", "" if nspawn.registers() else "systemd does not run: not in machinectl"
+    )
     return {flavor: [asdict(one) for one in checks] for flavor, checks in (
-        ("linux", [*common, *linux]),
+        ("linux", [*common, users, *confined]),
         ("fly", common),
+        ("nspawn", [*common, _needed(nspawn.PROGRAM, nspawn.why_not()), machined, *confined]),
     )}  # fmt: skip
 
 

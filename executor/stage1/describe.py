@@ -7,7 +7,7 @@ compilation of seccomp filters.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from executor.stage1 import caps, cgroups, plan, seccomp, userns
+from executor.stage1 import caps, cgroups, nspawn, plan, seccomp, userns
 from executor.stage1.manifest import App, Limits, Pod
 
 _ACTIONS: Final = {
@@ -35,6 +35,13 @@ def pod_plan(
     paths = plan.Paths(directory)
     cgroup = cgroups.PodCgroup(layout, directory.rpartition("/")[2], disk=_disk(pod, directory))
     init = [op.describe() for op in plan.sandbox_plan(pod.flavor, host_network=pod.host_network, ids=pod.ids)]
+    if pod.flavor == "nspawn":
+        name = nspawn.machine_name(directory.rpartition("/")[2])
+        root = f"{directory}/stage1/rootfs"
+        init.insert(
+            0, "run " + " ".join(nspawn.command(root, name, pod.hostname, host_network=pod.host_network))
+        )
+        init.insert(1, "enter its namespaces")
     init += [op.describe() for op in plan.pod_plan(pod)]
     return {
         "flavor": pod.flavor,

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from executor.stage1 import caps, cgroups, channel, children, seccomp, userns
+from executor.stage1 import caps, cgroups, channel, children, nspawn, seccomp, userns
 from executor.stage1.ops import StageError
 from executor.stage1.sandbox import Sandbox
 from executor.stage1.starters import Answer
@@ -221,7 +221,7 @@ class Launcher:
         if found is None:
             raise StageError(f"{do} {key}: this pod does not run")
         if do == "start":
-            found.start(message["app"], fds, answer)
+            found.start(message["app"], fds, answer, tuple(map(str, message.get("argv") or ())))
         elif do == "exec":
             found.exec(message, fds, answer)
         elif do == "signal" and "exec" in message:
@@ -242,6 +242,9 @@ class Launcher:
         base = ids.base if ids else 0
 
         def entry(sock: socket.socket) -> None:
+            if kind.flavor == "nspawn":
+                nspawn.keeper(sock, host_network=kind.host_network, last_cap=self._last_cap)
+                return
             children.init(
                 sock, flavor=kind.flavor, host_network=kind.host_network, ids=base, last_cap=self._last_cap
             )

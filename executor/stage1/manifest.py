@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from executor.stage1 import caps, lsm
 from executor.stage1 import seccomp as filters
 
-FLAVORS: Final = ("linux", "fly")
+FLAVORS: Final = ("linux", "fly", "nspawn")
 _SUFFIXES: Final = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY: Final = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 
@@ -103,6 +103,11 @@ class Pod(NamedTuple):
     ids: int = 0  # the first id of its user namespace on the host; 0: it has none
 
     @property
+    def isolated(self) -> bool:
+        """Whether it has namespaces of its own, beyond those of its apps' mounts."""
+        return self.flavor != "fly"
+
+    @property
     def may_have_users(self) -> bool:
         """Whether a user namespace of its own fits what else the pod asks for."""
         privileged = any(app.privileged for app in self.apps.values())
@@ -149,7 +154,7 @@ def _pod(raw: dict[str, Any]) -> Pod:
         limits=limits,
         sysctls=sysctls,
     )
-    if sysctls and (pod.flavor != "linux" or pod.host_network):
+    if sysctls and (not pod.isolated or pod.host_network):
         raise ManifestError("pod isolator os/unix/sysctl: needs flavor linux and a network of the pod's own")
     unmasked = [app.name for app in apps.values() if app.whole_proc]
     if unmasked and users != "private":

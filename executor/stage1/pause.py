@@ -1,4 +1,4 @@
-"""The program a pod's init becomes once its work is done: 174 bytes that name themselves and wait.
+"""The program a pod's init becomes once its work is done: 222 bytes that name themselves and wait.
 
 A Python process per pod would hold megabytes for nothing; this holds a page. Orphans need no wait(2) from it:
 its SIGCHLD is ignored, so the kernel reaps them. Built here, for there is no compiler on an agent.
@@ -10,10 +10,12 @@ from typing import Final
 
 _ADDRESS: Final = 0x400000
 _HEADERS: Final = 64 + 56
-# prctl(PR_SET_DUMPABLE, 0); prctl(PR_SET_NAME, "gantry-init"); for (;;) pause();
-# Not dumpable: no app of the pod may trace it, and so get out of its own cgroup and seccomp filter.
+# Ignores SIGCHLD, dies with its parent, is not dumpable (no app of the pod may trace it, and so get out of its own
+# cgroup and seccomp filter), has its name, and then: for (;;) pause();
 _X86_64: Final = (
-    bytes.fromhex("b89d000000 bf04000000 31f6 0f05")
+    bytes.fromhex("6a00 6a00 6a00 6a01 4889e6 b80d000000 bf11000000 31d2 41ba08000000 0f05")
+    + bytes.fromhex("b89d000000 bf01000000 be09000000 0f05")
+    + bytes.fromhex("b89d000000 bf04000000 31f6 0f05")
     + bytes.fromhex("b89d000000 bf0f000000 488d350b000000 0f05 b822000000 0f05 ebf7")
     + b"gantry-init\0"
 )

@@ -67,6 +67,8 @@ def sandbox_plan(flavor: str, *, host_network: bool, ids: int = 0) -> list[Op]:
     """
     if flavor == "fly":
         return []
+    if flavor == "nspawn":  # that made the namespaces
+        return [ops.Unshare(syscalls.CLONE_NEWNS, "the mount namespace"), *_own_root()]
     flags, names = syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS, "ipc, uts"
     if not host_network:
         flags, names = flags | syscalls.CLONE_NEWNET, names + ", net"
@@ -77,6 +79,13 @@ def sandbox_plan(flavor: str, *, host_network: bool, ids: int = 0) -> list[Op]:
             f"the {'mount' if ids else f'mount, {names}'} namespaces",
         ),
         *([] if host_network else [ops.Loopback()]),
+        *_own_root(),
+    ]
+
+
+def _own_root() -> list[Op]:
+    """What the apps of a pod share, and nothing else, as the root of its init."""
+    return [
         ops.NewRoot(STAGE),
         ops.MountNew("proc", "proc", _PROC_FLAGS),
         ops.MountNew("sysfs", "sys", _PROC_FLAGS | MS_RDONLY),
@@ -121,7 +130,7 @@ def pod_plan(pod: Pod) -> list[Op]:
 
 def app_plan(pod: Pod, app: App, paths: Paths, lowers: tuple[str, ...], members: tuple[str, ...]) -> list[Op]:
     """From the image's layers to a process that stands in the app's root, cgroup and namespaces."""
-    linux = pod.flavor == "linux"
+    linux = pod.isolated
     plan: list[Op] = []
     if app.oom_score_adj is not None:
         plan.append(ops.OomScore(app.oom_score_adj))
@@ -152,7 +161,7 @@ def enter_plan(pod: Pod, app: App, members: tuple[str, ...]) -> list[Op]:
     if app.label is not None:
         plan.append(ops.SetLabel(*app.label))
     flags = syscalls.CLONE_NEWNS
-    if pod.flavor == "linux":
+    if pod.isolated:
         flags |= (
             syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWCGROUP
         )
@@ -165,13 +174,13 @@ def enter_plan(pod: Pod, app: App, members: tuple[str, ...]) -> list[Op]:
 def app_process(pod: Pod, app: App) -> Process:
     """The app's main process; what is executed into the app later differs in `argv` alone, or says how."""
     environment = {"AC_APP_NAME": app.name, "container": "gantry"}
-    if pod.flavor == "linux" and pod.hostname:
+    if pod.isolated and pod.hostname:
         environment["HOSTNAME"] = pod.hostname
     environment.update(app.environment)
     capabilities = app.capabilities
     if app.privileged:
         capabilities = None
-    elif capabilities is None and pod.flavor == "linux":
+    elif capabilities is None and pod.isolated:
         capabilities = caps.DEFAULT
     return Process(
         argv=app.exec,
@@ -191,7 +200,7 @@ def app_process(pod: Pod, app: App) -> Process:
 
 def seccomp_filter(pod: Pod, app: App) -> seccomp.Filter | None:
     """What was asked for, else the default of flavor `linux`. A privileged app has none."""
-    if app.privileged or (app.default_seccomp and pod.flavor != "linux"):
+    if app.privileged or (app.default_seccomp and not pod.isolated):
         return None
     if app.default_seccomp:
         return seccomp.default_filter(caps.DEFAULT if app.capabilities is None else app.capabilities)
@@ -213,7 +222,7 @@ def _shared(pod: Pod, app: App) -> list[Op]:
     memory = sorted({mount.volume for mount in app.mounts if pod.volumes[mount.volume].memory})
     flags = syscalls.CLONE_NEWNS
     plan: list[Op] = []
-    if pod.flavor == "linux":
+    if pod.isolated:
         flags |= syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWPID
         flags |= 0 if pod.host_network else syscalls.CLONE_NEWNET
         suffix = ".privileged" if app.privileged else ""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from executor.stage1 import cgroups, channel, manifest, ops, plan, userns
+from executor.stage1 import cgroups, channel, manifest, nspawn, ops, plan, userns
 from executor.stage1.ops import StageError
 from executor.stage1.process import Process
 from executor.stage1.starters import Answer, Starter
@@ -46,6 +46,7 @@ class Sandbox:
         self._removing: set[str] = set()
         self._init = -1
         self._init_fd = -1
+        self._door = -1  # whom the apps' starters enter: init, or somebody in its place
         self._init_socket: socket.socket | None = None
         self._lock: cgroups.Lock | None = None
         self._on_running: Answer | None = None
@@ -54,6 +55,7 @@ class Sandbox:
         self._users: list[int] = []  # the user namespace, if it has one of its own
         self._prepared = False
         self._ready: dict[str, tuple[tuple[str, ...], bytes]] = {}
+        self._handlers: dict[str, tuple[str, ...]] = {}
         self._ending = False
         self._reason = ""
 
@@ -78,6 +80,8 @@ class Sandbox:
     def _take_init(self) -> None:
         """A user namespace is for every pod it fits, unless the pod says otherwise; one that must have it gets it."""
         launcher, pod = self._launcher, self._pod
+        if pod.flavor == "nspawn" and (why_not := nspawn.why_not()):
+            raise StageError(f"run {self._key}: {why_not}")
         why_not = userns.why_not()
         if pod.users == "private" and why_not:
             raise StageError(f"run {self._key}: {why_not}")
@@ -87,7 +91,7 @@ class Sandbox:
         self._init, self._init_socket, self._ids = launcher.take_init(
             pod.flavor, host_network=pod.host_network, users=users
         )
-        self._init_fd = os.pidfd_open(self._init)
+        self._init_fd = self._door = os.pidfd_open(self._init)
         if self._ids is not None:
             self._pod = pod._replace(ids=self._ids.base)
 
@@ -101,15 +105,27 @@ class Sandbox:
 
     def _send_pod(self) -> None:
         assert self._init_socket is not None
+        job = self._init_job()
         fds = [os.open(self._cgroup.kill_directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
         fds += [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in self._cgroup.init_members()]
         try:
-            channel.send(self._init_socket, ops.pack(plan.pod_plan(self._pod)), fds)
+            channel.send(self._init_socket, job, fds)
         except OSError:
             pass  # it has failed and says why: see _on_init_message
         finally:
             for fd in fds:
                 os.close(fd)
+
+    def _init_job(self) -> Any:
+        todo = ops.pack(plan.pod_plan(self._pod))
+        if self._pod.flavor != "nspawn":
+            return todo
+        root, name = (
+            f"{self._paths.pod}/stage1/rootfs",
+            nspawn.machine_name(os.path.basename(self._paths.pod)),
+        )
+        nspawn.prepare(root)
+        return todo, nspawn.command(root, name, self._pod.hostname, host_network=self._pod.host_network)
 
     def _on_init_message(self) -> None:
         assert self._init_socket is not None
@@ -118,6 +134,8 @@ class Sandbox:
         except OSError as error:
             message = str(error)
         self._launcher.unwatch(self._init_socket.fileno())
+        if self._pod.flavor == "nspawn" and self._users:
+            self._door = self._users.pop()
         if self._ending:
             return
         if message != "":
@@ -150,7 +168,8 @@ class Sandbox:
     def _make_ready(self, name: str) -> bytes:
         """Directories, cgroup and limits of an app; returns what its starter is told (channel.encode)."""
         lowers = _read_lowers(self._paths, name)
-        if name in self._ready and self._ready[name][0] == lowers:
+        handler = self._handlers.get(name)
+        if not handler and name in self._ready and self._ready[name][0] == lowers:
             return self._ready[name][1]
         app = self._pod.apps[name]
         for directory in (self._paths.root(name), self._paths.upper(name), self._paths.work(name)):
@@ -158,7 +177,10 @@ class Sandbox:
         self._cgroup.create_app(name, app.limits)
         members = self._cgroup.app_members(name)
         todo = ops.pack(plan.app_plan(self._pod, app, self._paths, lowers, members))
-        job = self._job(todo, plan.app_process(self._pod, app), "init")
+        process = plan.app_process(self._pod, app)
+        if handler:
+            return self._job(todo, process._replace(argv=handler), "init")
+        job = self._job(todo, process, "init")
         self._ready[name] = (lowers, job)
         return job
 
@@ -178,8 +200,8 @@ class Sandbox:
 
     # -- apps ---------------------------------------------------------------------------------------------
 
-    def start(self, name: str, fds: list[int], answer: Answer) -> None:
-        """Start an app; answers {"pid"} or {"error"}. Raises StageError.
+    def start(self, name: str, fds: list[int], answer: Answer, argv: tuple[str, ...] = ()) -> None:
+        """Start an app; answers {"pid"} or {"error"}. Raises StageError. argv: an event handler of it instead.
 
         `fds` are [stdin,] stdout, stderr; or none: then it gets a terminal, whose master side is answered too.
         """
@@ -191,11 +213,12 @@ class Sandbox:
             raise StageError(f"start {name}: it runs already")
         if name in self._removing:
             raise StageError(f"start {name}: it is being removed")
+        self._handlers[name] = argv
         kills = self._cgroup.oom_kills(name)
         starter = self._take_starter(name, lambda pid: self._on_started(name, pid, kills), answer, kills)
         try:
             self._make_pod_ready()
-            starter.begin(self._make_ready(name), fds, [self._init_fd, *self._users])
+            starter.begin(self._make_ready(name), fds, [self._door, *self._users])
         except (OSError, cgroups.CgroupError) as error:
             starter.end()
             raise StageError(f"start {name}: {_text(error)}") from None
@@ -388,8 +411,9 @@ class Sandbox:
         self._end("")
 
     def _on_init_exit(self, _status: int) -> None:
-        os.close(self._init_fd)
-        self._init_fd = -1
+        for fd in {self._init_fd, self._door}:
+            os.close(fd)
+        self._init_fd = self._door = -1
         self._end("the pod's init died" if not self._ending else self._reason)
         self._advance()
 
@@ -490,7 +514,7 @@ def _prepare_pod(paths: plan.Paths, pod: manifest.Pod) -> None:
     _make_directory(os.path.dirname(paths.etc("")))
     name = pod.hostname or os.uname().nodename
     hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-    if pod.host_network or pod.flavor == "fly":
+    if pod.host_network or not pod.isolated:
         hosts = _read_host("/etc/hosts") or hosts
     elif pod.hostname:
         hosts += f"127.0.0.1\t{pod.hostname}\n"

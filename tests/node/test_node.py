@@ -88,6 +88,12 @@ def test_the_plan_of_a_pod_manifest(capsys: pytest.CaptureFixture[str], tmp_path
     assert "mount proc on proc" in made["operations"]
 
 
+def test_the_plan_of_a_container_of_nspawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    _, out, _ = run(capsys, "plan", pod(tmp_path, runtimeClassName="nspawn"), "--state-dir", str(tmp_path))
+    assert "  1 run systemd-nspawn --quiet " in out
+    assert "--hostname=web --private-network /init" in out
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -118,8 +124,10 @@ def test_the_doctor(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         pytest.skip("needs root")
     code, out, _ = run(capsys, "doctor", "--state-dir", str(tmp_path / "not/there"), "--json")
     flavors = json.loads(out)["flavors"]
-    assert {"linux", "fly"} <= set(flavors)
-    assert code == (0 if all(doctor.works(checks) for checks in flavors.values()) else 1)
+    assert set(flavors) >= {"linux", "fly", "nspawn"}
+    assert code == (0 if doctor.works(flavors["linux"]) and doctor.works(flavors["fly"]) else 1)
+    asked = run(capsys, "doctor", "--flavor", "nspawn")[0]
+    assert asked == (0 if doctor.works(flavors["nspawn"]) else 1)
     assert not (tmp_path / "not").exists()
     text = run(capsys, "doctor")[1]
     assert "linux: works\n" in text or "MISSING" in text
