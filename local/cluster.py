@@ -83,6 +83,8 @@ def executor_command(settings: Settings) -> str:
     options = ["--state-dir", settings.data_dir / "executor", "--local-images", settings.images]
     options += ["--node-listen", f"{LOOPBACK}:0"]  # only this machine reads the logs
     options += ["--device-dir", settings.device_dir]
+    if settings.image_config is not None:
+        options += ["--image-config", settings.image_config]
     return " ".join(f"'{word}'" for word in gantry("executor", *map(str, options)))
 
 

@@ -41,6 +41,7 @@ class Settings:
     agent_resources: str = DEFAULT_RESOURCES
     agent_attributes: str = ""
     device_dir: Path = Path("/dev")
+    image_config: Path | None = None
     log_level: str = "info"
     master: str = ""
     ha: bool = False

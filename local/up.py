@@ -56,6 +56,10 @@ def parser() -> argparse.ArgumentParser:
         help="where pods' GPUs are, as nvidia0, nvidiactl, … (default: %(default)s)",
     )
     result.add_argument(
+        "--image-config", type=Path, metavar="FILE",
+        help="the executors' settings for images, TOML: registries, logins, who has to have signed what, stage1",
+    )  # fmt: skip
+    result.add_argument(
         "--listen",
         default="127.0.0.1:8080",
         metavar="HOST:PORT",
@@ -119,6 +123,7 @@ def settings_from(args: argparse.Namespace, listen: tuple[str, int]) -> Settings
         agent_resources=args.agent_resources,
         agent_attributes=args.agent_attributes,
         device_dir=args.device_dir.resolve(),
+        image_config=None if args.image_config is None else args.image_config.resolve(),
         log_level=args.log_level,
         ha=args.ha,
     )
