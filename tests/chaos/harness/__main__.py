@@ -4,7 +4,7 @@
                                                                               └─ the run (inside.py)
 
 All of it lives in namespaces of its own: however this ends, the kernel ends every process, mount, disk and network.
-Only cgroups are left to be removed, here, and files, which are kept when something was wrong.
+Only cgroups are left to be removed, here or by the next run, and files, which are kept when something was wrong.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from local.settings import Settings
 
 INSIDE = "CHAOS_INSIDE"
 
+OWNERS = Path(tempfile.gettempdir()) / "gantry-chaos-runs"
+"""One file a run: its name is that of the run's cgroups, in it is our pid."""
+
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="harness", description=__doc__)
@@ -36,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seeds", type=int, default=1, help="so many runs, with this and the next seeds")
     made.add_argument("--only", default="", metavar="A,B", help="these kinds of faults only")
     made.add_argument(
-        "--directory", type=Path, help="for all files; kept (default: a new one, removed after a good run)"
+        "--directory",
+        type=Path,
+        help="for the files of all runs (default: new ones, removed after good runs)",
     )
     made.add_argument(
         "--store",
@@ -54,10 +59,23 @@ def seconds(text: str) -> float:
     return float(text.rstrip("smh")) * units.get(text[-1:], 1)
 
 
+def sweep() -> None:
+    """Removes the cgroups of runs that were killed."""
+    OWNERS.mkdir(exist_ok=True)
+    for file in OWNERS.iterdir():
+        if not Path("/proc", file.read_text() or "gone").exists():
+            leftovers.collect(file.name)
+            file.unlink(missing_ok=True)
+
+
 def outside(seed: int, args: argparse.Namespace) -> int:
     """One run. Removes its files when all was well and they are in a directory of our own making."""
-    directory = (args.directory or Path(tempfile.mkdtemp(prefix="gantry-chaos-"))).resolve()
+    sweep()
+    wanted = args.directory and args.directory / f"seed-{seed}"
+    directory = (wanted or Path(tempfile.mkdtemp(prefix="gantry-chaos-"))).resolve()
     directory.mkdir(parents=True, exist_ok=True)
+    owner = OWNERS / Settings(directory, ("127.0.0.1", 1)).cgroups_prefix
+    owner.write_text(str(os.getpid()))
     command = [
         "setpriv",
         "--pdeathsig",
@@ -77,7 +95,8 @@ def outside(seed: int, args: argparse.Namespace) -> int:
     finally:
         child.kill()
         child.wait()
-        leftovers.collect(Settings(directory, ("127.0.0.1", 1)).cgroups_prefix)
+        leftovers.collect(owner.name)
+        owner.unlink(missing_ok=True)
         for image in directory.glob("*/image"):
             image.unlink()
     if code:
@@ -123,6 +142,7 @@ def main() -> int:
     if why := missing():
         print(f"harness: error: {why}", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     codes = [outside(seed, args) for seed in range(args.seed, args.seed + args.seeds)]
     return max(codes)
 

@@ -2,7 +2,7 @@
 
     at 3.1 for 4.0 s: partition leader from zookeeper-*
 
-Targets that say `leader` or `follower` are looked up when it happens. Faults follow one another; every third begins
+Targets that say `leader` or `follower` are looked up when it happens. Faults follow one another; every other one begins
 while the one before lasts, unless both take ZooKeepers away.
 """
 
@@ -146,4 +146,4 @@ def plan(
         if kind.store:
             store_free = now + lasts + DEGRADED
         pause = dice.uniform(0.3, 3.0)
-        now += dice.uniform(0.3, 1.0) * lasts if lasts and dice.random() < 1 / 3 else lasts + pause
+        now += dice.uniform(0.3, 1.0) * lasts if lasts and dice.random() < 1 / 2 else lasts + pause
