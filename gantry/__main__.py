@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rotate-keys": ("scheduler.rotation", "encrypt all Secrets in the store with the newest key"),
     "bundle": ("gantry.bundle", "pack Gantry into an archive that runs on machines without Python"),
     "image": ("executor.stage0.cli", "fetch, list, build and remove images on this machine"),
+    "rkt": ("executor.rkt.cli", "rkt's command line: pods from images, without Mesos and without a daemon"),
     "node": ("executor.node.cli", "what this machine can do, and what would be done on it for a pod"),
     "master": ("local.master", "embedded Mesos master (for one machine, never for production)"),
     "agent": ("local.agent", "embedded Mesos agent (for one machine, never for production)"),

@@ -1,0 +1,128 @@
+"""`gantry rkt VERB …`, also installed as `gantry-rkt`: finds the verb, imports only its module."""
+
+# ruff: noqa: T201  (a command line prints)
+
+import os
+import platform
+import sys
+from importlib import import_module
+
+from executor.rkt.common import Globals
+from executor.rkt.flags import Failure, Flags, HelpAsked
+
+FAILED = 254
+
+VERBS: dict[str, tuple[str, str]] = {
+    "version": ("executor.rkt.cli:version", "what this is"),
+    "config": ("executor.rkt.config:show", "the configuration, put together"),
+    "fetch": ("executor.rkt.images:fetch", "get images into the store, print their ids"),
+    "trust": ("executor.rkt.trust:main", "trust a key for images that begin with a prefix"),
+    "image list": ("executor.rkt.images:listing", "what is in the store"),
+    "image rm": ("executor.rkt.images:remove", "remove images"),
+    "image gc": ("executor.rkt.images:collect", "remove images that nobody has used lately"),
+    "image cat-manifest": ("executor.rkt.images:cat_manifest", "an image's manifest"),
+    "image export": ("executor.rkt.imagefiles:export", "an image as an ACI file"),
+    "image extract": ("executor.rkt.imagefiles:extract", "an image's own content as files"),
+    "image render": ("executor.rkt.imagefiles:render", "an image's content with what it depends on"),
+    "image verify": ("executor.rkt.images:verify", "whether the store still has what came"),
+    "run": ("executor.rkt.run:main", "run a pod in the foreground"),
+    "prepare": ("executor.rkt.prepare:main", "make a pod, print its UUID"),
+    "run-prepared": ("executor.rkt.run:prepared", "run a pod that was prepared"),
+    "list": ("executor.rkt.show:listing", "what pods there are"),
+    "status": ("executor.rkt.show:status", "how a pod is"),
+    "cat-manifest": ("executor.rkt.show:cat_manifest", "a pod's manifest"),
+    "enter": ("executor.rkt.enter:main", "run one more program in an app, as the app"),
+    "stop": ("executor.rkt.end:stop", "stop pods"),
+    "rm": ("executor.rkt.end:rm", "remove pods that do not run"),
+    "export": ("executor.rkt.export:main", "what an app has made of its image, as an image"),
+    "gc": ("executor.rkt.end:gc", "remove pods that have ended long enough ago"),
+    "image fetch": ("executor.rkt.images:fetch", ""),
+}
+ABSENT = {
+    "app": "pods whose apps come and go are not done yet",
+    "attach": "not done yet; `run --interactive` gives an app the terminal from the start",
+    "metadata-service": "not done yet",
+    "api-service": "rkt's gRPC service is not there; use `list` and `status` with --format=json",
+    "completion": "there is no completion for shells",
+}
+
+
+def version(g: Globals, args: list[str]) -> int:
+    """`version`: lines that scripts know, `NAME: VALUE`."""
+    from gantry import __version__
+
+    flags = g.flags()
+    flags.parse(args, lambda _: None)
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    print(f"rkt Version: 1.30.0+gantry.{__version__}")
+    print("appc Version: 0.8.11")
+    print(f"Python Version: {platform.python_version()}")
+    print(f"OS/Arch: linux/{machine}")
+    print("Features: -TPM -SDJOURNAL")
+    return 0
+
+
+def usage() -> str:
+    shown = {name: text for name, (_, text) in VERBS.items() if text}
+    width = max(map(len, shown))
+    lines = [f"  {name:<{width}}  {text}" for name, text in shown.items()]
+    return "\n".join(["usage: gantry rkt [flags] COMMAND …", "", "commands:", *lines, "",
+                      "`gantry rkt COMMAND --help` says more."])  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb. 254 for what this program cannot do, else what the verb says; `run`: as the pod's apps ended."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    g = Globals()
+    flags: Flags = g.flags()
+    found: list[str] = []
+    try:
+        flags.parse(args, found.append, rest=True)
+        if not found:
+            print("rkt: missing command", file=sys.stderr)
+            print(usage(), file=sys.stderr)
+            return 2
+        return _verb(g, found)
+    except HelpAsked:
+        print(usage())
+        return 0
+    except Failure as error:
+        print(f"rkt: {error}", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or the interpreter's end would complain
+        return FAILED
+
+
+def _verb(g: Globals, found: list[str]) -> int:
+    name, args = found[0], found[1:]
+    if name == "help":
+        name, args = " ".join(args), ["--help"]
+        if not name:
+            raise HelpAsked(g.flags())
+    if f"{name} " in {f"{verb.split(' ')[0]} " for verb in VERBS if " " in verb}:
+        if not args or args[0].startswith("-"):
+            raise Failure(f"{name}: name one of " + ", ".join(v for v in VERBS if v.startswith(f"{name} ")))
+        name, args = f"{name} {args[0]}", args[1:]
+    if name in ABSENT:
+        raise Failure(f"{name} is not supported: {ABSENT[name]}")
+    if name not in VERBS:
+        raise Failure(f"unknown command {name!r}; there are: {', '.join(VERBS)}")
+    g.verb = name
+    where, _, function = VERBS[name][0].partition(":")
+    try:
+        return int(getattr(import_module(where), function)(g, args))
+    except HelpAsked as asked:
+        print(asked.args[0].help())
+        return 0
+    except Failure as error:
+        g.say(str(error))
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""How other commands reach the process that runs a pod: a socket in the pod's directory, root's alone.
+
+    {"do": "stop", "force": bool}                            → {"stopping": true}
+    {"do": "exec", "app", "argv", "environment"} + streams   → {"pid"}, in the end {"code"}
+    {"do": "exec", …} without streams: a terminal            → {"pid"} with its master side, in the end {"code"}
+
+One request a connection; SOCK_SEQPACKET, JSON, descriptors beside it (executor/stage1/channel). Who goes takes what it
+has started along: an end of the connection kills that. Failures are {"error": TEXT}.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from executor.rkt.flags import Failure
+from executor.stage1 import channel
+
+SOCKET: Final = "control"
+_ANSWER_SECONDS: Final = 10.0
+
+
+def connect(pod: Path) -> socket.socket:
+    """To the process that runs a pod. Failure. The path may be longer than an address can be."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        directory = os.open(pod, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            sock.connect(f"/proc/self/fd/{directory}/{SOCKET}")
+        finally:
+            os.close(directory)
+    except OSError as error:
+        sock.close()
+        raise Failure(
+            f"pod {pod.name}: the process that runs it cannot be reached: {error.strerror}"
+        ) from None
+    return sock
+
+
+def stop(pod: Path, *, force: bool) -> None:
+    """Ask for the end of a pod; with `force`, whoever runs it is killed, and so the pod, when it does not answer."""
+    with connect(pod) as sock:
+        sock.settimeout(_ANSWER_SECONDS)
+        try:
+            channel.send_json(sock, {"do": "stop", "force": force})
+            answer, _ = channel.receive_json(sock)
+        except OSError:
+            if not force:
+                raise Failure(f"pod {pod.name} does not answer; stop --force kills it") from None
+            # Of the process that listens: while it lives its number is its own.
+            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            os.kill(struct.unpack("3i", credentials)[0], signal.SIGKILL)
+            return
+    if answer is not None and "error" in answer:
+        raise Failure(f"error stopping {pod.name!r}: {answer['error']}")
+
+
+class Ended(Protocol):
+    """A program that was started in an app."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def terminal(self) -> int | None: ...
+    @property
+    def ended(self) -> "asyncio.Future[tuple[int | None, int | None]]": ...
+    async def signal(self, signum: int) -> None: ...
+
+
+Execute = Callable[[str, list[str], tuple[int, ...], dict[str, str]], Awaitable[Ended]]
+"""app, argv, streams, environment; raises LaunchError."""
+
+
+def status_of(code: int | None, signum: int | None) -> int:
+    """As shells say it."""
+    return code if code is not None else 128 + (signum or 0)
+
+
+class Server:
+    """The listening side. `stop(force)` and `execute` are the pod's."""
+
+    def __init__(self, pod: Path, stop: Callable[[bool], None], execute: Execute) -> None:
+        self._stop, self._execute = stop, execute
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        directory = os.open(pod, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        before = os.umask(0o177)
+        try:
+            self._socket.bind(f"/proc/self/fd/{directory}/{SOCKET}")
+        finally:
+            os.umask(before)
+            os.close(directory)
+        self._socket.listen(16)
+        self._loop.add_reader(self._socket.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Take no more requests; what runs is the sandbox's to end."""
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+        for task in self._tasks:
+            task.cancel()
+
+    async def finish(self) -> None:
+        """Let those that were told of their end hear it."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)
+        self.close()
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._socket.accept()
+        except OSError:
+            return
+        connection.setblocking(False)
+        task = self._loop.create_task(self._serve(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        from executor.pods.launcher import LaunchError
+
+        fds: list[int] = []
+        try:
+            await self._readable(connection)
+            message, fds = channel.receive_json(connection)
+            if message is None:
+                return
+            try:
+                await self._perform(connection, message, fds)
+            except (LaunchError, ValueError, KeyError, TypeError) as error:
+                channel.send_json(connection, {"error": str(error)})
+        except OSError:
+            pass  # the other side has gone
+        finally:
+            for fd in fds:
+                os.close(fd)
+            self._loop.remove_reader(connection.fileno())
+            connection.close()
+
+    async def _perform(self, connection: socket.socket, message: dict[str, Any], fds: list[int]) -> None:
+        if message["do"] == "stop":
+            self._stop(bool(message["force"]))
+            channel.send_json(connection, {"stopping": True})
+            return
+        if message["do"] != "exec":
+            raise ValueError(f"{message['do']}: no such request")
+        started = await self._execute(
+            message["app"], list(message["argv"]), tuple(fds), dict(message.get("environment") or {})
+        )
+        try:
+            while fds:
+                os.close(fds.pop())  # the program's own now
+            master = [] if started.terminal is None else [started.terminal]
+            try:
+                channel.send_json(connection, {"pid": started.pid}, master)
+            finally:
+                for fd in master:
+                    os.close(fd)
+            gone = self._loop.create_task(self._readable(connection))
+            both: tuple[asyncio.Future[Any], asyncio.Future[Any]] = (started.ended, gone)
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            gone.cancel()
+            await asyncio.wait([gone])
+            if started.ended.done():
+                channel.send_json(connection, {"code": status_of(*started.ended.result())})
+        finally:
+            if not started.ended.done():  # whoever asked for it has gone, perhaps before we could answer
+                await started.signal(signal.SIGKILL)
+
+    async def _readable(self, connection: socket.socket) -> None:
+        """There is a message, or the end of it."""
+        ready: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_reader(connection.fileno(), lambda: None if ready.done() else ready.set_result(None))
+        try:
+            await ready
+        finally:
+            self._loop.remove_reader(connection.fileno())

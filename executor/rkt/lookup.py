@@ -1,0 +1,245 @@
+"""From what a user writes to an image: rkt's spelling of names, and its search of the store.
+
+    coreos.com/etcd:v2.0.0,arch=amd64   an appc name: in the store by what manifests say, else by discovery
+    ./x.aci /srv/x.aci file:///x.aci    a file
+    https://host/x.aci                  an address
+    docker://nginx docker:nginx         a registry
+    sha512-… sha256:…                   what is in the store
+    cimd:docker:v=0:… (aci-archive, appc)
+    oci:DIR:TAG oci-archive:FILE docker-archive:FILE appc:NAME   ours
+
+Sources: rkt `rkt/image/common.go`, `store/imagestore/store.go` GetACI, `Documentation/devel/distribution-point.md`.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import parse_qsl, unquote
+
+import orjson
+from yarl import URL
+
+from executor.rkt import config
+from executor.rkt.common import Globals
+from executor.rkt.flags import Failure
+from executor.stage0 import names, operations, settings
+from executor.stage0.cas import Cas
+from executor.stage0.errors import ImageError, ImageNeverPull, ImageNotFound, ImageUntrusted
+from executor.stage0.operations import Stored
+from executor.stage0.settings import Host, Settings
+from executor.stage0.store import Image, ImageStore
+from executor.stage0.streams import Limits
+from executor.stage0.trust import Gate, Policy
+from executor.stage0.trust.keystore import Keystore
+
+Pull = Literal["new", "update", "never"]
+_OURS = ("oci:", "oci-archive:", "docker-archive:", "appc:", "sha512-", "sha256:")
+_POLICIES: dict[Pull, Literal["IfNotPresent", "Always", "Never"]] = {
+    "new": "IfNotPresent",
+    "update": "Always",
+    "never": "Never",
+}
+
+
+def pull_policy(text: str) -> Pull:
+    """`--pull-policy`. Failure."""
+    for policy in _POLICIES:
+        if text == policy:
+            return policy
+    raise Failure(f"pull policy {text!r} is not one of new, update, never")
+
+
+def reference(text: str) -> str:
+    """A user's word for an image, as the store's references are written. Failure."""
+    if text.startswith("cimd:"):
+        return _cimd(text)
+    if text.startswith(_OURS) or text.startswith(("http://", "https://")):
+        return text
+    if text.startswith("docker:"):
+        return "docker://" + text.removeprefix("docker:").removeprefix("//")
+    if text.startswith("file:"):
+        return text
+    if text.startswith(("/", "./", "../", "~")) or text.endswith(".aci"):
+        return "file:" + os.path.abspath(os.path.expanduser(text))
+    if "://" in text:
+        raise Failure(f"{text}: {text.partition('://')[0]}:// is no way to an image")
+    return "appc:" + text
+
+
+def _cimd(text: str) -> str:
+    parts = text.split(":", 3)
+    if len(parts) != 4 or parts[2] != "v=0":
+        raise Failure(f"{text}: not cimd:TYPE:v=0:DATA")
+    kind, data = parts[1], parts[3]
+    if kind == "docker":
+        return "docker://" + unquote(data)
+    if kind == "aci-archive":
+        return reference(unquote(data.partition("?")[0]))
+    if kind == "appc":
+        name, _, query = data.partition("?")
+        labels = dict(parse_qsl(query))
+        version = labels.pop("version", "")
+        rest = "".join(f",{key}={value}" for key, value in labels.items())
+        return f"appc:{unquote(name)}" + (f":{version}" if version else "") + rest
+    raise Failure(f"{text}: {kind!r} is not docker, aci-archive or appc")
+
+
+@dataclass(frozen=True)
+class _Lax(Settings):
+    """Settings under --insecure-options: believe any certificate, speak HTTP with what is named so."""
+
+    skip_tls: bool = False
+    plain: bool = False
+
+    def host(self, url: URL) -> Host | None:
+        known = super().host(url)
+        if known is not None:
+            return known
+        if self.plain and url.scheme == "http":
+            return Host(plain_http=True)
+        return Host(skip_verify=True) if self.skip_tls and url.scheme == "https" else None
+
+
+def image_settings(g: Globals, ref: str = "") -> Settings:
+    """How to reach the place of an image, and who has to have signed it. Failure.
+
+    Policy and keys are the executor's with --image-config, else rkt's: ACIs are signed by keys in DIR/trustedkeys of
+    the configuration's directories.
+    """
+    try:
+        made = settings.load(Path(g.image_config) if g.image_config else None)
+    except ValueError as error:
+        raise Failure(str(error)) from None
+    if not g.image_config:
+        keys = Keystore((Path(g.local_config, "trustedkeys"), Path(g.system_config, "trustedkeys")))
+        made = replace(made, gate=Gate(Policy(), keys))
+    if "image" in g.insecure:
+        none = Policy.from_table({"default-aci": "none", "default-oci": "none"})
+        made = replace(made, gate=Gate(none, made.gate.keystore))
+    found = config.load(g.config_dirs)
+    if found.docker:
+        made = replace(made, docker_config=_in_memory(found.docker))
+    _no_login_for(found, ref)
+    if g.insecure & {"tls", "http"}:
+        fields = {name: getattr(made, name) for name in made.__dataclass_fields__}
+        # A registry named without a scheme stays with HTTPS: HTTP is for what is asked for by address or name.
+        plain = "http" in g.insecure and ref.startswith(("http://", "appc:"))
+        made = _Lax(**fields, skip_tls="tls" in g.insecure, plain=plain)
+    return made
+
+
+def _no_login_for(found: config.Config, ref: str) -> None:
+    """Better no fetch than one without the login that somebody has configured for it."""
+    place = (
+        URL(ref) if ref.startswith(("http://", "https://")) else URL(f"https://{ref.removeprefix('appc:')}")
+    )
+    if ref and (place.host in found.auth or place.authority in found.auth):
+        raise Failure(
+            f"{ref}: the configuration has rktKind auth for {place.host}: logins for ACIs are not supported"
+        )
+
+
+def _in_memory(logins: dict[str, tuple[str, str]]) -> Path:
+    """As a file of `docker login`, which is on no disk; it lives as long as this process."""
+    auths = {registry: {"username": user, "password": word} for registry, (user, word) in logins.items()}
+    fd = os.memfd_create("logins", os.MFD_CLOEXEC)
+    os.write(fd, orjson.dumps({"auths": auths}))
+    return Path(f"/proc/self/fd/{fd}")
+
+
+@dataclass
+class Finder:
+    """Finds images for one command."""
+
+    g: Globals
+    policy: Pull
+    say: Callable[[str], None] = field(default=lambda _: None)
+    _stores: list[ImageStore] = field(default_factory=list)
+
+    async def find(self, text: str, signature: str = "") -> tuple[Image, ImageStore]:
+        """The image, and the store to hold it in. Failure."""
+        ref = reference(text)
+        self._check_signature(ref, signature)
+        made = image_settings(self.g, ref)
+        store = ImageStore(self.g.data, settings=made)
+        self._stores.append(store)
+        try:
+            return await self._find(store, ref), store
+        except ImageUntrusted as error:
+            raise Failure(f"{error} (--insecure-options=image does without)") from None
+        except ImageError as error:
+            raise Failure(str(error)) from None
+
+    async def _find(self, store: ImageStore, ref: str) -> Image:
+        parsed = names.parse(ref)
+        if isinstance(parsed, names.Appc) and self.policy != "update":
+            untrusted = None
+            for image_id in stored(self.g.data, parsed):
+                try:
+                    return await store.pull(image_id, "Never")
+                except ImageUntrusted as error:
+                    untrusted = untrusted or error
+            if self.policy == "never":
+                raise untrusted or ImageNeverPull(f"{ref.removeprefix('appc:')}: is not in the store")
+        return await store.pull(ref, _POLICIES[self.policy], progress=self.say)
+
+    @staticmethod
+    def _check_signature(ref: str, signature: str) -> None:
+        if signature and (
+            not ref.startswith("file:")
+            or os.path.realpath(signature) != os.path.realpath(ref.removeprefix("file:") + ".asc")
+        ):
+            raise Failure(
+                f"--signature {signature}: only IMAGE.aci.asc beside a local IMAGE.aci is supported"
+            )
+
+
+def stored(data: Path, wanted: names.Appc) -> list[str]:
+    """Ids of the ACIs of a store whose manifests have this name and these labels, the best first: of several, the one
+    that came last."""
+    found = []
+    for image in everything(data):
+        if not image.is_aci:
+            continue
+        manifest = operations.manifest(image)
+        labels = {entry["name"]: entry["value"] for entry in manifest.get("labels") or []}
+        if manifest["name"] == wanted.name and all(labels.get(k) == v for k, v in wanted.labels):
+            found.append((image.record["verification"]["time"], image.record["id"]))
+    return [image_id for _, image_id in sorted(found, reverse=True)]
+
+
+def everything(data: Path) -> list[Stored]:
+    """All images of a store."""
+    root = data / "store"
+    if not root.is_dir():
+        return []
+    cas = Cas(root, Limits())
+    first = {name["id"]: name["name"] for name in cas.names()}
+    return [Stored(cas, first.get(record["id"], record["id"]), record) for record in cas.images()]
+
+
+def in_store(g: Globals, text: str) -> Stored:
+    """An image of the store by anything that names one. Failure."""
+    ref = reference(text)
+    parsed: Any = names.parse(ref) if not ref.startswith(("sha512-", "sha256:")) else None
+    if isinstance(parsed, names.Appc):
+        ids: Sequence[str] = stored(g.data, parsed)
+        if not ids:
+            raise Failure(f"{text}: no such image in the store")
+        ref = ids[0]
+    try:
+        with operations.opened(g.data, ref) as image:
+            return image
+    except ImageNotFound as error:
+        raise Failure(str(error)) from None
+    except ImageError as error:
+        raise Failure(str(error)) from None
+
+
+def shown_name(image: Stored) -> str:
+    """`name:version`, as lists show it."""
+    manifest = operations.appc_manifest(image)
+    version = next((e["value"] for e in manifest.get("labels") or [] if e["name"] == "version"), "")
+    return f"{manifest['name']}:{version}" if version else str(manifest["name"])

@@ -1,0 +1,170 @@
+"""The flags of `run`, `prepare` and `run-prepared` that mean the pod as a whole."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from executor.rkt import config
+from executor.rkt.apps import Apps, add_flags
+from executor.rkt.common import Globals
+from executor.rkt.flags import Failure, Flags
+from executor.rkt.podmanifest import Environments, flavor_of, resolv_conf
+
+_NO_NETWORKS: Final = "there are no networks yet but --net=host and --net=none"
+
+
+@dataclass
+class PodFlags:
+    """What was asked for. `environments` and `flavor` after `settle`."""
+
+    flags: Flags
+    apps: Apps = field(default_factory=Apps)
+
+    @classmethod
+    def add(cls, flags: Flags, *, makes: bool, runs: bool) -> "PodFlags":
+        """makes: pods out of images; runs: them."""
+        self = cls(flags)
+        if makes:
+            self._add_making()
+        if runs:
+            self._add_running()
+        return self
+
+    def _add_making(self) -> None:
+        flags = self.flags
+        add_flags(flags, self.apps)
+        flags.text("pull-policy", "new", "when to fetch an image: new, update or never")
+        flags.switch("store-only", "")
+        flags.switch("no-store", "")
+        flags.switch("inherit-env", "take this process' environment along, behind the images'")
+        flags.many("set-env", "NAME=VALUE for all apps")
+        flags.many("set-env-file", "a file of lines NAME=VALUE for all apps")
+        flags.text("pod-manifest", "", "run this PodManifest; its images are in the store")
+        flags.switch(
+            "private-users", "insist on ids of the pod's own (which it has anyway, where that is possible)"
+        )
+        flags.switch("no-overlay", "accepted; images are always mounted, never copied")
+        flags.text(
+            "stage1-name", "", "coreos.com/rkt/stage1-coreos (linux) or coreos.com/rkt/stage1-fly (fly)"
+        )
+        flags.text("stage1-from-dir", "", "the same, as stage1-coreos.aci or stage1-fly.aci")
+        flags.refuse("stage1-path stage1-url stage1-hash", "stage1 images of others are not run")
+        flags.refuse("port", _NO_NETWORKS)
+        flags.refuse(
+            "stdin stdout stderr", "apps get the streams of `run`; --interactive gives one a terminal"
+        )
+
+    def _add_running(self) -> None:
+        flags = self.flags
+        flags.text("net", "default", "none, host or default (which is none: only loopback)", bare="default")
+        flags.many("dns", "name servers; host: as this machine's")
+        flags.text("dns-domain", "", "for resolv.conf")
+        flags.many("dns-search", "for resolv.conf")
+        flags.many("dns-opt", "for resolv.conf")
+        flags.many("hosts-entry", "ADDRESS=NAME for /etc/hosts; host: as this machine's")
+        flags.text("hostname", "", "of the pod (default rkt-UUID)")
+        flags.switch("interactive", "give the app this terminal, or this standard input")
+        flags.text("ipc", "auto", "auto or private")
+        flags.switch("mds-register", "")
+
+    # -- what it comes to
+
+    def check(self, g: Globals) -> None:
+        """Flags that do not go together. Failure."""
+        flags = self.flags
+        count = len(self.apps.apps)
+        if flags.values["pod-manifest"]:
+            clash = {"volume", "mount", "pull-policy", "inherit-env", "set-env", "set-env-file"} & flags.given
+            if count or clash or flags.is_on("store-only") or flags.is_on("no-store"):
+                raise Failure("conflicting flags set with --pod-manifest (see --help)")
+        elif not count:
+            raise Failure("must provide at least one image or specify the pod manifest")
+        if flags.is_on("no-overlay"):
+            g.say("--no-overlay: images are mounted all the same, with an overlay that is the pod's alone")
+
+    def check_running(self, g: Globals, apps: int) -> None:
+        """Likewise, of what it takes to run. Failure."""
+        flags = self.flags
+        if flags.is_on("interactive") and apps > 1:
+            raise Failure("interactive option only supports one image")
+        if flags.is_on("mds-register"):
+            raise Failure("--mds-register is not supported: there is no metadata service yet")
+        if flags.values["ipc"] not in {"", "auto", "private"}:
+            raise Failure(f"--ipc={flags.values['ipc']} is not supported; pods have their own IPC namespace")
+        if self.network == "default":
+            g.say("no networks are configured yet: the pod has only loopback (--net=host: this machine's)")
+
+    @property
+    def network(self) -> str:
+        """default, none or host. Failure."""
+        net = self.flags.values["net"]
+        if net not in {"default", "none", "host"}:
+            raise Failure(f"--net={net} is not supported: {_NO_NETWORKS}")
+        return net
+
+    def flavor(self, g: Globals) -> str:
+        """Of the flags, or the configuration's default. Failure."""
+        names = [self.flags.values[name] for name in ("stage1-name", "stage1-from-dir")]
+        if all(names):
+            raise Failure("--stage1-name and --stage1-from-dir exclude each other")
+        name = "".join(names) or config.load(g.config_dirs).stage1_name
+        return flavor_of(name) if name else "linux"
+
+    def environments(self) -> Environments:
+        """Failure."""
+        explicit = dict(_pair(text, "--set-env") for text in self.flags.lists["set-env"])
+        file: dict[str, str] = {}
+        for path in self.flags.lists["set-env-file"]:
+            file |= _read_environment(path)
+        parent = dict(os.environ) if self.flags.is_on("inherit-env") else {}
+        return Environments(parent, file, explicit)
+
+    def etc(self, hostname: str) -> dict[str, str]:
+        """The files of /etc that the flags ask for. Failure."""
+        made = {}
+        values, lists = self.flags.values, self.flags.lists
+        servers = [one for text in lists["dns"] for one in text.split(",")]
+        special = {"host", "none"} & set(servers)
+        if special and len(servers) > 1:
+            raise Failure(f"--dns={special.pop()} stands alone")
+        others = bool(values["dns-domain"] or lists["dns-search"] or lists["dns-opt"])
+        if special and others:
+            raise Failure("--dns=host and --dns=none take no other flags of --dns-…")
+        if "host" in special:
+            made["resolv.conf"] = Path("/etc/resolv.conf").read_text()
+        elif not special and (servers or others):
+            made["resolv.conf"] = resolv_conf(
+                servers, values["dns-domain"], lists["dns-search"], lists["dns-opt"]
+            )
+        entries = [one for text in lists["hosts-entry"] for one in text.split(",")]
+        if entries == ["host"]:
+            made["hosts"] = Path("/etc/hosts").read_text()
+        elif "host" in entries:
+            raise Failure("--hosts-entry=host stands alone")
+        elif entries:
+            lines = [
+                "127.0.0.1\tlocalhost",
+                "::1\tlocalhost ip6-localhost ip6-loopback",
+                f"127.0.0.1\t{hostname}",
+            ]
+            lines += ["\t".join(_pair(entry, "--hosts-entry")) for entry in entries]
+            made["hosts"] = "".join(f"{line}\n" for line in lines)
+        return made
+
+
+def _pair(text: str, what: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise Failure(f"{what}: {text!r} is not NAME=VALUE")
+    return key, value
+
+
+def _read_environment(path: str) -> dict[str, str]:
+    """Lines NAME=VALUE; empty ones and those that begin with # or ; are left out. Failure."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as error:
+        raise Failure(f"--set-env-file {path}: {error.strerror}") from None
+    kept = (line.strip() for line in lines)
+    return dict(_pair(line, f"--set-env-file {path}") for line in kept if line and line[0] not in "#;")

@@ -1,0 +1,235 @@
+"""`prepare`, and the first half of `run`: from images to a pod directory that can be run.
+
+new() ─▶ embryo (locked) ─▶ images found ─▶ prepare: layers, manifests, volumes ─▶ prepared | run
+"""
+
+# ruff: noqa: T201  (a command line prints)
+
+import asyncio
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from executor.pods.poddir import Phase, PodDir, PodDirs
+from executor.rkt.common import Globals, need_root
+from executor.rkt.flags import Failure
+from executor.rkt.podflags import PodFlags
+from executor.rkt.podmanifest import Fill, Source, build, mounts, settle
+from executor.rkt.pods import CREATED
+
+
+@dataclass
+class Making:
+    """A pod that is being made. `close` lets go of its images; `drop` removes it as well."""
+
+    pod: PodDir
+    manifest: dict[str, Any] = field(default_factory=dict)
+    holds: ExitStack = field(default_factory=ExitStack)
+
+    def drop(self) -> None:
+        self.holds.close()
+        self.pod.remove()
+
+
+def new(g: Globals) -> Making:
+    """An empty pod. Failure."""
+    need_root()
+    dirs = PodDirs(g.pods)
+    try:
+        dirs.open()
+        return Making(dirs.create(str(uuid4())))
+    except OSError as error:
+        raise Failure(f"error creating new pod: {error.filename}: {error.strerror}") from None
+
+
+def main(g: Globals, args: list[str]) -> int:
+    """`prepare IMAGE…`: prints the UUID of the pod."""
+    flags = g.flags("[flags] IMAGE [flags] [-- ARGS… [---]] …")
+    flags.switch("quiet", "print nothing but the UUID")
+    asked = PodFlags.add(flags, makes=True, runs=False)
+    flags.parse(args, asked.apps.word, asked.apps.argument)
+    asked.check(g)
+    making = new(g)
+    try:
+        asyncio.run(fill(g, asked, making, quiet=flags.is_on("quiet")))
+        making.pod.write_manifest(making.manifest)
+        making.pod.move(Phase.PREPARED)
+    except BaseException:
+        making.drop()
+        raise
+    making.holds.close()
+    os.close(making.pod.lock)
+    print(making.pod.name)
+    return 0
+
+
+async def fill(g: Globals, asked: PodFlags, making: Making, *, quiet: bool = False) -> None:
+    """Find the images and make everything but the manifest's file, which says how it is run, too. Failure."""
+    from executor.rkt.images import policy
+    from executor.rkt.lookup import Finder
+
+    flags, flavor = asked.flags, asked.flavor(g)
+    manifest_path = flags.values["pod-manifest"]
+    say = (lambda _: None) if quiet else (lambda text: g.say(f"image: {text}"))
+    finder = Finder(g, "never" if manifest_path else policy(flags), say)
+    if manifest_path:
+        manifest, wanted = _given(manifest_path)
+    else:
+        manifest, wanted = {}, [(app.image, app.texts.get("signature", "")) for app in asked.apps.apps]
+    sources, layers = [], []
+    for text, signature in wanted:
+        image, store = await finder.find(text, signature)
+        making.holds.enter_context(_closing(store.hold(image)))
+        sources.append(_source(g, image.id))
+        layers.append(image.layers)
+    if manifest_path:
+        fills = _complete(manifest, sources)
+    else:
+        manifest, fills = build(asked.apps, sources, asked.environments(), g.insecure, flavor)
+    _check_sources(manifest)
+    notes = {"flavor": flavor, "user_namespace": "private" if flags.is_on("private-users") else ""}
+    settle(manifest, **notes)
+    making.manifest = manifest
+    await asyncio.to_thread(_write, making.pod, manifest, sources, layers, fills)
+
+
+def _closing(hold: Any) -> ExitStack:
+    stack = ExitStack()
+    stack.callback(hold.close)
+    return stack
+
+
+def _source(g: Globals, image_id: str) -> Source:
+    from executor.stage0 import operations
+    from executor.stage0.errors import ImageError
+
+    try:
+        with operations.opened(g.data, image_id) as image:
+            return Source(operations.appc_manifest(image), image_id, not image.is_aci)
+    except ImageError as error:
+        raise Failure(f"error getting the manifest: {error}") from None
+
+
+def _given(path: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """A PodManifest of the user's, and the images it wants. Failure."""
+    from executor.stage0.acpod import parse_pod
+    from executor.stage0.errors import ImageBroken
+
+    try:
+        manifest = parse_pod(Path(path).read_bytes())
+    except OSError as error:
+        raise Failure(f"error reading pod manifest: {path}: {error.strerror}") from None
+    except ImageBroken as error:
+        raise Failure(f"{path}: {error}") from None
+    if manifest.get("ports"):
+        raise Failure(f"{path}: ports need a network, and there are none yet but --net=host and --net=none")
+    if not manifest.get("apps"):
+        raise Failure("pod must contain at least one application")
+    return manifest, [(str(app["image"]["id"]), "") for app in manifest["apps"]]
+
+
+def _complete(manifest: dict[str, Any], sources: Sequence[Source]) -> list[Fill]:
+    """What a PodManifest leaves to its images: the app, and volumes for mount points. Failure."""
+    volumes = {volume["name"]: volume for volume in manifest.get("volumes") or ()}
+    fills: list[Fill] = []
+    for entry, source in zip(manifest["apps"], sources, strict=True):
+        entry["image"] = {**entry["image"], "id": source.image_id}
+        entry["app"] = entry.get("app") or source.manifest.get("app")
+        if not entry["app"]:
+            raise Failure("no app section in the pod manifest or the image manifest")
+        if entry["app"].get("eventHandlers"):
+            raise Failure(f"app {entry['name']}: event handlers are not supported")
+        given = list(entry.get("mounts") or ())
+        for mount in given:
+            if mount.get("appVolume"):
+                volumes.setdefault(mount["volume"], mount.pop("appVolume"))
+        made, more = mounts(entry, [(m["volume"], m["path"]) for m in given], volumes, docker=source.docker)
+        paths = {mount["path"] for mount in given}
+        entry["mounts"] = given + [mount for mount in made if mount["path"] not in paths]
+        fills += more
+    manifest["volumes"] = list(volumes.values())
+    return fills
+
+
+def _check_sources(manifest: dict[str, Any]) -> None:
+    """Volumes of the host: links are followed once, here; devices may be opened. Failure for what is not there."""
+    for volume in manifest.get("volumes") or ():
+        if volume["kind"] != "host":
+            continue
+        volume["source"] = os.path.realpath(volume["source"])
+        try:
+            mode = os.stat(volume["source"]).st_mode
+        except OSError as error:
+            raise Failure(f"volume {volume['name']}: {volume['source']}: {error.strerror}") from None
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            volume["gantry.io/device"] = True
+            volume["recursive"] = False
+
+
+def _write(
+    pod: PodDir,
+    manifest: dict[str, Any],
+    sources: Sequence[Source],
+    layers: Sequence[tuple[Path, ...]],
+    fills: Sequence[Fill],
+) -> None:
+    names = [str(entry["name"]) for entry in manifest["apps"]]
+    pod.prepare(names)
+    trees = dict(zip(names, layers, strict=True))
+    for name, source in zip(names, sources, strict=True):
+        pod.write_app(name, str(source.manifest["name"]), source.image_id, trees[name], source.manifest)
+    for one in fills:
+        _fill_volume(pod.path / "sharedVolumes" / one.volume, trees[one.app], one.path)
+    (pod.path / CREATED).touch(0o644)
+
+
+def _fill_volume(target: Path, layers: Sequence[Path], path: str) -> None:
+    """A new volume with what the image has at a path, its owner and mode included, as Docker makes them."""
+    from executor.stage0 import aci
+
+    found = _subtrees(layers, path)
+    try:
+        if not found:
+            return  # stage1 makes an empty one
+        target.mkdir(parents=True, mode=0o755)
+        root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            aci.render([Path(f"/proc/self/fd/{fd}") for fd in found], root)
+        finally:
+            os.close(root)
+    finally:
+        for fd in found:
+            os.close(fd)
+
+
+def _subtrees(layers: Sequence[Path], path: str) -> list[int]:
+    """The directory in each layer that has it, uppermost first, down to what hides the others. A link is no directory:
+    what it leads to may be in other layers."""
+    found: list[int] = []
+    for layer in layers:
+        fd = os.open(layer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        opaque = False
+        for part in (part for part in path.split("/") if part):
+            try:
+                below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            except FileNotFoundError:
+                break
+            except OSError:  # a whiteout, a link or a file
+                opaque = True
+                break
+            os.close(fd)
+            fd = below
+            opaque = opaque or "trusted.overlay.opaque" in os.listxattr(fd)
+        else:
+            found.append(fd)
+            fd = -1
+        if fd >= 0:
+            os.close(fd)
+        if opaque:
+            break
+    return found

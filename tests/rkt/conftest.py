@@ -1,0 +1,238 @@
+"""Fixtures of the tests of `gantry rkt`: an image in three forms, data directories, and the command as a process."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.rkt.cli import main
+from executor.stage0 import acmanifest, build
+
+SECONDS = 30.0
+HERE = frozenset(["fetch", "trust", "image", "prepare", "list", "cat-manifest", "rm", "gc", "export"])
+"""Verbs that need no process of their own: that saves the start of one."""
+
+
+def _why_not() -> str:
+    if os.geteuid() != 0:
+        return "needs root"
+    if shutil.which("busybox") is None:
+        return "needs busybox-static"
+    probe = subprocess.run(
+        [
+            "unshare",
+            "--mount",
+            "--pid",
+            "--ipc",
+            "--uts",
+            "--net",
+            "--fork",
+            "mount",
+            "-t",
+            "tmpfs",
+            "x",
+            "/mnt",
+        ],
+        capture_output=True,
+        check=False,
+    )
+    return "namespaces cannot be had" if probe.returncode else ""
+
+
+WHY_NOT = _why_not()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if WHY_NOT and item.get_closest_marker("root") and "tests/rkt" in str(item.path):
+            item.add_marker(pytest.mark.skip(reason=WHY_NOT))
+
+
+@dataclass
+class Images:
+    """Files that can be fetched: `aci` is example.com/box:1.0, `oci` has a volume on /data."""
+
+    aci: str
+    oci: str
+    rootfs: Path
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    """Static busybox; an empty environment but for WHO=image."""
+    base = tmp_path_factory.mktemp("images")
+    root = base / "rootfs"
+    for name in ("bin", "etc", "tmp", "data"):
+        (root / name).mkdir(parents=True)
+    shutil.copy(shutil.which("busybox") or "/bin/busybox", root / "bin/busybox")
+    applets = "sh cat echo env grep false hostname id kill ls mount rm sleep stty touch true tty"
+    for applet in applets.split():
+        (root / "bin" / applet).symlink_to("busybox")
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\napp:x:1234:2345::/:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\nweb:x:2345:\n")
+    (root / "etc/unique").write_text(
+        str(uuid.uuid4())
+    )  # what runs elsewhere with this image would keep it in use
+    (root / "data/file").write_text("of the image\n")
+    os.chown(root / "data", 7, 8)
+    options = build.Options(
+        entrypoint=("/bin/sh", "-c"),
+        cmd=("echo hello",),
+        env=("WHO=image",),
+        labels={"version": "1.0"},
+        compression="none",
+    )
+    build.build_aci(
+        root, base / "box.aci", acmanifest.manifest_for("example.com/box", options), options, "none"
+    )
+    options = build.Options(entrypoint=("/bin/cat", "/data/file"), volumes=("/data",))
+    build.build_oci(root, base / "layout", "box", options)
+    return Images(str(base / "box.aci"), f"oci:{base}/layout:box", root)
+
+
+@dataclass
+class Done:
+    """What became of a command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class Rkt:
+    """`gantry rkt` with a data directory and configuration of its own; nothing is asked of signatures, but with
+    `strict`."""
+
+    base: Path
+    strict: bool = False
+    started: list["subprocess.Popen[str]"] = field(default_factory=list)
+
+    @property
+    def data(self) -> Path:
+        return self.base / "data"
+
+    @property
+    def flags(self) -> list[str]:
+        made = [f"--dir={self.data}", f"--local-config={self.base}/etc", f"--system-config={self.base}/usr"]
+        return made if self.strict else [*made, "--insecure-options=image"]
+
+    def command(self, *args: str | Path) -> list[str]:
+        """It dies with us, and its pod with it."""
+        return [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            sys.executable,
+            "-m",
+            "executor.rkt.cli",
+            *self.flags,
+            *map(str, args),
+        ]
+
+    def __call__(
+        self, *args: str | Path, stdin: str | None = None, env: dict[str, str] | None = None
+    ) -> Done:
+        if args[0] in HERE:
+            out, err = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                code = main([*self.flags, *map(str, args)])
+            return Done(code, out.getvalue(), err.getvalue())
+        done = subprocess.run(
+            self.command(*args), input=stdin, capture_output=True, text=True, check=False, timeout=SECONDS,
+            env={**os.environ, **(env or {})},
+        )  # fmt: skip
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def good(self, *args: str | Path, **more: Any) -> Done:
+        done = self(*args, **more)
+        assert done.code == 0, done.err
+        return done
+
+    def start(self, *args: str | Path, **more: Any) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            self.command(*args), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            **more,
+        )  # fmt: skip
+        self.started.append(process)
+        return process
+
+    def running(self, *args: str | Path) -> tuple["subprocess.Popen[str]", str]:
+        """Start `run` and wait until the pod is ready; with its UUID."""
+        file = self.base / f"uuid{len(self.started)}"
+        os.mkfifo(file)
+        process = self.start("run", "--net=none", f"--uuid-file-save={file}", *args)
+        uuid = file.read_text()
+        self.good("status", "--wait-ready=20s", uuid)
+        return process, uuid
+
+    def sh(self, script: str, *flags: str) -> Done:
+        """A script in a pod of its own."""
+        return self("run", "--net=none", "example.com/box", *flags, "--exec=/bin/sh", "--", "-c", script)
+
+    def close(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.communicate(timeout=SECONDS)
+
+
+@pytest.fixture(scope="session")
+def fetched(tmp_path_factory: pytest.TempPathFactory, images: Images) -> Iterator[Rkt]:
+    """For tests that only run pods: the images are there."""
+    rkt = Rkt(tmp_path_factory.mktemp("rkt"))
+    rkt.good("fetch", images.aci, images.oci)
+    yield rkt
+    rkt.close()
+
+
+@pytest.fixture
+def rkt(tmp_path: Path) -> Iterator[Rkt]:
+    """An empty one."""
+    made = Rkt(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def box(rkt: Rkt, images: Images) -> Rkt:
+    """One of this test's own with the ACI."""
+    rkt.good("fetch", images.aci)
+    return rkt
+
+
+@pytest.fixture
+def traces() -> Callable[[str], list[str]]:
+    """Processes of a pod, by their cgroups and mounts."""
+
+    def look(uuid: str) -> list[str]:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                seen = (process / "cgroup").read_text() + (process / "mountinfo").read_text()
+            except OSError:
+                continue
+            if uuid in seen:
+                found.append(f"{process.name} {(process / 'comm').read_text()}")
+        return found
+
+    return look
