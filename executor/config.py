@@ -12,7 +12,7 @@ from executor.pods.sysctls import check_allowed
 from executor.tpm.settings import TpmSettings, add_flags, tpm_settings
 from shared.wire import IDLE_TIMEOUT_VARIABLE
 
-FLAVORS: Final = ("linux", "fly")
+FLAVORS: Final = ("linux", "fly", "nspawn")
 MAX_PIDS: Final = 4096
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 

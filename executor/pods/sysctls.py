@@ -32,7 +32,7 @@ def settings(pod: Mapping[str, Any], flavor: str, allowed: Sequence[str]) -> dic
         name = normal(one["name"])
         if not any(_matches(name, pattern) for pattern in (*SAFE, *allowed)):
             raise SysctlError(f'forbidden sysctl: "{name}" not allowlisted')
-        if flavor != "linux":
+        if flavor == "fly":
             raise SysctlError(
                 f'forbidden sysctl: "{name}" not allowed with flavor {flavor}: it is the host\'s'
             )

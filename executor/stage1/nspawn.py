@@ -9,7 +9,6 @@ death is nspawn's, nspawn's is pid 1's (PR_SET_PDEATHSIG), and pid 1's is the en
 
 import os
 import select
-import shutil
 import signal
 import socket
 from typing import Final
@@ -26,7 +25,7 @@ _RUN: Final = "/run"
 
 def why_not() -> str:
     """Why there is no such container here; "" when there is."""
-    if shutil.which(PROGRAM, path=os.defpath) is None:
+    if not any(os.access(f"{place}/{PROGRAM}", os.X_OK) for place in os.defpath.split(":") if place):
         return f"there is no {PROGRAM}: install {PACKAGE}"
     if pause.image() is None:
         return f"flavor nspawn has no init for {os.uname().machine}: x86_64 is needed"

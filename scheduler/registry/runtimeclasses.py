@@ -27,7 +27,7 @@ from shared.models.annotations import DEDICATED, EXECUTOR, SHARED
 from shared.models.quantities import canonical_quantity
 from shared.models.runtime_class import RuntimeClass
 
-FLAVORS = ("fly", "linux")
+FLAVORS = ("fly", "linux", "nspawn")
 """Those of Gantry, for which there is a class of the same name from the start."""
 
 _OVERHEAD = frozenset({"cpu", "ephemeral-storage", "memory"})
