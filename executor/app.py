@@ -31,6 +31,7 @@ from executor.stage0 import settings as image_settings
 from executor.stage0.store import ImageStore
 from executor.stage1.manifest import FLAVORS
 from executor.tpm.measure import Measurer
+from executor.tpm.program import Parts
 from shared.mesos.executor_driver import ExecutorDriver
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,12 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
     stages = Stages(config.state_dir, images_are, dirs.lock, local_images=config.local_images)
     dirs.open()
     gpus = Gpus(Host(config.device_dir), config.state_dir / "gpus")
-    measurer = None if config.tpm is None else Measurer(config.tpm)
+
+    async def parts(flavor: str) -> Parts | None:
+        image = await stages.identity(flavor)
+        return None if image is None else Parts(image=image)
+
+    measurer = None if config.tpm is None else Measurer(config.tpm, parts=parts)
     flavors = (*FLAVORS, *stages.names)
     machine = Machine(
         lambda: executor.node,

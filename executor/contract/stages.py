@@ -90,6 +90,10 @@ class Stages:
             log.warning("a stage1 image takes longer than %g s to come", LOAD_SECONDS)
             task.cancel()
 
+    async def identity(self, flavor: str) -> str | None:
+        """The id of the image that runs pods of this flavor; None if it is none of ours. Raises LaunchError."""
+        return (await self._ready(flavor)).image.id if flavor in self._images else None
+
     def admit(self, flavor: str, pod: Mapping[str, Any]) -> None:
         """Raises ValueError for a v1 Pod that its stage1 cannot run. One that is not here yet says so when the pod
         starts.

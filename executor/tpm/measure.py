@@ -11,31 +11,32 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from executor.tpm.errors import TpmError
 from executor.tpm.events import Event
-from executor.tpm.program import Stage1, program_digest
+from executor.tpm.program import FLAVORS, Parts, Stage1, program_digest
 from executor.tpm.recorder import Recorder, now
 from executor.tpm.settings import TpmSettings
 
 log = logging.getLogger(__name__)
 
 BATCH: Final = 64
-FLAVOR: Final = "gantry.io/flavor"
+FLAVOR_NOTE: Final = "gantry.io/flavor"
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
     """A pod that is about to start. path: its directory, ready for stage1. uid: metadata.uid. images: the digests by
-    which its apps' images were found, by app, where there are such."""
+    which its apps' images were found, by app, where there are such. parts: of its stage1, None if nobody knows."""
 
     path: Path
     uid: str
     images: Mapping[str, str]
+    parts: Parts | None
 
 
 def event_of(start: Start, enforce: bool, stage1: Stage1) -> Event:
@@ -43,16 +44,22 @@ def event_of(start: Start, enforce: bool, stage1: Stage1) -> Event:
     wants it, TpmError for a flavor that cannot be measured."""
     data = (start.path / "pod").read_bytes()
     manifest = json.loads(data)
-    notes = {note["name"]: note["value"] for note in manifest.get("annotations") or ()}
     return {
         "apps": [_app(start, app) for app in manifest["apps"]],
         "manifest": f"sha256:{hashlib.sha256(data).hexdigest()}",
         "pod": start.path.name,
         "policy": "enforce" if enforce else "report",
-        "stage1": stage1.describe(notes[FLAVOR]),
+        "stage1": stage1.describe(_flavor(manifest), start.parts),
         "time": now(),
         "uid": start.uid,
     }
+
+
+def _flavor(manifest: Mapping[str, Any]) -> str:
+    for note in manifest["annotations"]:
+        if note["name"] == FLAVOR_NOTE:
+            return str(note["value"])
+    raise ValueError(f"no annotation {FLAVOR_NOTE}")
 
 
 def _app(start: Start, app: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,18 +80,19 @@ def _layer(line: str) -> str:
 
 
 class Measurer:
-    """All starts of one process."""
+    """All starts of one process. parts: of flavors that are not in FLAVORS; None for those that it does not know."""
 
     def __init__(
         self,
         settings: TpmSettings,
         *,
         recorder: Recorder | None = None,
-        stage1: Stage1 | None = None,
+        parts: Callable[[str], Awaitable[Parts | None]] | None = None,
     ) -> None:
         self._settings = settings
         self._recorder = recorder or Recorder(settings.tcti, settings.directory, settings.pcr)
-        self._stage1 = stage1 or Stage1()
+        self._parts = parts
+        self._stage1 = Stage1()
         self._waiting: list[tuple[Start, asyncio.Future[None]]] = []
         self._working: asyncio.Task[None] | None = None
 
@@ -103,17 +111,29 @@ class Measurer:
                  self._settings.pcr, self._settings.tcti.text, path, digest)  # fmt: skip
 
     async def measure(self, path: Path, uid: str, images: Mapping[str, str]) -> None:
-        """Returns when the start is measured. Raises OSError when it must not happen."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((Start(path, uid, images), future))
-        if self._working is None:
-            self._working = asyncio.create_task(self._work(), name="measuring")
+        """Returns when the start is measured. Raises OSError when it must not happen, and what `parts` raises."""
         try:
-            await future
+            await self._measure(Start(path, uid, images, await self._parts_of(path)))
         except OSError as error:
             if self._settings.enforce:
                 raise TpmError(f"it cannot be measured (--tpm-policy enforce): {error}") from None
             log.warning("pod %s is started, but was not measured: %s", path.name, error)
+
+    async def _parts_of(self, path: Path) -> Parts | None:
+        try:
+            flavor = _flavor(json.loads((path / "pod").read_bytes()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise TpmError(f"{path}/pod is not as stage1 wants it: {error!r}") from None
+        if flavor in FLAVORS or self._parts is None:
+            return FLAVORS.get(flavor)
+        return await self._parts(flavor)
+
+    def _measure(self, start: Start) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((start, future))
+        if self._working is None:
+            self._working = asyncio.create_task(self._work(), name="measuring")
+        return future
 
     async def _work(self) -> None:
         while self._waiting:

@@ -3,7 +3,8 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -17,9 +18,24 @@ PACKAGES: Final[Mapping[str, list[str]]] = {
     "executor": list(executor.__path__),
     "shared": list(shared.__path__),
 }
-FLAVORS: Final[Mapping[str, Sequence[str]]] = {"linux": (), "fly": (), "nspawn": ("systemd-nspawn",)}
-"""The flavors that can be measured, and the programs or files of the host that they need; programs by
-name as stage1 finds them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What stage1 is made of beside our own code.
+
+    files: programs or files of the host, programs by name as stage1 finds them. image: the id of the image that it is.
+    """
+
+    files: tuple[str, ...] = ()
+    image: str = ""
+
+
+FLAVORS: Final[Mapping[str, Parts]] = {
+    "linux": Parts(),
+    "fly": Parts(),
+    "nspawn": Parts(("systemd-nspawn",)),
+}
 _BUILT: Final = frozenset({"__pycache__"})
 
 
@@ -48,27 +64,18 @@ def program_digest() -> str:
 
 
 class Stage1:
-    """What an event says of stage1. flavors: as FLAVORS. image: the id of the image that a flavor is, if it is one."""
+    """What an event says of stage1."""
 
-    def __init__(
-        self,
-        flavors: Mapping[str, Sequence[str]] = FLAVORS,
-        image: Callable[[str], str | None] = lambda flavor: None,
-    ) -> None:
-        self._flavors = flavors
-        self._image = image
+    def __init__(self) -> None:
         self._hashes: dict[str, tuple[tuple[int, ...], str]] = {}
 
-    def describe(self, flavor: str) -> dict[str, Any]:
+    def describe(self, flavor: str, parts: Parts | None) -> dict[str, Any]:
         """Raises TpmError for a flavor of which it is not known what it is made of, or another OSError."""
-        made = {"digest": program_digest(), "flavor": flavor}
-        if flavor in self._flavors:
-            paths = (shutil.which(name, path=os.defpath) or name for name in self._flavors[flavor])
-            return {**made, "files": {path: self._hash(path) for path in paths}}
-        image = self._image(flavor)
-        if image is None:
+        if parts is None:
             raise TpmError(f"stage1 flavor {flavor!r} cannot be measured: it is not known what it is made of")
-        return {**made, "image": image}
+        paths = (shutil.which(name, path=os.defpath) or name for name in parts.files)
+        files = {path: self._hash(path) for path in paths}
+        return {"digest": program_digest(), "flavor": flavor, "files": files, "image": parts.image}
 
     def _hash(self, path: str) -> str:
         """Of a file, and again when it changed."""

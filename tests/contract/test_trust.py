@@ -42,6 +42,15 @@ def test_both_ways() -> None:
 
 
 @pytest.mark.root
+async def test_what_image_runs_a_flavor(world: Any) -> None:
+    name = world.stage1()
+    identity = await world.stages.identity(name)
+    assert identity.startswith("sha512-")
+    assert identity == world.tables[name]["digest"]
+    assert await world.stages.identity("linux") is None
+
+
+@pytest.mark.root
 async def test_another_image_than_the_administrator_meant(world: Any) -> None:
     name = world.stage1()
     world.tables[name]["digest"] = DIGEST

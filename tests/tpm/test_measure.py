@@ -9,7 +9,7 @@ import pytest
 from executor.tpm.errors import TpmError
 from executor.tpm.events import Replay
 from executor.tpm.measure import Measurer, Start, event_of
-from executor.tpm.program import PACKAGES, Stage1, digest_of, program_digest
+from executor.tpm.program import PACKAGES, Parts, Stage1, digest_of, program_digest
 from executor.tpm.settings import TpmSettings
 from executor.tpm.transport import parse
 
@@ -30,7 +30,7 @@ def intents(tmp_path):
 
 def test_an_event_has_what_stage1_reads(pod_dir):
     path = pod_dir("task-1")
-    event = event_of(Start(path, "uid-1", {"web": "sha256:ef"}), True, Stage1())
+    event = event_of(Start(path, "uid-1", {"web": "sha256:ef"}, Parts()), True, Stage1())
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", event.pop("time"))
     assert event == {
         "apps": [
@@ -44,7 +44,7 @@ def test_an_event_has_what_stage1_reads(pod_dir):
         "manifest": "sha256:" + hashlib.sha256((path / "pod").read_bytes()).hexdigest(),
         "pod": "task-1",
         "policy": "enforce",
-        "stage1": {"flavor": "fly", "digest": program_digest(), "files": {}},
+        "stage1": {"flavor": "fly", "digest": program_digest(), "files": {}, "image": ""},
         "uid": "uid-1",
     }
 
@@ -138,27 +138,42 @@ def test_the_digest_of_the_program_is_that_of_its_files(tmp_path):
 def test_the_hosts_programs_are_measured(tmp_path):
     program = tmp_path / "nspawn"
     program.write_bytes(b"one")
-    stage1 = Stage1({"nspawn": (str(program),), "linux": ()}, {"coreos": "sha512-ab"}.get)
+    stage1 = Stage1()
 
     def files():
-        return stage1.describe("nspawn")["files"]
+        return stage1.describe("nspawn", Parts((str(program),)))["files"]
 
     assert files() == {str(program): "sha256:" + hashlib.sha256(b"one").hexdigest()}
     assert files() == {str(program): "sha256:" + hashlib.sha256(b"one").hexdigest()}
     program.write_bytes(b"other")
     assert files() == {str(program): "sha256:" + hashlib.sha256(b"other").hexdigest()}
-    assert stage1.describe("linux") == {"flavor": "linux", "digest": program_digest(), "files": {}}
-    assert stage1.describe("coreos") == {"flavor": "coreos", "digest": program_digest(), "image": "sha512-ab"}
     with pytest.raises(
         TpmError, match="stage1 flavor 'new' cannot be measured: it is not known what it is made of"
     ):
-        stage1.describe("new")
+        stage1.describe("new", None)
     program.unlink()
     with pytest.raises(FileNotFoundError):
         files()
 
 
-async def test_a_flavor_that_is_not_known_is_refused(swtpm, tmp_path, pod_dir):
-    measurer = Measurer(settings(swtpm, tmp_path), stage1=Stage1({}))
-    with pytest.raises(TpmError, match=r"^it cannot be measured .*: stage1 flavor 'fly' cannot be measured"):
-        await measurer.measure(pod_dir("task-1"), "", {})
+async def test_flavors_that_others_bring(swtpm, tmp_path, pod_dir):
+    async def parts(flavor):
+        return {"coreos": Parts(image="sha512-ab")}.get(flavor)
+
+    measurer = Measurer(settings(swtpm, tmp_path), parts=parts)
+    for name in ("coreos", "other"):
+        manifest = pod_dir(name) / "pod"
+        manifest.write_text(manifest.read_text().replace("fly", name))
+    await measurer.measure(tmp_path / "pods" / "coreos", "", {})
+    for one in (measurer, Measurer(settings(swtpm, tmp_path))):
+        with pytest.raises(
+            TpmError, match=r"^it cannot be measured .*: stage1 flavor 'other' cannot be measured"
+        ):
+            await one.measure(tmp_path / "pods" / "other", "", {})
+    [event] = intents(tmp_path)[0].extended
+    assert event["stage1"] == {
+        "flavor": "coreos",
+        "digest": program_digest(),
+        "files": {},
+        "image": "sha512-ab",
+    }

@@ -111,7 +111,7 @@ async def test_pods_that_ran_are_attested(world, swtpm, tmp_path):
             "layers": [path.parent.name.replace("-", ":", 1) for path in image.layers],
         }
     ]
-    assert event["stage1"] == {"flavor": "fly", "digest": program_digest(), "files": {}}
+    assert event["stage1"] == {"flavor": "fly", "digest": program_digest(), "files": {}, "image": ""}
     assert {event["pod"]: event["manifest"] for event in verified.events} == world.manifests
 
 
