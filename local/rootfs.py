@@ -44,7 +44,7 @@ WANTED = (
         "sed",
         "seq",
     ),
-    *("sort", "stat", "tail", "tee", "timeout", "touch", "tr", "true", "uname", "wc", "whoami"),
+    *("sort", "stat", "tail", "tar", "tee", "timeout", "touch", "tr", "true", "uname", "wc", "whoami"),
 )
 # perl-base, which Debian always has: a scripting language with sockets, without copying half the machine.
 PERL_LIBRARIES = "/usr/lib/*-linux-gnu*/perl-base"
