@@ -390,7 +390,9 @@ class SchedulerDriver(Life, MesosSchedulerDriver):
             return self._redirects > _REDIRECTS
         except (OSError, Refused, Unavailable) as error:
             # OSError: no connection, no TLS, no credentials.
-            self.failures["credentials" if isinstance(error, (_NoCredentials, Refused)) else "connection"] += 1
+            self.failures[
+                "credentials" if isinstance(error, (_NoCredentials, Refused)) else "connection"
+            ] += 1
             self._trouble = f"cannot subscribe to {endpoint}: {describe(error)}"
             logger.warning("%s", self._trouble)
             self._masters.failed()
