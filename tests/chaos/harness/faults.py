@@ -67,6 +67,13 @@ def _kill_quorum(cluster: Cluster, target: str, _: str) -> Begun:
     return Begun(target, _down(cluster, _all(cluster, target)[:2]))
 
 
+def _end(cluster: Cluster, target: str, _: str) -> Begun:
+    """As an operator does it, who starts it again."""
+    with cluster.lock:
+        cluster.processes[target].end()
+    return Begun(target)
+
+
 def _kill_all(cluster: Cluster, target: str, _: str) -> Begun:
     return Begun(target, _down(cluster, cluster.processes))
 
@@ -196,6 +203,8 @@ def _clock(cluster: Cluster, target: str, seconds: str) -> Begun:
 
 
 _KINDS: dict[str, Callable[[Cluster, str, str], Begun]] = {
+    "end-agent": _end,
+    "end-scheduler": _end,
     "kill-all": _kill_all,
     "kill-child": _kill_child,
     "kill-parent": _kill,

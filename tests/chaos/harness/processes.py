@@ -52,9 +52,15 @@ class Process:
         return self.popen.pid if self.popen is not None and self.popen.poll() is None else 0
 
     def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def end(self) -> None:
+        self._signal(signal.SIGTERM)
+
+    def _signal(self, number: int) -> None:
         if self.pid:
             self.excused = True
-            send(self.pid, signal.SIGKILL)
+            send(self.pid, number)
 
     def step(self) -> int | None:
         """Starts it again when it is time. The code with which it ended by itself, once."""

@@ -54,6 +54,7 @@ MESOS = (
     Kind("kill-executor", AGENTS, 1),
     Kind("stop-executor", AGENTS, 0.7, 0.5, 4.0),
     Kind("kill-agent", AGENTS, 1),
+    Kind("end-agent", AGENTS, 0.5),
     Kind("stop-agent", AGENTS, 0.7, 0.5, 4.0),
     Kind("partition", AGENTS, 0.7, 1.0, 6.0, ("master",)),
     Kind("kill-master", (MASTER,), 1, 0.0, 3.0),
@@ -65,6 +66,7 @@ KINDS = (
     Kind("kill-child", WHO, 2),
     Kind("kill-parent", WHO, 1.5),
     Kind("kill-scheduler", WHO, 1.5),
+    Kind("end-scheduler", WHO, 1),
     Kind("stop-scheduler", WHO, 2, 0.5, 9.0, ("both", "child", "parent")),
     Kind("partition", WHO, 3, 1.0, 9.0, ("zookeepers", "one zookeeper", "master", "scheduler")),
     Kind("half-partition", WHO, 1, 1.0, 9.0, ("zookeepers", "master", "scheduler")),
@@ -84,6 +86,7 @@ KINDS = (
 ONE = SCHEDULERS[:1]
 KINDS_ALONE = (
     Kind("kill-scheduler", ONE, 3),
+    Kind("end-scheduler", ONE, 1),
     Kind("stop-scheduler", ONE, 1, 0.5, 6.0, ("parent",)),
     Kind("partition", ONE, 2, 1.0, 9.0, ("master",)),
     Kind("half-partition", ONE, 1, 1.0, 9.0, ("master",)),
