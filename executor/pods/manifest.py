@@ -161,12 +161,15 @@ def app_entry(
         notes["gantry.io/proc-mount"] = "unmasked"
     if (level.pod["spec"].get("securityContext") or {}).get("supplementalGroupsPolicy") == "Strict":
         notes["gantry.io/groups"] = "strict"
+    mounts = _mounts(level, container)
+    own = _own_volumes(config, [mount["path"] for mount in mounts])
     return {
         "name": container["name"],
         "image": {"id": image_id},
         "app": app,
         "readOnlyRootFS": bool(context.get("readOnlyRootFilesystem")),
-        "mounts": _mounts(level, container),
+        **({"gantry.io/image-volumes": own} if own else {}),
+        "mounts": mounts,
         "annotations": [{"name": name, "value": value} for name, value in notes.items()],
     }
 
@@ -226,6 +229,13 @@ def _termination_volumes(level: PodLevel) -> list[dict[str, Any]]:
         }
         for container in (*(spec.get("initContainers") or ()), *spec["containers"])
     ]
+
+
+def _own_volumes(config: ImageConfig, mounted: list[str]) -> list[str]:
+    """The image's volumes that the pod mounts nothing on, or above. ("/" is the app's own in any case.)"""
+    paths = {f"/{path.strip('/')}" for path in config.volumes if path.strip("/")}
+    taken = tuple(f"{path.rstrip('/')}/" for path in mounted)
+    return sorted(path for path in paths if not f"{path}/".startswith(taken))
 
 
 def _mounts(level: PodLevel, container: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -87,6 +87,7 @@ class App(NamedTuple):
     whole_proc: bool = False  # nothing of its /proc is hidden or read-only
     strict_groups: bool = False  # no groups that only the image knows
     label: lsm.Label | None = None  # for the kernel's security module
+    own_volumes: tuple[str, ...] = ()  # paths that are writable, whatever its root is
 
 
 class Pod(NamedTuple):
@@ -251,6 +252,7 @@ def _app(raw: dict[str, Any], volumes: dict[str, Volume]) -> App:
         whole_proc=_one_of(name, notes, "gantry.io/proc-mount", ("default", "unmasked")) == "unmasked",
         strict_groups=_one_of(name, notes, "gantry.io/groups", ("merge", "strict")) == "strict",
         label=isolated["label"],
+        own_volumes=_own_volumes(name, raw),
     )
 
 
@@ -259,6 +261,13 @@ def _one_of(app: str, notes: dict[str, str], name: str, words: tuple[str, ...]) 
     if word not in words:
         raise ManifestError(f"app {app}: annotation {name}: {word!r} is not one of {', '.join(words)}")
     return word
+
+
+def _own_volumes(app: str, raw: dict[str, Any]) -> tuple[str, ...]:
+    paths = sorted(map(str, raw.get("gantry.io/image-volumes") or ()))
+    if wrong := [path for path in paths if not path.startswith("/") or not path.strip("/")]:
+        raise ManifestError(f"app {app}: gantry.io/image-volumes: {wrong[0]!r} is not a path below /")
+    return tuple(paths)
 
 
 def _mounts(app: str, raw: dict[str, Any], volumes: dict[str, Volume]) -> tuple[Mount, ...]:

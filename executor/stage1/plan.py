@@ -144,6 +144,7 @@ def app_plan(pod: Pod, app: App, paths: Paths, lowers: tuple[str, ...], members:
     device_files = app.privileged or not linux
     upper, work, mapped = paths.upper(app.name), paths.work(app.name), bool(pod.ids)
     plan.append(ops.MountOverlay(target, lowers, upper, work, device_files, mapped))
+    plan += [ops.OwnVolume(path) for path in app.own_volumes]
     plan += _system(app, pod.ids) if linux else _host_system()
     plan += [ops.Attach(f"etc/{name}", f"etc/{name}", mapped=mapped) for name in _etc(app)]
     plan += [_attach(mount, pod.volumes[mount.volume], device_files, mapped=mapped) for mount in app.mounts]

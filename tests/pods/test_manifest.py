@@ -345,3 +345,11 @@ def test_what_we_may_give_depends_on_cap_sys_resource(tmp_path, effective, lowes
     (tmp_path / "status").write_text(f"Name:\tx\nCapEff:\t{effective}\n")
     (tmp_path / "oom_score_adj").write_text("5\n")
     assert lowest_oom_score(tmp_path) == lowest
+
+
+def test_volumes_of_the_image() -> None:
+    config = ImageConfig(volumes=("/data", "/cache/", "/etc/x", "/", "/var/lib/db"))
+    mounts = [{"name": "v", "mountPath": "/cache"}, {"name": "v", "mountPath": "/var/lib/"}]
+    made = entry({"volumeMounts": mounts}, config, volumes=[{"name": "v", "emptyDir": {}}])
+    assert made["gantry.io/image-volumes"] == ["/data", "/etc/x"]
+    assert "gantry.io/image-volumes" not in entry({})

@@ -181,7 +181,9 @@ async def test_clear_errors(runner: Any, cgroups_of: Any, tmp_path: Path) -> Non
     with pytest.raises(LaunchError, match=r"^read .*/nothing/pod: No such file or directory$"):
         await runner.pod(tmp_path / "nothing")
     directory = runner.pods.make(runner.pods.app("true"), flavor="vm")
-    with pytest.raises(LaunchError, match=r"annotation gantry.io/flavor: 'vm' is not one of linux, fly, nspawn$"):
+    with pytest.raises(
+        LaunchError, match=r"annotation gantry.io/flavor: 'vm' is not one of linux, fly, nspawn$"
+    ):
         await runner.pod(directory)
     assert cgroups_of(directory) == []
     pod = await runner.pod(runner.pods.make(runner.pods.app("/bin/sleep", "1000")))

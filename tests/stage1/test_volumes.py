@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from executor.pods.launcher import LaunchError
+from executor.stage1 import nspawn
 
 pytestmark = pytest.mark.root
 
@@ -175,3 +176,41 @@ async def test_resolv_conf_as_a_dangling_link(runner: Any, tmp_path: Path) -> No
 async def test_a_working_directory_cannot_be_a_magic_link(runner: Any) -> None:
     with pytest.raises(LaunchError, match=r"^chdir /proc/1/cwd: Too many levels"):
         await runner.sh("pwd", workingDirectory="/proc/1/cwd", pod={"user_namespace": "host"})
+
+
+@pytest.mark.parametrize("flavor", ["linux", "fly", "nspawn"])
+async def test_volumes_of_the_image_s_own(runner: Any, tmp_path: Path, flavor: str) -> None:
+    """What the image has there, with its owners; a mount; writable below a read-only root; new at every start."""
+    if flavor == "nspawn" and nspawn.why_not():
+        pytest.skip(nspawn.why_not())
+    layer = tmp_path / "layer"
+    (layer / "data/deep").mkdir(parents=True)
+    (layer / "data/file").write_text("of the image\n")
+    os.chown(layer / "data/file", 1234, 2345)
+    (layer / "link").symlink_to("data/deep")
+    script = (
+        "cat /data/file; stat -c %u:%g /data/file; echo x >> /data/file; touch /data/new /fresh/new && echo written; "
+        "touch /new || echo read-only; grep -c ' /data \\| /fresh \\| /data/deep ' /proc/self/mountinfo; ls /data/new"
+    )
+    volumes = [{"name": "v", "kind": "empty"}]
+    app = runner.pods.app(
+        *("/bin/sh", "-c", script),
+        mounts=[{"volume": "v", "path": "/fresh/v"}],
+        readOnlyRootFS=True,
+        **{"gantry.io/image-volumes": ["/data", "/fresh", "/link"]},
+    )
+    pod = await runner.pod(runner.pods.make(app, volumes=volumes, layers=(layer,), flavor=flavor))
+    for _ in range(2):
+        _, output = await pod.start()
+        lines = (await output.text()).splitlines()
+        assert lines[:3] == ["of the image", "1234:2345", "written"]
+        assert lines[-3:] == ["read-only", "3", "/data/new"]
+        await pod.ended()
+        await pod.sandbox.remove_app("app")
+    assert (layer / "data/file").read_text() == "of the image\n"
+
+
+@pytest.mark.parametrize("path", ["/", "data", "//"])
+async def test_paths_that_are_no_volumes(runner: Any, path: str) -> None:
+    with pytest.raises(LaunchError, match="is not a path below /"):
+        await runner.sh("true", **{"gantry.io/image-volumes": [path]})

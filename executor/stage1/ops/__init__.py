@@ -26,6 +26,7 @@ from executor.stage1.ops.trees import (
     Attach,
     MountDev,
     MountOverlay,
+    OwnVolume,
     PivotRoot,
     ReadOnlyRoot,
     TakeLayers,
@@ -35,7 +36,8 @@ from executor.stage1.ops.trees import (
 
 __all__ = [
     "DEVICES", "IN_ROOT", "ActAs", "Attach", "Context", "Enter", "Hide", "JoinCgroup", "Loopback", "MakeReadOnly",
-    "MountDev", "MountNew", "MountOverlay", "NewRoot", "OomScore", "Op", "PivotRoot", "ReadOnlyRoot", "SealRoot",
+    "MountDev", "MountNew", "MountOverlay", "NewRoot", "OomScore", "Op", "OwnVolume", "PivotRoot",
+    "ReadOnlyRoot", "SealRoot",
     "SetHostname", "SetLabel",
     "SetSysctls", "StageError", "TakeLayers", "TakeTree", "TakeVolume", "Terminal", "Unshare",
     "UnshareUsers", "execute", "open_or_make", "pack", "unpack",
@@ -44,7 +46,8 @@ __all__ = [
 _KINDS: Final = {
     kind.__name__: kind
     for kind in (
-        Unshare, UnshareUsers, ActAs, Enter, TakeTree, TakeVolume, MountOverlay, Attach, MountDev, ReadOnlyRoot,
+        Unshare, UnshareUsers, ActAs, Enter, TakeTree, TakeVolume, MountOverlay, OwnVolume, Attach, MountDev,
+        ReadOnlyRoot,
         JoinCgroup, OomScore, SetLabel,
         PivotRoot, SetHostname, SetSysctls, Loopback, NewRoot, MountNew, Hide, MakeReadOnly,
         SealRoot, TakeLayers, Terminal,

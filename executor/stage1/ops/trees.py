@@ -247,6 +247,29 @@ def _copy_devices(source: str, dev: int) -> None:
             os.chmod(entry.name, stat.S_IMODE(info.st_mode), dir_fd=dev)
 
 
+class OwnVolume(NamedTuple):
+    """A volume that the image itself asks for: the app's own files there, on a mount of their own, so always writable.
+
+    What the image has there is there, with its owners; it is the app's alone, and as new as its root at every start.
+    """
+
+    path: str
+
+    def describe(self) -> str:
+        return f"make {self.path} a volume of the app's own"
+
+    def execute(self, context: Context) -> None:
+        place = open_or_make(context.fds["root"], self.path, IN_ROOT, directory=True)
+        try:
+            tree = syscalls.open_tree("", syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH, place)
+            try:
+                syscalls.move_mount(tree, place)
+            finally:
+                os.close(tree)
+        finally:
+            os.close(place)
+
+
 class ReadOnlyRoot(NamedTuple):
     """The app cannot write to its root (volumes and /dev stay as they are)."""
 
