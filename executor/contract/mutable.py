@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from executor.contract.client import ENVIRONMENT, Ended
 from executor.contract.interface import FAILED, ROOTFS, app_arguments
 from executor.contract.sandbox import ForeignSandbox, Job
 from executor.pods.launcher import AppExit, LaunchError
+from executor.pods.logs import LogWriter
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +21,8 @@ log = logging.getLogger(__name__)
 class Mutable(ForeignSandbox):
     """An empty pod, into which apps are put when they are to start.
 
-    What `run` writes, and what a stage1's supervisor lets apps write there, goes to the executor's log. What
-    `app/start` hands on of its own streams is an app's output.
+    What `run` writes, and what a stage1's supervisor lets apps write there, goes to `stage1/output`. What `app/start`
+    hands on of its own streams is an app's output.
     """
 
     def __init__(self, job: Job, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]) -> None:
@@ -28,13 +30,23 @@ class Mutable(ForeignSandbox):
         self._entries = {app["name"]: app for app in job.foreign.manifest["apps"]}
         self._added: list[str] = []
         self._changing = asyncio.Lock()
+        self._log: LogWriter | None = None
 
     async def open(self) -> None:
         self._write_pod()
         await super().open()
-        output = (self.job.pod_dir / "stage1" / "output").open("wb")
-        with output:
-            await self.execute_run((output.fileno(), output.fileno()), interactive=False)
+        self._log = LogWriter(self.job.pod_dir / "stage1" / "output")
+        streams = (self._log.attach("stdout"), self._log.attach("stderr"))
+        try:
+            await self.execute_run(streams, interactive=False)
+        finally:
+            for fd in streams:
+                os.close(fd)
+
+    async def stop(self) -> None:
+        await super().stop()
+        if self._log is not None:
+            self._log.close()
 
     def is_ready(self) -> bool:
         return files.supervisor_ready(tree.upper(self.job.pod_dir))

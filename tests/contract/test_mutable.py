@@ -22,11 +22,12 @@ def apps(pod: Path, name: str = "pod") -> list[str]:
     return [app["name"] for app in json.loads((pod / name).read_text())["apps"]]
 
 
-async def test_apps_are_added_and_started_one_by_one(world: Any, output: Any) -> None:
+async def test_apps_are_added_and_started_one_by_one(world: Any, output: Any, until: Any) -> None:
     out = output("0"), output("1")
     pod = world.pod(world.stage1("mutable", 6), "cat /data; echo $AC_APP_NAME; exit 4", "echo second; exit 0")
     sandbox = await world.run(pod)
     assert apps(pod, "first-pod") == []
+    await until(lambda: f"stdout F supervisor of {pod}" in (pod / "stage1/output").read_text())
     assert "--mutable" in (pod / "run-arguments").read_text().split()
     await start(sandbox, "a1", out[1])
     assert apps(pod) == ["a1"]
