@@ -101,7 +101,8 @@ def render(trees: Sequence[Path], root: int, whitelist: Iterable[str] | None = N
         fds.extend(os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for tree in trees)
         return _Copy(root, fds, whitelist).run()
     except OSError as error:
-        raise StoreError(f"rendering: {error.filename}: {error.strerror}") from None
+        where = f"{error.filename}: " if error.filename else ""
+        raise StoreError(f"rendering: {where}{error.strerror}") from None
     finally:
         for fd in fds:
             os.close(fd)

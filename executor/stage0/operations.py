@@ -151,7 +151,7 @@ def export_oci(image: Stored, layout: Path, tag: str, *, watch: Watch | None = N
     layers = [str(layer) for layer in image.record["layers"]]
     sizes = {layer: image.cas.usage(layer).bytes for layer in layers}
     descriptors, done = [], 0
-    with build.layout_lock(layout):
+    with storage_errors(f"writing {layout}"), build.layout_lock(layout):
         for layer in layers:
             size = _export_layer(image, layer, layout, watch, done, sum(sizes[each] for each in layers))
             done += sizes[layer]
@@ -208,8 +208,9 @@ def _new(target: Path) -> Iterator[Path]:
         raise ImageRefused(f"{target} is there already")
     temporary = target.with_name(f".{target.name}.{token_hex(4)}")
     try:
-        yield temporary
-        temporary.rename(target)
+        with storage_errors(f"writing {target}"):
+            yield temporary
+            temporary.rename(target)
     finally:
         if temporary.is_dir() and not temporary.is_symlink():
             shutil.rmtree(temporary)

@@ -247,6 +247,21 @@ def test_verify_says_what_was_changed(gantry: Any, fetched: str, state: Path, tm
     assert gantry("verify").code == 0
 
 
+def test_a_full_disk_is_called_by_the_place_that_is_full(
+    gantry: Any, fetched: str, mount: Callable[..., None], tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    mount(disk, "tmpfs", "size=16k,nr_inodes=200")
+    (disk / "filler").write_bytes(b"x" * 8192)
+    done = gantry("export", fetched, "--oci", f"{disk}/out:x", "--quiet")
+    assert (done.code, f"writing {disk}/out: No space left on device" in done.err) == (1, True), done.err
+    done = gantry("render", fetched, disk / "tree")
+    assert (done.code, "No space left on device" in done.err, "None" in done.err) == (1, True, False), (
+        done.err
+    )
+    assert not (disk / "tree").exists()
+
+
 def test_gc(gantry: Any, fetched: str) -> None:
     done = gantry("gc", as_json=True)
     assert (done.code, done.json["images"]) == (0, [])
