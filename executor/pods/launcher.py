@@ -255,6 +255,12 @@ class Sandbox:
         reply = await self._launcher.call("start", self._key, fds, app=app)
         return int(reply["pid"])
 
+    async def start_handler(self, app: str, argv: Sequence[str], *, stdout: int, stderr: int) -> int:
+        """As `start_app`, but an event handler of the app (appc) instead of its program; it ends as the app would."""
+        fds = (stdout, stderr)
+        reply = await self._launcher.call("start", self._key, fds, app=app, argv=list(argv))
+        return int(reply["pid"])
+
     async def start_terminal(self, app: str) -> tuple[int, int]:
         """Start an app on a terminal of its own; the host pid and the master side, which is the caller's."""
         reply = await self._launcher.call("start", self._key, app=app)

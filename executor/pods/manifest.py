@@ -154,6 +154,8 @@ def app_entry(
         ],
         "ports": [],
     }
+    if handlers := event_handlers(config):
+        app["eventHandlers"] = [{"name": name, "exec": argv} for name, argv in handlers.items()]
     notes = {"gantry.io/stop-signal": str(int(stop_signal(config.stop_signal)))}
     if context.get("privileged"):
         notes["gantry.io/privileged"] = "true"
@@ -172,6 +174,12 @@ def app_entry(
         "mounts": mounts,
         "annotations": [{"name": name, "value": value} for name, value in notes.items()],
     }
+
+
+def event_handlers(config: ImageConfig) -> dict[str, list[str]]:
+    """Commands of the image's handlers by name: pre-start, post-stop (appc spec, aci.md)."""
+    listed = (config.app or {}).get("eventHandlers") or ()
+    return {str(one["name"]): [str(word) for word in one["exec"]] for one in listed}
 
 
 def stop_signal(text: str) -> int:
@@ -247,6 +255,8 @@ def _mounts(level: PodLevel, container: Mapping[str, Any]) -> list[dict[str, Any
             entry["readOnly"] = True
         if mount.get("subPath"):
             entry["gantry.io/sub-path"] = mount["subPath"]
+        if mount.get("mountPropagation", "None") != "None":
+            entry["gantry.io/propagation"] = mount["mountPropagation"]
         made.append(entry)
     made.append({"volume": f"termination.{container['name']}", "path": termination_path(container)})
     files = _device_files(level, container)

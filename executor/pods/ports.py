@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from executor.pods.env import Node
 from executor.pods.gpus import Gpus
@@ -72,6 +72,13 @@ class Sandbox(Protocol):
     async def signal_app(self, app: str, signum: int) -> None: ...
     async def remove_app(self, app: str) -> None: ...
     async def stop(self) -> None: ...
+
+
+@runtime_checkable
+class Handling(Protocol):
+    """A sandbox whose apps' event handlers are the runner's to start, because its stage1 does not by itself."""
+
+    async def start_handler(self, app: str, argv: Sequence[str], *, stdout: int, stderr: int) -> int: ...
 
 
 class RunPod(Protocol):

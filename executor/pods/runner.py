@@ -13,11 +13,12 @@ import re
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from executor.pods import handlers, manifest, users
 from executor.pods.asking import Asking
 from executor.pods.console import Console
+from executor.pods.containers import all_containers, pull_policy
 from executor.pods.core import effects as ef
 from executor.pods.core import events as ev
 from executor.pods.core.events import Timer, TimerKind
@@ -34,7 +35,7 @@ from executor.pods.logread import last_words
 from executor.pods.logs import LogWriter
 from executor.pods.objects import Objects
 from executor.pods.poddir import Phase, PodDir
-from executor.pods.ports import Hold, Image, Machine, PullPolicy, Sandbox
+from executor.pods.ports import Handling, Hold, Image, Machine, Sandbox
 from executor.pods.projections import Payload
 from executor.pods.supplies import NOTHING, Supplies
 from executor.stage0.errors import ImageError
@@ -52,13 +53,15 @@ Reporter = Callable[[ef.Report], None]
 
 @dataclass
 class _Instance:
-    """The newest instance of an app. pending: it ended before the launcher's answer to the start was handled."""
+    """The newest instance of an app. pending: it ended before the launcher's answer to the start was handled. handler:
+    done when the event handler that runs in its place has ended."""
 
     attempt: int
     log: LogWriter
     console: Console = field(default_factory=Console)
     starting: bool = True
     pending: AppExit | None = None
+    handler: asyncio.Future[AppExit] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class PodRunner:
 
         Raises KeyError or ValueError when `pod` is no v1 Pod, or needs a flavor that there is not.
         """
-        for part in (name, *(c["name"] for c in _containers(pod))):
+        for part in (name, *(c["name"] for c in all_containers(pod))):
             if not _FILE_NAME.fullmatch(part):
                 raise ValueError(f"{part!r} cannot be the name of a directory")
         self.name = name
@@ -95,7 +98,7 @@ class PodRunner:
         self._asking = Asking(self._want, machine.ask_seconds)
         self._refreshing = Asking(self._want, machine.refresh_seconds)
         self._report = report
-        self._containers = {c["name"]: c for c in _containers(pod)}
+        self._containers = {c["name"]: c for c in all_containers(pod)}
         flavor = manifest.choose_flavor(pod, supplies.handler, machine.default_flavor, machine.flavors)
         termination = str(machine.dirs.root / Phase.RUN / name / "termination")
         self._level = manifest.pod_level(pod, node, flavor, termination, devices, machine.rules)
@@ -124,8 +127,10 @@ class PodRunner:
 
     def dispatch(self, event: ev.Event) -> None:
         """Take the pod on by one event."""
-        illegal = self.state.illegal
+        illegal, lives = self.state.illegal, self.state.ending is None
         self._apply(step(self.state, event, self._machine.clock()))
+        if lives and self.state.ending is not None:
+            self._end_pre_starts()
         if self.state.illegal != illegal:
             log.error("pod %s: %r cannot follow from its state; ignored", self.name, event)
 
@@ -238,7 +243,7 @@ class PodRunner:
         try:
             image = await self._machine.images.pull(
                 container["image"],
-                _pull_policy(container),
+                pull_policy(container),
                 progress=progress,
                 credentials=self._supplies.credentials or None,
             )
@@ -359,6 +364,9 @@ class PodRunner:
                 directory.drop_logs(app, attempt - 2)  # the last one stays for `kubectl logs --previous`
             instance = _Instance(attempt, LogWriter(directory.log(app, attempt)))
             self._instances[app] = instance
+            code = await self._run_handler(instance, app, "pre-start")
+            if code != 0:
+                raise LaunchError(f"the image's pre-start handler ended with exit code {code}")
             if self._containers[app].get("tty"):
                 _, terminal = await sandbox.start_terminal(app)
                 instance.console = Console(terminal, terminal=True)
@@ -387,12 +395,64 @@ class PodRunner:
         instance = self._instances.get(ended.app)
         if instance is None:
             log.error("pod %s: %s ended, which never ran", self.name, ended.app)
+        elif instance.handler is not None:
+            if not instance.handler.done():
+                instance.handler.set_result(ended)
         elif instance.starting:
             instance.pending = ended
         else:
             self._exited(instance, ended)
 
+    async def _run_handler(self, instance: _Instance, app: str, name: str) -> int:
+        """The exit code of an event handler of the image (128 + N for a signal), 0 without one. Raises LaunchError.
+
+        It runs in the app's place: as the app, in its root and cgroup (appc spec, ace.md).
+        """
+        argv = manifest.event_handlers(self._prepared[app].image.config).get(name)
+        if not argv or not isinstance(self._sandbox, Handling):
+            return 0
+        fds = [instance.log.attach("stdout"), instance.log.attach("stderr")]
+        instance.handler = asyncio.get_running_loop().create_future()
+        try:
+            await self._sandbox.start_handler(app, argv, stdout=fds[0], stderr=fds[1])
+            if self.state.ending is not None and name == "pre-start":
+                self._end_pre_starts()
+            ended = await instance.handler
+        finally:
+            instance.handler = None
+            for fd in fds:
+                os.close(fd)
+        return ended.exit_code if ended.exit_code is not None else 128 + (ended.signal or SIGKILL)
+
+    def handles(self, app: str) -> bool:
+        """Whether an event handler runs in the place of the app."""
+        instance = self._instances.get(app)
+        return instance is not None and instance.handler is not None
+
+    def _end_pre_starts(self) -> None:
+        """A pod that ends does not wait for handlers of apps that have not begun."""
+        for app, instance in self._instances.items():
+            if instance.starting and self.handles(app):
+                self._spawn(ef.Stop(app, force=True), self._stop(app, force=True))
+
     def _exited(self, instance: _Instance, ended: AppExit) -> None:
+        """The app has ended; its post-stop handler is a part of that, unless it had to be killed."""
+        forced = self.state.container(ended.app).forced
+        if not forced and "post-stop" in manifest.event_handlers(self._prepared[ended.app].image.config):
+            self._spawn(ef.Stop(ended.app), self._post_stop(instance, ended))
+        else:
+            self._finished(instance, ended)
+
+    async def _post_stop(self, instance: _Instance, ended: AppExit) -> None:
+        try:
+            code = await self._run_handler(instance, ended.app, "post-stop")
+            if code != 0:
+                log.info("pod %s: %s: post-stop handler: exit code %d", self.name, ended.app, code)
+        except (LaunchError, OSError) as error:
+            log.info("pod %s: %s: post-stop handler: %s", self.name, ended.app, error)
+        self._finished(instance, ended)
+
+    def _finished(self, instance: _Instance, ended: AppExit) -> None:
         self._close_log(ended.app)
         failed = ended.exit_code != 0
         self.dispatch(
@@ -504,27 +564,6 @@ class PodRunner:
     async def remove(self) -> None:
         """Remove what is left of a pod that is over."""
         await self._drop_dir()
-
-
-def _containers(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    spec = pod["spec"]
-    return [*(spec.get("initContainers") or ()), *spec["containers"]]
-
-
-def _pull_policy(container: Mapping[str, Any]) -> PullPolicy:
-    """imagePullPolicy, or Kubernetes' default: Always for the tag `latest` or none, IfNotPresent for all others."""
-    policies: dict[str, Literal["Always", "IfNotPresent", "Never"]] = {
-        "Always": "Always",
-        "IfNotPresent": "IfNotPresent",
-        "Never": "Never",
-    }
-    asked = policies.get(container.get("imagePullPolicy") or "")
-    if asked is not None:
-        return asked
-    image = str(container["image"])
-    last = image.rpartition("/")[2]
-    fixed = "@" in image or (":" in last and not last.endswith(":latest"))
-    return "IfNotPresent" if fixed else "Always"
 
 
 def _failure(effect: ef.Effect, message: str) -> ev.Event | None:

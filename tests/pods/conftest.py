@@ -40,6 +40,8 @@ from executor.pods.ports import Machine
 from executor.pods.supplies import NOTHING, Supplies
 from executor.stage0.build import Options, build_oci
 from executor.stage0.store import ImageStore
+from executor.stage0.trust.gate import Gate
+from executor.stage0.trust.policy import Policy
 
 
 @dataclass
@@ -212,8 +214,8 @@ APPLETS = (
 
 
 @pytest.fixture(scope="session")
-def local_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory of OCI layouts with localhost/busybox:1, and :usr1 whose stop signal is SIGUSR1."""
+def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """busybox, and some directories."""
     busybox = shutil.which("busybox")
     if busybox is None:
         pytest.skip("busybox is not installed")
@@ -223,6 +225,12 @@ def local_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(busybox, rootfs / "bin/busybox")
     for applet in APPLETS.split():
         (rootfs / "bin" / applet).symlink_to("busybox")
+    return rootfs
+
+
+@pytest.fixture(scope="session")
+def local_images(rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of OCI layouts with localhost/busybox:1, and :usr1 whose stop signal is SIGUSR1."""
     images = tmp_path_factory.mktemp("images")
     build_oci(rootfs, images / "busybox", "1", Options(env=("PATH=/bin",), compression="none"))
     build_oci(
@@ -286,7 +294,8 @@ class Host:
         self.dirs.open()
         self.keeper = LauncherKeeper()
         node = Node("node-1", "127.0.0.1", Fraction(4), 8 << 30)
-        images = ImageStore(state_dir, local_images=local_images)
+        anything = Gate(Policy.from_table({"default-aci": "none"}))
+        images = ImageStore(state_dir, local_images=local_images, trust=anything)
         self.devices = root / "dev"
         self.devices.mkdir()
         gpus = Gpus(gpus_module.Host(self.devices), root / "locks")

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import h2.config
@@ -13,6 +14,8 @@ import pytest
 from executor.pods.core.events import Answer
 from executor.pods.grpchealth import GrpcError, Serving, ask
 from executor.pods.handlers import Place, probe
+from executor.stage0.acmanifest import host_labels
+from executor.stage0.build import Options, build_aci
 
 pytestmark = pytest.mark.root
 
@@ -82,13 +85,81 @@ async def test_hooks_over_http_and_by_waiting(host: Host) -> None:
         {
             "run": HTTPD,
             "ports": [{"name": "web", "containerPort": 8000}],
+            "readinessProbe": {"tcpSocket": {"port": "web"}, "periodSeconds": 0.05},
             "lifecycle": {"postStart": {"sleep": {"seconds": 0}}, "preStop": get},
         }
     )
-    await host.until(task, runs)
+    await host.until(task, ready)
     host.pods.kill(task, 10.0, "deleted")
     await host.end(task)
     assert not any(e.reason.startswith("Failed") for r in host.reports[task] for e in r.events)
+
+
+# --- event handlers of images ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def handling(tmp_path: Path, rootfs: Path) -> Callable[..., str]:
+    """`handling(pre=script, post=script)`: the name of an image with these event handlers (appc)."""
+
+    def make(**scripts: str) -> str:
+        names = {"pre": "pre-start", "post": "post-stop"}
+        manifest = {
+            "acKind": "ImageManifest",
+            "acVersion": "0.8.11",
+            "name": "example.com/handling",
+            "labels": [{"name": name, "value": value} for name, value in host_labels().items()],
+            "app": {
+                "exec": ["/bin/sh", "-c", "true"],
+                "user": "0",
+                "group": "0",
+                "environment": [{"name": "PATH", "value": "/bin"}, {"name": "WORD", "value": "hi"}],
+                "eventHandlers": [
+                    {"name": names[when], "exec": ["/bin/sh", "-c", script]}
+                    for when, script in scripts.items()
+                ],
+            },
+        }
+        path = tmp_path / "handling.aci"
+        build_aci(rootfs, path, manifest, Options(), "none")
+        return f"file://{path}"
+
+    return make
+
+
+async def test_event_handlers_run_before_and_after(host: Host, handling: Callable[..., str]) -> None:
+    image = handling(
+        pre="echo pre $WORD $(id -u) > /tmp/said; cat /tmp/said", post="echo post; cat /tmp/said"
+    )
+    task = host.run({"image": image, "run": "echo main; cat /tmp/said; exit 7"})
+    report = await host.end(task)
+    assert shown(report)["state"]["terminated"]["exitCode"] == 7
+    assert (await host.log("p")).split("\n")[:-1] == ["pre hi 0", "main", "pre hi 0", "post", "pre hi 0"]
+
+
+async def test_a_pre_start_handler_that_fails_fails_the_app(host: Host, handling: Callable[..., str]) -> None:
+    task = host.run({"image": handling(pre="echo no; exit 3"), "run": "echo main"})
+    report = await host.end(task)
+    ended = shown(report)["state"]["terminated"]
+    assert (report.state, ended["reason"]) == ("TASK_FAILED", "StartError")
+    assert ended["message"] == "the image's pre-start handler ended with exit code 3"
+
+
+async def test_a_pod_that_ends_does_not_wait_for_a_pre_start_handler(
+    host: Host, handling: Callable[..., str]
+) -> None:
+    task = host.run({"image": handling(pre="echo here; sleep 1000"), "run": "echo main"})
+    while not host.pods.find("default", "p").handles("c0"):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    host.pods.kill(task, 1000.0, "deleted")
+    assert (await host.end(task)).state == "TASK_KILLED"
+
+
+async def test_a_post_stop_handler_is_within_the_grace(host: Host, handling: Callable[..., str]) -> None:
+    task = host.run({"image": handling(post="sleep 1000"), "run": FOREVER})
+    await host.until(task, runs)
+    host.pods.kill(task, 0.3, "deleted")
+    assert (await host.end(task)).state == "TASK_KILLED"
 
 
 # --- probes ----------------------------------------------------------------------------------------------------------
