@@ -31,7 +31,9 @@ def main(argv: list[str]) -> int:
         )
         sys.stdout.write(json.dumps(made, indent=2) + "\n" if args.json else planning.text(made))
     except (planning.PlanError, OSError) as error:
-        why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        why = (
+            f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        )
         print(f"gantry: error: {why}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
