@@ -14,6 +14,7 @@ from executor.stage1 import seccomp as filters
 
 FLAVORS: Final = ("linux", "fly", "nspawn")
 _SUFFIXES: Final = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_PROPAGATIONS: Final = {"None": "", "HostToContainer": "in", "Bidirectional": "both"}
 _BINARY: Final = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 
 
@@ -56,12 +57,13 @@ class Volume(NamedTuple):
 
 
 class Mount(NamedTuple):
-    """A volume (or a path below it) on an absolute path of the app."""
+    """A volume (or a path below it) on an absolute path of the app. `propagation` of mounts below: "", "in", "both"."""
 
     volume: str
     path: str
     sub_path: str
     read_only: bool
+    propagation: str = ""
 
 
 class App(NamedTuple):
@@ -288,9 +290,26 @@ def _mounts(app: str, raw: dict[str, Any], volumes: dict[str, Volume]) -> tuple[
             or bool(entry.get("readOnly", False))
             or bool(points.get(path, {}).get("readOnly", False))
         )
-        result.append(Mount(volume, path, str(entry.get("gantry.io/sub-path") or ""), read_only))
+        sub_path = str(entry.get("gantry.io/sub-path") or "")
+        result.append(
+            Mount(volume, path, sub_path, read_only, _propagation(app, entry, raw, volumes[volume]))
+        )
     # Parents first, so that /a/b lands inside what is mounted on /a.
     return tuple(sorted(result, key=lambda mount: mount.path.rstrip("/").split("/")))
+
+
+def _propagation(app: str, entry: dict[str, Any], raw: dict[str, Any], volume: Volume) -> str:
+    """As Kubernetes' mountPropagation. What an app mounts gets out only if it is privileged."""
+    word = str(entry.get("gantry.io/propagation") or "None")
+    if word not in _PROPAGATIONS:
+        raise ManifestError(
+            f"app {app}: gantry.io/propagation: {word!r} is none of {', '.join(_PROPAGATIONS)}"
+        )
+    if _PROPAGATIONS[word] and (volume.kind != "host" or volume.layers):
+        raise ManifestError(f"app {app}: gantry.io/propagation: volume {volume.name} is not of kind host")
+    if word == "Bidirectional" and _annotations(raw).get("gantry.io/privileged") != "true":
+        raise ManifestError(f"app {app}: gantry.io/propagation: Bidirectional is for privileged apps")
+    return _PROPAGATIONS[word]
 
 
 def _isolators(app: str, entries: Any) -> dict[str, Any]:

@@ -257,6 +257,8 @@ def _volumes(pod: Pod, app: App, paths: Paths) -> list[Op]:
             )
             own.append(layers)
         elif volume.kind == "host":
+            if mount.propagation:
+                host.append(ops.CheckPropagation(volume.source, mount.propagation == "both"))
             host.append(_take(mount, volume.source, recursive=volume.recursive))
         elif not volume.memory:
             own.append(_take(mount, paths.volume(volume.name), recursive=False))
@@ -282,8 +284,11 @@ def _attach(mount: Mount, volume: Volume, device_files: bool, *, mapped: bool) -
         attributes |= syscalls.MOUNT_ATTR_NODEV
     # A volume in memory was made with the pod's ids, and layers are mapped before they are one.
     mapped = mapped and not volume.memory and len(volume.layers) < 2
+    propagation = {"": syscalls.MS_PRIVATE, "in": syscalls.MS_SLAVE, "both": 0}[mount.propagation]
     return ops.Attach(
-        f"volume:{mount.path}", mount.path, attributes, recursive=volume.recursive, mapped=mapped
+        *(f"volume:{mount.path}", mount.path, attributes, volume.recursive),
+        mapped=mapped,
+        propagation=propagation,
     )
 
 

@@ -9,11 +9,14 @@ from collections.abc import Iterator, Sequence
 from scheduler.registry.container_validation import validate_id, validate_seccomp
 from scheduler.registry.errors import FieldError
 from scheduler.registry.resource import Object
+from scheduler.registry.supported import NOT_YET
 
 _PART = "[a-z0-9]([-_a-z0-9]*[a-z0-9])?"
 _SYSCTL = re.compile(rf"({_PART}[./])*{_PART}")
 _LONGEST_SYSCTL = 253
 _POLICIES = ("Merge", "Strict")
+_PROPAGATIONS = ("None", "Bidirectional", "HostToContainer")
+_RECURSIVE = ("Disabled", "Enabled", "IfPossible")
 _PROC_MOUNTS = ("Default", "Unmasked")
 
 
@@ -31,6 +34,7 @@ def validate_security(spec: Object) -> Iterator[FieldError]:
         yield FieldError.not_supported(f"{path}.supplementalGroupsPolicy", policy, _POLICIES)
     yield from _sysctls(spec, context.get("sysctls") or (), f"{path}.sysctls")
     yield from _proc_mounts(spec)
+    yield from _mounts(spec)
 
 
 def _sysctls(spec: Object, sysctls: Sequence[Object], at: str) -> Iterator[FieldError]:
@@ -48,6 +52,37 @@ def _sysctls(spec: Object, sysctls: Sequence[Object], at: str) -> Iterator[Field
             taken.add(dotted)
             if spec.get("hostNetwork") and dotted.startswith("net."):
                 yield FieldError.invalid(path, name, "may not be specified when 'hostNetwork' is true")
+
+
+def _mounts(spec: Object) -> Iterator[FieldError]:
+    """validateMountPropagation, validateMountRecursiveReadOnly; and mounts travel through volumes of the node only."""
+    sources = {one.get("name"): one for one in spec.get("volumes") or ()}
+    for key in ("initContainers", "containers"):
+        for index, container in enumerate(spec.get(key) or ()):
+            privileged = (container.get("securityContext") or {}).get("privileged")
+            for at, mount in enumerate(container.get("volumeMounts") or ()):
+                path = f"spec.{key}[{index}].volumeMounts[{at}]"
+                way, read_only = (
+                    mount.get("mountPropagation", "None"),
+                    mount.get("recursiveReadOnly", "Disabled"),
+                )
+                if way not in _PROPAGATIONS:
+                    yield FieldError.not_supported(f"{path}.mountPropagation", way, _PROPAGATIONS)
+                elif way == "Bidirectional" and not privileged:
+                    why = "Bidirectional mount propagation is available only to privileged containers"
+                    yield FieldError.forbidden(f"{path}.mountPropagation", why)
+                elif way != "None" and "hostPath" not in sources.get(mount.get("name"), {"hostPath": {}}):
+                    yield FieldError.forbidden(
+                        f"{path}.mountPropagation", f"{NOT_YET} but for volumes of hostPath"
+                    )
+                if read_only not in _RECURSIVE:
+                    yield FieldError.not_supported(f"{path}.recursiveReadOnly", read_only, _RECURSIVE)
+                elif read_only != "Disabled" and not mount.get("readOnly"):
+                    why = "may only be specified when readOnly is true"
+                    yield FieldError.forbidden(f"{path}.recursiveReadOnly", why)
+                elif read_only != "Disabled" and way != "None":
+                    why = "may only be specified when mountPropagation is None or not specified"
+                    yield FieldError.forbidden(f"{path}.recursiveReadOnly", why)
 
 
 def _proc_mounts(spec: Object) -> Iterator[FieldError]:

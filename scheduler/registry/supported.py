@@ -31,7 +31,7 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
         "ResourceRequirements": "limits requests",
         "limits": "cpu memory nvidia.com/gpu",
         "requests": "cpu memory ephemeral-storage nvidia.com/gpu",
-        "VolumeMount": "mountPath name readOnly subPath",
+        "VolumeMount": "mountPath mountPropagation name readOnly recursiveReadOnly subPath",
         "SecurityContext": """
             allowPrivilegeEscalation capabilities privileged procMount readOnlyRootFilesystem runAsGroup
             runAsNonRoot runAsUser seccompProfile
@@ -53,7 +53,6 @@ HARMLESS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
         "shareProcessNamespace": (True, False),  # the apps of a pod always see one another, as in rkt
     },
     "Container": {},
-    "VolumeMount": {"mountPropagation": ("None",), "recursiveReadOnly": ("Disabled",)},
     "SecurityContext": {
         "appArmorProfile": ({"type": "Unconfined"},),
     },

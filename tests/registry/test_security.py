@@ -46,3 +46,40 @@ def test_what_is_right(create, manifest):
         "supplementalGroupsPolicy": "Strict",
     }
     assert create(manifest(securityContext=context))[1] == []
+
+
+def mount(privileged=False, source="hostPath", **fields):
+    volume = {"name": "v", source: {"path": "/x"} if source == "hostPath" else {}}
+    made = {"volumeMounts": [{"name": "v", "mountPath": "/v", **fields}]}
+    return {
+        "volumes": [volume],
+        "container": made | ({"securityContext": {"privileged": True}} if privileged else {}),
+    }
+
+
+FORBIDDEN = "FieldValueForbidden"
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "reason"),
+    [
+        (mount(mountPropagation="Sideways"), "mountPropagation", NOT_SUPPORTED),
+        (mount(mountPropagation="Bidirectional"), "mountPropagation", FORBIDDEN),
+        (mount(mountPropagation="HostToContainer", source="emptyDir"), "mountPropagation", FORBIDDEN),
+        (mount(recursiveReadOnly="Maybe"), "recursiveReadOnly", NOT_SUPPORTED),
+        (mount(recursiveReadOnly="Enabled"), "recursiveReadOnly", FORBIDDEN),
+        (
+            mount(recursiveReadOnly="Enabled", readOnly=True, mountPropagation="HostToContainer"),
+            "recursiveReadOnly",
+            FORBIDDEN,
+        ),
+        (mount(mountPropagation="HostToContainer"), "", ""),
+        (mount(mountPropagation="Bidirectional", privileged=True), "", ""),
+        (mount(mountPropagation="None", source="emptyDir"), "", ""),
+        (mount(recursiveReadOnly="IfPossible", readOnly=True), "", ""),
+    ],
+)
+def test_how_volumes_are_mounted(create, manifest, spec, field, reason):
+    _, errors = create(manifest(**spec))
+    expected = [(f"spec.containers[0].volumeMounts[0].{field}", reason)] if field else []
+    assert [(one.field, one.reason) for one in errors] == expected

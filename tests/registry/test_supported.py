@@ -90,15 +90,6 @@ NOT_YET = [
     ),
     (
         {
-            "container": {
-                "volumeMounts": [{"name": "a", "mountPath": "/a", "mountPropagation": "Bidirectional"}]
-            },
-            "volumes": [{"name": "a"}],
-        },
-        "spec.containers[0].volumeMounts[0].mountPropagation",
-    ),
-    (
-        {
             "container": {"volumeMounts": [{"name": "a", "mountPath": "/a", "subPathExpr": "$(A)"}]},
             "volumes": [{"name": "a"}],
         },

@@ -1,13 +1,15 @@
 """Volumes and mount targets, the hostile ones too."""
 
+import asyncio
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from executor.pods.launcher import LaunchError
-from executor.stage1 import nspawn
+from executor.pods.launcher import Launcher, LaunchError
+from executor.stage1 import nspawn, syscalls
 
 pytestmark = pytest.mark.root
 
@@ -214,3 +216,87 @@ async def test_volumes_of_the_image_s_own(runner: Any, tmp_path: Path, flavor: s
 async def test_paths_that_are_no_volumes(runner: Any, path: str) -> None:
     with pytest.raises(LaunchError, match="is not a path below /"):
         await runner.sh("true", **{"gantry.io/image-volumes": [path]})
+
+
+@pytest.fixture
+def shared_place(tmp_path: Path) -> Iterator[Path]:
+    """A shared mount, in a mount namespace that this thread, and what it starts, is in until the test has ended."""
+    home = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY)
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    try:
+        syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+        place = tmp_path / "place"
+        place.mkdir()
+        syscalls.mount("tmpfs", str(place), "tmpfs", 0, "size=1m")
+        syscalls.mount("none", str(place), None, 1 << 20)  # MS_SHARED
+        yield place
+    finally:
+        syscalls.setns(home, syscalls.CLONE_NEWNS)
+        os.close(home)
+
+
+@pytest.mark.parametrize("flavor", ["linux", "fly"])
+async def test_mounts_travel_as_asked(shared_place: Path, pods: Any, flavor: str) -> None:
+    """From the host to the app; and back from a privileged one only, which here mounts what the other then sees."""
+    (shared_place / "late").mkdir()
+    (shared_place / "back").mkdir()
+    volumes = [{"name": "v", "kind": "host", "source": str(shared_place)}]
+
+    def app(name: str, way: str, script: str, **more: Any) -> dict[str, Any]:
+        mounts = [{"volume": "v", "path": "/v", "gantry.io/propagation": way}]
+        return cast("dict[str, Any]", pods.app("/bin/sh", "-c", script, name=name, mounts=mounts, **more))
+
+    see = "until [ -e /v/late/file ]; do usleep 10000; done; mount -t tmpfs x /v/back; touch /v/back/file; echo seen"
+    privileged = {"annotations": [{"name": "gantry.io/privileged", "value": "true"}]}
+    one = app("one", "HostToContainer", see)
+    both = app("both", "Bidirectional", see, **privileged)
+    none = app("none", "None", "sleep 0.1; ls /v/late")
+    launcher = await Launcher.start()
+    try:
+        for chosen, comes_back in ((one, False), (both, True), (none, False)):
+            exits: asyncio.Queue[Any] = asyncio.Queue()
+            sandbox = await launcher.run_pod(
+                pods.make(chosen, volumes=volumes, flavor=flavor), exits.put_nowait, print
+            )
+            read_end, write_end = os.pipe()
+            await sandbox.start_app(chosen["name"], stdin=None, stdout=write_end, stderr=write_end)
+            os.close(write_end)
+            syscalls.mount("tmpfs", str(shared_place / "late"), "tmpfs", 0, "size=64k")
+            (shared_place / "late" / "file").touch()
+            await asyncio.wait_for(exits.get(), 20)
+            with os.fdopen(read_end) as file:
+                assert ("seen" in file.read()) == (chosen is not none)
+            back = str(shared_place / "back")
+            assert (back in Path("/proc/thread-self/mountinfo").read_text()) == comes_back
+            if comes_back:
+                syscalls.umount(back)
+            for name in ("late/file", "back/file"):
+                (shared_place / name).unlink(missing_ok=True)
+            syscalls.umount(str(shared_place / "late"))
+            await sandbox.stop()
+    finally:
+        await launcher.close()
+
+
+async def test_mounts_that_cannot_travel_are_refused(runner: Any, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    volumes = [{"name": "v", "kind": "host", "source": str(place)}, {"name": "e", "kind": "empty"}]
+    mounts = [{"volume": "v", "path": "/v", "gantry.io/propagation": "HostToContainer"}]
+    numbers = Path("/proc/self/mountinfo").read_text().splitlines()
+    root = next(line.split() for line in numbers if line.split()[4] == "/")
+    if not any(tag.startswith(("shared:", "master:")) for tag in root[6 : root.index("-")]):
+        with pytest.raises(
+            LaunchError, match=r"pass mounts on below .*: / is not a shared mount, nor a slave"
+        ):
+            await runner.sh("true", mounts=mounts, pod={"volumes": volumes})
+    for entry, message in (
+        ({"volume": "v", "path": "/v", "gantry.io/propagation": "Bidirectional"}, "for privileged apps"),
+        ({"volume": "e", "path": "/v", "gantry.io/propagation": "HostToContainer"}, "not of kind host"),
+        (
+            {"volume": "v", "path": "/v", "gantry.io/propagation": "Sideways"},
+            "is none of None, HostToContainer",
+        ),
+    ):
+        with pytest.raises(LaunchError, match=message):
+            await runner.sh("true", mounts=[entry], pod={"volumes": volumes})

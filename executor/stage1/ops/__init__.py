@@ -24,6 +24,7 @@ from executor.stage1.ops.sandbox import Hide, MakeReadOnly, MountNew, NewRoot, S
 from executor.stage1.ops.trees import (
     DEVICES,
     Attach,
+    CheckPropagation,
     MountDev,
     MountOverlay,
     OwnVolume,
@@ -35,7 +36,8 @@ from executor.stage1.ops.trees import (
 )
 
 __all__ = [
-    "DEVICES", "IN_ROOT", "ActAs", "Attach", "Context", "Enter", "Hide", "JoinCgroup", "Loopback", "MakeReadOnly",
+    "DEVICES", "IN_ROOT", "ActAs", "Attach", "CheckPropagation", "Context", "Enter", "Hide", "JoinCgroup", "Loopback",
+    "MakeReadOnly",
     "MountDev", "MountNew", "MountOverlay", "NewRoot", "OomScore", "Op", "OwnVolume", "PivotRoot",
     "ReadOnlyRoot", "SealRoot",
     "SetHostname", "SetLabel",
@@ -46,7 +48,8 @@ __all__ = [
 _KINDS: Final = {
     kind.__name__: kind
     for kind in (
-        Unshare, UnshareUsers, ActAs, Enter, TakeTree, TakeVolume, MountOverlay, OwnVolume, Attach, MountDev,
+        Unshare, UnshareUsers, ActAs, Enter, TakeTree, TakeVolume, CheckPropagation, MountOverlay, OwnVolume,
+        Attach, MountDev,
         ReadOnlyRoot,
         JoinCgroup, OomScore, SetLabel,
         PivotRoot, SetHostname, SetSysctls, Loopback, NewRoot, MountNew, Hide, MakeReadOnly,

@@ -6,7 +6,7 @@ import stat
 from typing import Final, NamedTuple
 
 from executor.stage1 import syscalls, userns
-from executor.stage1.ops.base import IN_ROOT, O_DIR, Context, open_or_make
+from executor.stage1.ops.base import IN_ROOT, O_DIR, Context, StageError, open_or_make
 from executor.stage1.syscalls import (
     MS_BIND,
     MS_NODEV,
@@ -80,6 +80,31 @@ class TakeVolume(NamedTuple):
             context.fds[self.name] = syscalls.open_tree("", flags | syscalls.AT_EMPTY_PATH, place)
         finally:
             os.close(place)
+
+
+class CheckPropagation(NamedTuple):
+    """A volume whose mounts are to travel must lie on a mount from (and, `both` ways, to) which they do."""
+
+    source: str
+    both: bool
+
+    def describe(self) -> str:
+        return f"pass mounts on {'both ways ' if self.both else ''}below {self.source}"
+
+    def execute(self, context: Context) -> None:
+        fd = os.open(self.source, os.O_PATH | os.O_CLOEXEC)
+        try:
+            with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+                number = next(line.split()[1] for line in file if line.startswith("mnt_id:"))
+        finally:
+            os.close(fd)
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            fields = next(line.split() for line in file if line.split()[0] == number)
+        tags = tuple(fields[6 : fields.index("-")])  # proc(5): optional fields
+        if not any(tag.startswith("shared:" if self.both else ("shared:", "master:")) for tag in tags):
+            raise StageError(
+                f"{self.describe()}: {fields[4]} is not a shared mount{'' if self.both else ', nor a slave'}"
+            )
 
 
 class MountOverlay(NamedTuple):
@@ -180,6 +205,7 @@ class Attach(NamedTuple):
     recursive: bool = False
     no_links: bool = False
     mapped: bool = False
+    propagation: int = syscalls.MS_PRIVATE  # 0: as it is
 
     def describe(self) -> str:
         return f"mount {self.name} on {self.target}{' (id-mapped)' if self.mapped else ''}"
@@ -193,7 +219,7 @@ class Attach(NamedTuple):
             if self.mapped:
                 syscalls.map_mount(tree, context.fds["users"], recursive=self.recursive)
             syscalls.mount_setattr(
-                tree, self.attributes, recursive=self.recursive, propagation=syscalls.MS_PRIVATE
+                tree, self.attributes, recursive=self.recursive, propagation=self.propagation
             )
             syscalls.move_mount(tree, target)
         finally:
