@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SEED = os.environ.get("GANTRY_SEED", "55")
+SEED = os.environ.get("GANTRY_SEED", "34")
 DURATION = "35"
 
 pytestmark = [

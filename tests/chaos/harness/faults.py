@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from harness.cluster import BLKIO, Cluster
-from harness.processes import executors, send
+from harness.processes import children, command_of, executors, pods, send
 from harness.schedule import ALL, MASTER, Planned
 
 FILL = "fill"
@@ -99,6 +99,23 @@ def _kill_both(cluster: Cluster, target: str, _: str) -> Begun:
 def _kill_executor(cluster: Cluster, target: str, _: str) -> Begun:
     for pid in executors(target, cluster.prefix):
         send(pid, signal.SIGKILL)
+    return Begun(target, victims=(target,))
+
+
+def _kill_launcher(cluster: Cluster, target: str, _: str) -> Begun:
+    """The process that starts an executor's pods, and is their parent."""
+    for executor in executors(target, cluster.prefix):
+        for pid in children(executor):
+            if "executor.stage1" in command_of(pid):
+                send(pid, signal.SIGKILL)
+    return Begun(target, victims=(target,))
+
+
+def _kill_app(cluster: Cluster, target: str, _: str) -> Begun:
+    """Of the agent's oldest pod."""
+    apps = [one for one in pods(cluster.prefix) if one.agent == target]
+    for app in apps[:1]:
+        send(app.pid, signal.SIGKILL)
     return Begun(target, victims=(target,))
 
 
@@ -215,6 +232,8 @@ _KINDS: dict[str, Callable[[Cluster, str, str], Begun]] = {
     "clock": _clock,
     "kill-executor": _kill_executor,
     "stop-executor": _stop_executor,
+    "kill-launcher": _kill_launcher,
+    "kill-app": _kill_app,
     "kill-agent": _kill,
     "stop-agent": _stop,
     "kill-master": _kill,

@@ -89,15 +89,19 @@ def children(pid: int) -> list[int]:
         return []
 
 
+def command_of(pid: int) -> list[str]:
+    """Empty for what has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
 def everyone() -> Iterator[tuple[int, list[str]]]:
     """Pids of this namespace, and their command lines."""
     for name in os.listdir("/proc"):
         if name.isdecimal():
-            try:
-                with open(f"/proc/{name}/cmdline", "rb") as file:
-                    yield int(name), file.read().decode(errors="replace").split("\0")
-            except OSError:
-                pass  # it has ended
+            yield int(name), command_of(int(name))
 
 
 def _started(pid: int) -> int | None:

@@ -53,6 +53,8 @@ class Kind:
 MESOS = (
     Kind("kill-executor", AGENTS, 1),
     Kind("stop-executor", AGENTS, 0.7, 0.5, 4.0),
+    Kind("kill-launcher", AGENTS, 0.7),
+    Kind("kill-app", AGENTS, 0.7),
     Kind("kill-agent", AGENTS, 1),
     Kind("end-agent", AGENTS, 0.5),
     Kind("stop-agent", AGENTS, 0.7, 0.5, 4.0),
