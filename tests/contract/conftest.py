@@ -116,6 +116,7 @@ class World:
     root: Path
     image: Path
     tables: dict[str, Any] = field(default_factory=dict)
+    trust: dict[str, Any] = field(default_factory=dict)
     exits: list[AppExit] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -131,7 +132,7 @@ class World:
     @property
     def stages(self) -> Stages:
         if self._stages is None:
-            settings = parse({"stage1": self.tables})
+            settings = parse({"stage1": self.tables, "trust": self.trust})
             self._stages = Stages(self.root / "state", settings, self.dirs.lock, patience=self.patience)
         return self._stages
 

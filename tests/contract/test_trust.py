@@ -1,5 +1,8 @@
 """Which image may be a stage1: the administrator's word, checked each time."""
 
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +70,53 @@ async def test_an_unsigned_one_where_a_signature_is_asked_for(world: Any) -> Non
     with pytest.raises(
         LaunchError, match=r"it is not signed .*policy asks for it: stage1.single-0.signed-by"
     ):
+        await world.run(world.pod(name, "true"))
+
+
+@pytest.fixture
+def gpg(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """GnuPG with a home of its own, and the key `signer`."""
+    if shutil.which("gpg") is None or shutil.which("gpgv") is None:
+        pytest.skip("gpg and gpgv are not installed")
+    home = tmp_path / "gnupg"
+    home.mkdir(mode=0o700)
+
+    def call(*argv: str) -> str:
+        command = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--yes", "--passphrase", "", *argv]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    call("--quick-gen-key", "signer@example.com", "ed25519", "sign", "never")
+    yield call
+    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False, capture_output=True)
+
+
+@pytest.mark.root
+async def test_one_that_is_signed_by_whom_the_administrator_names(
+    world: Any, gpg: Callable[..., str], tmp_path: Path
+) -> None:
+    """And by no other, although that one's key is trusted, too, and apps' images would pass."""
+    listed = gpg("--list-keys", "--with-colons").splitlines()
+    fingerprint = next(line.split(":")[9] for line in listed if line.startswith("fpr:")).lower()
+    keys = tmp_path / "keys" / "prefix.d" / "example.com"
+    keys.mkdir(parents=True)
+    (keys / fingerprint).write_text(gpg("--armor", "--export", "signer@example.com"))
+    world.trust = {"keys": [str(tmp_path / "keys")]}
+    name, other = world.stage1(), world.stage1()
+    for one, signer in ((name, fingerprint), (other, KEY)):
+        image = world.tables[one]["image"]
+        gpg(
+            "--armor",
+            "--detach-sign",
+            "--output",
+            f"{image.removeprefix('file://')}.asc",
+            image.removeprefix("file://"),
+        )
+        world.tables[one] = {"image": image, "signed-by": [signer]}
+    await world.run(world.pod(name, "true"))
+    with pytest.raises(LaunchError, match=rf"stage1 {other}: .*no key is trusted for it .*signed-by {KEY}"):
+        await world.run(world.pod(other, "true"))
+    (keys / fingerprint).unlink()
+    with pytest.raises(LaunchError, match=rf"stage1 {name}: .*not trusted|no key is trusted"):
         await world.run(world.pod(name, "true"))
 
 
