@@ -19,6 +19,8 @@ from aiohttp import web
 
 from executor.config import Settings, parser, settings
 from executor.contract.stages import ByFlavor, Stages
+from executor.kvm.machine import KVM
+from executor.kvm.machines import Machines
 from executor.mesos import PodExecutor
 from executor.pods.gpus import Gpus, Host
 from executor.pods.keeper import LauncherKeeper
@@ -89,16 +91,21 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
     gpus = Gpus(Host(config.device_dir), config.state_dir / "gpus")
 
     async def parts(flavor: str) -> Parts | None:
+        if flavor == KVM:
+            kvm = await machines.equipment()
+            files = (kvm.tools.qemu, kvm.tools.virtiofsd, kvm.boot.kernel, kvm.boot.root)
+            return Parts(tuple(map(str, files)))
         image = await stages.identity(flavor)
         return None if image is None else Parts(image=image)
 
     measurer = None if config.tpm is None else Measurer(config.tpm, parts=parts)
-    flavors = (*FLAVORS, *stages.names)
+    flavors = (*FLAVORS, KVM, *stages.names)
+    machines = Machines(keeper.run_pod, config.state_dir, config.kvm_kernel)
     machine = Machine(
         lambda: executor.node,
         images,
         dirs,
-        ByFlavor(keeper.run_pod, dict.fromkeys(stages.names, stages.run_pod)),
+        ByFlavor(machines, dict.fromkeys(stages.names, stages.run_pod)),
         config.flavor,
         gpus,
         flavors,

@@ -12,7 +12,7 @@ from executor.pods.sysctls import check_allowed
 from executor.tpm.settings import TpmSettings, add_flags, tpm_settings
 from shared.wire import IDLE_TIMEOUT_VARIABLE
 
-FLAVORS: Final = ("linux", "fly", "nspawn")
+FLAVORS: Final = ("linux", "fly", "nspawn", "kvm")
 MAX_PIDS: Final = 4096
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -24,7 +24,8 @@ class Settings:
     image_config: the file of settings for images, or None. sandbox: where the agent wants our files, or None.
     listen_host, listen_port: of the node server; port 0 takes a free one. ip: what others reach this machine by.
     flavor: for pods without runtimeClassName. idle_timeout: seconds without a pod after which the executor leaves, 0
-    for never. device_dir: where the files of GPUs are. rules: what pods may have here. tpm: measures starts, or None.
+    for never. device_dir: where the files of GPUs are. kvm_kernel: of virtual machines, or None for the
+    host's. rules: what pods may have here. tpm: measures starts, or None.
     """
 
     state_dir: Path
@@ -38,6 +39,7 @@ class Settings:
     idle_timeout: float
     log_level: str
     device_dir: Path
+    kvm_kernel: Path | None
     rules: Rules
     tpm: TpmSettings | None = None
 
@@ -85,6 +87,10 @@ def parser() -> argparse.ArgumentParser:
         help="where the device files of GPUs are, nvidia0, nvidiactl, … (default: %(default)s)",
     )  # fmt: skip
     made.add_argument(
+        "--kvm-kernel", type=Path, metavar="FILE",
+        help="kernel of virtual machines, a bzImage whose modules are in /lib/modules (default: the newest in /boot)",
+    )  # fmt: skip
+    made.add_argument(
         "--seccomp-profiles", type=Path, metavar="DIR",
         help="profiles for seccompProfile.type Localhost (default: seccomp in the state directory)",
     )  # fmt: skip
@@ -117,6 +123,7 @@ def settings(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         idle_timeout=_idle_timeout(args.idle_timeout, environ),
         log_level=args.log_level,
         device_dir=args.device_dir.absolute(),
+        kvm_kernel=None if args.kvm_kernel is None else args.kvm_kernel.absolute(),
         rules=_rules(args),
         tpm=tpm_settings(args, args.state_dir),
     )

@@ -16,6 +16,8 @@ from executor.kvm.guest.main import SHARE, TAG
 from executor.kvm.probe import Accelerator, Tools
 from executor.stage1.manifest import quantity
 
+KVM: Final = "kvm"
+"""The flavor's name."""
 VM: Final = "vm"
 FILES: Final = "files"
 MIB: Final = 1024 * 1024
@@ -64,6 +66,11 @@ class Size:
     @property
     def host_memory(self) -> int:
         return self.memory + HOST_OVERHEAD
+
+
+def flavor(pod: Mapping[str, Any]) -> str:
+    """Which one a PodManifest asks for; "" when it does not say."""
+    return _notes(pod).get("gantry.io/flavor", "")
 
 
 def check(pod: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,13 +19,13 @@ from executor.kvm.boot import Boot
 from executor.kvm.console import Console
 from executor.kvm.guest.main import SHARE
 from executor.kvm.kernel import KernelError
-from executor.kvm.machine import FILES, VM, MachineError
+from executor.kvm.machine import FILES, KVM, VM, MachineError
 from executor.kvm.probe import Accelerator, ProbeError, Tools
 from executor.kvm.runtime import RuntimeFailure
 from executor.kvm.sandbox import Guest, KvmSandbox
 from executor.kvm.wire import Wire
-from executor.pods.launcher import AppExit, LaunchError, Sandbox
-from executor.pods.ports import RunPod
+from executor.pods.launcher import AppExit, LaunchError
+from executor.pods.ports import RunPod, Sandbox
 from executor.stage1.manifest import ManifestError
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,14 @@ class Machines:
         self._equipment: Equipment | None = None
         self._preparing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def __call__(
+        self, pod_dir: Path, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]
+    ) -> Awaitable[Sandbox]:
+        """A RunPod for every pod: in a machine if it is of this flavor, else as the host runs pods."""
+        text = (pod_dir / "pod").read_bytes()
+        ours = f'"{KVM}"'.encode() in text and machine.flavor(json.loads(text)) == KVM
+        return (self.run_pod if ours else self._run)(pod_dir, on_exit, on_gone)
 
     async def equipment(self) -> Equipment:
         """Found and made the first time. Raises LaunchError that says what is missing and how to get it."""
@@ -141,7 +149,7 @@ class _Start:
         self._exit: AppExit | None = None
         self.guest = Guest()
         self.console = Console()
-        self.host: Sandbox | Any = None
+        self.host: Sandbox
 
     async def boot(self, on_exit: Callable[[AppExit], None]) -> KvmSandbox:
         """Start virtiofsd, QEMU, and the pod in the guest. Raises LaunchError, OSError."""

@@ -89,8 +89,15 @@ def _find(qemu: Path, kernel: Path, device: Path) -> Accelerator:
     return Accelerator("tcg", "max", tiny.counter_khz(), why)
 
 
-def try_boot(qemu: Path, kernel: Path, how: list[str], append: str = "", seconds: float = TRY_SECONDS) -> str:
-    """Why the smallest machine does not come as far as its first program; "" when it does."""
+def try_boot(
+    qemu: Path,
+    kernel: Path,
+    how: list[str],
+    append: str = "",
+    seconds: float = TRY_SECONDS,
+    memory: int = 128,
+) -> str:
+    """Why the smallest machine does not come as far as its first program; "" when it does. memory: MiB."""
     archive = Archive()
     archive.directory("dev")
     archive.file("init", tiny.first(), executable=True)
@@ -103,7 +110,7 @@ def try_boot(qemu: Path, kernel: Path, how: list[str], append: str = "", seconds
             "microvm,rtc=on",
             *how,
             "-m",
-            "128",
+            str(memory),
             "-nodefaults",
             "-no-user-config",
         ]

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from executor.kvm.guest import frames
 from executor.kvm.wire import Stream, Wire
+from executor.pods import ports
 from executor.pods.launcher import AppExit, LaunchError, Sandbox
 
 log = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ class KvmSandbox(Sandbox):
     def __init__(
         self,
         guest: Guest,
-        host: Sandbox,
+        host: ports.Sandbox,
         pod_dir: Path,
         on_exit: Callable[[AppExit], None],
         on_gone: Callable[[str], None],

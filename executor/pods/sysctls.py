@@ -18,6 +18,10 @@ _OF_IPC: Final = ("kernel.shm", "kernel.msg", "fs.mqueue.")
 _OF_NET: Final = "net."
 
 
+_OWN_PARAMETERS: Final = ("linux", "kvm", "nspawn")
+"""The flavors whose pods have parameters of their own."""
+
+
 class SysctlError(ValueError):
     """A parameter that this pod may not set. reason: as the kubelet's, of the pod's status."""
 
@@ -32,7 +36,7 @@ def settings(pod: Mapping[str, Any], flavor: str, allowed: Sequence[str]) -> dic
         name = normal(one["name"])
         if not any(_matches(name, pattern) for pattern in (*SAFE, *allowed)):
             raise SysctlError(f'forbidden sysctl: "{name}" not allowlisted')
-        if flavor == "fly":
+        if flavor not in _OWN_PARAMETERS:
             raise SysctlError(
                 f'forbidden sysctl: "{name}" not allowed with flavor {flavor}: it is the host\'s'
             )

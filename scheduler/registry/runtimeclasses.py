@@ -27,8 +27,11 @@ from shared.models.annotations import DEDICATED, EXECUTOR, SHARED
 from shared.models.quantities import canonical_quantity
 from shared.models.runtime_class import RuntimeClass
 
-FLAVORS = ("fly", "linux", "nspawn")
+FLAVORS = ("fly", "kvm", "linux", "nspawn")
 """Those of Gantry, for which there is a class of the same name from the start."""
+
+POD_FIXED = {"kvm": {"cpu": "250m", "memory": "320Mi"}}
+"""What a flavor takes beside its pod's containers (executor/kvm/machine.py: the guest's own, QEMU's, virtiofsd's)."""
 
 _OVERHEAD = frozenset({"cpu", "ephemeral-storage", "memory"})
 
@@ -41,6 +44,7 @@ def built_in() -> list[Object]:
             "kind": "RuntimeClass",
             "metadata": {"name": flavor},
             "handler": flavor,
+            **({"overhead": {"podFixed": dict(POD_FIXED[flavor])}} if flavor in POD_FIXED else {}),
         }
         for flavor in FLAVORS
     ]

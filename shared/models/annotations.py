@@ -13,7 +13,11 @@ SHARED: Final = "shared"
 
 STAGE1_NAME: Final = "rkt.alpha.kubernetes.io/stage1-name-override"
 """How rktnetes (kubelet with rkt) let a pod choose its stage1."""
-STAGE1_IMAGES: Final = {"coreos.com/rkt/stage1-coreos": "linux", "coreos.com/rkt/stage1-fly": "fly"}
+STAGE1_IMAGES: Final = {
+    "coreos.com/rkt/stage1-coreos": "linux",
+    "coreos.com/rkt/stage1-fly": "fly",
+    "coreos.com/rkt/stage1-kvm": "kvm",
+}
 """rkt's stage1 images, and the RuntimeClass of ours that does what they do."""
 
 REVOCABLE: Final = "gantry.io/revocable"

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import uvloop
 
 from executor.kvm import kernel, probe
 from executor.kvm.machines import Machines
@@ -44,6 +45,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if WHY_NOT and item.get_closest_marker("root") and "tests/kvm" in str(item.path):
             item.add_marker(pytest.mark.skip(reason=WHY_NOT))
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The executor's: its transports differ."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")

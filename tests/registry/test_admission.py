@@ -134,7 +134,7 @@ def test_who_says_whether_the_executor_is_dedicated(
 
 # ---- rktnetes
 
-BUILT_IN = (runtime_class("linux"), runtime_class("fly"))
+BUILT_IN = (runtime_class("linux"), runtime_class("fly"), runtime_class("kvm"))
 
 
 @pytest.mark.parametrize(
@@ -143,6 +143,7 @@ BUILT_IN = (runtime_class("linux"), runtime_class("fly"))
         ("coreos.com/rkt/stage1-coreos", "linux"),
         ("coreos.com/rkt/stage1-fly", "fly"),
         ("coreos.com/rkt/stage1-fly:1.30.0", "fly"),
+        ("coreos.com/rkt/stage1-kvm", "kvm"),
     ],
 )
 def test_rktnetes_way_to_choose_a_stage1(image: str, chosen: str) -> None:
@@ -155,7 +156,7 @@ def test_rktnetes_way_to_choose_a_stage1(image: str, chosen: str) -> None:
     assert "may not be changed" in str(resource.validate_update(gone, made)[0])
 
 
-@pytest.mark.parametrize("image", ["coreos.com/rkt/stage1-kvm", "example.com/own"])
+@pytest.mark.parametrize("image", ["coreos.com/rkt/stage1-xen", "example.com/own"])
 def test_a_stage1_that_there_is_not(image: str) -> None:
     _, errors = created(pods(*BUILT_IN), pod({STAGE1: image}))
     assert len(errors) == 1

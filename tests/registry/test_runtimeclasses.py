@@ -21,7 +21,7 @@ def test_the_built_in_ones_are_the_flavors(create, now):
         made, errors = create(obj, RUNTIMECLASSES)
         assert errors == []
         rows.append(RUNTIMECLASSES.row(made, now)[:2])
-    assert rows == [["fly", "fly"], ["linux", "linux"], ["nspawn", "nspawn"]]
+    assert rows == [["fly", "fly"], ["kvm", "kvm"], ["linux", "linux"], ["nspawn", "nspawn"]]
     assert find("node.k8s.io", "v1", "runtimeclasses") is RUNTIMECLASSES
 
 

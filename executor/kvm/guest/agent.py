@@ -96,7 +96,7 @@ class Agent:
             except BlockingIOError:
                 return
             if not data and events & select.EPOLLHUP:
-                self._over = True  # QEMU has let go of the other end
+                raise OSError("QEMU has let go of the other end of the wire")
             for frame in self._decoder.feed(data):
                 self._on_frame(frame)
 
@@ -191,8 +191,7 @@ class Agent:
         except OSError:
             message, fds = None, []
         if message is None:
-            self._over = True
-            return
+            raise OSError("the launcher has ended")
         asked = self._asked.pop(message.get("id", -1), None)
         if asked is not None:
             if "error" in message:

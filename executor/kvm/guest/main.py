@@ -4,6 +4,7 @@ No shell, no udev, no program but this interpreter. The kernel starts it as `/in
 """
 
 import os
+import select
 import signal
 import socket
 import sys
@@ -92,15 +93,23 @@ def _leave_first_root() -> None:
 
 
 def _open_port() -> int:
-    """The wire to the host: the only port there is. Its file is made when the host has introduced itself."""
+    """The wire to the host: the only port there is. The host first says that it is there, then that it is open."""
     deadline = time.monotonic() + _PORT_SECONDS
+    port = -1
     while True:
-        names = os.listdir(_PORTS)
-        if names:
-            return os.open(f"/dev/{names[0]}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        if port < 0 and (names := os.listdir(_PORTS)):
+            port = os.open(f"/dev/{names[0]}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        if port >= 0 and not _hung_up(port):
+            return port
         if time.monotonic() > deadline:
-            raise FileNotFoundError(f"{_PORTS} is empty: the host has not given this machine a port")
+            raise FileNotFoundError("the host has not given this machine a port, or has not opened it")
         time.sleep(0.005)
+
+
+def _hung_up(port: int) -> bool:
+    poll = select.poll()
+    poll.register(port, select.POLLIN)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
 def _launch(control: socket.socket) -> int:
