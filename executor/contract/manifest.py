@@ -240,6 +240,11 @@ def refusal(stage1: Stage1, pod: Mapping[str, Any]) -> str:
         for container in (*(spec.get("initContainers") or ()), *containers):
             if what := _executes(container):
                 return f"stage1 {stage1.name} cannot execute commands in apps: container {container['name']} has {what}"
+    for container in (*(spec.get("initContainers") or ()), *containers):
+        if container.get("tty"):
+            return (
+                f"stage1 {stage1.name} cannot give an app a terminal: container {container['name']} has tty"
+            )
     if (spec.get("securityContext") or {}).get("sysctls"):
         return f"stage1 {stage1.name} cannot be told of kernel parameters: securityContext.sysctls"
     for container in (spec, *containers):

@@ -157,6 +157,7 @@ WITH_ENTER = stage1(5, "enter")
             pod({"startupProbe": PROBE}, {}, restartPolicy="Never"),
             "container c0 of several may have no startupProbe",
         ),
+        (pod({"tty": True}), "container c0 has tty"),
         (pod(securityContext={"sysctls": [{"name": "net.x", "value": "1"}]}), "securityContext.sysctls"),
         (
             pod({"securityContext": {"seccompProfile": {"type": "Localhost"}}}),

@@ -65,6 +65,7 @@ def test_pods_by_stage1_images_of_the_nodes(own: Any, tools: Any) -> None:
     own.wait_phase("named", "Running")
     assert own.pod("named")["spec"]["runtimeClassName"] == "one-app"
     tools.wait_for("up", lambda: "up" in own.kubectl("logs", "named"))
+    assert own.kubectl("exec", "named", "--", "/bin/sh", "-c", "echo $AC_APP_NAME") == "c0\n"
     own.kubectl("delete", "pod", "named", "--timeout=30s")
 
     # Restarted: the pod of one app is run again.
