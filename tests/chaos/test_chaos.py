@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SEED = os.environ.get("GANTRY_SEED", "34")
-DURATION = "35"
+SEED = os.environ.get("GANTRY_SEED", "390")
+DURATION = "30"
 
 pytestmark = [
     pytest.mark.root,
