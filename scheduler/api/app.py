@@ -157,8 +157,4 @@ async def _housekeeping(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _end_streams(app: web.Application) -> None:
-    """A server stops when its requests are done, and watches and followed logs never are by themselves."""
-    api = app[API]
-    for watch in tuple(api.watches):
-        watch.close()
-    logs.end_streams(api)
+    app[API].end_streams()

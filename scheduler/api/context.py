@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from aiohttp import web
 
@@ -18,6 +18,8 @@ from scheduler.store import Store, Watch
 
 if TYPE_CHECKING:
     from scheduler.api.health import HealthReport
+
+T = TypeVar("T")
 
 Clock = Callable[[], datetime]
 """The time now, in UTC."""
@@ -74,6 +76,28 @@ class Api:
     def find(self, group: str, version: str, plural: str) -> Resource | None:
         wanted = (group, version, plural)
         return next((one for one in self.resources if (one.group, one.version, one.plural) == wanted), None)
+
+    async def stream(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """The result of what may go on for as long as its client likes; None when our shutdown ended it."""
+        task = asyncio.ensure_future(work)
+        self.streams.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if not self.ending.is_set():
+                raise
+            return None
+        finally:
+            self.streams.discard(task)
+            task.cancel()
+
+    def end_streams(self) -> None:
+        """At shutdown: a server stops when its requests are done, and some never are by themselves."""
+        for watch in tuple(self.watches):
+            watch.close()
+        self.ending.set()
+        for task in tuple(self.streams):
+            task.cancel()
 
 
 API: web.AppKey[Api] = web.AppKey("API", Api)

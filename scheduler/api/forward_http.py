@@ -6,7 +6,6 @@ only schedulers write. So a token that a client sent us is shown to nobody but t
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -146,17 +145,7 @@ async def _pass_back(request: web.Request, answer: aiohttp.ClientResponse) -> we
     response = web.StreamResponse(
         status=answer.status, reason=answer.reason, headers=end_to_end(answer.headers)
     )
-    api = request.app[API]
-    task = asyncio.ensure_future(_pump(request, response, answer))
-    api.streams.add(task)
-    try:
-        await task
-    except asyncio.CancelledError:
-        if not api.ending.is_set():
-            raise
-    finally:
-        api.streams.discard(task)
-        task.cancel()
+    await request.app[API].stream(_pump(request, response, answer))
     return response
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from scheduler.api.context import API, Api
+from scheduler.api.context import API
 from scheduler.api.query import Query, flag, number
 from scheduler.api.read import find, key_of
 from scheduler.api.status import STREAM
@@ -38,16 +38,7 @@ async def log(request: web.Request, resource: Resource) -> web.StreamResponse:
     if not (pod.get("spec") or {}).get("nodeName"):
         return web.Response(text="")  # as kube-apiserver: no node, no log
     refuse_unstarted(pod, container, previous=query.get("previous") == "true")
-    task = asyncio.ensure_future(_pump(request, response, api.nodes.logs(pod, container, query)))
-    api.streams.add(task)
-    try:
-        await task
-    except asyncio.CancelledError:
-        if not api.ending.is_set():
-            raise
-    finally:
-        api.streams.discard(task)
-        task.cancel()
+    await api.stream(_pump(request, response, api.nodes.logs(pod, container, query)))
     return response
 
 
@@ -139,10 +130,3 @@ def refuse_unstarted(pod: dict[str, Any], container: str, *, previous: bool) -> 
     if "waiting" in now and not ended and status.get("phase") not in ("Succeeded", "Failed"):
         reason = now["waiting"].get("reason") or "ContainerCreating"
         raise BadRequest(f'container "{container}" in pod "{name}" is waiting to start: {reason}')
-
-
-def end_streams(api: Api) -> None:
-    """At shutdown."""
-    api.ending.set()
-    for task in tuple(api.streams):
-        task.cancel()

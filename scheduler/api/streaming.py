@@ -6,7 +6,6 @@ WebSocket or SPDY, is a matter of the client and the executor (executor/server/s
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -78,21 +77,13 @@ async def _pass_on(
     headers = end_to_end(request.headers)
     headers.popall(hdrs.COOKIE, None)
     headers[hdrs.AUTHORIZATION] = f"Bearer {token}"
-    task = asyncio.ensure_future(
-        tunnel(request, Leader(f"http://{server}"), headers, path=path, who="node's executor")
-    )
-    api.streams.add(task)
+    leader = Leader(f"http://{server}")
     try:
-        answer = await task
+        answer = await api.stream(tunnel(request, leader, headers, path=path, who="node's executor"))
     except NotSent as error:
         raise ServiceUnavailable(str(error)) from error
-    except asyncio.CancelledError:
-        if not api.ending.is_set():
-            raise
-        raise ConnectionResetError from None
-    finally:
-        api.streams.discard(task)
-        task.cancel()
+    if answer is None:
+        raise ConnectionResetError
     raise _refusal(answer)
 
 
