@@ -22,6 +22,7 @@ from executor.stage1 import channel
 
 SOCKET: Final = "control"
 _ANSWER_SECONDS: Final = 10.0
+_FORCE_SECONDS: Final = 2.0
 
 
 def connect(pod: Path) -> socket.socket:
@@ -44,7 +45,7 @@ def connect(pod: Path) -> socket.socket:
 def stop(pod: Path, *, force: bool) -> None:
     """Ask for the end of a pod; with `force`, whoever runs it is killed, and so the pod, when it does not answer."""
     with connect(pod) as sock:
-        sock.settimeout(_ANSWER_SECONDS)
+        sock.settimeout(_FORCE_SECONDS if force else _ANSWER_SECONDS)
         try:
             channel.send_json(sock, {"do": "stop", "force": force})
             answer, _ = channel.receive_json(sock)

@@ -14,6 +14,7 @@ from executor.rkt.common import Globals, need_root, words
 from executor.rkt.end import take
 from executor.rkt.enter import only_app
 from executor.rkt.flags import Failure
+from executor.rkt.podmanifest import KVM
 from executor.rkt.pods import Seen, find
 from executor.stage0 import aci, build
 from executor.stage0.errors import ImageError
@@ -41,6 +42,9 @@ def main(g: Globals, args: list[str]) -> int:
     app = flags.values["app"] or only_app(pod)
     if app not in [one["name"] for one in pod.apps()]:
         raise Failure(f'pod "{pod.uuid}" has no app {app!r}')
+    notes = {note["name"]: note["value"] for note in pod.manifest().get("annotations") or ()}
+    if notes.get("gantry.io/flavor") == KVM:
+        raise Failure("what was written in a machine (stage1-kvm) went with it; there is nothing to export")
     try:
         lock = take(pod).lock  # nobody removes it meanwhile
     except FileNotFoundError:

@@ -45,10 +45,8 @@ class PodFlags:
             "private-users", "insist on ids of the pod's own (which it has anyway, where that is possible)"
         )
         flags.switch("no-overlay", "accepted; images are always mounted, never copied")
-        flags.text(
-            "stage1-name", "", "coreos.com/rkt/stage1-coreos (linux) or coreos.com/rkt/stage1-fly (fly)"
-        )
-        flags.text("stage1-from-dir", "", "the same, as stage1-coreos.aci or stage1-fly.aci")
+        flags.text("stage1-name", "", "coreos.com/rkt/stage1-coreos, -fly, -kvm; nspawn")
+        flags.text("stage1-from-dir", "", "the same, as stage1-coreos.aci, stage1-fly.aci")
         flags.refuse("stage1-path stage1-url stage1-hash", "stage1 images of others are not run")
         flags.refuse("port", _NO_NETWORKS)
         flags.refuse(

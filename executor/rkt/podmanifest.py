@@ -14,6 +14,8 @@ from executor.stage1 import caps
 from executor.stage1.manifest import FLAVORS
 
 STAGE1: Final = {"coreos": "linux", "src": "linux", "host": "linux", "fly": "fly", "kvm": "kvm"}
+KVM: Final = "kvm"
+_THERE: Final = (*FLAVORS, KVM)
 _STAGE1_NAME: Final = re.compile(r"(?:coreos\.com/rkt/)?stage1-([a-z]+)(?:[:,].*|\.aci)?")
 _AC_NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _ALL_RUN: Final = frozenset({"capabilities", "paths", "seccomp"})
@@ -52,10 +54,10 @@ class Fill:
 def flavor_of(name: str) -> str:
     """Ours for a stage1 image of rkt's. Failure."""
     match = _STAGE1_NAME.fullmatch(name)
-    flavor = STAGE1.get(match[1], "") if match else name if name in FLAVORS else ""
-    if flavor not in FLAVORS:
-        there_are = ", ".join(f"stage1-{rkt}" for rkt, ours in STAGE1.items() if ours in FLAVORS)
-        raise Failure(f"stage1 {name!r} is not supported; there are: {there_are}, {', '.join(FLAVORS)}")
+    flavor = STAGE1.get(match[1], "") if match else name
+    if flavor not in _THERE:
+        there_are = ", ".join([*(f"coreos.com/rkt/stage1-{rkt}" for rkt in STAGE1), *_THERE])
+        raise Failure(f"stage1 {name!r} is not supported; there are: {there_are}")
     return flavor
 
 

@@ -18,7 +18,7 @@ from executor.rkt.flags import Failure
 
 CREATED: Final = "pod-created"
 READY: Final = "stage1/rootfs/rkt/supervisor-status"
-_STATUS: Final = "stage1/rootfs/rkt/status"
+STATUS: Final = "stage1/rootfs/rkt/status"
 
 
 class State(StrEnum):
@@ -117,11 +117,11 @@ class Seen:
 
     def exit_code(self, app: str) -> int | None:
         """None while it has not ended."""
-        return self._number(f"{_STATUS}/{app}")
+        return self._number(f"{STATUS}/{app}")
 
     def app_times(self, app: str) -> tuple[float | None, float | None]:
         """When an app was started and ended."""
-        return self.time_of(f"{_STATUS}/{app}-started"), self.time_of(f"{_STATUS}/{app}")
+        return self.time_of(f"{STATUS}/{app}-started"), self.time_of(f"{STATUS}/{app}")
 
     def ready(self) -> bool:
         try:

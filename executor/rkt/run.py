@@ -9,7 +9,8 @@ seconds later everything is killed; a second one does not wait.
 import asyncio
 import os
 import signal
-from collections.abc import Coroutine
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,8 @@ from executor.rkt.common import Globals, need_root, words
 from executor.rkt.control import Server, status_of
 from executor.rkt.flags import Failure
 from executor.rkt.podflags import PodFlags
-from executor.rkt.podmanifest import settle
-from executor.rkt.pods import READY, State, find
+from executor.rkt.podmanifest import KVM, settle
+from executor.rkt.pods import READY, STATUS, State, find
 from executor.rkt.prepare import Making
 from executor.rkt.streams import Output, Relay, journal_label
 
@@ -134,9 +135,13 @@ class _Foreground:
     def __init__(self, g: Globals, making: Making, launcher: Launcher, *, interactive: bool) -> None:
         self._g, self._pod, self._launcher = g, making.pod, launcher
         self._interactive = interactive
+        self._flavor = next(
+            n["value"] for n in making.manifest["annotations"] if n["name"] == "gantry.io/flavor"
+        )
         self._entries: dict[str, dict[str, Any]] = {str(e["name"]): e for e in making.manifest["apps"]}
         self._events: asyncio.Queue[AppExit | str | None] = asyncio.Queue()
         self._stops = 0
+        self._stopped = asyncio.Event()
         self._pids: dict[str, int] = {}
         self._outputs: dict[str, Output] = {}
         self._relay: Relay | None = None
@@ -149,11 +154,16 @@ class _Foreground:
             loop.add_signal_handler(signum, self._stop, False)
         server: Server | None = None
         try:
-            self._sandbox = await self._launcher.run_pod(self._pod.path, self._events.put_nowait, self._gone)
             server = Server(self._pod.path, self._stop, self._execute)
+            self._sandbox = await self._open()
+            if self._sandbox is None:
+                return 0
+            self._note("pid", f"{self._sandbox.pid}\n")
             for name in self._entries:
                 await self._start(name)
-            (self._pod.path / READY).symlink_to("ready")
+            ready = self._pod.path / READY
+            ready.parent.mkdir(parents=True, exist_ok=True)
+            ready.symlink_to("ready")
             return await self._follow()
         finally:
             if self._sandbox is not None:
@@ -166,6 +176,33 @@ class _Foreground:
             if server is not None:
                 await server.finish()
 
+    async def _open(self) -> Sandbox | None:
+        """Start the sandbox; None when the pod was stopped before it was there: a machine takes its time."""
+        starting = asyncio.ensure_future(self._run_pod()(self._pod.path, self._events.put_nowait, self._gone))
+        stopped = asyncio.ensure_future(self._stopped.wait())
+        await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if starting.done():
+            return starting.result()
+        starting.cancel()
+        await asyncio.wait([starting])
+        return None
+
+    def _note(self, name: str, text: str) -> None:
+        """What stage1 writes down for `status`, of a pod whose stage1 is in a machine and writes there."""
+        if self._flavor == KVM:
+            path = self._pod.path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    def _run_pod(self) -> Callable[..., Awaitable[Sandbox]]:
+        """How pods of this flavor are started."""
+        if self._flavor != KVM:
+            return self._launcher.run_pod
+        from executor.kvm.machines import Machines
+
+        return Machines(self._launcher.run_pod, self._g.data).run_pod
+
     def _pid(self, name: str) -> int:
         return self._pids.get(name, 0)
 
@@ -174,6 +211,7 @@ class _Foreground:
 
     def _stop(self, force: bool) -> None:
         self._stops += 2 if force else 1
+        self._stopped.set()
         self._events.put_nowait(None)
 
     async def _execute(
@@ -185,6 +223,7 @@ class _Foreground:
 
     async def _start(self, name: str) -> None:
         assert self._sandbox is not None
+        self._note(f"{STATUS}/{name}-started", str(time.time()))
         if self._interactive and os.isatty(0):
             self._pids[name], master = await self._sandbox.start_terminal(name)
             self._relay = Relay(master)
@@ -222,7 +261,9 @@ class _Foreground:
         left.discard(event.app)
         if event.oom_killed:
             self._g.say(f"app {event.app}: killed for want of memory")
-        return status_of(event.exit_code, event.signal)
+        code = status_of(event.exit_code, event.signal)
+        self._note(f"{STATUS}/{event.app}", str(code))
+        return code
 
     async def _end(self, left: set[str]) -> None:
         """Ask the apps that still run to end, wait, as long as nobody asks again; the rest is killed by our caller."""

@@ -152,6 +152,8 @@ def test_host_volumes_are_recursive_but_under_fly():
         ("coreos.com/rkt/stage1-coreos:1.30.0", "linux"),
         ("coreos.com/rkt/stage1-fly", "fly"),
         ("stage1-fly.aci", "fly"),
+        ("coreos.com/rkt/stage1-kvm:1.30.0", "kvm"),
+        ("nspawn", "nspawn"),
         ("linux", "linux"),
     ],
 )

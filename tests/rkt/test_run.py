@@ -205,6 +205,11 @@ def test_fly(fetched):
     assert done.out.strip() == os.uname().nodename
 
 
+def test_machines_do_not_get_what_they_would_lose(fetched, images):
+    done = fetched("run", "--net=none", "--stage1-name=coreos.com/rkt/stage1-kvm", images.oci)
+    assert (done.code, "mount a --volume there" in done.err) == (254, True)
+
+
 def test_a_pod_manifest(fetched, tmp_path):
     image_id = next(
         row["id"]
