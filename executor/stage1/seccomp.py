@@ -6,7 +6,6 @@ forbid, or needed for the start itself, is an error, never left out.
 """
 
 import ctypes
-import ctypes.util
 import errno
 import functools
 import json
