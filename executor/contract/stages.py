@@ -132,12 +132,14 @@ class Stages:
     def dispose(self, pod_dir: Path) -> bool:
         """Before a pod's directory is removed, in a thread: the stage1's `gc`. False when it has to be kept, because
         that failed."""
-        try:
-            patience = self._patience
-            done = dispose(pod_dir, self._find_layout(), patience.gc, between=patience.between_gc)
-        except cgroups.CgroupError as error:
-            log.error("pod %s: %s", pod_dir.name, error)
-            return False
+        done = True
+        if (pod_dir / "stage1" / "manifest").exists():  # not of our own flavors
+            try:
+                patience = self._patience
+                done = dispose(pod_dir, self._find_layout(), patience.gc, between=patience.between_gc)
+            except cgroups.CgroupError as error:
+                log.error("pod %s: %s", pod_dir.name, error)
+                return False
         pin = self._pins.pop(pod_dir.name, None) if done else None
         if pin is not None:
             pin.close()
