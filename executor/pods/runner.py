@@ -29,13 +29,14 @@ from executor.pods.env import ConfigError, MissingConfigError
 from executor.pods.fds import pipe
 from executor.pods.files import Files
 from executor.pods.gpus import Devices
+from executor.pods.holds import Holds
 from executor.pods.hostpath import VolumeError, check_host_path
 from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.logread import last_words
 from executor.pods.logs import LogWriter
 from executor.pods.objects import Objects
 from executor.pods.poddir import Phase, PodDir
-from executor.pods.ports import Handling, Hold, Image, Machine, Sandbox
+from executor.pods.ports import Handling, Image, Machine, Sandbox
 from executor.pods.projections import Payload
 from executor.pods.supplies import NOTHING, Supplies
 from executor.stage0.errors import ImageError
@@ -107,7 +108,7 @@ class PodRunner:
             pod, host_ip=node.ip, pod_ip=self._level.pod_ip, qos_class=self._level.qos_class
         )
         self._prepared: dict[str, _Prepared] = {}
-        self._holds: list[Hold] = []
+        self._holds = Holds(machine.images)
         self._instances: dict[str, _Instance] = {}
         self._dir: PodDir | None = None
         self._sandbox: Sandbox | None = None
@@ -222,9 +223,7 @@ class PodRunner:
         for task in list(self._tasks):
             if task is not current:
                 task.cancel()
-        for hold in self._holds:
-            hold.close()
-        self._holds.clear()
+        self._holds.close()
         self.over.set()
 
     # --- images ---
@@ -247,7 +246,7 @@ class PodRunner:
                 progress=progress,
                 credentials=self._supplies.credentials or None,
             )
-            self._holds.append(await asyncio.to_thread(self._machine.images.hold, image))
+            await self._holds.take(app, image)
             self._prepared[app] = self._make_app(container, image)
         except (ImageError, ConfigError) as error:
             if isinstance(error, MissingConfigError):

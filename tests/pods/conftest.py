@@ -1,6 +1,7 @@
 """Shared by the tests of pods: pods in a few words, and a world that performs the core's effects at will."""
 
 import asyncio
+import fcntl
 import os
 import shutil
 import subprocess
@@ -352,6 +353,24 @@ class Host:
         await self.keeper.close()
 
 
+def pins(image_state: Path) -> list[Path]:
+    """The images that somebody who lives holds; those of executors that were killed lie around until a collection."""
+    found = []
+    for path in (image_state / "store/pins").iterdir():
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found.append(path)
+    return found
+
+
+@pytest.fixture
+def held(image_state: Path) -> Callable[[], list[Path]]:
+    """The pins there are now."""
+    return lambda: pins(image_state)
+
+
 def container(name: str, run: str | None = None, **fields: Any) -> dict[str, Any]:
     made: dict[str, Any] = {"name": name, "image": IMAGE, "imagePullPolicy": "IfNotPresent", **fields}
     if run is not None:
@@ -378,3 +397,4 @@ async def host(
     finally:
         await made.close()
         assert not [p for phase in Phase for p in (made.dirs.root / phase).iterdir()]
+        assert not pins(image_state)

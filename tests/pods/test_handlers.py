@@ -92,7 +92,7 @@ async def test_hooks_over_http_and_by_waiting(host: Host) -> None:
     await host.until(task, ready)
     host.pods.kill(task, 10.0, "deleted")
     await host.end(task)
-    assert not any(e.reason.startswith("Failed") for r in host.reports[task] for e in r.events)
+    assert [e.message for r in host.reports[task] for e in r.events if e.reason.startswith("Failed")] == []
 
 
 # --- event handlers of images ---------------------------------------------------------------------------------------

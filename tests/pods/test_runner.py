@@ -171,11 +171,14 @@ async def test_crash_loop_and_the_log_of_the_instance_before(host: Host) -> None
     assert (await host.end(task)).state == "TASK_KILLED"
 
 
-async def test_every_instance_begins_with_the_images_files(host: Host) -> None:
+async def test_every_instance_begins_with_the_images_files(
+    host: Host, held: Callable[[], list[Path]]
+) -> None:
     run = "test -e /mark && exit 0; touch /mark; exit 1"
     task = host.run({"run": run}, restartPolicy="OnFailure")
     report = await host.until(task, waits("CrashLoopBackOff"))
     assert shown(report)["restartCount"] == 1
+    assert len(held()) == 1  # the image is held once, not once an instance
 
 
 async def test_a_missing_image(host: Host) -> None:
@@ -225,16 +228,17 @@ async def test_an_end_by_force(host: Host) -> None:
     assert shown(report)["state"]["terminated"]["exitCode"] == 137
 
 
-async def test_the_image_of_a_running_pod_is_not_removed(host: Host, image_state: Path) -> None:
+async def test_the_image_of_a_running_pod_is_not_removed(
+    host: Host, image_state: Path, held: Callable[[], list[Path]]
+) -> None:
     task = host.run({"run": "echo up; while :; do sleep 0.02; done", "image": "localhost/busybox:usr1"})
     await host.until(task, runs)
-    pins = image_state / "store/pins"
-    assert len(list(pins.iterdir())) == 1
+    assert len(held()) == 1
     with pytest.raises(ImageRefused, match="is in use"):
         inventory.remove(image_state, "localhost/busybox:usr1")
     host.pods.kill(task, 0.0, "deleted")
     await host.end(task)
-    assert list(pins.iterdir()) == []
+    assert held() == []
 
 
 async def test_the_images_stop_signal_is_sent(host: Host) -> None:
