@@ -27,7 +27,8 @@ class Console:
         if self._reader >= 0:
             self._read()
         lines = [line.strip() for line in self._text.decode("utf-8", "replace").splitlines()]
-        text = " / ".join(line for line in lines if line)
+        panic = next((at for at, line in enumerate(lines, 1) if "Kernel panic" in line), len(lines))
+        text = " / ".join(line for line in lines[:panic] if line)  # a panic's registers tell nobody anything
         return f": {text[-_LAST:]}" if text else ""
 
     def close(self) -> None:

@@ -30,12 +30,19 @@ _LATE: Final = (
     "traceback",
     "linecache",
 )
-_LIST: Final = (
-    "import sys; sys.path.insert(0, {root!r}); import importlib, json; "
-    "[importlib.import_module(name) for name in {names!r}]; "
-    "json.dump([(n, m.__spec__.origin, bool(m.__spec__.submodule_search_locations)) "
-    "for n, m in sys.modules.items() if getattr(m, '__spec__', None) and m.__spec__.has_location], sys.stdout)"
-)
+_LIST: Final = """
+import sys; sys.path.insert(0, {root!r})
+import importlib, importlib.machinery, json
+for name in {names!r}:
+    importlib.import_module(name)
+specs = {{name: getattr(module, "__spec__", None) for name, module in sys.modules.items()}}
+for name, spec in specs.items():  # collections.abc of 3.13 puts another module in its place
+    parent = sys.modules.get(name.rpartition(".")[0])
+    if spec is not None and spec.name != name and hasattr(parent, "__path__"):
+        specs[name] = importlib.machinery.PathFinder.find_spec(name, parent.__path__)
+json.dump([(name, spec.origin, bool(spec.submodule_search_locations))
+           for name, spec in specs.items() if spec is not None and spec.has_location], sys.stdout)
+"""
 
 
 class RuntimeFailure(Exception):

@@ -130,6 +130,18 @@ def test_the_guest_s_python_has_what_stage1_imports() -> None:
         assert name.encode() not in packed
 
 
+@pytest.mark.root
+def test_the_guest_s_program_can_be_imported_there(tmp_path: Path) -> None:
+    archive = Archive()
+    runtime.add(archive)
+    subprocess.run(["cpio", "-idm", "--quiet"], input=archive.pack(), cwd=tmp_path, check=True)
+    done = subprocess.run(
+        ["chroot", str(tmp_path), f"/{runtime.PROGRAM}", "-IS", "-c", "import executor.kvm.guest.main"],
+        env={**os.environ, "LD_LIBRARY_PATH": "/lib"}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_missing_programs_are_named_with_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "QEMU", "qemu-of-nobody")
     monkeypatch.setattr(probe, "MACHINE", os.uname().machine)
