@@ -1,6 +1,7 @@
 """An executor that is killed at each step of a pod's life: the next one leaves nothing of it."""
 
 import asyncio
+import fcntl
 import itertools
 import os
 import signal
@@ -76,6 +77,19 @@ def _layout() -> cgroups.Layout:
     return cgroups.detect(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
 
 
+def _locked(pod: Path) -> bool:
+    """Whether somebody has the lock of a pod's directory, wherever that is by now."""
+    for path in pod.parents[1].glob(f"*/{pod.name}"):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+    return False
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("part", range(2))
 async def test_nothing_is_left_whenever_the_executor_is_killed(
@@ -102,6 +116,7 @@ async def test_nothing_is_left_whenever_the_executor_is_killed(
             assert code == -signal.SIGKILL
             killed += 1
             await until(lambda name=pod.name: not [one for one in left(name) if not one.startswith("/sys")])
+            await until(lambda pod=pod: not _locked(pod))  # a holder that has only begun to start
             launcher.collect(_layout())
             await asyncio.to_thread(world.dirs.collect)
             assert left(pod.name) == [], f"step {step}"
