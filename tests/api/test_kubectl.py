@@ -106,7 +106,13 @@ def test_looks_around(kubectl):
 
 def test_runtime_classes(kubectl):
     listed = [line.split()[:2] for line in kubectl("get", "runtimeclasses").splitlines()]
-    assert listed == [["NAME", "HANDLER"], ["fly", "fly"], ["kvm", "kvm"], ["linux", "linux"], ["nspawn", "nspawn"]]
+    assert listed == [
+        ["NAME", "HANDLER"],
+        ["fly", "fly"],
+        ["kvm", "kvm"],
+        ["linux", "linux"],
+        ["nspawn", "nspawn"],
+    ]
     own = {
         "apiVersion": "node.k8s.io/v1",
         "kind": "RuntimeClass",
