@@ -10,7 +10,12 @@ import pytest
 
 from executor.pods.launcher import LaunchError
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.timeout(300),
+    pytest.mark.xdist_group("machines"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 
 def _pids(machine: Any, program: str) -> list[int]:

@@ -14,7 +14,12 @@ import pytest_asyncio
 
 from executor.pods.launcher import LaunchError
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.timeout(300),
+    pytest.mark.xdist_group("machines"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 STAYS = ["sh", "-c", "trap 'exit 42' TERM; while :; do sleep 1 & wait $!; done"]
 
