@@ -85,10 +85,12 @@ async def test_stop_of_one(world: Any, output: Any, until: Any) -> None:
     assert (await world.exit_of("a1")).exit_code == 3
 
 
-async def test_an_app_that_does_not_end_takes_its_pod_along(world: Any, output: Any) -> None:
-    pod = world.pod(world.stage1("mutable", 6), "trap '' TERM; while :; do sleep 0.05; done")
+async def test_an_app_that_does_not_end_takes_its_pod_along(world: Any, output: Any, until: Any) -> None:
+    out = output()
+    pod = world.pod(world.stage1("mutable", 6), "trap '' TERM; echo up; while :; do sleep 0.05; done")
     sandbox = await world.run(pod)
-    await start(sandbox, "a0", output())
+    await start(sandbox, "a0", out)
+    await until(lambda: "up" in out.text)
     await sandbox.signal_app("a0", signal.SIGKILL)
     assert world.gone == ["stage1 mutable-0: a0 did not end when it was stopped; its pod was killed"]
 

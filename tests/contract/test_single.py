@@ -137,9 +137,11 @@ async def test_stop_is_graceful_then_it_is_not(world: Any, output: Any, until: A
     assert (pod / "stop-arguments").read_text() == f"{pod.name}\n"
 
 
-async def test_sigkill_is_stop_by_force(world: Any, output: Any) -> None:
-    pod = world.pod(world.stage1(), "trap '' TERM; while :; do sleep 0.05; done")
-    sandbox = await start(world, pod, output())
+async def test_sigkill_is_stop_by_force(world: Any, output: Any, until: Any) -> None:
+    out = output()
+    pod = world.pod(world.stage1(), "trap '' TERM; echo up; while :; do sleep 0.05; done")
+    sandbox = await start(world, pod, out)
+    await until(lambda: "up" in out.text)
     await sandbox.signal_app("a0", signal.SIGTERM)
     await sandbox.signal_app("a0", signal.SIGKILL)
     ended = await world.exit_of()

@@ -66,6 +66,14 @@ def test_a_class_that_is_not_there() -> None:
     assert message == 'pods "p" is forbidden: pod rejected: RuntimeClass "kata" not found'
 
 
+def test_rktnetes_may_name_a_class_of_ones_own() -> None:
+    made, errors = created(pods(runtime_class("rkt-fly")), pod({STAGE1: "rkt-fly"}))
+    assert errors == []
+    assert made["spec"]["runtimeClassName"] == "rkt-fly"
+    _, errors = created(pods(), pod({STAGE1: "rkt-fly"}))
+    assert len(errors) == 1
+
+
 def test_overhead_comes_from_the_class_alone_and_is_paid_for() -> None:
     fixed = {"cpu": "250m", "memory": "64Mi"}
     heavy = pods(runtime_class(overhead={"podFixed": fixed}), runtime_class("plain"))
