@@ -110,11 +110,11 @@ async def test_wrong_credentials_are_tried_again_and_shown(tmp_path: Path) -> No
     master = await asyncio.start_server(_unauthorized, "127.0.0.1", 0)
     async with master:
         flags = ("--mesos-principal", "alice", "--mesos-secret-file", str(tmp_path / "secret"))
-        flags += ("--executor-command", "true")  # and no bundle, which would take its time
+        quick = ("--executor-command", "true")  # no bundle, which would take its time
         where = f"127.0.0.1:{master.sockets[0].getsockname()[1]}"
         mine = ("--store", f"sqlite:{tmp_path}/s.db", "--master", where, "--listen", f"127.0.0.1:{port}")
         stop = asyncio.Event()
-        serving = asyncio.create_task(serve(settings(*flags, *mine), stop))
+        serving = asyncio.create_task(serve(settings(*flags, *quick, *mine), stop))
         try:
             text = await _unready(port, "401")
         finally:
