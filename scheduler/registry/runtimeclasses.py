@@ -132,5 +132,4 @@ RUNTIMECLASSES = Resource(
     validate_create=_validate_create,
     prepare_update=_prepare_update,
     validate_update=_validate_update,
-    fields={"metadata.name": lambda obj: str(obj["metadata"].get("name", ""))},
 )
