@@ -159,6 +159,8 @@ class Starter:
                 await launcher.close()
             except (LaunchError, OSError):
                 pass  # it was killed
+        # The cgroups of one that was killed are the next one's to remove.
+        await (await Launcher.start(spares=0)).close()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
