@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from executor.kvm.guest import frames
 from executor.kvm.wire import Stream, Wire
-from executor.pods import ports
+from executor.pods import netns, ports
 from executor.pods.launcher import AppExit, LaunchError, Sandbox
 
 log = logging.getLogger(__name__)
@@ -145,6 +145,8 @@ class Guest:
 
 class KvmSandbox(Sandbox):
     """A running pod in a machine of its own. host: the sandbox in which that machine runs."""
+
+    network_pid = netns.ELSEWHERE
 
     def __init__(
         self,

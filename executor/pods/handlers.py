@@ -169,7 +169,7 @@ async def _get(place: Place, asked: Mapping[str, Any], agent: str, redirects: in
     given = {name.lower() for name, _ in headers}
     headers += [(n, v) for n, v in (("User-Agent", agent), ("Accept", "*/*")) if n.lower() not in given]
     connector = aiohttp.TCPConnector(
-        ssl=False, force_close=True, socket_factory=netns.factory(place.sandbox.pid)
+        ssl=False, force_close=True, socket_factory=netns.factory(_network(place.sandbox))
     )
     patience = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(connector=connector, timeout=patience) as session:
@@ -213,13 +213,18 @@ async def _probe_grpc(place: Place, asked: Mapping[str, Any], timeout: float) ->
     return Answer.FAILURE, f"service unhealthy (responded with {serving.name!r})"
 
 
+def _network(sandbox: Sandbox) -> int:
+    """The process whose network is the pod's: its init, unless the sandbox says otherwise."""
+    return int(getattr(sandbox, "network_pid", sandbox.pid))
+
+
 async def connect(sandbox: Sandbox, host: str, port: int) -> socket.socket:
     """A connection that is made in the pod's network. Raises OSError."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     trouble = OSError(f"{host} has no address")
     for family, kind, protocol, _, address in found:
-        made = netns.make_socket(sandbox.pid, family, kind, protocol)
+        made = netns.make_socket(_network(sandbox), family, kind, protocol)
         made.setblocking(False)
         try:
             await loop.sock_connect(made, address)
@@ -240,4 +245,4 @@ def why(error: Exception) -> str:
     number = getattr(inner, "errno", None)
     if isinstance(inner, OSError) and number and number > 0:
         return f"connect: {os.strerror(number).lower()}"
-    return str(error) or type(error).__name__
+    return str(inner) or type(error).__name__

@@ -12,9 +12,14 @@ from typing import Any
 
 from executor.stage1 import syscalls
 
+ELSEWHERE = 0
+"""Instead of a pid: the pod's network is no namespace of this kernel (it is inside a virtual machine)."""
+
 
 def make_socket(pid: int, family: int, kind: int = socket.SOCK_STREAM, protocol: int = 0) -> socket.socket:
     """A socket in the network namespace of a process, ours or another. Raises OSError, as when that has ended."""
+    if pid == ELSEWHERE:
+        raise OSError("the pod's network is inside its virtual machine, out of the node's reach")
     ours, theirs = (os.stat(f"/proc/{who}/ns/net") for who in ("self", pid))
     if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino):
         return socket.socket(family, kind, protocol)

@@ -54,7 +54,9 @@ class Images(Protocol):
 
 
 class Sandbox(Protocol):
-    """Raises `executor.pods.launcher.LaunchError`. pid: of the pod's init, on the host: its network is the pod's."""
+    """Raises `executor.pods.launcher.LaunchError`. pid: of the pod's init, on the host: its network is the pod's, or
+    that of a process that the attribute `network_pid` names (`netns.ELSEWHERE`: none here).
+    """
 
     @property
     def pid(self) -> int: ...
