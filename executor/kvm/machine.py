@@ -6,6 +6,8 @@ namespace that any pod has, and ends as pods end.
 """
 
 import math
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any, Final
 
 from executor.kvm.boot import Boot
 from executor.kvm.guest.main import SHARE, TAG
-from executor.kvm.probe import Accelerator, Tools
+from executor.kvm.probe import DEVICE, Accelerator, Tools
 from executor.stage1.manifest import quantity
 
 KVM: Final = "kvm"
@@ -146,8 +148,12 @@ def host_manifest(
     boot: Boot,
     how: Accelerator,
     wanted: Size,
+    device: str = str(DEVICE),
 ) -> dict[str, Any]:
-    """The PodManifest of the machine, for the host's launcher. layers: of each app, uppermost first."""
+    """The PodManifest of the machine, for the host's launcher. layers: of each app, uppermost first.
+
+    device: of KVM, as one that nobody may open (see `make_device`).
+    """
     volumes = [{"name": f"host{path.replace('/', '.')}", "kind": "host", "source": path, "readOnly": True,
                 "recursive": False} for path in host_paths()]  # fmt: skip
     programs: list[dict[str, Any]] = [
@@ -178,7 +184,7 @@ def host_manifest(
         shares.append({"volume": f"image.{app}", "path": f"{SHARE}/images/{app}"})
     vm_mounts = [*programs, {"volume": "boot", "path": "/boot"}]
     if how.name == "kvm":
-        volumes.append({"name": "kvm", "kind": "host", "source": "/dev/kvm", "gantry.io/device": True})
+        volumes.append({"name": "kvm", "kind": "host", "source": device, "gantry.io/device": True})
         vm_mounts.append({"volume": "kvm", "path": "/dev/kvm"})
     return {
         "acVersion": pod["acVersion"],
@@ -194,6 +200,13 @@ def host_manifest(
         "annotations": [{"name": "gantry.io/flavor", "value": "linux"}],
         "ports": [],
     }
+
+
+def make_device(path: Path, original: Path = DEVICE) -> None:
+    """A device file of our own for QEMU, which is nobody: the host's is for root and the group kvm, and cannot be
+    id-mapped. It lies in the pod's directory, which only root may enter. Raises OSError."""
+    os.mknod(path, stat.S_IFCHR, original.stat().st_rdev)
+    path.chmod(0o666)
 
 
 def host_paths() -> list[str]:

@@ -127,11 +127,16 @@ class Machines:
             for app in pod["apps"]
         }
         wanted = machine.size(pod, os.cpu_count() or 1)
-        manifest = machine.host_manifest(pod, layers, equipment.tools, equipment.boot, equipment.how, wanted)
         directory = pod_dir / "machine" / pod_dir.name
+        device = directory / "kvm"
+        manifest = machine.host_manifest(
+            pod, layers, equipment.tools, equipment.boot, equipment.how, wanted, str(device)
+        )
         for app in (FILES, VM):
             (directory / "appsinfo" / app).mkdir(parents=True)
             (directory / "appsinfo" / app / "lower").write_text(f"{equipment.system}\n")
+        if equipment.how.name == "kvm":
+            machine.make_device(device)
         (directory / "pod").write_text(json.dumps(manifest))
         return directory
 

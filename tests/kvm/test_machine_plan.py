@@ -1,5 +1,6 @@
 """What a pod's manifest makes of its machine. Pure."""
 
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,14 @@ def test_stage1_takes_both_manifests(how: Accelerator) -> None:
 def test_what_a_machine_cannot_have_is_refused(more: dict[str, Any], what: str) -> None:
     with pytest.raises(MachineError, match=what):
         machine.check(pod({}, **more))
+
+
+@pytest.mark.root
+def test_qemu_s_own_device_is_the_host_s_and_open_to_nobody(tmp_path: Path) -> None:
+    machine.make_device(tmp_path / "kvm", Path("/dev/null"))
+    info = (tmp_path / "kvm").stat()
+    assert stat.S_ISCHR(info.st_mode)
+    assert (stat.S_IMODE(info.st_mode), info.st_rdev) == (0o666, Path("/dev/null").stat().st_rdev)
 
 
 def test_frames_arrive_however_they_are_cut() -> None:

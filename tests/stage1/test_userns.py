@@ -1,6 +1,7 @@
 """User namespaces: root in a pod is nobody on the host, and every file keeps its owner all the same."""
 
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,31 @@ async def test_a_sub_path_that_is_made_is_the_pod_s(runner: Any, tmp_path: Path)
         pod={"volumes": volumes, "user_namespace": "private"},
     )
     assert result.lines == ["0", "0", "0", "made"]
+
+
+async def test_a_device_is_open_to_whom_its_file_is(runner: Any, tmp_path: Path) -> None:
+    for name, mode in (("open", 0o666), ("closed", 0o660)):
+        os.mknod(tmp_path / name, stat.S_IFCHR, os.stat("/dev/null").st_rdev)
+        (tmp_path / name).chmod(mode)
+    volumes = [
+        {
+            "name": name,
+            "kind": "host",
+            "source": str(tmp_path / name),
+            "recursive": False,
+            "gantry.io/device": True,
+        }
+        for name in ("open", "closed")
+    ]
+    result = await runner.sh(
+        "echo x > /dev/open && echo opened; echo x > /dev/closed",
+        user="65534",
+        group="65534",
+        mounts=[{"volume": name, "path": f"/dev/{name}"} for name in ("open", "closed")],
+        pod={"volumes": volumes, "user_namespace": "private"},
+    )
+    assert result.lines[0] == "opened"
+    assert "can't create /dev/closed: Permission denied" in result.output
 
 
 async def test_root_of_the_pod_rules_its_network_but_not_its_mounts(runner: Any) -> None:
