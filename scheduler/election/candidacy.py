@@ -176,7 +176,8 @@ class Candidacy:
         try:
             names = await self._session.children(self._directory, self._wake.set)
         except NoNodeError:
-            await self._session.exists(self._directory, self._wake.set)
+            if await self._session.exists(self._directory, self._wake.set):
+                self._wake.set()  # made meanwhile: that watch tells of no candidates
             return []
         return sorted(names, key=lambda name: name.rpartition("-")[2])
 

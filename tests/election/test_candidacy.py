@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+from kazoo.exceptions import NoNodeError
+
 from scheduler.election.messages import Candidate
 
 
@@ -103,6 +106,26 @@ async def test_a_leader_whose_znode_is_removed_leads_no_more(voter: Any) -> None
     (name,) = await other.session.children(directory)
     await other.session.delete(f"{directory}/{name}")
     assert "removed" in await one.hears("lost")
+
+
+async def test_the_first_leader_ever_is_seen_whenever_it_comes(
+    voter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Just after somebody looked for candidates, and found not even their directory."""
+    other = voter("other")
+    look, first = other.session.children, []
+
+    async def children(path: str, changed: Any = None) -> Any:
+        try:
+            return await look(path, changed)
+        except NoNodeError:
+            if not first:
+                first.append(voter("one").enter())
+                await first[0].hears("leads")
+            raise
+
+    monkeypatch.setattr(other.session, "children", children)
+    await other.follows_one("one")
 
 
 async def test_many_candidates_one_leader_at_a_time(voter: Any) -> None:
