@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,7 +125,7 @@ class Starter:
 
     async def __call__(self, apps: dict[str, dict[str, Any]], **pod: Any) -> Machine:
         """apps: {name: {"exec": […], and what else goes into appc's app; "mounts"}}; pod: of the PodManifest."""
-        directory = self.base / f"pod-{len(self.started)}"
+        directory = self.base / str(uuid.uuid4())  # the name of its cgroups, which others run beside
         entries = []
         for name, app in apps.items():
             info = directory / "appsinfo" / name

@@ -46,12 +46,13 @@ def events(cluster, name, reason):
     return [item["message"] for item in items]
 
 
-EXAMPLES = sorted(path.stem for path in Path("examples").glob("*.yaml"))
+DIRECTORY = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = sorted(path.stem for path in DIRECTORY.glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", EXAMPLES)
 def test_the_examples_come_to_what_they_say(cluster, path, tools):
-    file = f"examples/{path}.yaml"
+    file = str(DIRECTORY / f"{path}.yaml")
     cluster.kubectl("create", "-f", file)
     try:
         name = {"job-like": "once"}.get(path, path)
