@@ -92,6 +92,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "small"
     place.mkdir()
     home = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY)
+    here = os.getcwd()
     syscalls.unshare(syscalls.CLONE_NEWNS)
     try:
         syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
@@ -99,6 +100,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield place
     finally:
         syscalls.setns(home, syscalls.CLONE_NEWNS)
+        os.chdir(here)  # it is the root now
         os.close(home)
 
 

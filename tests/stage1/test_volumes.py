@@ -222,6 +222,7 @@ async def test_paths_that_are_no_volumes(runner: Any, path: str) -> None:
 def shared_place(tmp_path: Path) -> Iterator[Path]:
     """A shared mount, in a mount namespace that this thread, and what it starts, is in until the test has ended."""
     home = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY)
+    here = os.getcwd()
     syscalls.unshare(syscalls.CLONE_NEWNS)
     try:
         syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
@@ -232,6 +233,7 @@ def shared_place(tmp_path: Path) -> Iterator[Path]:
         yield place
     finally:
         syscalls.setns(home, syscalls.CLONE_NEWNS)
+        os.chdir(here)  # it is the root now
         os.close(home)
 
 
