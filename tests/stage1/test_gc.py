@@ -67,8 +67,8 @@ def prepare(limit):
     for phase in (Phase.PREPARE, Phase.EXITED):
         path = root / phase / f"pod-{limit}-{phase}"
         (path / "overlay/app/upper/deep/er").mkdir(parents=True)
-        (path / "overlay/app/work/work").mkdir(parents=True)
-        (path / "overlay/app/work/work").chmod(0)
+        (path / "overlay" / "app" / "work" / "work").mkdir(parents=True)
+        (path / "overlay" / "app" / "work" / "work").chmod(0)
         (path / "overlay/app/upper/link").symlink_to(sys.argv[2])
         (path / "overlay/app/upper/door").symlink_to(os.path.dirname(sys.argv[2]))
         os.mkfifo(path / "fifo")
