@@ -202,11 +202,12 @@ class Extractor:
         target = entry.link
         if not target or len(os.fsencode(target)) > self._limits.path_bytes:
             raise ImageBroken("a symlink with an empty or endless target")
-        depth = 0 if target.startswith("/") else name.count("/")
-        for part in target.split("/"):
-            depth += -1 if part == ".." else part not in {"", "."}
-            if depth < 0:
-                raise ImageBroken(f"symlink to {target!r} leads out of the image")
+        if not target.startswith("/"):  # an absolute one begins at the image's root, and `/..` is `/`
+            depth = name.count("/")
+            for part in target.split("/"):
+                depth += -1 if part == ".." else part not in {"", "."}
+                if depth < 0:
+                    raise ImageBroken(f"symlink to {target!r} leads out of the image")
         os.symlink(target, name, dir_fd=self._root)
         if (entry.uid, entry.gid) != self._owner:
             os.chown(name, entry.uid, entry.gid, dir_fd=self._root, follow_symlinks=False)
