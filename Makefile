@@ -22,7 +22,7 @@ run: setup ## a cluster on this machine, a real pod in it, its log; then clean u
 	@$(BIN)/gantry demo --manifest examples/hello.yaml
 
 test: setup-dev ## all tests
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 test-storm: setup-dev ## 1,000 pods on 200 simulated agents while everything fails (GANTRY_SEED says how), long random histories
 	GANTRY_SCALE=full $(BIN)/python -m pytest tests/scale
