@@ -321,6 +321,10 @@ class Sandbox:
             (overlay / name).mkdir(parents=True)
         await asyncio.to_thread(shutil.rmtree, trash, ignore_errors=False)
 
+    async def update(self) -> None:
+        """The apps of the pod are those that its manifest has now; all else of it has to be as it was. LaunchError."""
+        await self._launcher.call("update", self._key)
+
     async def stop(self) -> None:
         """Kill everything in the pod; returns when no process, mount or cgroup of it is left. Idempotent."""
         if self._stopping:

@@ -230,6 +230,8 @@ class Launcher:
             found.signal(message["app"], message["signum"], answer)
         elif do == "remove":
             found.remove(message["app"], answer)
+        elif do == "update":
+            found.update(answer)
         elif do == "stop":
             found.stop(answer)
         else:

@@ -104,6 +104,7 @@ class Pod(NamedTuple):
     limits: Limits = NO_LIMITS
     sysctls: tuple[tuple[str, str], ...] = ()
     ids: int = 0  # the first id of its user namespace on the host; 0: it has none
+    privileged: bool = False  # apps that come later may be
 
     @property
     def isolated(self) -> bool:
@@ -113,8 +114,12 @@ class Pod(NamedTuple):
     @property
     def may_have_users(self) -> bool:
         """Whether a user namespace of its own fits what else the pod asks for."""
-        privileged = any(app.privileged for app in self.apps.values())
-        return self.flavor == "linux" and not self.host_network and not privileged
+        return self.flavor == "linux" and not self.host_network and not self.any_privileged
+
+    @property
+    def any_privileged(self) -> bool:
+        """Whether an app is privileged, or may be that comes later."""
+        return self.privileged or any(app.privileged for app in self.apps.values())
 
 
 def read(text: str | bytes) -> Pod:
@@ -156,6 +161,7 @@ def _pod(raw: dict[str, Any]) -> Pod:
         users=users,
         limits=limits,
         sysctls=sysctls,
+        privileged=notes.get("gantry.io/privileged") == "true",
     )
     if sysctls and (not pod.isolated or pod.host_network):
         raise ManifestError("pod isolator os/unix/sysctl: needs flavor linux and a network of the pod's own")

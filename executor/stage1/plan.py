@@ -112,7 +112,7 @@ def pod_plan(pod: Pod) -> list[Op]:
     else:
         if pod.hostname:
             plan.append(ops.SetHostname(pod.hostname))
-        if any(app.privileged for app in pod.apps.values()):
+        if pod.any_privileged:
             plan.append(ops.MountNew("proc", "proc.privileged", _PROC_FLAGS))
             plan.append(ops.MountNew("sysfs", "sys.privileged", _PROC_FLAGS))
         if any(app.whole_proc for app in pod.apps.values()):

@@ -3,16 +3,16 @@
 import os
 import signal
 import socket
-import stat
 import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from executor.stage1 import cgroups, channel, manifest, nspawn, ops, plan, userns
+from executor.stage1 import cgroups, channel, manifest, nspawn, ops, plan, podfiles, userns
 from executor.stage1.ops import StageError
 from executor.stage1.process import Process
 from executor.stage1.starters import Answer, Starter
+from executor.stage1.update import updated
 
 if TYPE_CHECKING:
     from executor.stage1.launcher import Launcher
@@ -35,7 +35,7 @@ class Sandbox:
         self._launcher = launcher
         self._key = directory
         self._paths = plan.Paths(directory.rstrip("/"))
-        self._pod = _read_manifest(directory)
+        self._pod = self._first = _read_manifest(directory)
         self._cgroup = cgroups.PodCgroup(
             launcher.layout, os.path.basename(self._paths.pod), disk=_disk(self._pod, self._paths.pod)
         )
@@ -93,15 +93,18 @@ class Sandbox:
         )
         self._init_fd = self._door = os.pidfd_open(self._init)
         if self._ids is not None:
-            self._pod = pod._replace(ids=self._ids.base)
+            self._pod = self._first = pod._replace(ids=self._ids.base)
 
     def _can_map(self) -> bool:
+        return not self._unmappable(self._pod)
+
+    def _unmappable(self, pod: manifest.Pod) -> list[str]:
         places = [(self._paths.pod, False)]
-        places += [(v.source, v.recursive) for v in self._pod.volumes.values() if v.kind == "host"]
-        for name in self._pod.apps:
+        places += [(v.source, v.recursive) for v in pod.volumes.values() if v.kind == "host"]
+        for name in pod.apps:
             if os.path.exists(self._paths.lowers(name)):
                 places.append((_read_lowers(self._paths, name)[-1], False))
-        return all(self._launcher.mappable.can_map(path, recursive=recursive) for path, recursive in places)
+        return [path for path, deep in places if not self._launcher.mappable.can_map(path, recursive=deep)]
 
     def _send_pod(self) -> None:
         assert self._init_socket is not None
@@ -151,8 +154,8 @@ class Sandbox:
     def _prepare(self) -> None:
         """Files and directories the apps will need, in advance; what fails here fails again, loudly, at `start`."""
         try:
-            _write(f"{self._paths.pod}/pid", f"{self._init}\n")
-            _link(f"{self._paths.pod}/flavor", self._pod.flavor)
+            podfiles.write(f"{self._paths.pod}/pid", f"{self._init}\n")
+            podfiles.link(f"{self._paths.pod}/flavor", self._pod.flavor)
             self._make_pod_ready()
             for name in self._pod.apps:
                 if os.path.exists(self._paths.lowers(name)):
@@ -162,7 +165,7 @@ class Sandbox:
 
     def _make_pod_ready(self) -> None:
         if not self._prepared:
-            _prepare_pod(self._paths, self._pod)
+            podfiles.prepare(self._paths, self._pod)
             self._prepared = True
 
     def _make_ready(self, name: str) -> bytes:
@@ -173,7 +176,7 @@ class Sandbox:
             return self._ready[name][1]
         app = self._pod.apps[name]
         for directory in (self._paths.root(name), self._paths.upper(name), self._paths.work(name)):
-            _make_directory(directory)
+            podfiles.make_directory(directory)
         self._cgroup.create_app(name, app.limits)
         members = self._cgroup.app_members(name)
         todo = ops.pack(plan.app_plan(self._pod, app, self._paths, lowers, members))
@@ -244,15 +247,29 @@ class Sandbox:
         self._launcher.expect(pid, lambda status: self._on_exit(name, status))
         if self._ending:
             self._cgroup.kill(name)
-        elif name in self._apps:
+        elif name in self._apps and not self._handlers.get(name):
             self._note(f"{name}-started", f"{time.time():.6f}\n")
 
     def _note(self, name: str, text: str) -> None:
         """Write a status file. A disk that the apps have filled must not keep their ends from being told."""
         try:
-            _write(self._paths.status(name), text)
+            podfiles.write(self._paths.status(name), text)
         except OSError as error:
             sys.stderr.write(f"stage1: status {name} of {self._key}: {_text(error)}\n")
+
+    def update(self, answer: Answer) -> None:
+        """Read the manifest again: the pod's apps are those that it has now. Raises StageError."""
+        if self._ending or self._on_running is not None:
+            raise StageError(f"update {self._key}: the pod does not run")
+        running = {name.partition("#")[0] for name in (*self._apps, *self._starters)}
+        pod = updated(self._first, _read_manifest(self._key), running)
+        if pod.ids and (places := self._unmappable(pod)):
+            raise StageError(
+                f"{places[0]}: its file system cannot be id-mapped, and the pod has ids of its own"
+            )
+        self._pod, self._prepared = pod, False
+        self._ready.clear()
+        answer({})
 
     # -- exec ---------------------------------------------------------------------------------------------
 
@@ -353,7 +370,8 @@ class Sandbox:
             os.close(instance.pidfd)
         code = os.waitstatus_to_exitcode(status)
         oom = code != 0 and self._cgroup.oom_kills(name) > instance.oom_kills_before
-        self._note(name, f"{code if code >= 0 else 128 - code}\n")
+        if not self._handlers.get(name):
+            self._note(name, f"{code if code >= 0 else 128 - code}\n")
         self._launcher.send_event(
             {
                 "event": "exit",
@@ -503,71 +521,6 @@ def _read_lowers(paths: plan.Paths, app: str) -> tuple[str, ...]:
     if not lowers:
         raise StageError(f"start {app}: {paths.lowers(app)} names no layer")
     return lowers
-
-
-def _prepare_pod(paths: plan.Paths, pod: manifest.Pod) -> None:
-    """Directories and files of the pod directory that stage0 need not have made."""
-    _make_directory(os.path.dirname(paths.status("")))
-    for volume in pod.volumes.values():
-        if volume.kind == "empty" and not volume.memory:
-            _make_volume(paths.volume(volume.name), volume)
-    _make_directory(os.path.dirname(paths.etc("")))
-    name = pod.hostname or os.uname().nodename
-    hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-    if pod.host_network or not pod.isolated:
-        hosts = _read_host("/etc/hosts") or hosts
-    elif pod.hostname:
-        hosts += f"127.0.0.1\t{pod.hostname}\n"
-    for file, text in (
-        ("hosts", hosts),
-        ("hostname", name + "\n"),
-        ("resolv.conf", _read_host("/etc/resolv.conf")),
-    ):
-        if not os.path.exists(paths.etc(file)):
-            with open(paths.etc(file), "w", encoding="utf-8", errors="surrogateescape") as new:
-                new.write(text)
-
-
-def _make_directory(path: str) -> None:
-    try:
-        os.mkdir(path)
-    except FileExistsError:
-        pass  # stage0 has made it
-    except FileNotFoundError:
-        os.makedirs(path, exist_ok=True)
-
-
-def _make_volume(path: str, volume: manifest.Volume) -> None:
-    if os.path.isdir(path):
-        return
-    os.makedirs(path)
-    os.chown(path, volume.uid, volume.gid)
-    os.chmod(path, volume.mode)
-
-
-def _read_host(path: str) -> str:
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return ""
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except FileNotFoundError:
-        return ""
-
-
-def _write(path: str, text: str) -> None:
-    """Write a small file so that a reader sees all of it or the one before."""
-    with open(f"{path}.new", "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
-    os.replace(f"{path}.new", path)
-
-
-def _link(path: str, target: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    os.symlink(target, path)
 
 
 def _pidfd(pid: int) -> int:

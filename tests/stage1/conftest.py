@@ -119,6 +119,7 @@ class Pods:
     ) -> Path:
         """A prepared pod directory with a name of its own; `notes` become annotations gantry.io/…."""
         pod = self.base / str(uuid.uuid4())
+        pod.mkdir(parents=True)
         self.made.append(pod)
         for app in apps:
             info = pod / "appsinfo" / app["name"]
