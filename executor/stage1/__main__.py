@@ -40,7 +40,10 @@ def main(argv: list[str]) -> int:
         collect(layout)
         launcher = Launcher(control, layout, options["--host"], options.get("--spares", 1))
     except (OSError, StageError, cgroups.CgroupError) as error:
-        channel.send_json(control, {"ready": False, "error": str(error)})
+        try:
+            channel.send_json(control, {"ready": False, "error": str(error)})
+        except ConnectionError:
+            pass  # it is the executor that has gone
         return 1
     os.umask(0o022)
     syscalls.set_process_name("gantry-launcher")

@@ -51,6 +51,8 @@ def _child(entry: Callable[[socket.socket], None], sock: socket.socket) -> None:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         entry(sock)
         code = 0
+    except ConnectionError:
+        pass  # the launcher has gone: there is nobody left to tell
     except BaseException:  # noqa: BLE001 - nothing may reach the launcher's frames below us
         traceback.print_exc()
     finally:
@@ -107,7 +109,10 @@ def init(sock: socket.socket, *, flavor: str, host_network: bool, ids: int, last
             pause.become(program)
     os.fchdir(cgroup)
     close_all_but([sock.fileno()])
-    sock.recv(1)  # never answered: returns when the launcher is gone
+    try:
+        sock.recv(1)  # never answered: returns when the launcher is gone
+    except ConnectionError:
+        pass  # it went without having read what we had said
     if flavor == "fly":
         _kill_own_cgroup()
 

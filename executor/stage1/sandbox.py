@@ -441,7 +441,7 @@ class Sandbox:
         self._ending, self._reason = True, reason
         if self._init_fd >= 0:
             signal.pidfd_send_signal(self._init_fd, signal.SIGKILL)
-        for pid in self._starters.values():
+        for pid in filter(None, self._starters.values()):
             os.kill(pid, signal.SIGKILL)  # ours and not reaped yet, so the pid is not another's
         self._clean_until_gone(time.monotonic() + _PATIENCE_SECONDS, 0.001)
 

@@ -37,10 +37,15 @@ class Starter:
         self._answer = answer
         self._on_end = on_end
         self._master = -1
-        pid, self._socket = launcher.take_starter()
-        starters[name] = pid
-        launcher.expect(pid, lambda _: None)
+        self._pid, self._socket = launcher.take_starter()
+        starters[name] = self._pid
+        launcher.expect(self._pid, self._on_exit)
         launcher.watch(self._socket.fileno(), self._on_message)
+
+    def _on_exit(self, _status: int) -> None:
+        """It has been reaped: its pid may be another's by now. What it has said may not have been heard yet."""
+        if self._starters.get(self._name) == self._pid:
+            self._starters[self._name] = 0
 
     def begin(self, job: bytes, fds: list[int], named: list[int]) -> None:
         """Send the job with the streams: three; two, then stdin is /dev/null; none, then they are a new terminal.
