@@ -24,6 +24,7 @@ AC_VERSION: Final = "0.8.11"
 KEPT: Final = "pod-created"
 """A file in pod directories that outlive who made them: those of `gantry rkt`, which collects them itself."""
 
+_TRIES: Final = 1000
 
 Dispose = Callable[[Path], bool]
 """Called, in a thread, before a pod's directory goes; False: it has to stay, the next start tries again."""
@@ -230,10 +231,16 @@ def _put(path: str, text: str) -> None:
 
 def _remove(path: Path) -> None:
     """Remove a file or tree. What cannot be removed is told and left: the next start tries again."""
-    try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        log.warning("cannot remove %s: %s", path, error)
+    for _ in range(_TRIES):
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+            return
+        except FileNotFoundError:
+            continue  # another thread was faster: what an app wrote, a pod, its log go each in its own time
+        except OSError as error:
+            log.warning("cannot remove %s: %s", path, error)
+            return
+    log.warning("cannot remove %s: somebody else is at it", path)

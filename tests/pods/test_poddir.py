@@ -1,8 +1,10 @@
 """Pod directories and host paths on a real file system."""
 
+import contextlib
 import fcntl
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,22 @@ def test_old_logs_are_dropped_and_new_ones_kept(dirs: PodDirs) -> None:
     pod.drop_logs("web", 1)
     assert sorted(p.name for p in (pod.path / "logs/web").iterdir()) == ["2.log", "3.log"]
     pod.remove()
+
+
+def test_a_directory_that_two_threads_remove_is_gone(dirs: PodDirs, caplog: pytest.LogCaptureFixture) -> None:
+    """What is left of a dead pod is removed while the pod itself is."""
+    for number in range(20):
+        pod = dirs.create(f"u-{number}")
+        for place in range(20):
+            (pod.path / f"overlay/{place}/upper/a/b").mkdir(parents=True)
+        pod.move(Phase.EXITED)
+        with ThreadPoolExecutor(2) as threads:
+            stripping, removing = threads.submit(pod.strip), threads.submit(pod.remove)
+        removing.result()
+        with contextlib.suppress(FileNotFoundError):  # it began too late
+            stripping.result()
+        assert not [path for phase in Phase for path in (dirs.root / phase).iterdir()]
+    assert not caplog.messages
 
 
 @pytest.fixture
