@@ -38,11 +38,11 @@ async def collect(pod_dir: Path, layout: cgroups.Layout, seconds: float) -> None
         return
     cgroup = cgroups.PodCgroup(layout, pod_dir.name)
     try:
-        await asyncio.to_thread(_make_cgroup, cgroup, layout)
+        await asyncio.to_thread(cgroup.create)
         holder = await Holder.start(pod_dir, cgroup, None)
     except BaseException as error:
         cgroup.remove()
-        if isinstance(error, OSError):
+        if isinstance(error, OSError | cgroups.CgroupError):
             raise LaunchError(f"stage1 {stage1.name}: gc: {error}") from None
         raise
     try:
@@ -55,14 +55,6 @@ async def collect(pod_dir: Path, layout: cgroups.Layout, seconds: float) -> None
     finally:
         await holder.close()
     manifest.unlink()
-
-
-def _make_cgroup(cgroup: cgroups.PodCgroup, layout: cgroups.Layout) -> None:
-    lock = cgroups.Lock(layout, exclusive=False)
-    try:
-        cgroup.create()
-    finally:
-        lock.release()
 
 
 def _name(pod_dir: Path) -> str:

@@ -116,11 +116,7 @@ async def make(job: Job) -> Holder:
 
 
 def _make_cgroup(job: Job, cgroup: cgroups.PodCgroup) -> None:
-    lock = cgroups.Lock(job.layout, exclusive=False)
-    try:
-        cgroup.create()
-    finally:
-        lock.release()
+    cgroup.create()
     cgroup.limit(job.foreign.limits)
 
 

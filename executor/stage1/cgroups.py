@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import signal
+import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -24,6 +25,7 @@ PREFIX: Final = "gantry."
 INIT_LEAF: Final = ".init"
 _V2_CONTROLLERS: Final = ("cpu", "memory", "pids", "io")
 _PERIOD_US: Final = 100_000
+_LOCK_SECONDS: Final = 10.0  # nobody has it for more than milliseconds, unless he is stopped
 
 
 class CgroupError(Exception):
@@ -150,16 +152,22 @@ class PodCgroup:
         self._alive: list[int] = []
 
     def create(self) -> None:
-        """Make the pod's directories (and on v2 pass the controllers down), and hold them (see `leftovers`)."""
+        """Make the pod's directories (and on v2 pass the controllers down), and hold them (see `leftovers`).
+
+        Raises OSError, CgroupError.
+        """
         if self.layout.version == 2:
-            os.makedirs(self.directories[0], exist_ok=True)
+            os.makedirs(self.layout.roots[0], exist_ok=True)
+        lock = Lock(self.layout, exclusive=False)
+        try:
+            for directory in self.directories:
+                self._alive.append(_make_held(directory))
+        finally:
+            lock.release()
+        if self.layout.version == 2:
             for directory in (self.layout.roots[0], self.directories[0]):
                 _delegate(directory)
             _mkdir(os.path.join(self.directories[0], INIT_LEAF))
-        for directory in self.directories:
-            _mkdir(directory)
-            self._alive.append(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-            fcntl.flock(self._alive[-1], fcntl.LOCK_SH)
 
     def create_app(self, app: str, limits: Limits) -> None:
         """Make the app's directories and set its limits; raises CgroupError when one cannot be enforced."""
@@ -273,16 +281,24 @@ def remove_tree(directory: str) -> bool:
 
 
 class Lock:
-    """Holds off `collect` (shared) or creators of pods (exclusive) in every hierarchy, until it is released."""
+    """Holds off `leftovers` (shared) or creators of pods (exclusive) in every hierarchy, until it is released.
 
-    def __init__(self, layout: Layout, *, exclusive: bool, wait: bool = True) -> None:
+    For as long as it takes to make directories, or to list them: launchers that share a cgroup wait for it. Raises
+    CgroupError when it cannot be had in `seconds`.
+    """
+
+    def __init__(self, layout: Layout, *, exclusive: bool, seconds: float = _LOCK_SECONDS) -> None:
         kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        deadline = time.monotonic() + seconds
         self._fds: list[int] = []
         try:
             for root in layout.roots:
                 self._fds.append(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-                fcntl.flock(self._fds[-1], kind | (0 if wait else fcntl.LOCK_NB))
-        except OSError:
+                while not _locked(self._fds[-1], kind):
+                    if time.monotonic() > deadline:
+                        raise CgroupError(f"another executor has the lock of {root} for {seconds:.0f} s now")
+                    time.sleep(0.001)
+        except (OSError, CgroupError):
             self.release()
             raise
 
@@ -292,31 +308,57 @@ class Lock:
             os.close(self._fds.pop())
 
 
-def leftovers(layout: Layout) -> list[str]:
-    """Pods' directories that no launcher holds any more: theirs died (call under the lock).
+def leftovers(layout: Layout) -> dict[str, int]:
+    """Pods' directories that no launcher holds any more, for theirs died; each with a descriptor that holds it now.
 
     The hold is a lock of the file system, for what is in a cgroup shows only to whoever sees its pid namespace.
     In every hierarchy, because executors may share some and not others (an agent nests only what it limits).
+    Call it under the lock; whoever makes a pod of the same name then waits until the descriptor is closed.
     """
-    found: list[str] = []
+    found: dict[str, int] = {}
     for root in layout.roots:
-        pods = [entry.path for entry in os.scandir(root) if entry.name.startswith(PREFIX)]
-        found += [path for path in pods if not _held(path)]
+        for entry in os.scandir(root):
+            if entry.name.startswith(PREFIX):
+                fd = _hold(entry.path, fcntl.LOCK_EX)
+                if fd >= 0:
+                    found[entry.path] = fd
     return found
 
 
-def _held(directory: str) -> bool:
+def _make_held(directory: str) -> int:
+    """Make a pod's directory; the descriptor that holds it. One that is being collected is made when it has gone."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        _mkdir(directory)
+        fd = _hold(directory, fcntl.LOCK_SH)
+        if fd >= 0:
+            return fd
+        if time.monotonic() > deadline:
+            raise CgroupError(f"{directory} is there, and another executor has it")
+        time.sleep(0.001)
+
+
+def _hold(directory: str, kind: int) -> int:
+    """A descriptor with the lock of a directory; -1 when somebody else has it, or it has just been removed."""
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return True  # its launcher has just removed it
+        return -1
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _locked(fd, kind) and os.path.samestat(os.fstat(fd), os.stat(directory)):
+            return fd
+    except FileNotFoundError:
+        pass
+    os.close(fd)
+    return -1
+
+
+def _locked(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+        return False
+    return True
 
 
 def write(path: str, value: str) -> None:

@@ -324,7 +324,7 @@ def _guarded(action: Callable[[], None]) -> None:
 def collect(layout: cgroups.Layout, seconds: float = 2.0) -> list[str]:
     """Kill and remove what pods of launchers that were killed have left; returns the directories.
 
-    Live pods of other launchers in the same cgroup are told by the lock that theirs hold.
+    Live pods of other launchers in the same cgroup are told by the lock that theirs hold. Raises OSError, CgroupError.
     """
     for root in layout.roots:
         if layout.version == 2:
@@ -332,16 +332,20 @@ def collect(layout: cgroups.Layout, seconds: float = 2.0) -> list[str]:
     lock = cgroups.Lock(layout, exclusive=True)
     try:
         found = cgroups.leftovers(layout)
-        left = found
+    finally:
+        lock.release()
+    try:
+        left = list(found)
         deadline = time.monotonic() + seconds
         while left := [path for path in left if not _collected(path, layout.version)]:
             if time.monotonic() > deadline:
                 sys.stderr.write(f"stage1: cgroups still in use: {', '.join(left)}\n")
                 break
             time.sleep(0.005)
-        return found
+        return list(found)
     finally:
-        lock.release()
+        for fd in found.values():
+            os.close(fd)
 
 
 def _collected(directory: str, version: int) -> bool:

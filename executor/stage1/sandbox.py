@@ -48,7 +48,6 @@ class Sandbox:
         self._init_fd = -1
         self._door = -1  # whom the apps' starters enter: init, or somebody in its place
         self._init_socket: socket.socket | None = None
-        self._lock: cgroups.Lock | None = None
         self._on_running: Answer | None = None
         self._on_stopped: list[Answer] = []
         self._ids: userns.Range | None = None
@@ -64,7 +63,6 @@ class Sandbox:
     def run(self, answer: Answer) -> None:
         """Make the pod's init and cgroups; answers {"pid"} or {"error"}."""
         launcher = self._launcher
-        self._lock = cgroups.Lock(launcher.layout, exclusive=False)
         self._take_init()
         assert self._init_socket is not None
         launcher.expect(self._init, self._on_init_exit)
@@ -144,7 +142,6 @@ class Sandbox:
         if message != "":
             self._fail(message or "the pod's init died")
             return
-        self._unlock()
         answer, self._on_running = self._on_running, None
         if answer is not None:
             answer({"pid": self._init})
@@ -196,10 +193,6 @@ class Sandbox:
         if answer is not None:
             self._on_stopped.append(lambda *_: answer({"error": reason}))
         self._end(reason)
-
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
 
     # -- apps ---------------------------------------------------------------------------------------------
 
@@ -480,7 +473,6 @@ class Sandbox:
         self._launcher.unwatch(self._init_socket.fileno())
         self._init_socket.close()
         self._init_socket = None
-        self._unlock()
         while self._users:
             os.close(self._users.pop())
         if self._ids is not None:

@@ -1,6 +1,7 @@
 """Where cgroups are and what is written to them, on plain directory trees."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,14 @@ def test_v2_kill_uses_the_kernel_s(tmp_path: Path) -> None:
     assert (app / "cgroup.kill").read_text() == "1"
 
 
+def leftovers(layout: Layout) -> list[str]:
+    """Their names; they are let go."""
+    found = cgroups.leftovers(layout)
+    for fd in found.values():
+        os.close(fd)
+    return sorted(found)
+
+
 def test_leftovers_are_pods_that_nobody_holds(tmp_path: Path) -> None:
     layout = fake_v1(tmp_path)
     live = PodCgroup(layout, "live")
@@ -169,7 +178,7 @@ def test_leftovers_are_pods_that_nobody_holds(tmp_path: Path) -> None:
         "cpu/own/gantry.dead",
         "cpu/own/gantry.half",
     ]
-    assert sorted(cgroups.leftovers(layout)) == sorted(f"{tmp_path}/{path}" for path in expected)
+    assert leftovers(layout) == sorted(f"{tmp_path}/{path}" for path in expected)
 
 
 def test_pods_of_an_executor_that_shares_only_some_hierarchies_are_not_leftovers(tmp_path: Path) -> None:
@@ -179,17 +188,37 @@ def test_pods_of_an_executor_that_shares_only_some_hierarchies_are_not_leftovers
     os.makedirs(theirs.base["memory"])
     pod = PodCgroup(theirs, "live")
     pod.create()
-    assert cgroups.leftovers(ours) == []
+    assert leftovers(ours) == []
     assert pod.remove()
     (tmp_path / "cpu/own/gantry.live").mkdir()
-    assert cgroups.leftovers(ours) == [f"{tmp_path}/cpu/own/gantry.live"]
+    assert leftovers(ours) == [f"{tmp_path}/cpu/own/gantry.live"]
 
 
 def test_creators_and_collectors_exclude_one_another(tmp_path: Path) -> None:
     layout = fake_v1(tmp_path)
     first, second = (cgroups.Lock(layout, exclusive=False) for _ in range(2))
-    with pytest.raises(BlockingIOError):
-        cgroups.Lock(layout, exclusive=True, wait=False)
+    with pytest.raises(CgroupError, match="another executor has the lock of"):
+        cgroups.Lock(layout, exclusive=True, seconds=0.0)
     first.release()
     second.release()
-    cgroups.Lock(layout, exclusive=True, wait=False).release()
+    cgroups.Lock(layout, exclusive=True, seconds=0.0).release()
+
+
+def test_what_is_being_collected_is_made_again_when_it_has_gone(tmp_path: Path) -> None:
+    """Killing what is in it takes time, and meanwhile pods of other names are made."""
+    layout = fake_v1(tmp_path)
+    for name in ("memory", "cpu"):
+        (tmp_path / name / "own/gantry.u1").mkdir()
+    held = cgroups.leftovers(layout)
+    assert leftovers(layout) == []
+    PodCgroup(layout, "u2").create()
+    before = [os.stat(path).st_ino for path in held]
+    with ThreadPoolExecutor(1) as thread:
+        again = PodCgroup(layout, "u1")
+        made = thread.submit(again.create)
+        for path, fd in held.items():
+            os.rename(path, f"{path}.gone")
+            os.close(fd)
+        made.result(20)
+    assert [os.stat(path).st_ino for path in held] != before
+    assert leftovers(layout) == [f"{tmp_path}/{name}/own/gantry.u1.gone" for name in ("cpu", "memory")]
