@@ -77,7 +77,12 @@ def main(argv: list[str] | None = None) -> int:
     flags: Flags = g.flags()
     found: list[str] = []
     try:
+        early, args = _flags_of_verbs(flags, args)
         flags.parse(args, found.append, rest=True)
+        if early and not found:
+            raise Failure(f"unknown flag: {early[0].partition('=')[0]}")
+        at = _words_of_verb(found)
+        found[at:at] = early
         if not found:
             print("rkt: missing command", file=sys.stderr)
             print(usage(), file=sys.stderr)
@@ -94,6 +99,29 @@ def main(argv: list[str] | None = None) -> int:
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # or the interpreter's end would complain
         return FAILED
+
+
+def _flags_of_verbs(flags: Flags, args: list[str]) -> tuple[list[str], list[str]]:
+    """A verb's own flags may stand before it, too: (those, the rest). One without `=` takes the next word along,
+    unless that is a verb."""
+    verbs = {name.partition(" ")[0] for name in VERBS} | set(ABSENT)
+    early: list[str] = []
+    rest: list[str] = []
+    at = 0
+    while at < len(args) and args[at] not in verbs and args[at].startswith("--") and args[at] != "--":
+        arg, count = args[at], 1
+        following = args[at + 1] if at + 1 < len(args) and "=" not in arg else "-"
+        if following not in verbs and not following.startswith("-") and flags.takes_value(arg[2:]):
+            count = 2
+        known = flags.knows(arg[2:].partition("=")[0])
+        (rest if known else early).extend(args[at : at + count])
+        at += count
+    return early, rest + args[at:]
+
+
+def _words_of_verb(found: list[str]) -> int:
+    """How many words the verb has: `image list` two."""
+    return 2 if " ".join(found[:2]) in VERBS else min(len(found), 1)
 
 
 def _verb(g: Globals, found: list[str]) -> int:

@@ -114,6 +114,11 @@ class Globals:
     def pods(self) -> Path:
         return self.data / "pods"
 
+    def diagnose(self, text: str) -> None:
+        """With --debug: what is being done with images, in rkt's words, which scripts look for."""
+        if self.debug:
+            print(f"image: {text}", file=sys.stderr, flush=True)
+
     def say(self, text: str) -> None:
         """On stderr, as rkt does: with the verb in front."""
         print(f"{self.verb.rpartition(' ')[2]}: {text}", file=sys.stderr, flush=True)

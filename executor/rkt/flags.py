@@ -81,6 +81,14 @@ class Flags:
 
             self._flags[name] = _Flag("", take, "")
 
+    def knows(self, name: str) -> bool:
+        """Whether there is such a flag."""
+        return name in self._flags or name == "help"
+
+    def takes_value(self, name: str) -> bool:
+        """Whether the next word is its value; also said of those that are not known."""
+        return name not in self._flags or self._flags[name].bare is None
+
     def is_on(self, name: str) -> bool:
         """Of a switch."""
         return self.values[name] == "true"

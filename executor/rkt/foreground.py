@@ -17,6 +17,7 @@ from typing import Any, Final
 from executor.pods.launcher import AppExit, Exec, Launcher, LaunchError, Sandbox
 from executor.rkt.common import Globals
 from executor.rkt.control import Server, status_of
+from executor.rkt.diagnose import NOT_THERE, missing
 from executor.rkt.flags import Failure
 from executor.rkt.podmanifest import KVM
 from executor.rkt.pods import READY, STATUS
@@ -36,6 +37,7 @@ class Foreground:
             n["value"] for n in making.manifest["annotations"] if n["name"] == "gantry.io/flavor"
         )
         self._entries: dict[str, dict[str, Any]] = {str(e["name"]): e for e in making.manifest["apps"]}
+        self._volumes: list[dict[str, Any]] = making.manifest["volumes"]
         self._events: asyncio.Queue[AppExit | str | None] = asyncio.Queue()
         self._stops = 0
         self._stopped = asyncio.Event()
@@ -133,6 +135,9 @@ class Foreground:
                 name, stdin=stdin, stdout=output.fds[0], stderr=output.fds[1]
             )
         except LaunchError as error:
+            if (found := NOT_THERE.search(str(error))) is not None:
+                path = missing(self._pod.path, self._entries[name], self._volumes, found[1])
+                self._g.say(f'Error: Unable to open "{path}": No such file or directory')
             raise LaunchError(f"app {name}: {error}") from None
         finally:
             output.close_ours()

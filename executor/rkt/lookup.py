@@ -11,8 +11,10 @@
 Sources: rkt `rkt/image/common.go`, `store/imagestore/store.go` GetACI, `Documentation/devel/distribution-point.md`.
 """
 
+import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +35,8 @@ from executor.stage0.store import Image, ImageStore
 from executor.stage0.streams import Limits
 from executor.stage0.trust import Gate, Policy
 from executor.stage0.trust.keystore import Keystore
+
+_log = logging.getLogger("executor.stage0.webaci")
 
 Pull = Literal["new", "update", "never"]
 _OURS = ("oci:", "oci-archive:", "docker-archive:", "appc:", "sha512-", "sha256:")
@@ -166,24 +170,49 @@ class Finder:
         store = ImageStore(self.g.data, settings=made)
         self._stores.append(store)
         try:
-            return await self._find(store, ref), store
+            return await self._find(store, ref, text), store
         except ImageUntrusted as error:
             raise Failure(f"{error} (--insecure-options=image does without)") from None
         except ImageError as error:
             raise Failure(str(error)) from None
 
-    async def _find(self, store: ImageStore, ref: str) -> Image:
+    async def _find(self, store: ImageStore, ref: str, text: str) -> Image:
         parsed = names.parse(ref)
-        if isinstance(parsed, names.Appc) and self.policy != "update":
-            untrusted = None
-            for image_id in stored(self.g.data, parsed):
-                try:
-                    return await store.pull(image_id, "Never")
-                except ImageUntrusted as error:
-                    untrusted = untrusted or error
-            if self.policy == "never":
-                raise untrusted or ImageNeverPull(f"{ref.removeprefix('appc:')}: is not in the store")
+        if isinstance(parsed, names.Appc):
+            if self.policy != "update" and (image := await self._by_name(store, parsed, text)) is not None:
+                return image
+            self.g.diagnose(f"searching for app image {parsed.name}")
+            remote_fetches(self.g)
+        elif ref.startswith("file:"):  # whatever the policy says: it is here
+            self.g.diagnose(f"using image from file {ref.removeprefix('file:').removeprefix('//')}")
+            policy = "IfNotPresent" if self.policy == "never" else _POLICIES[self.policy]
+            return await store.pull(ref, policy, progress=self.say)
+        elif ref.startswith(("sha512-", "sha256:")):
+            self.g.diagnose(f"using image from the store with hash {ref}")
+        else:
+            if self.policy != "update":
+                with suppress(ImageNeverPull):
+                    image = await store.pull(ref, "Never")
+                    self.g.diagnose(f"using image from local store for url {ref}")
+                    return image
+            if self.policy != "never":
+                self.g.diagnose(f'remote fetching from URL "{ref}"')
         return await store.pull(ref, _POLICIES[self.policy], progress=self.say)
+
+    async def _by_name(self, store: ImageStore, wanted: names.Appc, text: str) -> Image | None:
+        """The best one of the store that policy lets in; None when there is none and one may be fetched."""
+        untrusted = None
+        for image_id in stored(self.g.data, wanted):
+            try:
+                image = await store.pull(image_id, "Never")
+            except ImageUntrusted as error:
+                untrusted = untrusted or error
+            else:
+                self.g.diagnose(f"using image from local store for image name {text}")
+                return image
+        if self.policy == "never":
+            raise untrusted or ImageNeverPull(f"{text}: is not in the store")
+        return None
 
     @staticmethod
     def _check_signature(ref: str, signature: str) -> None:
@@ -194,6 +223,14 @@ class Finder:
             raise Failure(
                 f"--signature {signature}: only IMAGE.aci.asc beside a local IMAGE.aci is supported"
             )
+
+
+def remote_fetches(g: Globals) -> None:
+    """With --debug: say which addresses discovery leads to."""
+    if g.debug and not _log.handlers:
+        _log.addHandler(logging.StreamHandler())
+        _log.handlers[0].setFormatter(logging.Formatter("image: %(message)s"))
+        _log.setLevel(logging.INFO)
 
 
 def stored(data: Path, wanted: names.Appc) -> list[str]:

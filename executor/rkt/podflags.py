@@ -136,18 +136,23 @@ class PodFlags:
                 servers, values["dns-domain"], lists["dns-search"], lists["dns-opt"]
             )
         entries = [one for text in lists["hosts-entry"] for one in text.split(",")]
-        if entries == ["host"]:
+        if set(entries) == {"host"}:
             made["hosts"] = Path("/etc/hosts").read_text()
         elif "host" in entries:
             raise Failure("--hosts-entry=host stands alone")
         elif entries:
-            lines = [
-                "127.0.0.1\tlocalhost",
-                "::1\tlocalhost ip6-localhost ip6-loopback",
-                f"127.0.0.1\t{hostname}",
-            ]
-            lines += ["\t".join(_pair(entry, "--hosts-entry")) for entry in entries]
-            made["hosts"] = "".join(f"{line}\n" for line in lines)
+            lines = [" ".join(_pair(entry, "--hosts-entry")) for entry in entries]
+            made["hosts"] = _hosts(hostname) + "".join(f"{line}\n" for line in lines)
+        elif self.network != "host":
+            made["hosts"] = _hosts(hostname)
+def _hosts(hostname: str) -> str:
+    """As rkt's `stage1/net/rootfs/etc/hosts-fallback`, with the name of the pod."""
+    return (
+        f"127.0.0.1 localhost localhost.domain localhost4 localhost4.localdomain4 {hostname}\n"
+        "::1 localhost ip6-localhost ip6-loopback localhost6 localhost6.localdomain6\n"
+    )
+
+
         return made
 
 

@@ -18,6 +18,8 @@ KVM: Final = "kvm"
 _THERE: Final = (*FLAVORS, KVM)
 _STAGE1_NAME: Final = re.compile(r"(?:coreos\.com/rkt/)?stage1-([a-z]+)(?:[:,].*|\.aci)?")
 _AC_NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_SETS: Final = ("os/linux/capabilities-retain-set", "os/linux/capabilities-remove-set")
+_FILTERS: Final = ("os/linux/seccomp-retain-set", "os/linux/seccomp-remove-set")
 _ALL_RUN: Final = frozenset({"capabilities", "paths", "seccomp"})
 
 
@@ -61,6 +63,11 @@ def flavor_of(name: str) -> str:
     return flavor
 
 
+def flavor_of_pod(manifest: Mapping[str, Any]) -> str:
+    """Which one a pod was made for."""
+    return next(str(n["value"]) for n in manifest["annotations"] if n["name"] == "gantry.io/flavor")
+
+
 def app_name(image_name: str) -> str:
     """rkt's: the last part of the image's name, as an AC name. Failure."""
     name = re.sub(r"[^a-z0-9]+", "-", image_name.rpartition("/")[2].lower()).strip("-")
@@ -70,14 +77,14 @@ def app_name(image_name: str) -> str:
 
 
 def build(
-    apps: Apps, sources: list[Source], environments: Environments, insecure: set[str], flavor: str
+    apps: Apps, sources: list[Source], environments: Environments, flavor: str
 ) -> tuple[dict[str, Any], list[Fill]]:
     """The PodManifest, and what has to be put into volumes. Failure."""
     volumes = {name: _volume(volume, flavor) for name, volume in apps.volumes.items()}
     fills: list[Fill] = []
     entries: list[dict[str, Any]] = []
     for app, source in zip(apps.apps, sources, strict=True):
-        entry = _entry(app, source, environments, insecure)
+        entry = _entry(app, source, environments)
         if entry["name"] in [other["name"] for other in entries]:
             raise Failure(f"error: multiple apps with name {entry['name']}; tell them apart with --name")
         entry["mounts"], more = mounts(entry, app.mounts + apps.mounts, volumes, docker=source.docker)
@@ -96,7 +103,7 @@ def build(
 
 
 def settle(manifest: dict[str, Any], **notes: str) -> None:
-    """Put the annotations in that the command line decides, whatever was there."""
+    """Put annotations in, of a pod or an app, that the command line decides, whatever was there."""
     names = {f"gantry.io/{key.replace('_', '-')}": value for key, value in notes.items()}
     kept = [entry for entry in manifest.get("annotations") or () if entry["name"] not in names]
     manifest["annotations"] = kept + [{"name": k, "value": v} for k, v in names.items() if v]
@@ -108,7 +115,7 @@ def _volume(volume: dict[str, Any], flavor: str) -> dict[str, Any]:
     return volume
 
 
-def _entry(app: App, source: Source, environments: Environments, insecure: set[str]) -> dict[str, Any]:
+def _entry(app: App, source: Source, environments: Environments) -> dict[str, Any]:
     image = source.manifest
     body = dict(image.get("app") or {})
     if not body and not app.texts.get("exec"):
@@ -127,7 +134,7 @@ def _entry(app: App, source: Source, environments: Environments, insecure: set[s
     own = {entry["name"]: entry["value"] for entry in body.get("environment") or ()}
     environment = environments.merge(own, app.environment)
     body["environment"] = [{"name": name, "value": value} for name, value in environment.items()]
-    body["isolators"] = _isolators(body.get("isolators") or (), app.isolators, insecure)
+    body["isolators"] = _isolators(body.get("isolators") or (), app.isolators)
     name = app.texts.get("name") or app_name(str(image["name"]))
     if not _AC_NAME.fullmatch(name):
         raise Failure(
@@ -137,8 +144,6 @@ def _entry(app: App, source: Source, environments: Environments, insecure: set[s
     notes |= {
         e["name"]: e["value"] for e in image.get("annotations") or () if e["name"] == "gantry.io/stop-signal"
     }
-    if insecure >= _ALL_RUN:
-        notes["gantry.io/privileged"] = "true"
     return {
         "name": name,
         "image": {"id": source.image_id, "name": image["name"], "labels": list(image.get("labels") or ())},
@@ -150,29 +155,43 @@ def _entry(app: App, source: Source, environments: Environments, insecure: set[s
     }
 
 
-def _isolators(image: Any, own: Mapping[str, Any], insecure: set[str]) -> list[dict[str, Any]]:
+def _isolators(image: Any, own: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The image's, but for those that the command line replaces. Failure."""
-    sets = ("os/linux/capabilities-retain-set", "os/linux/capabilities-remove-set")
-    filters = ("os/linux/seccomp-retain-set", "os/linux/seccomp-remove-set")
-    if all(name in own for name in sets):
+    if all(name in own for name in _SETS):
         raise Failure("error: cannot use both --caps-retain and --caps-remove on the same image")
     replaced = set(own)
-    for family in (sets, filters):
+    for family in (_SETS, _FILTERS):
         if replaced & set(family):
             replaced |= set(family)
     made = {entry["name"]: entry["value"] for entry in image if entry["name"] not in replaced} | dict(own)
-    if "paths" in insecure and not insecure >= _ALL_RUN:
-        raise Failure(
-            "--insecure-options=paths is supported together with capabilities and seccomp only (all-run): "
-            "such an app has every right in its pod"
-        )
-    if "capabilities" in insecure:
-        made = {name: value for name, value in made.items() if name not in sets}
-        made[sets[0]] = {"set": list(caps.NAMES)}
-    if "seccomp" in insecure:
-        made = {name: value for name, value in made.items() if name not in filters}
-        made[filters[0]] = {"set": ["@appc.io/all"]}
     return [{"name": name, "value": value} for name, value in made.items()]
+
+
+def unrestrict(manifest: dict[str, Any], insecure: set[str], flavor: str) -> None:
+    """Put --insecure-options=capabilities, seccomp, paths into the manifest of a pod that is to run. Failure.
+
+    All three make the apps privileged; paths alone shows all of a /proc that is the pod's own.
+    """
+    paths = "paths" in insecure and not insecure >= _ALL_RUN and flavor != "fly"
+    if paths and flavor != "linux":
+        raise Failure(
+            f"--insecure-options=paths is supported by {flavor} together with capabilities and seccomp only (all-run)"
+        )
+    for entry in manifest["apps"]:
+        body = entry["app"]
+        for option, family, everything in (
+            ("capabilities", _SETS, list(caps.NAMES)),
+            ("seccomp", _FILTERS, ["@appc.io/all"]),
+        ):
+            if option in insecure:
+                kept = [one for one in body.get("isolators") or () if one["name"] not in family]
+                body["isolators"] = [*kept, {"name": family[0], "value": {"set": everything}}]
+        if insecure >= _ALL_RUN:
+            settle(entry, privileged="true")
+        elif paths:
+            settle(entry, proc_mount="unmasked")
+    if paths:
+        settle(manifest, user_namespace="private")
 
 
 def mounts(
@@ -189,9 +208,8 @@ def mounts(
     """
     made: dict[str, dict[str, Any]] = {}
     fills: list[Fill] = []
-    for volume, path in asked:
-        if not path.startswith("/"):
-            raise Failure(f"--mount: target {path!r} is not an absolute path")
+    for volume, target in asked:
+        path = target if target.startswith("/") else f"/{target}"  # resolved in the app's root, as in rkt
         if volume not in volumes:
             raise Failure(f"--mount: there is no volume {volume!r}; define it with --volume")
         made.setdefault(_clean(path), {"volume": volume, "path": path})

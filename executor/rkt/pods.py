@@ -17,6 +17,8 @@ from executor.pods.poddir import Phase
 from executor.rkt.flags import Failure
 
 CREATED: Final = "pod-created"
+UNVERIFIED: Final = "unverified-images"
+"""Of a prepared pod: its images were let in without signatures, by the word of who prepared it."""
 READY: Final = "stage1/rootfs/rkt/supervisor-status"
 STATUS: Final = "stage1/rootfs/rkt/status"
 

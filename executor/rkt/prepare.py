@@ -20,7 +20,7 @@ from executor.rkt.common import Globals, need_root
 from executor.rkt.flags import Failure
 from executor.rkt.podflags import PodFlags
 from executor.rkt.podmanifest import KVM, Fill, Source, build, mounts, settle
-from executor.rkt.pods import CREATED
+from executor.rkt.pods import CREATED, UNVERIFIED
 
 
 @dataclass
@@ -30,6 +30,8 @@ class Making:
     pod: PodDir
     manifest: dict[str, Any] = field(default_factory=dict)
     holds: ExitStack = field(default_factory=ExitStack)
+    unverified: bool = False
+    """Somebody said --insecure-options=image when the pod was made."""
 
     def drop(self) -> None:
         self.holds.close()
@@ -58,6 +60,8 @@ def main(g: Globals, args: list[str]) -> int:
     try:
         asyncio.run(fill(g, asked, making, quiet=flags.is_on("quiet")))
         making.pod.write_manifest(making.manifest)
+        if making.unverified:
+            (making.pod.path / UNVERIFIED).touch(0o644)
         making.pod.move(Phase.PREPARED)
     except BaseException:
         making.drop()
@@ -90,7 +94,7 @@ async def fill(g: Globals, asked: PodFlags, making: Making, *, quiet: bool = Fal
     if manifest_path:
         fills = _complete(manifest, sources)
     else:
-        manifest, fills = build(asked.apps, sources, asked.environments(), g.insecure, flavor)
+        manifest, fills = build(asked.apps, sources, asked.environments(), flavor)
     if flavor == KVM and fills:
         raise Failure(
             f"app {fills[0].app}: the image's volume {fills[0].path} begins with the image's content, which "
@@ -100,6 +104,7 @@ async def fill(g: Globals, asked: PodFlags, making: Making, *, quiet: bool = Fal
     notes = {"flavor": flavor, "user_namespace": "private" if flags.is_on("private-users") else ""}
     settle(manifest, **notes)
     making.manifest = manifest
+    making.unverified = "image" in g.insecure
     await asyncio.to_thread(_write, making.pod, manifest, sources, layers, fills)
 
 
@@ -188,6 +193,7 @@ def _write(
     trees = dict(zip(names, layers, strict=True))
     for name, source in zip(names, sources, strict=True):
         pod.write_app(name, str(source.manifest["name"]), source.image_id, trees[name], source.manifest)
+        _link_mtab(pod.path / "overlay" / name / "upper", trees[name])
     for one in fills:
         _fill_volume(pod.path / "sharedVolumes" / one.volume, trees[one.app], one.path)
     (pod.path / CREATED).touch(0o644)
@@ -207,6 +213,25 @@ def _fill_volume(target: Path, layers: Sequence[Path], path: str) -> None:
             aci.render([Path(f"/proc/self/fd/{fd}") for fd in found], root)
         finally:
             os.close(root)
+    finally:
+        for fd in found:
+            os.close(fd)
+
+
+def _link_mtab(upper: Path, layers: Sequence[Path]) -> None:
+    """As rkt (`stage0/run.go`): /etc/mtab, where the image has an /etc without one; in what the app writes over it."""
+    found = _subtrees(layers, "/etc")
+    try:
+        if not found or any("mtab" in os.listdir(fd) for fd in found):
+            return
+        info, root = os.fstat(found[0]), layers[0].stat()
+        for path, like in ((upper, root), (upper / "etc", info)):
+            path.mkdir(parents=True, mode=0o700)
+            os.chown(path, like.st_uid, like.st_gid)
+            path.chmod(stat.S_IMODE(like.st_mode))
+        (upper / "etc/mtab").symlink_to("../proc/self/mounts")
+        for path, like in ((upper / "etc", info), (upper, root)):
+            os.utime(path, ns=(like.st_atime_ns, like.st_mtime_ns))
     finally:
         for fd in found:
             os.close(fd)

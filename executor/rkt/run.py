@@ -17,8 +17,8 @@ from executor.rkt.common import Globals, need_root, words
 from executor.rkt.flags import Failure
 from executor.rkt.foreground import Foreground
 from executor.rkt.podflags import PodFlags
-from executor.rkt.podmanifest import settle
-from executor.rkt.pods import State, find
+from executor.rkt.podmanifest import flavor_of_pod, settle, unrestrict
+from executor.rkt.pods import UNVERIFIED, State, find
 from executor.rkt.prepare import Making
 
 
@@ -66,6 +66,8 @@ async def _hold(g: Globals, making: Making) -> None:
     """Take the images of a prepared pod again: whoever prepared it holds them no more. Failure when one is gone."""
     from executor.rkt.lookup import Finder
 
+    if (making.pod.path / UNVERIFIED).exists():
+        g.insecure.add("image")  # said when it was prepared
     finder = Finder(g, "never")
     for entry in making.manifest["apps"]:
         image, store = await finder.find(str(entry["image"]["id"]))
@@ -81,7 +83,7 @@ async def _run(g: Globals, asked: PodFlags, making: Making, ready: Coroutine[Any
     try:
         try:
             await ready
-            _settle(asked, making)
+            _settle(g, asked, making)
             launcher = await launching
             making.pod.move(Phase.RUN)
         except BaseException:
@@ -106,11 +108,12 @@ async def _launch(pod: PodDir) -> Launcher:
     return await Launcher.start(spares=0, hold=(pod.lock,))
 
 
-def _settle(asked: PodFlags, making: Making) -> None:
-    """Write down how the pod is run: network, host name, files of /etc."""
+def _settle(g: Globals, asked: PodFlags, making: Making) -> None:
+    """Write down how the pod is run: network, host name, files of /etc, what is not insisted on. Failure."""
     host = asked.network == "host"
     hostname = asked.flags.values["hostname"] or f"rkt-{making.pod.name}"
     settle(making.manifest, hostname="" if host else hostname, host_network="true" if host else "")
+    unrestrict(making.manifest, g.insecure, flavor_of_pod(making.manifest))
     making.pod.write_manifest(making.manifest)
     files = asked.etc(hostname)
     if files:

@@ -222,7 +222,10 @@ def cat_manifest(g: Globals, args: list[str]) -> int:
     flags = g.flags("[flags] UUID")
     flags.switch("pretty-print", "indent the output", default=True)
     flags.text("uuid-file", "", "read the UUID from a file")
-    pod = find(g.pods, named(words(flags, args), flags.values["uuid-file"])[0])
+    found, file = words(flags, args), flags.values["uuid-file"]
+    if file:
+        found = []  # here, alone of rkt's verbs, the file goes before words
+    pod = find(g.pods, named(found, file)[0])
     manifest = pod.manifest()
     if not manifest:
         raise Failure(f"cannot read the pod manifest: pod {pod.uuid} is {pod.state} and has none")

@@ -47,7 +47,8 @@ def main(g: Globals, args: list[str]) -> int:
                 if not asked:
                     _review(prefix, place, key)
                 path = manage.add(keystore, prefix, key)
-                g.say(f'Added {"root " if root else ""}key {key.fingerprint} at "{path}"')
+                whose = "root key" if root else f'key for prefix "{prefix}"'
+                g.say(f'Added {whose} at "{path}"')
     except (ImageError, ValueError) as error:
         raise Failure(str(error)) from None
     return 0

@@ -106,6 +106,7 @@ class WebAciSource:
         return await self._fetch(places[-1])
 
     async def _fetch(self, place: Place) -> m.Found:
+        log.info('remote fetching from URL "%s"', place.aci)
         signature = await self._signature(place)
         file: IO[bytes] = tempfile.TemporaryFile(dir=self._cas.root / "tmp", buffering=0)  # noqa: SIM115
         try:

@@ -13,6 +13,7 @@ from executor.rkt.podmanifest import (
     flavor_of,
     resolv_conf,
     settle,
+    unrestrict,
 )
 from executor.stage1 import caps, manifest
 
@@ -24,10 +25,10 @@ def image(name="example.com/box", docker=False, **app):
     return Source({"name": name, "labels": [], "app": body}, "sha512-1", docker)
 
 
-def made(app, source, environments=NONE, insecure=frozenset(), apps=None):
+def made(app, source, environments=NONE, apps=None):
     apps = apps or Apps()
     apps.apps.append(app)
-    pod, _ = build(apps, [source], environments, set(insecure), "linux")
+    pod, _ = build(apps, [source], environments, "linux")
     return pod["apps"][0]
 
 
@@ -83,14 +84,26 @@ def test_isolators_of_the_command_line_replace_the_images():
 
 
 def test_insecure_options():
-    entry = made(App("x"), image(), insecure={"capabilities", "seccomp"})
-    assert isolators(entry)["os/linux/capabilities-retain-set"] == {"set": list(caps.NAMES)}
-    assert isolators(entry)["os/linux/seccomp-retain-set"] == {"set": ["@appc.io/all"]}
+    def run(insecure, flavor="linux"):
+        own = [{"name": "os/linux/capabilities-remove-set", "value": {"set": ["CAP_KILL"]}}]
+        pod = {"apps": [made(App("x"), image(isolators=own))], "annotations": []}
+        unrestrict(pod, insecure, flavor)
+        return pod
+
+    [entry] = run({"capabilities", "seccomp"})["apps"]
+    assert isolators(entry) == {
+        "os/linux/capabilities-retain-set": {"set": list(caps.NAMES)},
+        "os/linux/seccomp-retain-set": {"set": ["@appc.io/all"]},
+    }
     assert entry["annotations"] == []
-    entry = made(App("x"), image(), insecure={"capabilities", "seccomp", "paths"})
+    [entry] = run({"capabilities", "seccomp", "paths"})["apps"]
     assert entry["annotations"] == [{"name": "gantry.io/privileged", "value": "true"}]
+    pod = run({"image", "paths"})
+    assert pod["apps"][0]["annotations"] == [{"name": "gantry.io/proc-mount", "value": "unmasked"}]
+    assert pod["annotations"] == [{"name": "gantry.io/user-namespace", "value": "private"}]
+    assert run({"paths"}, "fly")["annotations"] == []
     with pytest.raises(Failure, match="insecure-options=paths"):
-        made(App("x"), image(), insecure={"paths"})
+        run({"paths"}, "nspawn")
 
 
 def test_mounts_are_the_apps_the_pods_and_then_the_images():
@@ -111,7 +124,7 @@ def test_mounts_are_the_apps_the_pods_and_then_the_images():
 def test_a_mount_point_without_volume_gets_one(docker):
     apps = Apps(apps=[App("x")])
     source = image(docker=docker, mountPoints=[{"name": "data", "path": "/data"}])
-    pod, fills = build(apps, [source], NONE, set(), "linux")
+    pod, fills = build(apps, [source], NONE, "linux")
     assert [volume["name"] for volume in pod["volumes"]] == ["box-data"]
     assert fills == ([Fill("box-data", "box", "/data")] if docker else [])
     assert manifest.read(__import__("json").dumps(pod)).apps["box"].mounts[0].path == "/data"
@@ -136,13 +149,13 @@ def test_what_cannot_be_is_refused(app, source, message):
 
 def test_two_apps_of_one_name():
     with pytest.raises(Failure, match="multiple apps with name box"):
-        build(Apps(apps=[App("x"), App("y")]), [image(), image()], NONE, set(), "linux")
+        build(Apps(apps=[App("x"), App("y")]), [image(), image()], NONE, "linux")
 
 
 def test_host_volumes_are_recursive_but_under_fly():
     for flavor, recursive in (("linux", True), ("fly", False)):
         apps = Apps(apps=[App("x")], volumes={"v": {"name": "v", "kind": "host", "source": "/s"}})
-        assert build(apps, [image()], NONE, set(), flavor)[0]["volumes"][0]["recursive"] is recursive
+        assert build(apps, [image()], NONE, flavor)[0]["volumes"][0]["recursive"] is recursive
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_dns_and_hosts(fetched):
         "/etc/hosts",
     )
     assert "search a.test\nnameserver 192.0.2.1\noptions ndots:3\n" in done.out
-    assert "192.0.2.9\tdb\n" in done.out
+    assert "192.0.2.9 db\n" in done.out
     assert "localhost" in done.out
     done = fetched.good("run", "--net=none", "--hosts-entry=host", "--dns=host", "example.com/box",
                         "--exec=/bin/cat", "--", "/etc/resolv.conf", "/etc/hosts")  # fmt: skip

@@ -1,0 +1,117 @@
+"""Rules that rkt's own functional tests showed us; each with a test of ours."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from executor.rkt.cli import main
+
+pytestmark = pytest.mark.root
+
+
+def test_who_prepared_a_pod_has_let_its_images_in(box):
+    uuid = box.good("prepare", "--quiet", "example.com/box").out.strip()
+    box.strict = True
+    done = box("run-prepared", "--net=none", uuid)
+    assert (done.code, done.out) == (0, "hello\n"), done.err
+
+
+def test_what_is_not_insisted_on_is_said_when_a_pod_runs(box):
+    uuid = box.good(
+        "prepare", "--quiet", "example.com/box", "--exec=/bin/grep", "--", "CapBnd", "/proc/self/status"
+    ).out
+    done = box.good("run-prepared", "--net=none", "--insecure-options=capabilities", uuid.strip())
+    known = (1 << int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1) - 1
+    assert int(done.out.split()[1], 16) == known
+
+
+def test_paths_alone_show_all_of_proc(fetched):
+    # Hidden ones are empty: mounts of their own.
+    script = "grep -c ' /proc/' /proc/self/mountinfo; grep -c CapBnd.*ffff /proc/self/status"
+    assert fetched.sh(script).lines[0] != "0"
+    assert fetched.sh(script, "--insecure-options=paths").lines == ["0", "0"]
+
+
+def test_mtab(fetched):
+    done = fetched.sh("ls -l /etc/mtab; ls -ld /etc")
+    assert done.lines[0].endswith("/etc/mtab -> ../proc/self/mounts")
+    assert done.lines[-1].startswith("drwxr-xr-x"), done.err
+
+
+def test_hosts(fetched):
+    names = "127.0.0.1 localhost localhost.domain localhost4 localhost4.localdomain4"
+    assert f"{names} rkt-" in fetched.sh("cat /etc/hosts").out
+    assert f"{names} there\n" in fetched.sh("cat /etc/hosts", "--hostname=there").out
+
+
+def test_a_target_without_a_slash_begins_at_the_root(fetched, tmp_path):
+    (tmp_path / "file").write_text("x")
+    flags = ("--volume", f"v,kind=host,source={tmp_path}/file", "--mount", "volume=v,target=../../new/file")
+    assert fetched.sh("cat /new/file", *flags).out == "x"
+
+
+@pytest.mark.parametrize(
+    ("program", "named"),
+    [("/no such", "/no such"), ("/host/script", "/no/interpreter"), ("/host/link", "/lib64/loader.so.9")],
+)
+def test_what_is_missing_is_named(fetched, tmp_path, program, named):
+    (tmp_path / "script").write_text("#!/no/interpreter -x\n")
+    elf = bytearray(120) + b"/lib64/loader.so.9\0"
+    elf[:6], elf[16:20], elf[20] = b"\x7fELF\x02\x01", b"\x02\x00\x3e\x00", 1
+    elf[32], elf[52], elf[54], elf[56] = 64, 64, 56, 1  # where program headers are, sizes, how many
+    elf[64], elf[68], elf[72], elf[96], elf[104] = 3, 4, 120, 19, 19  # PT_INTERP: its text
+    (tmp_path / "elf").write_bytes(elf)
+    (tmp_path / "link").symlink_to("/host/elf")
+    for name in ("script", "elf"):
+        (tmp_path / name).chmod(0o755)
+    flags = ("--volume", f"v,kind=host,source={tmp_path}", "--mount", "volume=v,target=/host")
+    done = fetched("run", "--net=none", *flags, "example.com/box", f"--exec={program}")
+    assert done.code == 254
+    assert f'Error: Unable to open "{named}": No such file or directory' in done.err
+
+
+def test_flags_of_a_verb_may_stand_before_it(box, capsys):
+    ours = box.flags
+    assert main(["--pretty-print=false", *ours, "image", "cat-manifest", "example.com/box"]) == 0
+    assert capsys.readouterr().out.count("\n") == 1
+    assert main(["--full", "--pull-policy", "never", *ours, "fetch", "example.com/box"]) == 0
+    assert len(capsys.readouterr().out) > 100
+    assert main(["--nonsense", *ours, "list"]) == 254
+    assert "unknown flag: --nonsense" in capsys.readouterr().err
+    assert main(["--nonsense=1"]) == 254
+    assert "unknown flag: --nonsense" in capsys.readouterr().err
+
+
+def test_debug_says_where_images_come_from(rkt, images):
+    def said(*args):
+        return [line for line in rkt.good(*args, "--debug").err.splitlines() if line.startswith("image: ")]
+
+    assert said("fetch", images.aci) == [f"image: using image from file {images.aci}"]
+    assert said("fetch", "--store-only", images.aci) == [f"image: using image from file {images.aci}"]
+    [line] = said("prepare", "example.com/box:1.0")
+    assert line == "image: using image from local store for image name example.com/box:1.0"
+    full = rkt.good("fetch", "--full", images.aci).out.strip()
+    assert said("prepare", full) == [f"image: using image from the store with hash {full}"]
+    assert not [line for line in rkt.good("fetch", images.aci).err.splitlines() if line.startswith("image: ")]
+
+
+def test_mounts_of_the_host_without_a_source_hurt_nobody(fetched, tmp_path):
+    """mountinfo then has two blanks in a row."""
+    script = f'mount -t tmpfs "" {tmp_path} && exec "$@"'
+    command = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        script,
+        "-",
+        *fetched.command("run", "--net=none", "example.com/box"),
+    ]
+    assert os.spawnvp(os.P_WAIT, command[0], command) == 0
+
+
+def test_a_file_with_a_uuid_goes_before_words_in_cat_manifest(box, tmp_path):
+    uuid = box.good("prepare", "--quiet", "example.com/box").out.strip()
+    (tmp_path / "uuid").write_text(uuid)
+    assert "example.com/box" in box.good("cat-manifest", f"--uuid-file={tmp_path}/uuid", "else").out
