@@ -56,7 +56,7 @@ def detect(own: str, mountinfo: str) -> Layout:
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
         root, point = left.split()[3:5]
-        fstype, _, options = right.split()[:3]
+        fstype, _, options = right.split(" ")[:3]  # the source in the middle may be empty
         if fstype == "cgroup2":
             unified = unified or point
         elif fstype == "cgroup":
