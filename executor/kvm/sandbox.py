@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from executor.kvm.guest import frames
 from executor.kvm.wire import Stream, Wire
-from executor.pods import netns, ports
+from executor.pods import ports
 from executor.pods.launcher import AppExit, LaunchError, Sandbox
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,6 @@ class Guest:
         """One request; raises LaunchError. `fds` stay the caller's; "fds" of the answer are the caller's to close."""
         if self.wire is None or self._over:
             raise LaunchError(f"{do}: {self._over or 'the machine has not started'}")
-        self._sequence += 1
-        number = self._sequence
         streams, masters = [], []
         if do in ("start", "exec"):
             if fds:
@@ -57,21 +56,46 @@ class Guest:
             else:
                 stream, master = self.wire.terminal()
                 streams, masters = [stream], [master]
+        try:
+            reply = await self._ask(self.wire, do, streams, pod=pod, **more)
+        except BaseException:
+            for master in masters:
+                os.close(master)
+            raise
+        return {**reply, "pid": self.pid, "fds": masters}
+
+    async def connect(self, address: str, port: int) -> socket.socket:
+        """A connection that is made in the pod's network; the other end of it is in the guest. Raises OSError."""
+        if self.wire is None or self._over:
+            raise ConnectionError(self._over or "the machine has not started")
+        stream, ours = self.wire.connection()
+        try:
+            await self._ask(self.wire, "connect", [stream], address=address, port=port)
+        except LaunchError as error:
+            ours.close()
+            raise OSError(str(error)) from None
+        except BaseException:
+            ours.close()
+            raise
+        return ours
+
+    async def _ask(self, wire: Wire, do: str, streams: list[Stream], **more: Any) -> dict[str, Any]:
+        """The answer, with which the streams begin; an error ends them. Raises LaunchError, or an OSError of the guest."""
+        self._sequence += 1
+        number = self._sequence
+        if streams:
             more["streams"] = [[stream.kind, stream.number] for stream in streams]
         future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._pending[number] = _Asked(future, streams, do, str(more.get("app", "")))
         try:
-            self.wire.send(frames.message({"id": number, "do": do, "pod": pod, **more}))
-            reply = await future
+            wire.send(frames.message({"id": number, "do": do, **more}))
+            return await future
         except BaseException:
             for stream in streams:
                 stream.abandon()
-            for master in masters:
-                os.close(master)
             raise
         finally:
             self._pending.pop(number, None)
-        return {**reply, "pid": self.pid, "fds": masters}
 
     def on_message(self, message: dict[str, Any]) -> None:
         """From the guest. In the order it comes: an exit is told after the start that it ends."""
@@ -85,6 +109,9 @@ class Guest:
             return
         asked = self._pending.get(message.get("id", 0))
         if asked is None or asked.answer.done():
+            return
+        if "errno" in message:
+            asked.answer.set_exception(OSError(int(message["errno"]), os.strerror(int(message["errno"]))))
             return
         if "error" in message:
             asked.answer.set_exception(LaunchError(str(message["error"])))
@@ -146,8 +173,6 @@ class Guest:
 class KvmSandbox(Sandbox):
     """A running pod in a machine of its own. host: the sandbox in which that machine runs."""
 
-    network_pid = netns.ELSEWHERE
-
     def __init__(
         self,
         guest: Guest,
@@ -161,6 +186,10 @@ class KvmSandbox(Sandbox):
         self._host = host
         self.pid = guest.pid = host.pid
         guest.on_event = self._on_guest_event
+
+    async def dial(self, address: str, port: int) -> socket.socket:
+        """As `netns.Dialling` says."""
+        return await self._guest.connect(address, port)
 
     async def remove_app(self, app: str) -> None:
         """Forget a dead app: its cgroup and what it wrote to its root, all of which is in the machine."""

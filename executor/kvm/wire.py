@@ -103,6 +103,11 @@ class Wire(asyncio.Protocol):
         os.set_inheritable(master, False)
         return self._add(Terminal(self, self._next(), "terminal", slave)), master
 
+    def connection(self) -> tuple["Stream", socket.socket]:
+        """A stream for a connection that the guest makes, and its other end here. Raises OSError."""
+        ours, theirs = socket.socketpair()
+        return self._add(Connection(self, self._next(), "connection", theirs.detach())), ours
+
     def _next(self) -> int:
         self._count += 1
         return self._count
@@ -127,6 +132,7 @@ class Stream:
         self._writing = False
         self._ending = False
         self._deaf = False
+        self._said = False  # that nothing more is to be read
         self.done: asyncio.Future[None] = self._loop.create_future()
         """Done when all that has come is where it belongs."""
         mode = os.fstat(fd).st_mode
@@ -169,7 +175,7 @@ class Stream:
             self.done.set_result(None)
 
     def _watch(self, *, stop: bool = False) -> None:
-        wanted = self._credit > 0 and not stop and self.kind != "out" and self._fd >= 0
+        wanted = self._credit > 0 and not (stop or self._said) and self.kind != "out" and self._fd >= 0
         if wanted and not self._waits:
             self._loop.call_soon(self._read)  # a file: there is always something, or its end
         elif wanted != self._reading and self._waits:
@@ -189,17 +195,21 @@ class Stream:
         except OSError:
             data = b""  # EIO: a terminal that nobody has open any more
         if not data:
-            self._watch(stop=True)
-            self._wire.send(frames.pack(frames.END, self.number))
-            if self.kind == "in":
-                self.abandon()
+            self._read_end()
             return
         self._credit -= len(data)
         self._wire.send(frames.pack(frames.DATA, self.number, data))
         self._watch()
 
+    def _read_end(self) -> None:
+        self._said = True
+        self._watch()
+        self._wire.send(frames.pack(frames.END, self.number))
+        if self.kind == "in":
+            self.abandon()
+
     def _write(self) -> None:
-        while self._pending:
+        while self._pending and self._fd >= 0:
             try:
                 count = os.write(self._fd, self._pending[0])
             except BlockingIOError:
@@ -212,12 +222,15 @@ class Stream:
                 self._pending.popleft()
             else:
                 self._pending[0] = self._pending[0][count:]
-        if bool(self._pending) != self._writing:
+        if bool(self._pending) != self._writing and self._fd >= 0:
             self._writing = bool(self._pending)
             if self._writing:
                 self._loop.add_writer(self._fd, self._write)
             else:
                 self._loop.remove_writer(self._fd)
+        self._finish()
+
+    def _finish(self) -> None:
         if self._ending and not self._pending:
             self.abandon()
 
@@ -228,6 +241,56 @@ class Stream:
         self._pending.clear()
         self._deaf = True
         self._wire.send(frames.pack(frames.END, self.number))
+
+
+class Connection(Stream):
+    """Both ways, each of which ends by itself. A second END says that nothing is taken any more, either."""
+
+    def __init__(self, wire: Wire, number: int, kind: str, fd: int) -> None:
+        super().__init__(wire, number, kind, fd)
+        self._shut = False
+
+    def end(self) -> None:
+        if self._ending:
+            self.abandon()
+            return
+        self._ending = True
+        self._finish()
+
+    def abandon(self) -> None:
+        """Close it, here and there."""
+        if self._fd >= 0:
+            for _ in range(1 if self._said else 2):
+                self._wire.send(frames.pack(frames.END, self.number))
+        super().abandon()
+
+    def _read_end(self) -> None:
+        super()._read_end()
+        self._finish()
+
+    def _finish(self) -> None:
+        """What the app has sent is here, and nothing more comes."""
+        if self._fd < 0 or not self._ending or self._pending:
+            return
+        if self._said:
+            super().abandon()
+        elif not self._shut:
+            self._shut = True
+            _shut_down(self._fd)
+
+    def _stop_listening(self, error: OSError) -> None:
+        if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+            raise error
+        self.abandon()
+
+
+def _shut_down(fd: int) -> None:
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        try:
+            sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
 
 
 class Terminal(Stream):

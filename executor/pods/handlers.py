@@ -168,27 +168,44 @@ async def _get(place: Place, asked: Mapping[str, Any], agent: str, redirects: in
     headers: list[tuple[str, str]] = [(h["name"], h.get("value", "")) for h in asked.get("httpHeaders") or ()]
     given = {name.lower() for name, _ in headers}
     headers += [(n, v) for n, v in (("User-Agent", agent), ("Accept", "*/*")) if n.lower() not in given]
-    connector = aiohttp.TCPConnector(
-        ssl=False, force_close=True, socket_factory=netns.factory(_network(place.sandbox))
-    )
+    for _ in range(redirects + 1):
+        status, target = await _get_once(place, url, headers)
+        if not redirects or status not in {301, 302, 303, 307, 308} or not target:
+            return status, ""
+        before, url = url, url.join(URL(target))
+        if url.host != before.host:
+            return status, str(url)
+    raise OSError(f"stopped after {redirects} redirects")
+
+
+class _Ready(socket.socket):
+    """A socket that is connected, for aiohttp, which would connect those it is given."""
+
+    def connect(self, _: object) -> None:
+        """Nothing is left to do."""
+
+
+async def _get_once(place: Place, url: URL, headers: list[tuple[str, str]]) -> tuple[int, str]:
+    """The status, and where it says that it is instead."""
+    made = await netns.connect(place.sandbox, url.host or "", url.port or 0)
+    ready = _Ready(fileno=made.detach())
+    connector = aiohttp.TCPConnector(ssl=False, force_close=True, socket_factory=lambda _: ready)
     patience = aiohttp.ClientTimeout(total=None)
-    async with aiohttp.ClientSession(connector=connector, timeout=patience) as session:
-        for _ in range(redirects + 1):
-            async with session.get(url, headers=headers, allow_redirects=False) as answer:
-                target = answer.headers.get("Location", "")
-                if not redirects or answer.status not in {301, 302, 303, 307, 308} or not target:
-                    return answer.status, ""
-                before, url = url, url.join(URL(target))
-                if url.host != before.host:
-                    return answer.status, str(url)
-        raise OSError(f"stopped after {redirects} redirects")
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=patience) as session,
+            session.get(url, headers=headers, allow_redirects=False) as answer,
+        ):
+            return answer.status, answer.headers.get("Location", "")
+    finally:
+        ready.close()
 
 
 async def _probe_tcp(place: Place, asked: Mapping[str, Any], timeout: float) -> tuple[Answer, str]:
     host, port = asked.get("host") or place.host, place.port(asked["port"])
     try:
         async with asyncio.timeout(timeout):
-            (await connect(place.sandbox, host, port)).close()
+            (await netns.connect(place.sandbox, host, port)).close()
     except TimeoutError:
         return Answer.FAILURE, f"dial tcp {host}:{port}: i/o timeout"
     except OSError as error:
@@ -200,7 +217,7 @@ async def _probe_grpc(place: Place, asked: Mapping[str, Any], timeout: float) ->
     port, service = place.port(asked["port"]), asked.get("service") or ""
     try:
         async with asyncio.timeout(timeout):
-            with await connect(place.sandbox, place.host, port) as connected:
+            with await netns.connect(place.sandbox, place.host, port) as connected:
                 serving = await ask(connected, f"{place.host}:{port}", service, timeout)
     except TimeoutError:
         return Answer.FAILURE, f'timeout: failed to connect service "{place.host}:{port}" within {timeout:g}s'
@@ -211,32 +228,6 @@ async def _probe_grpc(place: Place, asked: Mapping[str, Any], timeout: float) ->
     if serving is Serving.SERVING:
         return Answer.SUCCESS, ""
     return Answer.FAILURE, f"service unhealthy (responded with {serving.name!r})"
-
-
-def _network(sandbox: Sandbox) -> int:
-    """The process whose network is the pod's: its init, unless the sandbox says otherwise."""
-    return int(getattr(sandbox, "network_pid", sandbox.pid))
-
-
-async def connect(sandbox: Sandbox, host: str, port: int) -> socket.socket:
-    """A connection that is made in the pod's network. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    trouble = OSError(f"{host} has no address")
-    for family, kind, protocol, _, address in found:
-        made = netns.make_socket(_network(sandbox), family, kind, protocol)
-        made.setblocking(False)
-        try:
-            await loop.sock_connect(made, address)
-        except OSError as error:
-            made.close()
-            trouble = error
-        except BaseException:
-            made.close()
-            raise
-        else:
-            return made
-    raise trouble
 
 
 def why(error: Exception) -> str:

@@ -1,53 +1,91 @@
-"""Sockets of a pod's network, for a process that is outside of it.
+"""Connections in a pod's network, for a process that is outside of it.
 
 A socket belongs to the network namespace that it was made in (network_namespaces(7)), whoever uses it: so a thread that
-lives for this alone goes there, makes one, and ends. Nothing of the pod is executed, nothing stays in the pod.
+lives for this alone goes there, makes one, and ends. Nothing of the pod is executed, nothing stays in the pod. Where
+the network is no namespace of this kernel, but inside a virtual machine, the sandbox makes the connection.
 """
 
+import asyncio
 import os
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol, TypeVar, runtime_checkable
 
 from executor.stage1 import syscalls
 
-ELSEWHERE = 0
-"""Instead of a pid: the pod's network is no namespace of this kernel (it is inside a virtual machine)."""
+T = TypeVar("T")
+
+
+class Located(Protocol):
+    """A sandbox. pid: of a process in the pod's network."""
+
+    @property
+    def pid(self) -> int: ...
+
+
+@runtime_checkable
+class Dialling(Protocol):
+    """A sandbox that makes connections in the pod's network itself.
+
+    address: an IPv4 or IPv6 address. The result behaves as a connected stream socket does. Raises OSError, with the
+    errno of the connect(2) that failed.
+    """
+
+    async def dial(self, address: str, port: int) -> socket.socket: ...
+
+
+async def connect(sandbox: Located, host: str, port: int) -> socket.socket:
+    """A connection that is made in the pod's network. host: a name is looked up in ours. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    trouble = OSError(f"{host} has no address")
+    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        try:
+            if isinstance(sandbox, Dialling):
+                return await sandbox.dial(str(address[0]), port)
+            return await _connected(make_socket(sandbox.pid, family, kind, protocol), address)
+        except OSError as error:
+            trouble = error
+    raise trouble
+
+
+async def _connected(made: socket.socket, address: object) -> socket.socket:
+    made.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(made, address)  # type: ignore[arg-type]  # of getaddrinfo
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def make_socket(pid: int, family: int, kind: int = socket.SOCK_STREAM, protocol: int = 0) -> socket.socket:
     """A socket in the network namespace of a process, ours or another. Raises OSError, as when that has ended."""
-    if pid == ELSEWHERE:
-        raise OSError("the pod's network is inside its virtual machine, out of the node's reach")
     ours, theirs = (os.stat(f"/proc/{who}/ns/net") for who in ("self", pid))
     if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino):
         return socket.socket(family, kind, protocol)
-    made: list[socket.socket | OSError] = []
+    return within(pid, lambda: socket.socket(family, kind, protocol))
 
-    def work() -> None:
+
+def within(pid: int, work: Callable[[], T]) -> T:
+    """Do something, shortly, in the network namespace of a process. Raises OSError, and what the work raises."""
+    made: list[T] = []
+    trouble: list[BaseException] = []
+
+    def there() -> None:
         try:
             fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 syscalls.setns(fd, syscalls.CLONE_NEWNET)
             finally:
                 os.close(fd)
-            made.append(socket.socket(family, kind, protocol))
-        except OSError as error:
-            made.append(error)
+            made.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
+            trouble.append(error)
 
-    thread = threading.Thread(target=work, name="socket of a pod")
+    thread = threading.Thread(target=there, name="in the network of a pod")
     thread.start()
     thread.join()  # some system calls, none of which waits
-    if isinstance(made[0], OSError):
-        raise made[0]
+    if trouble:
+        raise trouble[0]
     return made[0]
-
-
-def factory(pid: int) -> Callable[[Any], socket.socket]:
-    """For aiohttp's TCPConnector: a socket for an answer of getaddrinfo."""
-
-    def make(info: Any) -> socket.socket:
-        return make_socket(pid, info[0], info[1], info[2])
-
-    return make

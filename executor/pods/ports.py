@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from executor.pods.enforcing import NO_FACTS, Facts
 from executor.pods.env import Node
 from executor.pods.gpus import Gpus
 from executor.pods.launcher import AppExit, Exec
@@ -54,8 +55,8 @@ class Images(Protocol):
 
 
 class Sandbox(Protocol):
-    """Raises `executor.pods.launcher.LaunchError`. pid: of the pod's init, on the host: its network is the pod's, or
-    that of a process that the attribute `network_pid` names (`netns.ELSEWHERE`: none here).
+    """Raises `executor.pods.launcher.LaunchError`. pid: of the pod's init, on the host: its network is the pod's,
+    unless the sandbox is `netns.Dialling`.
     """
 
     @property
@@ -107,10 +108,10 @@ async def not_measured(path: Path, uid: str, images: Mapping[str, str]) -> None:
 @dataclass(frozen=True)
 class Machine:
     """All that pods share. flavors: those of stage1 that there are; gpus: of the machine; clock: Unix time.
-    rules: what pods may have here. want: asks the scheduler for the
-    objects of a pod, by its name, if their digest is another; ask_seconds: how often, until they are there;
-    refresh_seconds: how often then, while files are made of them. measure: each start of a sandbox waits for it.
-    admit: given a v1 Pod and the handler of its RuntimeClass, raises ValueError if its flavor cannot run it.
+    rules: what pods may have here; facts: what the node can enforce. want: asks the scheduler for the objects of a pod,
+    by its name, if their digest is another; ask_seconds: how often, until they are there; refresh_seconds: how often
+    then, while files are made of them. measure: each start of a sandbox waits for it. admit: given a v1 Pod and the
+    handler of its RuntimeClass, raises ValueError if its flavor cannot run it.
     """
 
     node: Callable[[], Node]
@@ -126,4 +127,5 @@ class Machine:
     refresh_seconds: float = 60.0
     rules: Rules = NO_RULES
     measure: Measure = not_measured
+    facts: Facts = NO_FACTS
     admit: Callable[[Mapping[str, Any], str], None] = field(default=lambda pod, handler: None)

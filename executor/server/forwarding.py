@@ -14,7 +14,8 @@ from typing import Final
 
 from aiohttp import WSMsgType, web
 
-from executor.pods.handlers import connect, why
+from executor.pods.handlers import why
+from executor.pods.netns import connect
 from executor.pods.ports import Sandbox
 from executor.server.spdy import Connection, Stream
 

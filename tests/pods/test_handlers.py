@@ -3,9 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import h2.config
@@ -13,7 +11,6 @@ import h2.connection
 import h2.events
 import pytest
 
-from executor.pods import netns
 from executor.pods.core.events import Answer
 from executor.pods.grpchealth import GrpcError, Serving, ask
 from executor.pods.handlers import Place, probe
@@ -216,20 +213,6 @@ async def until_open(place: Place, port: int) -> None:
     async with asyncio.timeout(20):
         while (await probe(place, {"tcpSocket": {"port": port}}))[0] is not Answer.SUCCESS:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-
-
-@pytest.mark.parametrize(
-    "kind", [{"httpGet": {"port": 80}}, {"tcpSocket": {"port": 80}}, {"grpc": {"port": 80}}]
-)
-async def test_a_network_in_a_machine_is_out_of_reach(
-    place: Callable[..., Any], kind: dict[str, Any]
-) -> None:
-    """Not the network of whoever runs the machine, which the pid is of."""
-    made = await place(FOREVER)
-    inside = SimpleNamespace(pid=made.sandbox.pid, network_pid=netns.ELSEWHERE)
-    answer, said = await probe(replace(made, sandbox=inside), kind)
-    assert answer is Answer.FAILURE
-    assert "inside its virtual machine" in said
 
 
 async def test_what_probes_say(place: Callable[..., Any]) -> None:

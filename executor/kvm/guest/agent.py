@@ -3,6 +3,7 @@
 Runs in pid 1, so it also reaps what nobody else does. When the launcher ends, so does the machine.
 """
 
+import errno
 import fcntl
 import os
 import select
@@ -13,10 +14,11 @@ import termios
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from executor.kvm.guest import frames
-from executor.stage1 import channel
+from executor.stage1 import channel, syscalls
 
 _READ: Final = 64 * 1024
 _CLOCK_OFF: Final = 0.5
@@ -38,6 +40,7 @@ class Agent:
         self._streams: dict[int, _Stream] = {}
         self._asked: dict[int, dict[str, Any]] = {}
         self._pod = ""
+        self._network = -1  # a process whose network is the pod's, until this one has gone there
         self._over = False
 
     def run(self) -> None:
@@ -142,6 +145,9 @@ class Agent:
             if stream is not None:
                 stream.resize(request["rows"], request["columns"])
             return
+        if do == "connect":
+            self._connect(request)
+            return
         if do == "run":
             self._lay_out(request)
         numbers = request.pop("streams", [])
@@ -166,6 +172,32 @@ class Agent:
         ours, theirs = (writer, reader) if direction == "in" else (reader, writer)
         self._streams[number] = _Stream(self, number, ours, reads=direction != "in", writes=direction == "in")
         return theirs
+
+    def _connect(self, request: dict[str, Any]) -> None:
+        """To a port in the pod's network, where this process is from the first time on: it needs no other."""
+        ((_, number),) = request["streams"]
+        address, port = request["address"], request["port"]
+        try:
+            self._enter_network()
+            sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+            sock.setblocking(False)
+            failed = sock.connect_ex((address, port))
+            if failed not in (0, errno.EINPROGRESS):
+                sock.close()
+                raise OSError(failed, os.strerror(failed))
+        except OSError as error:
+            self._answer(request, {"errno": error.errno})
+            return
+        self._streams[number] = _Connection(self, number, sock, partial(self._answer, request))
+
+    def _enter_network(self) -> None:
+        if self._network >= 0:
+            fd = os.open(f"/proc/{self._network}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                syscalls.setns(fd, syscalls.CLONE_NEWNET)
+            finally:
+                os.close(fd)
+            self._network = -1
 
     def _lay_out(self, request: dict[str, Any]) -> None:
         """The pod directory as stage1 wants it, in this machine's memory."""
@@ -196,6 +228,8 @@ class Agent:
         if asked is not None:
             if "error" in message:
                 self._drop(asked)
+            elif asked["do"] == "run":
+                self._network = message["pid"]
             elif fds:
                 ((_, number),) = asked["streams"]
                 self._streams[number] = _Stream(self, number, fds[0], reads=True, writes=True)
@@ -285,7 +319,7 @@ class _Stream:
         except OSError:
             data = b""  # EIO: nobody has the terminal open any more
         if not data:
-            self._close()
+            self._end_reading()
             return
         self._credit -= len(data)
         self._agent.send(frames.pack(frames.DATA, self._number, data))
@@ -305,10 +339,16 @@ class _Stream:
                 self._pending.popleft()
             else:
                 self._pending[0] = self._pending[0][count:]
+        self._finish()
+
+    def _finish(self) -> None:
         if self._ending and not self._pending:
             self._close()
         else:
             self._watch()
+
+    def _end_reading(self) -> None:
+        self._close()
 
     def _close(self) -> None:
         if self._fd < 0:
@@ -318,3 +358,76 @@ class _Stream:
         self._fd = -1
         self._agent.forget(self._number)
         self._agent.send(frames.pack(frames.END, self._number))
+
+
+class _Connection(_Stream):
+    """A connection to a port of the pod, each way of which ends by itself. answer: called once, when it is made or not.
+
+    A second END of the host says that it takes nothing any more, either; so does ours.
+    """
+
+    def __init__(
+        self, agent: Agent, number: int, sock: socket.socket, answer: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self._sock = sock
+        self._connecting: Callable[[dict[str, Any]], None] | None = answer
+        self._shut = False
+        super().__init__(agent, number, sock.fileno(), reads=True, writes=True)
+
+    def end(self) -> None:
+        if self._ending:
+            self._close()
+        else:
+            super().end()
+
+    def resize(self, rows: int, columns: int) -> None:
+        """It is no terminal."""
+
+    def _watch(self) -> None:
+        if self._connecting is None:
+            super()._watch()
+        else:
+            self._agent.watch(self._fd, select.EPOLLOUT, self._on_connected)
+
+    def _on_connected(self, _: int) -> None:
+        answer, self._connecting = self._connecting, None
+        failed = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if answer is not None:
+            answer({"errno": failed} if failed else {})
+        if failed:
+            self._close()
+        else:
+            self._watch()
+
+    def _finish(self) -> None:
+        """What the host has sent is there, and nothing more comes."""
+        if self._fd < 0:
+            return
+        if self._ending and not self._pending and not self._shut:
+            self._shut = True
+            try:
+                self._sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # the other side has gone altogether
+            if not self._reads:
+                self._close()
+                return
+        self._watch()
+
+    def _end_reading(self) -> None:
+        if self._shut:
+            self._close()
+        else:
+            self._reads = False
+            self._agent.send(frames.pack(frames.END, self._number))
+            self._watch()
+
+    def _close(self) -> None:
+        if self._fd < 0:
+            return
+        self._agent.watch(self._fd, 0, self._on_event)
+        self._fd = -1
+        self._sock.close()
+        self._agent.forget(self._number)
+        for _ in range(2 if self._reads else 1):
+            self._agent.send(frames.pack(frames.END, self._number))
