@@ -1,0 +1,106 @@
+"""What is known of one pod, and what of it appc's words are. Pure."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+from executor.contract.manifest import image_id
+
+OURS: Final = "gantry.io/"
+_NOT_NAME: Final = re.compile(r"[^a-z0-9]+")
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z_0-9.-]*")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A pod as the service tells of it. images: image manifests by app."""
+
+    uuid: UUID
+    manifest: Mapping[str, Any]
+    images: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def pod_annotations(self) -> list[dict[str, str]]:
+        """Of the PodManifest."""
+        return list(self.manifest.get("annotations") or ())
+
+    def app_annotations(self, app: str) -> list[dict[str, str]]:
+        """The image's, each replaced by the pod's of that name; the pod's others follow. Raises KeyError."""
+        merged = {one["name"]: one["value"] for one in self.images[app].get("annotations") or ()}
+        merged |= {one["name"]: one["value"] for one in self._entry(app).get("annotations") or ()}
+        return [{"name": name, "value": value} for name, value in merged.items()]
+
+    def image_id(self, app: str) -> str:
+        """Raises KeyError."""
+        return str(self._entry(app)["image"]["id"])
+
+    def _entry(self, app: str) -> Mapping[str, Any]:
+        for entry in self.manifest.get("apps") or ():
+            if entry["name"] == app:
+                return dict(entry)
+        raise KeyError(app)
+
+
+Find = Callable[[], Facts]
+"""Looks up what is known of a pod, now. Blocking. Raises OSError or ValueError when that cannot be had."""
+
+
+def plain(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A PodManifest as anybody's appc code reads it: ids, names and isolators by the spec, nothing of ours in it.
+
+    appc's own schema refuses a whole manifest for one app isolator that it does not know, an id that is not sha512, or
+    a variable's name with odd characters (schema/types/isolator.go, hash.go, environment.go).
+    """
+    volumes = _volume_names(manifest)
+    return {
+        "acVersion": manifest.get("acVersion", "0.8.11"),
+        "acKind": "PodManifest",
+        "apps": [_app(entry, volumes) for entry in manifest.get("apps") or ()],
+        "volumes": [
+            {**_without_ours(one), "name": volumes[one["name"]]} for one in manifest.get("volumes") or ()
+        ],
+        "isolators": _isolators(manifest),
+        "annotations": list(manifest.get("annotations") or ()),
+        "ports": list(manifest.get("ports") or ()),
+        **{key: manifest[key] for key in ("userAnnotations", "userLabels") if manifest.get(key)},
+    }
+
+
+def _app(entry: Mapping[str, Any], volumes: Mapping[str, str]) -> dict[str, Any]:
+    made = _without_ours(entry)
+    made["image"] = {**entry["image"], "id": image_id(str(entry["image"]["id"]))}
+    if entry.get("app"):
+        app = dict(entry["app"])
+        app["isolators"] = _isolators(app)
+        app["environment"] = [
+            one for one in app.get("environment") or () if _VARIABLE.fullmatch(str(one["name"]))
+        ]
+        made["app"] = app
+    mounts = entry.get("mounts") or ()
+    made["mounts"] = [{**_without_ours(one), "volume": volumes[one["volume"]]} for one in mounts]
+    return made
+
+
+def _isolators(of: Mapping[str, Any]) -> list[Any]:
+    return [one for one in of.get("isolators") or () if not one["name"].startswith(OURS)]
+
+
+def _without_ours(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if not key.startswith(OURS)}
+
+
+def _volume_names(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """AC names for all volumes; those that have one keep it."""
+    made: dict[str, str] = {}
+    names = [str(one["name"]) for one in manifest.get("volumes") or ()]
+    taken = {name for name in names if _NOT_NAME.sub("-", name) == name}
+    for name in names:
+        new = base = _NOT_NAME.sub("-", name.lower()).strip("-") or "volume"
+        number = 1
+        while new != name and new in taken:
+            number += 1
+            new = f"{base}-{number}"
+        taken.add(new)
+        made[name] = new
+    return made

@@ -1,0 +1,163 @@
+"""The service in the executor: every pod's own, reachable in its network and nowhere else.
+
+    a network of its own       127.0.0.1:18112 there, made by us before any app of the pod runs, answered by us
+    the host's network, fly    one port on the host's loopback for all of them; the token in the URL tells them apart
+    a virtual machine          127.0.0.1:18112 in the guest, whose connections the sandbox carries here (`Relaying`)
+
+Which it is, a pod's programs see in AC_METADATA_URL alone. A socket goes with its pod, and all with the executor.
+"""
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, runtime_checkable
+from uuid import UUID
+
+from executor.contract.interface import pod_uuid
+from executor.metadata.answers import Answers
+from executor.metadata.doors import BACKLOG, Door, Http
+from executor.metadata.facts import Facts, Find, plain
+from executor.metadata.keys import Keys
+from executor.pods import netns
+from executor.pods.launcher import LaunchError
+
+log = logging.getLogger(__name__)
+
+PORT: Final = 18112
+"""rkt's, also in pods: below the ports that a kernel gives away by itself."""
+URL_FILE: Final = "metadata-url"
+"""In a pod directory, for root alone: what stage1 puts into AC_METADATA_URL. It is read when the pod is run."""
+HOST_CONNECTIONS: Final = 64
+TOKEN_BYTES: Final = 24
+
+ImageManifest = Callable[[str], Mapping[str, Any]]
+"""The appc image manifest of an image id. Blocking; raises OSError, ValueError."""
+
+
+@runtime_checkable
+class Relaying(Protocol):
+    """A sandbox whose network is no namespace of this kernel."""
+
+    async def relay(self, port: int, connect: Callable[[], socket.socket]) -> None:
+        """Listen on 127.0.0.1:port in the pod's network, before any app runs, and for each connection that comes carry
+        bytes to and from what `connect` gives: a stream socket, the caller's to close. Until the sandbox ends."""
+
+
+class HasNetwork(Protocol):
+    """A sandbox. pid: of a process in the pod's network, unless it is `Relaying`."""
+
+    @property
+    def pid(self) -> int: ...
+
+
+@dataclass
+class _Served:
+    url: str
+    digest: bytes = b""
+    door: Door | None = None
+    http: Http | None = None
+
+
+class Service:
+    """The metadata of all pods of this executor. Pods are told apart by their directories' names."""
+
+    def __init__(self, keys: Keys, image: ImageManifest) -> None:
+        self._keys, self._image = keys, image
+        self._served: dict[str, _Served] = {}
+        self._by_digest: dict[bytes, Find] = {}
+        self._host: Door | None = None
+        self._host_http: Http | None = None
+
+    def prepare(self, path: Path, uid: str, *, host_network: bool) -> None:
+        """Before a pod is run: make its URL. Raises OSError."""
+        token = secrets.token_hex(TOKEN_BYTES)
+        digest = hashlib.sha256(token.encode()).digest()
+        find = self._finder(path, uid)
+        if host_network:
+            host, port = self._host_door().address
+            self._by_digest[digest] = find
+            served = _Served(f"http://{host}:{port}/{token}", digest)
+        else:
+            http = Http(Answers(lambda given: find if _same(given, digest) else None, self._keys))
+            served = _Served(f"http://127.0.0.1:{PORT}/{token}", http=http)
+        self.close(path.name)
+        self._served[path.name] = served
+        fd = os.open(path / URL_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "w", encoding="ascii") as file:
+            file.write(served.url)
+
+    async def open(self, path: Path, sandbox: HasNetwork) -> None:
+        """The pod's sandbox is there: listen in its network. Raises LaunchError."""
+        (path / URL_FILE).unlink(missing_ok=True)
+        served = self._served[path.name]
+        if served.http is None:
+            return
+        if isinstance(sandbox, Relaying):
+            await sandbox.relay(PORT, served.http.end)
+        else:
+            served.door = Door(listen(sandbox.pid), served.http.take)
+
+    def close(self, name: str) -> None:
+        """The pod has ended, or did not even start."""
+        served = self._served.pop(name, None)
+        if served is not None:
+            self._by_digest.pop(served.digest, None)
+            if served.door is not None:
+                served.door.close()
+
+    async def shut(self) -> None:
+        """The executor ends."""
+        for name in list(self._served):
+            self.close(name)
+        if self._host is not None:
+            self._host.close()
+        if self._host_http is not None:
+            await self._host_http.close()
+
+    def _host_door(self) -> Door:
+        if self._host is None:
+            listening = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+            self._host_http = Http(Answers(self._whose, self._keys))
+            self._host = Door(listening, self._host_http.take, HOST_CONNECTIONS)
+            log.info("metadata for pods on the host's network: 127.0.0.1:%d", self._host.address[1])
+        return self._host
+
+    def _whose(self, token: str) -> Find | None:
+        """By the token's digest: how long that takes says nothing about the token."""
+        return self._by_digest.get(hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest())
+
+    def _finder(self, path: Path, uid: str) -> Find:
+        def find() -> Facts:
+            manifest = json.loads((path / "pod").read_bytes())
+            images = {
+                entry["name"]: self._image(str(entry["image"]["id"])) for entry in manifest.get("apps") or ()
+            }
+            return Facts(UUID(pod_uuid(uid)), plain(manifest), images)
+
+        return find
+
+
+def listen(pid: int, port: int = PORT) -> socket.socket:
+    """A socket that listens on 127.0.0.1 in the network of a process. Raises LaunchError."""
+    made: socket.socket | None = None
+    try:
+        made = netns.make_socket(pid, socket.AF_INET)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(("127.0.0.1", port))
+        made.listen(BACKLOG)
+    except OSError as error:
+        if made is not None:
+            made.close()
+        raise LaunchError(f"listen in the pod's network on 127.0.0.1:{port}: {error.strerror}") from None
+    return made
+
+
+def _same(token: str, digest: bytes) -> bool:
+    return hmac.compare_digest(hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest(), digest)

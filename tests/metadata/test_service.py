@@ -1,0 +1,105 @@
+"""Listeners in pods' networks: each pod has its own, and it goes with the pod."""
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from executor.metadata.service import PORT, URL_FILE, Service, listen
+from executor.pods.launcher import LaunchError
+
+pytestmark = pytest.mark.root
+
+
+async def test_two_pods_and_neither_s_token_opens_the_other_s(
+    make_pod: Callable[..., Any], make_network: Any, service: Service, ask_inside: Any
+) -> None:
+    pods = [make_pod(host_network=False) for _ in range(2)]
+    networks = [make_network() for _ in range(2)]
+    for pod, network in zip(pods, networks, strict=True):
+        assert stat.S_IMODE((pod.path / URL_FILE).stat().st_mode) == 0o600
+        await service.open(pod.path, network)
+        assert not (pod.path / URL_FILE).exists()  # stage1 has read it, nobody else has to
+        assert pod.url.startswith(f"http://127.0.0.1:{PORT}/")
+    for pod, other, network in ((*pods, networks[0]), (*reversed(pods), networks[1])):
+        assert await ask_inside(network.pid, pod.url, "/pod/uuid") == (200, pod.uid)
+        assert (await ask_inside(network.pid, other.url, "/pod/uuid"))[0] == 401
+        assert (await ask_inside(network.pid, pod.url, "/pod/uuid", headers=""))[0] == 403
+    with socket.socket() as ours:  # not on the host
+        assert ours.connect_ex(("127.0.0.1", PORT)) != 0
+    before = len(os.listdir("/proc/self/fd"))
+    service.close(pods[0].path.name)
+    service.close(pods[0].path.name)
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+    with pytest.raises(ConnectionRefusedError):
+        await ask_inside(networks[0].pid, pods[0].url, "/pod/uuid")
+    assert await ask_inside(networks[1].pid, pods[1].url, "/pod/uuid") == (200, pods[1].uid)
+
+
+async def test_one_pod_s_crowd_does_not_keep_another_s_waiting(
+    make_pod: Callable[..., Any], make_network: Any, service: Service, ask_inside: Any
+) -> None:
+    from executor.pods import netns
+
+    loud, quiet = (make_pod(host_network=False) for _ in range(2))
+    networks = [make_network() for _ in range(2)]
+    await service.open(loud.path, networks[0])
+    await service.open(quiet.path, networks[1])
+    held = []
+    try:
+        while len(held) < 40:
+            held.append(netns.make_socket(networks[0].pid, socket.AF_INET))
+            held[-1].connect(("127.0.0.1", PORT))
+        assert await ask_inside(networks[1].pid, quiet.url, "/pod/uuid") == (200, quiet.uid)
+    finally:
+        for one in held:
+            one.close()
+    assert await ask_inside(networks[0].pid, loud.url, "/pod/uuid") == (200, loud.uid)
+
+
+async def test_a_port_that_is_taken_is_an_error(
+    make_pod: Callable[..., Any], make_network: Any, service: Service
+) -> None:
+    pod, network = make_pod(host_network=False), make_network()
+    with listen(network.pid), pytest.raises(LaunchError, match=r"127\.0\.0\.1:18112: Address already in use"):
+        await service.open(pod.path, network)
+    with pytest.raises(LaunchError, match="No such file"):
+        listen(2**22)
+
+
+class Machine:
+    """A sandbox whose network is elsewhere: it connects whenever it is told to, as something in there would."""
+
+    pid = 1
+
+    async def relay(self, port: int, connect: Callable[[], socket.socket]) -> None:
+        self.port, self.connect = port, connect
+
+    async def ask(self, text: bytes) -> bytes:
+        with self.connect() as ours:
+            ours.setblocking(False)
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(20):
+                await loop.sock_sendall(ours, text)
+                answer = b""
+                while data := await loop.sock_recv(ours, 1 << 16):
+                    answer += data
+        return answer
+
+
+async def test_a_network_that_is_no_namespace_here_is_relayed_to(
+    make_pod: Callable[..., Any], service: Service
+) -> None:
+    pod, machine = make_pod(host_network=False), Machine()
+    await service.open(pod.path, machine)
+    assert machine.port == PORT
+    place = pod.url.removeprefix(f"http://127.0.0.1:{PORT}")
+    asked = f"GET {place}/acMetadata/v1/pod/uuid HTTP/1.1\r\nHost: x\r\nMetadata-Flavor: AppContainer\r\n\r\n"
+    for _ in range(3):
+        answer = await machine.ask(asked.encode())
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert answer.endswith(pod.uid.encode())
