@@ -67,6 +67,26 @@ async def test_a_binary_signature_and_a_subkey(
     assert image.verification.facts[0].signers == (f"openpgp:{main}",)  # the primary key's, whoever signed
 
 
+async def test_a_key_older_than_what_is_thought_of_sha1(
+    strict: Callable[..., ImageStore], aci: Path, trust: Callable[..., Path], gpg_home: Any,
+    refused: Callable[..., Awaitable[str]],
+) -> None:  # fmt: skip
+    """It was trusted by its fingerprint; of its subkeys only SHA-1 says that they are its own."""
+    mine = gpg_home("home2")
+    old = ("--cert-digest-algo", "SHA1", "--allow-weak-key-signatures")
+    main = mine.key("old", *old, algorithm="rsa2048")
+    mine(*old, "--passphrase", "", "--quick-add-key", main.upper(), "rsa2048", "sign", "0")
+    trust("good", content="").with_name(main).write_text(mine.public("old"))
+    mine.sign("old", aci)
+    assert "vouches for the subkey" in await refused(f"file://{aci}", ImageUntrusted, by=strict())
+    mine.keys["old"] = f"{main}!"  # not the subkey
+    mine.sign("old", aci, "--digest-algo", "SHA1")
+    assert "uses SHA-1, which is too weak" in await refused(f"file://{aci}", ImageUntrusted, by=strict())
+    mine.sign("old", aci)
+    image = await strict().pull(f"file://{aci}", "Always")
+    assert image.verification.facts[0].signers == (f"openpgp:{main}",)
+
+
 REFUSED: list[tuple[str, str]] = [
     (
         "unsigned",

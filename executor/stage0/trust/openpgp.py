@@ -8,6 +8,7 @@ Source: GnuPG `doc/DETAILS`.
 import base64
 import binascii
 import hashlib
+import io
 import os
 import re
 import subprocess
@@ -80,14 +81,20 @@ def verify(source: Reader, signature: bytes, keys: Mapping[str, Path]) -> Checke
                 except ValueError as error:
                     raise StoreError(f"key {path}: {error}") from None
         (home / "signature").write_bytes(signature)
-        digest, status = _run(home, source)
-    return Checked(digest, judge(status, keys))
+        # Asked about no data first: a key that vouches for itself with SHA-1, as those before 2016 do, is no key to a
+        # strict gpgv (code 6). Its owner's name and parts are then not believed, but the primary key itself was trusted
+        # by its fingerprint, and what it has signed is checked by a digest that is not weak.
+        _, status = _run(home, io.BytesIO(b""))
+        old = any(len(one.get("ERRSIG", ())) > 5 and one["ERRSIG"][5] == "6" for one in _signatures(status))
+        digest, status = _run(home, source, strict=not old)
+    return Checked(digest, judge(status, keys, only_primary=old))
 
 
-def _run(home: Path, source: Reader) -> tuple[str, list[str]]:
+def _run(home: Path, source: Reader, *, strict: bool = True) -> tuple[str, list[str]]:
     argv = [
         "gpgv", "--homedir", str(home), "--keyring", str(home / "keys"), "--status-fd", "1", "--quiet",
-        "--weak-digest", "SHA1", "--weak-digest", "RIPEMD160", "--", str(home / "signature"), "-",
+        *(("--weak-digest", "SHA1") if strict else ()), "--weak-digest", "RIPEMD160",
+        "--", str(home / "signature"), "-",
     ]  # fmt: skip
     environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "GNUPGHOME": str(home)}
     try:
@@ -138,8 +145,9 @@ def _run(home: Path, source: Reader) -> tuple[str, list[str]]:
     return f"sha512:{hashed.hexdigest()}", b"".join(output).decode("utf-8", "replace").splitlines()
 
 
-def judge(status: list[str], trusted: Mapping[str, object]) -> tuple[str, ...]:
-    """The trusted primary fingerprints with a good signature. ImageUntrusted says why there is none."""
+def judge(status: list[str], trusted: Mapping[str, object], *, only_primary: bool = False) -> tuple[str, ...]:
+    """The trusted primary fingerprints with a good signature (only_primary: not those of its subkeys). ImageUntrusted
+    says why there is none."""
     good: list[str] = []
     problems: list[str] = []
     for group in _signatures(status):
@@ -149,6 +157,11 @@ def judge(status: list[str], trusted: Mapping[str, object]) -> tuple[str, ...]:
                 f"the signature of key {''.join(who)} does not fit the file: one of both was changed"
             )
         signer, problem = _one(group, trusted)
+        if signer and only_primary and group["VALIDSIG"][0].lower() != signer:
+            signer, problem = (
+                "",
+                f"key {signer} vouches for the subkey that signed with a digest that is too weak",
+            )
         if signer:
             good.append(signer)
         else:
