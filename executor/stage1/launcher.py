@@ -299,6 +299,7 @@ class Launcher:
                 init.ids.release()
 
     def _kill_everything(self) -> None:
+        self.unwatch(self._control.fileno())  # what is asked for from here on would live on
         inits = [init for spares in self._spare_inits.values() for init in spares]
         for pid, sock in [*self._spare_starters, *((init.pid, init.socket) for init in inits)]:
             self.expect(pid, lambda _: None)
