@@ -1,14 +1,29 @@
 """The apps of a command line: images, and the flags that mean the image before them."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from executor.rkt.flags import Failure, Flags, boolean
 from executor.stage1 import caps
 from executor.stage1.manifest import ManifestError, quantity
 
 _SMALLEST_MEMORY = 4096
+MODES: Final = {
+    "stdin": ("null", "stream", "tty"),
+    "stdout": ("log", "null", "stream", "tty"),
+    "stderr": ("log", "null", "stream", "tty"),
+}
+"""Of an app's streams; the first is what it has when nobody says."""
+
+
+def experiment(name: str) -> bool:
+    """Whether one of rkt's experiments is on: RKT_EXPERIMENT_NAME=true."""
+    try:
+        return boolean(os.environ.get(f"RKT_EXPERIMENT_{name.upper()}", "false"))
+    except ValueError:
+        return False
 
 
 @dataclass
@@ -28,6 +43,10 @@ class App:
     user_annotations: dict[str, str] = field(default_factory=dict)
     user_labels: dict[str, str] = field(default_factory=dict)
     isolators: dict[str, Any] = field(default_factory=dict)
+    streams: dict[str, str] = field(default_factory=dict)
+    """stdin, stdout, stderr."""
+    app_volumes: list[tuple[dict[str, Any], str]] = field(default_factory=list)
+    """Volumes of its own, and where they go (`app add --mnt-volume`)."""
 
 
 @dataclass
@@ -109,6 +128,7 @@ def add_flags(flags: Flags, apps: Apps) -> None:
     flags.call("readonly-rootfs", "make the app's root read-only", read_only, bare="true")
     _add_places(flags, apps)
     _add_isolators(flags, apps)
+    _add_streams(flags, apps)
 
 
 def _add_places(flags: Flags, apps: Apps) -> None:
@@ -126,6 +146,42 @@ def _add_places(flags: Flags, apps: Apps) -> None:
 
     flags.call("mount", "volume=NAME,target=PATH; before the first image: in all apps", mount)
     flags.call("volume", "NAME,kind=host|empty,source=,readOnly=,recursive=,mode=,uid=,gid=", volume)
+
+
+def add_app_volumes(flags: Flags, apps: Apps) -> None:
+    """`--mnt-volume` of `app add`: volume and mount in one."""
+
+    def take(value: str) -> None:
+        targets = [part for part in value.split(",") if part.startswith("target=")]
+        if len(targets) != 1:
+            raise ValueError("one target=PATH is needed")
+        rest = ",".join(part for part in value.split(",") if part != targets[0])
+        if not rest.startswith("name="):
+            raise ValueError("it begins with name=NAME")
+        volume = parse_volume(rest.removeprefix("name="))
+        # From the app's root, wherever it seems to lead.
+        target = os.path.normpath("/" + targets[0].removeprefix("target=").lstrip("/"))
+        apps.last().app_volumes.append((volume, target))
+
+    flags.call("mnt-volume", "name=NAME,kind=host|empty,…,target=PATH: a volume of this app's alone", take)
+
+
+def _add_streams(flags: Flags, apps: Apps) -> None:
+    if not experiment("attach"):
+        why = "an experiment of rkt's, set RKT_EXPERIMENT_ATTACH=true; --interactive gives an app a terminal without"
+        flags.refuse("stdin stdout stderr", why)
+        return
+
+    def mode(name: str) -> Callable[[str], None]:
+        def take(value: str) -> None:
+            if value not in MODES[name]:
+                raise ValueError(f"invalid {name} mode: not one of {', '.join(MODES[name])}")
+            apps.last().streams[name] = value
+
+        return take
+
+    for name, modes in MODES.items():
+        flags.call(name, f"of the app: {', '.join(modes)}", mode(name))
 
 
 def _fields(text: str) -> dict[str, str]:

@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "status": ("executor.rkt.show:status", "how a pod is"),
     "cat-manifest": ("executor.rkt.show:cat_manifest", "a pod's manifest"),
     "enter": ("executor.rkt.enter:main", "run one more program in an app, as the app"),
+    "attach": ("executor.rkt.attach:main", "to the streams or the terminal of an app that runs"),
     "stop": ("executor.rkt.end:stop", "stop pods"),
     "rm": ("executor.rkt.end:rm", "remove pods that do not run"),
     "export": ("executor.rkt.export:main", "what an app has made of its image, as an image"),
@@ -40,7 +41,6 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 ABSENT = {
     "app": "pods whose apps come and go are not done yet",
-    "attach": "not done yet; `run --interactive` gives an app the terminal from the start",
     "metadata-service": "not done yet",
     "api-service": "rkt's gRPC service is not there; use `list` and `status` with --format=json",
     "completion": "there is no completion for shells",

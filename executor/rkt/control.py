@@ -3,6 +3,9 @@
     {"do": "stop", "force": bool}                            → {"stopping": true}
     {"do": "exec", "app", "argv", "environment"} + streams   → {"pid"}, in the end {"code"}
     {"do": "exec", …} without streams: a terminal            → {"pid"} with its master side, in the end {"code"}
+    {"do": "attach", "app"}                                  → {"endpoints"}
+    {"do": "attach", "app", "wanted": […]}                   → {"endpoints"}, a descriptor each; in the end {"ended"}
+    {"do": "app-add"|"app-start"|"app-stop"|"app-rm", "app"} → {}: pods of `app sandbox` (mutable)
 
 One request a connection; SOCK_SEQPACKET, JSON, descriptors beside it (executor/stage1/channel). Who goes takes what it
 has started along: an end of the connection kills that. Failures are {"error": TEXT}.
@@ -13,7 +16,7 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -40,6 +43,21 @@ def connect(pod: Path) -> socket.socket:
             f"pod {pod.name}: the process that runs it cannot be reached: {error.strerror}"
         ) from None
     return sock
+
+
+def ask(pod: Path, what: str, **message: Any) -> dict[str, Any]:
+    """One request, and its answer when it has been done. Failure."""
+    with connect(pod) as sock:
+        try:
+            channel.send_json(sock, {"do": what, **message})
+            answer, _ = channel.receive_json(sock)
+        except OSError:
+            answer = None
+    if answer is None:
+        raise Failure(f"pod {pod.name} has ended")
+    if "error" in answer:
+        raise Failure(str(answer["error"]))
+    return answer
 
 
 def stop(pod: Path, *, force: bool) -> None:
@@ -72,20 +90,51 @@ class Ended(Protocol):
     async def signal(self, signum: int) -> None: ...
 
 
-Execute = Callable[[str, list[str], tuple[int, ...], dict[str, str]], Awaitable[Ended]]
-"""app, argv, streams, environment; raises LaunchError."""
-
-
 def status_of(code: int | None, signum: int | None) -> int:
     """As shells say it."""
     return code if code is not None else 128 + (signum or 0)
 
 
-class Server:
-    """The listening side. `stop(force)` and `execute` are the pod's."""
+async def readable(sock: socket.socket) -> None:
+    """There is a message, or the end of it."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(sock.fileno(), lambda: None if ready.done() else ready.set_result(None))
+    try:
+        await ready
+    finally:
+        loop.remove_reader(sock.fileno())
 
-    def __init__(self, pod: Path, stop: Callable[[bool], None], execute: Execute) -> None:
-        self._stop, self._execute = stop, execute
+
+class Session:
+    """One request, and who has made it. `fds` are closed afterwards."""
+
+    def __init__(self, connection: socket.socket, message: dict[str, Any], fds: list[int]) -> None:
+        self._connection = connection
+        self.message, self.fds = message, fds
+
+    def reply(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
+        """OSError when nobody is there any more."""
+        channel.send_json(self._connection, message, fds)
+
+    async def until_gone_or(self, other: "asyncio.Future[Any]") -> None:
+        """Return when whoever asked has gone, or `other` is done."""
+        gone = asyncio.ensure_future(readable(self._connection))
+        both: tuple[asyncio.Future[Any], ...] = (other, gone)
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        await asyncio.wait([gone])
+
+
+Verb = Callable[[Session], Awaitable[dict[str, Any] | None]]
+"""Does what was asked for; returns the last answer, if there is one. LaunchError, Failure, ValueError are answers."""
+
+
+class Server:
+    """The listening side. verbs: by what a message says in `do`."""
+
+    def __init__(self, pod: Path, verbs: Mapping[str, Verb]) -> None:
+        self._verbs = verbs
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
@@ -127,14 +176,20 @@ class Server:
 
         fds: list[int] = []
         try:
-            await self._readable(connection)
+            await readable(connection)
             message, fds = channel.receive_json(connection)
             if message is None:
                 return
+            session = Session(connection, message, fds)
             try:
-                await self._perform(connection, message, fds)
-            except (LaunchError, ValueError, KeyError, TypeError) as error:
-                channel.send_json(connection, {"error": str(error)})
+                verb = self._verbs.get(str(message["do"]))
+                if verb is None:
+                    raise ValueError(f"{message['do']}: not for this pod")
+                answer = await verb(session)
+            except (LaunchError, Failure, ValueError, KeyError, TypeError) as error:
+                answer = {"error": str(error)}
+            if answer is not None:
+                session.reply(answer)
         except OSError:
             pass  # the other side has gone
         finally:
@@ -143,41 +198,20 @@ class Server:
             self._loop.remove_reader(connection.fileno())
             connection.close()
 
-    async def _perform(self, connection: socket.socket, message: dict[str, Any], fds: list[int]) -> None:
-        if message["do"] == "stop":
-            self._stop(bool(message["force"]))
-            channel.send_json(connection, {"stopping": True})
-            return
-        if message["do"] != "exec":
-            raise ValueError(f"{message['do']}: no such request")
-        started = await self._execute(
-            message["app"], list(message["argv"]), tuple(fds), dict(message.get("environment") or {})
-        )
-        try:
-            while fds:
-                os.close(fds.pop())  # the program's own now
-            master = [] if started.terminal is None else [started.terminal]
-            try:
-                channel.send_json(connection, {"pid": started.pid}, master)
-            finally:
-                for fd in master:
-                    os.close(fd)
-            gone = self._loop.create_task(self._readable(connection))
-            both: tuple[asyncio.Future[Any], asyncio.Future[Any]] = (started.ended, gone)
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            gone.cancel()
-            await asyncio.wait([gone])
-            if started.ended.done():
-                channel.send_json(connection, {"code": status_of(*started.ended.result())})
-        finally:
-            if not started.ended.done():  # whoever asked for it has gone, perhaps before we could answer
-                await started.signal(signal.SIGKILL)
 
-    async def _readable(self, connection: socket.socket) -> None:
-        """There is a message, or the end of it."""
-        ready: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_reader(connection.fileno(), lambda: None if ready.done() else ready.set_result(None))
+async def follow(session: Session, started: Ended) -> dict[str, Any] | None:
+    """The life of a program that was started for a session: it is killed when whoever wants it has gone."""
+    try:
+        while session.fds:
+            os.close(session.fds.pop())  # the program's own now
+        master = [] if started.terminal is None else [started.terminal]
         try:
-            await ready
+            session.reply({"pid": started.pid}, master)
         finally:
-            self._loop.remove_reader(connection.fileno())
+            for fd in master:
+                os.close(fd)
+        await session.until_gone_or(started.ended)
+        return {"code": status_of(*started.ended.result())} if started.ended.done() else None
+    finally:
+        if not started.ended.done():  # whoever asked for it has gone, perhaps before we could answer
+            await started.signal(signal.SIGKILL)

@@ -2,82 +2,132 @@
 
 appc's immutable pods: an app that fails takes the pod along, and its code is ours; when all have ended well, 0.
 SIGTERM, SIGINT, SIGHUP and `stop` end it: each app gets its stop signal, ten seconds later everything is killed; a
-second one does not wait.
+second one does not wait. Pods of `app sandbox` (`mutable`) only end so.
+
+    start: pre-start handlers ─▶ the app ─▶ its exit ─▶ post-stop handlers ─▶ its end is an event of the loop here
 """
 
 import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final
 
-from executor.pods.launcher import AppExit, Exec, Launcher, LaunchError, Sandbox
+from executor.pods.launcher import AppExit, Launcher, LaunchError
+from executor.pods.ports import Sandbox
+from executor.rkt.appstreams import AppStreams, modes_of, notes_of, plain_log
 from executor.rkt.common import Globals
-from executor.rkt.control import Server, status_of
+from executor.rkt.control import Server, Session, Verb, follow, status_of
 from executor.rkt.diagnose import NOT_THERE, missing
 from executor.rkt.flags import Failure
-from executor.rkt.podmanifest import KVM
+from executor.rkt.podmanifest import KVM, flavor_of_pod
 from executor.rkt.pods import READY, STATUS
 from executor.rkt.prepare import Making
-from executor.rkt.streams import Output, Relay, journal_label
+from executor.rkt.streams import journal_label
 
 _GRACE: Final = 10.0  # seconds
+
+
+class Run:
+    """One start of an app, from its pre-start handlers to its post-stop handlers."""
+
+    streams: AppStreams
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self.handler: asyncio.Future[AppExit] | None = None
+        """Of the event handler that runs in the app's place."""
+        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        """Its exit code, when nothing of it is left."""
 
 
 class Foreground:
     """One running pod and this process' streams."""
 
+    lasting = False
+    """The pod goes on when no app runs."""
+
     def __init__(self, g: Globals, making: Making, launcher: Launcher, *, interactive: bool) -> None:
-        self._g, self._pod, self._launcher = g, making.pod, launcher
+        self.g, self.pod, self.manifest, self._launcher = g, making.pod, making.manifest, launcher
         self._interactive = interactive
-        self._flavor = next(
-            n["value"] for n in making.manifest["annotations"] if n["name"] == "gantry.io/flavor"
-        )
-        self._entries: dict[str, dict[str, Any]] = {str(e["name"]): e for e in making.manifest["apps"]}
-        self._volumes: list[dict[str, Any]] = making.manifest["volumes"]
-        self._events: asyncio.Queue[AppExit | str | None] = asyncio.Queue()
+        self._flavor = flavor_of_pod(making.manifest)
+        self._events: asyncio.Queue[AppExit | Exception | None] = asyncio.Queue()
         self._stops = 0
         self._stopped = asyncio.Event()
-        self._pids: dict[str, int] = {}
-        self._outputs: dict[str, Output] = {}
-        self._relay: Relay | None = None
-        self._sandbox: Sandbox | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.runs: dict[str, Run] = {}
+        """Those that have not ended."""
+        self.sandbox: Sandbox | None = None
+
+    @property
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """The apps of the manifest."""
+        return {str(entry["name"]): entry for entry in self.manifest["apps"]}
+
+    def verbs(self) -> dict[str, Verb]:
+        """What other commands may ask for."""
+        return {"stop": self._on_stop, "exec": self._on_exec, "attach": self._on_attach}
 
     async def run(self) -> int:
         """The exit code. LaunchError, Failure."""
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(signum, self._stop, False)
+        for entry in self.entries.values():
+            modes_of(entry)
         server: Server | None = None
         try:
-            server = Server(self._pod.path, self._stop, self._execute)
-            self._sandbox = await self._open()
-            if self._sandbox is None:
+            server = Server(self.pod.path, self.verbs())
+            self.sandbox = await self._open()
+            if self.sandbox is None:
                 return 0
-            self._note("pid", f"{self._sandbox.pid}\n")
-            for name in self._entries:
-                await self._start(name)
-            ready = self._pod.path / READY
-            ready.parent.mkdir(parents=True, exist_ok=True)
-            ready.symlink_to("ready")
-            return await self._follow()
+            self._note("pid", f"{self.sandbox.pid}\n")
+            self._spawn(self._start_all())
+            return await self._follow(set(self.entries))
         finally:
-            if self._sandbox is not None:
+            if self.sandbox is not None:
                 with suppress(LaunchError):
-                    await self._sandbox.stop()
-            for output in self._outputs.values():
-                await output.finish()
-            if self._relay is not None:
-                await self._relay.close()
+                    await self.sandbox.stop()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for name in list(self.runs):
+                await self._over(name, 128 + signal.SIGKILL)
             if server is not None:
                 await server.finish()
 
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something beside the loop; what goes wrong with it is an event."""
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and isinstance(error := task.exception(), Exception):
+                self._events.put_nowait(error)
+
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(done)
+
+    async def _start_all(self) -> None:
+        slow = [name for name in self.entries if self._handlers(name, "pre-start")]
+        waited = [asyncio.create_task(self.start(name)) for name in slow]
+        try:
+            for name in self.entries:
+                if name not in slow:
+                    await self.start(name)
+            await asyncio.gather(*waited)
+        finally:
+            for task in waited:
+                task.cancel()
+        ready = self.pod.path / READY
+        ready.parent.mkdir(parents=True, exist_ok=True)
+        ready.symlink_to("ready")
+
     async def _open(self) -> Sandbox | None:
         """Start the sandbox; None when the pod was stopped before it was there: a machine takes its time."""
-        starting = asyncio.ensure_future(self._run_pod()(self._pod.path, self._events.put_nowait, self._gone))
+        starting = asyncio.ensure_future(self._run_pod()(self.pod.path, self._on_exit, self._on_gone))
         stopped = asyncio.ensure_future(self._stopped.wait())
         await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
@@ -90,9 +140,13 @@ class Foreground:
     def _note(self, name: str, text: str) -> None:
         """What stage1 writes down for `status`, of a pod whose stage1 is in a machine and writes there."""
         if self._flavor == KVM:
-            path = self._pod.path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            self.write(name, text)
+
+    def write(self, name: str, text: str) -> None:
+        """A file of the pod's."""
+        path = self.pod.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
     def _run_pod(self) -> Callable[..., Awaitable[Sandbox]]:
         """How pods of this flavor are started."""
@@ -100,91 +154,173 @@ class Foreground:
             return self._launcher.run_pod
         from executor.kvm.machines import Machines
 
-        return Machines(self._launcher.run_pod, self._g.data).run_pod
+        return Machines(self._launcher.run_pod, self.g.data).run_pod
 
-    def _pid(self, name: str) -> int:
-        return self._pids.get(name, 0)
+    def _on_gone(self, reason: str) -> None:
+        self._events.put_nowait(Failure(f"the pod has died: {reason}"))
 
-    def _gone(self, reason: str) -> None:
-        self._events.put_nowait(reason)
+    # -- apps ---------------------------------------------------------------------------------------------
+
+    def _handlers(self, name: str, event: str) -> list[list[str]]:
+        """The command lines of an app's event handlers."""
+        handlers = self.entries[name]["app"].get("eventHandlers") or ()
+        return [list(map(str, one["exec"])) for one in handlers if one["name"] == event]
+
+    async def start(self, name: str) -> None:
+        """Start an app, its pre-start handlers first: one that fails is the app's failure. LaunchError, Failure."""
+        assert self.sandbox is not None
+        entry = self.entries[name]
+        modes = modes_of(entry)
+        log = plain_log(self.manifest, entry) if "stream" in modes.values() else None
+        labelled = self.lasting or len(self.entries) > 1
+        run = self.runs[name] = Run()
+        label = journal_label(name, lambda: run.pid) if labelled else None
+        run.streams = AppStreams(modes, label, interactive=self._interactive, log=log)
+        try:
+            for argv in self._handlers(name, "pre-start"):
+                code = await self._handle(run, name, argv)
+                if code:
+                    self.g.say(f"app {name}: its pre-start handler ended with {code}")
+                    self.write(f"{STATUS}/{name}", f"{code}\n")
+                if code or self._stops:
+                    self._events.put_nowait(AppExit(name, code, None, False, time.time()))
+                    return
+            self._note(f"{STATUS}/{name}-started", str(time.time()))
+            run.pid = await run.streams.start(self.sandbox, name)
+        except LaunchError as error:
+            await self._over(name, 254)
+            if (found := NOT_THERE.search(str(error))) is not None:
+                path = missing(self.pod.path, self.entries[name], self.manifest["volumes"], found[1])
+                self.g.say(f'Error: Unable to open "{path}": No such file or directory')
+            raise LaunchError(f"app {name}: {error}") from None
+
+    async def _handle(self, run: Run, name: str, argv: list[str]) -> int:
+        """The exit code of an event handler."""
+        assert self.sandbox is not None
+        run.handler = asyncio.get_running_loop().create_future()
+        try:
+            await run.streams.handle(self.sandbox, name, argv)
+            ended = await run.handler
+            return status_of(ended.exit_code, ended.signal)
+        finally:
+            run.handler = None
+
+    def _on_exit(self, ended: AppExit) -> None:
+        """From the sandbox: an app, or an event handler in its place, has ended."""
+        run = self.runs.get(ended.app)
+        if run is not None and run.handler is not None:
+            if not run.handler.done():
+                run.handler.set_result(ended)
+        elif run is not None and self._handlers(ended.app, "post-stop"):
+            self._spawn(self._stop_handlers(run, ended))
+        else:
+            self._events.put_nowait(ended)
+
+    async def _stop_handlers(self, run: Run, ended: AppExit) -> None:
+        try:
+            for argv in self._handlers(ended.app, "post-stop"):
+                if code := await self._handle(run, ended.app, argv):
+                    self.g.say(f"app {ended.app}: its post-stop handler ended with {code}")
+        except LaunchError as error:
+            self.g.say(f"app {ended.app}: its post-stop handler: {error}")
+        self._events.put_nowait(ended)
+
+    async def _over(self, name: str, code: int) -> None:
+        run = self.runs.pop(name, None)
+        if run is not None:
+            await run.streams.finish()
+            if not run.ended.done():
+                run.ended.set_result(code)
+
+    # -- the loop -----------------------------------------------------------------------------------------
+
+    async def _follow(self, left: set[str]) -> int:
+        """Until the last app has ended, one has failed, or somebody stops the pod. Failure when the pod just dies."""
+        while left or self.lasting:
+            event = await self._events.get()
+            if event is None:
+                await self._end()
+                return 0
+            code = await self._seen(event)
+            left.discard(event.app if isinstance(event, AppExit) else "")
+            if code and not self.lasting:
+                await self._end()
+                return code
+        return 0
+
+    async def _seen(self, event: AppExit | Exception) -> int:
+        """The exit code of an app that has ended."""
+        if isinstance(event, Exception):
+            raise event
+        if event.oom_killed:
+            self.g.say(f"app {event.app}: killed for want of memory")
+        code = status_of(event.exit_code, event.signal)
+        self._note(f"{STATUS}/{event.app}", str(code))
+        await self._over(event.app, code)
+        return code
 
     def _stop(self, force: bool) -> None:
         self._stops += 2 if force else 1
         self._stopped.set()
         self._events.put_nowait(None)
 
-    async def _execute(
-        self, app: str, argv: list[str], streams: tuple[int, ...], environment: dict[str, str]
-    ) -> Exec:
-        if self._sandbox is None:
-            raise LaunchError("the pod is not there yet")
-        return await self._sandbox.exec(app, argv, streams=streams, environment=environment)
-
-    async def _start(self, name: str) -> None:
-        assert self._sandbox is not None
-        self._note(f"{STATUS}/{name}-started", str(time.time()))
-        if self._interactive and os.isatty(0):
-            self._pids[name], master = await self._sandbox.start_terminal(name)
-            self._relay = Relay(master)
-            return
-        label = journal_label(name, partial(self._pid, name)) if len(self._entries) > 1 else None
-        output = self._outputs[name] = Output(label)
-        stdin = 0 if self._interactive else None
-        try:
-            self._pids[name] = await self._sandbox.start_app(
-                name, stdin=stdin, stdout=output.fds[0], stderr=output.fds[1]
-            )
-        except LaunchError as error:
-            if (found := NOT_THERE.search(str(error))) is not None:
-                path = missing(self._pod.path, self._entries[name], self._volumes, found[1])
-                self._g.say(f'Error: Unable to open "{path}": No such file or directory')
-            raise LaunchError(f"app {name}: {error}") from None
-        finally:
-            output.close_ours()
-
-    async def _follow(self) -> int:
-        """Until the last app has ended, one has failed, or somebody stops the pod. Failure when the pod just dies."""
-        left = set(self._entries)
-        while left:
-            event = await self._events.get()
-            if event is None:
-                await self._end(left)
-                return 0
-            code = self._seen(event, left)
-            if code:
-                await self._end(left)
-                return code
-        return 0
-
-    def _seen(self, event: AppExit | str, left: set[str]) -> int:
-        """The exit code of an app that has ended."""
-        if isinstance(event, str):
-            raise Failure(f"the pod has died: {event}")
-        left.discard(event.app)
-        if event.oom_killed:
-            self._g.say(f"app {event.app}: killed for want of memory")
-        code = status_of(event.exit_code, event.signal)
-        self._note(f"{STATUS}/{event.app}", str(code))
-        return code
-
-    async def _end(self, left: set[str]) -> None:
+    async def _end(self) -> None:
         """Ask the apps that still run to end, wait, as long as nobody asks again; the rest is killed by our caller."""
-        assert self._sandbox is not None
         if self._stops > 1:
             return
         asked = self._stops
-        for name in left:
+        for name in list(self.runs):
             with suppress(LaunchError):  # it has just ended
-                await self._sandbox.signal_app(name, self._stop_signal(name))
+                await self.signal_stop(name)
         with suppress(TimeoutError):
             async with asyncio.timeout(_GRACE):
-                while left and self._stops <= max(asked, 1):
+                while self.runs and self._stops <= max(asked, 1):
                     event = await self._events.get()
                     if event is not None:
-                        self._seen(event, left)
+                        await self._seen(event)
 
-    def _stop_signal(self, name: str) -> int:
+    async def signal_stop(self, name: str) -> None:
+        """Tell an app to end, as it wants to be told. LaunchError."""
         from executor.pods.manifest import stop_signal
 
-        notes = {note["name"]: note["value"] for note in self._entries[name].get("annotations") or ()}
-        return stop_signal(str(notes.get("gantry.io/stop-signal", "")))
+        assert self.sandbox is not None
+        word = notes_of(self.entries[name]).get("gantry.io/stop-signal", "")
+        await self.sandbox.signal_app(name, stop_signal(word))
+
+    # -- what other commands ask for ----------------------------------------------------------------------
+
+    async def _on_stop(self, session: Session) -> dict[str, Any]:
+        self._stop(bool(session.message["force"]))
+        return {"stopping": True}
+
+    async def _on_exec(self, session: Session) -> dict[str, Any] | None:
+        if self.sandbox is None:
+            raise LaunchError("the pod is not there yet")
+        message = session.message
+        started = await self.sandbox.exec(
+            str(message["app"]), list(message["argv"]), streams=tuple(session.fds),
+            environment=dict(message.get("environment") or {}),
+        )  # fmt: skip
+        return await follow(session, started)
+
+    async def _on_attach(self, session: Session) -> dict[str, Any] | None:
+        name = str(session.message["app"])
+        run = self.runs.get(name)
+        if run is None or run.streams.mux is None:
+            state = "does not run" if run is None else "has no --stdin, --stdout or --stderr=stream or =tty"
+            raise Failure(f"app {name!r} {state}: there is nothing to attach to")
+        mux = run.streams.mux
+        if "wanted" not in session.message:
+            return {"endpoints": mux.endpoints}
+        attached = mux.attach(list(session.message["wanted"]))
+        try:
+            try:
+                session.reply({"endpoints": list(attached.fds)}, list(attached.fds.values()))
+            finally:
+                for fd in attached.fds.values():
+                    os.close(fd)
+            await session.until_gone_or(run.ended)
+        finally:
+            if not run.ended.done():
+                attached.close()
+        return {"ended": True}

@@ -49,9 +49,6 @@ class PodFlags:
         flags.text("stage1-from-dir", "", "the same, as stage1-coreos.aci, stage1-fly.aci")
         flags.refuse("stage1-path stage1-url stage1-hash", "stage1 images of others are not run")
         flags.refuse("port", _NO_NETWORKS)
-        flags.refuse(
-            "stdin stdout stderr", "apps get the streams of `run`; --interactive gives one a terminal"
-        )
 
     def _add_running(self) -> None:
         flags = self.flags
@@ -145,15 +142,15 @@ class PodFlags:
             made["hosts"] = _hosts(hostname) + "".join(f"{line}\n" for line in lines)
         elif self.network != "host":
             made["hosts"] = _hosts(hostname)
+        return made
+
+
 def _hosts(hostname: str) -> str:
     """As rkt's `stage1/net/rootfs/etc/hosts-fallback`, with the name of the pod."""
     return (
         f"127.0.0.1 localhost localhost.domain localhost4 localhost4.localdomain4 {hostname}\n"
         "::1 localhost ip6-localhost ip6-loopback localhost6 localhost6.localdomain6\n"
     )
-
-
-        return made
 
 
 def _pair(text: str, what: str) -> tuple[str, str]:

@@ -15,6 +15,8 @@ from executor.stage1.manifest import FLAVORS
 
 STAGE1: Final = {"coreos": "linux", "src": "linux", "host": "linux", "fly": "fly", "kvm": "kvm"}
 KVM: Final = "kvm"
+STREAM_NOTE: Final = "coreos.com/rkt/stage2/"
+"""And stdin, stdout or stderr: rkt's annotations of apps for their streams."""
 _THERE: Final = (*FLAVORS, KVM)
 _STAGE1_NAME: Final = re.compile(r"(?:coreos\.com/rkt/)?stage1-([a-z]+)(?:[:,].*|\.aci)?")
 _AC_NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -120,9 +122,6 @@ def _entry(app: App, source: Source, environments: Environments) -> dict[str, An
     body = dict(image.get("app") or {})
     if not body and not app.texts.get("exec"):
         raise Failure(f"error: image {image['name']} has no app section and --exec argument is not provided")
-    if body.get("eventHandlers"):
-        names = ", ".join(handler["name"] for handler in body["eventHandlers"])
-        raise Failure(f"image {image['name']}: event handlers ({names}) are not supported")
     command = [app.texts["exec"]] if app.texts.get("exec") else list(body.get("exec") or ())
     body["exec"] = command + app.args
     body["user"] = app.texts.get("user") or body.get("user") or "0"
@@ -141,17 +140,20 @@ def _entry(app: App, source: Source, environments: Environments) -> dict[str, An
             f"invalid app name format: {name!r} is not lower case letters and digits with single dashes"
         )
     notes = dict(app.annotations)
+    notes |= {STREAM_NOTE + stream: mode for stream, mode in app.streams.items()}
     notes |= {
         e["name"]: e["value"] for e in image.get("annotations") or () if e["name"] == "gantry.io/stop-signal"
     }
+    if app.user_annotations:
+        body["userAnnotations"] = app.user_annotations
+    if app.user_labels:
+        body["userLabels"] = app.user_labels
     return {
         "name": name,
         "image": {"id": source.image_id, "name": image["name"], "labels": list(image.get("labels") or ())},
         "app": body,
         "readOnlyRootFS": app.readonly_rootfs,
         "annotations": [{"name": key, "value": value} for key, value in notes.items()],
-        **({"userAnnotations": app.user_annotations} if app.user_annotations else {}),
-        **({"userLabels": app.user_labels} if app.user_labels else {}),
     }
 
 

@@ -152,8 +152,6 @@ def _complete(manifest: dict[str, Any], sources: Sequence[Source]) -> list[Fill]
         entry["app"] = entry.get("app") or source.manifest.get("app")
         if not entry["app"]:
             raise Failure("no app section in the pod manifest or the image manifest")
-        if entry["app"].get("eventHandlers"):
-            raise Failure(f"app {entry['name']}: event handlers are not supported")
         given = list(entry.get("mounts") or ())
         for mount in given:
             if mount.get("appVolume"):

@@ -91,7 +91,7 @@ def _app_json(pod: Seen, app: dict[str, Any], manifest: dict[str, Any]) -> dict[
     made["image_id"] = app["image"]["id"]
     volumes = {volume["name"]: volume for volume in manifest.get("volumes") or ()}
     mounts = [_mount_json(pod, mount, volumes.get(mount["volume"], {})) for mount in app.get("mounts") or ()]
-    return made | ({"mounts": mounts} if mounts else {}) | _user_fields(app)
+    return made | ({"mounts": mounts} if mounts else {}) | _user_fields(app.get("app") or {})
 
 
 def _mount_json(pod: Seen, mount: dict[str, Any], volume: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import struct
 import termios
 import time
 import tty
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 READ_SIZE = 64 << 10
 
@@ -20,17 +20,18 @@ READ_SIZE = 64 << 10
 class Output:
     """stdout and stderr for one program: `fds` to start it with, `close_ours` afterwards, `finish` at its end.
 
-    label: makes what stands before each line, for pods of several apps; then everything goes through us.
+    label: makes what stands before each line, for pods of several apps; then everything goes through us. streams: which
+    of 1 and 2 are wanted.
     """
 
-    def __init__(self, label: Callable[[], str] | None = None) -> None:
+    def __init__(self, label: Callable[[], str] | None = None, streams: Sequence[int] = (1, 2)) -> None:
         self._loop = asyncio.get_running_loop()
         self._label = label
         self._made: list[int] = []
         self._readers: dict[int, int] = {}
         self._at_start: dict[int, bool] = {}
         self._done: asyncio.Future[None] = self._loop.create_future()
-        self.fds = (self._stream(1), self._stream(2))
+        self.fds = tuple(self._stream(number) for number in streams)
         self._settle()
 
     def _stream(self, ours: int) -> int:
@@ -105,21 +106,32 @@ def journal_label(app: str, pid: Callable[[], int]) -> Callable[[], str]:
 
 
 class Relay:
-    """Our terminal and one in a pod, as one: raw mode, sizes, bytes both ways. `close` gives ours back as it was."""
+    """Our terminal and one in a pod, as one: raw mode, sizes, bytes both ways. `close` gives ours back as it was.
 
-    def __init__(self, master: int) -> None:
+    shown: where what the pod's terminal shows comes from, if not from `master`; -1: from nowhere. signals: what is
+    typed to interrupt, quit or suspend still does that here, not in the pod.
+    """
+
+    def __init__(self, master: int, *, shown: int | None = None, signals: bool = False) -> None:
         self._loop = asyncio.get_running_loop()
         self._master = master
+        self._source = master if shown is None else shown
         self._saved = termios.tcgetattr(0)
         self._waiting = b""
         self._typing = True
         self.finished: asyncio.Future[None] = self._loop.create_future()
         os.set_blocking(master, False)
         tty.setraw(0, termios.TCSADRAIN)
+        if signals:
+            mode = termios.tcgetattr(0)
+            mode[3] |= termios.ISIG
+            termios.tcsetattr(0, termios.TCSADRAIN, mode)
         self._resize()
         self._loop.add_signal_handler(signal.SIGWINCH, self._resize)
         self._loop.add_reader(0, self._typed)
-        self._loop.add_reader(master, self._shown)
+        if self._source >= 0:
+            os.set_blocking(self._source, False)
+            self._loop.add_reader(self._source, self._shown)
 
     def _resize(self) -> None:
         size = fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8))
@@ -155,7 +167,7 @@ class Relay:
 
     def _shown(self) -> None:
         try:
-            data = os.read(self._master, READ_SIZE)
+            data = os.read(self._source, READ_SIZE)
         except BlockingIOError:
             return
         except OSError:  # EIO: nobody has the other side open
@@ -163,16 +175,18 @@ class Relay:
         if data:
             write_all(1, data)
             return
-        self._loop.remove_reader(self._master)
+        self._loop.remove_reader(self._source)
         if not self.finished.done():
             self.finished.set_result(None)
 
     async def close(self) -> None:
         """For when the program has ended: show what it has left."""
-        await asyncio.wait([self.finished], timeout=1.0)
+        if self._source >= 0:
+            await asyncio.wait([self.finished], timeout=1.0)
+            self._loop.remove_reader(self._source)
         self._loop.remove_reader(0)
-        self._loop.remove_reader(self._master)
         self._loop.remove_writer(self._master)
-        os.close(self._master)
+        for fd in {self._master, self._source} - {-1}:
+            os.close(fd)
         self._loop.remove_signal_handler(signal.SIGWINCH)
         termios.tcsetattr(0, termios.TCSADRAIN, self._saved)

@@ -135,11 +135,6 @@ def test_a_mount_point_without_volume_gets_one(docker):
     [
         (App("x", mounts=[("v", "/x")]), image(), "there is no volume 'v'"),
         (App("x", texts={"name": "Not_One"}), image(), "invalid app name format"),
-        (
-            App("x"),
-            image(eventHandlers=[{"name": "pre-start", "exec": ["/x"]}]),
-            "event handlers .pre-start.",
-        ),
     ],
 )
 def test_what_cannot_be_is_refused(app, source, message):
