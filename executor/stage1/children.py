@@ -152,7 +152,7 @@ def starter(sock: socket.socket, *, host: int, last_cap: int, spare: bool) -> No
     context = ops.Context({"home": home, "host": host, **dict(zip(names, fds[len(streams) :], strict=True))})
     todo = ops.unpack(packed)
     if not streams:
-        todo.append(ops.Terminal())
+        todo.append(ops.Terminal(console="app" not in names))
     try:
         ops.execute(todo, context)
         pid = _spawn(sock, Process(*process), last_cap, context.fds)

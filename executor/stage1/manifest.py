@@ -95,6 +95,7 @@ class Pod(NamedTuple):
     sysctls: tuple[tuple[str, str], ...] = ()
     ids: int = 0  # the first id of its user namespace on the host; 0: it has none
     privileged: bool = False  # apps that come later may be
+    metadata_url: str = ""  # of the metadata service, for this pod; "" when it has none
 
     @property
     def isolated(self) -> bool:

@@ -174,10 +174,13 @@ def enter_plan(pod: Pod, app: App, members: tuple[str, ...]) -> list[Op]:
 
 def app_process(pod: Pod, app: App) -> Process:
     """The app's main process; what is executed into the app later differs in `argv` alone, or says how."""
-    environment = {"AC_APP_NAME": app.name, "container": "gantry"}
+    environment = {"container": "gantry"}
     if pod.isolated and pod.hostname:
         environment["HOSTNAME"] = pod.hostname
     environment.update(app.environment)
+    environment["AC_APP_NAME"] = app.name  # these two are ours to say (appc ace.md; rkt-1.30 does the same)
+    if pod.metadata_url:
+        environment["AC_METADATA_URL"] = pod.metadata_url
     capabilities = app.capabilities
     if app.privileged:
         capabilities = None

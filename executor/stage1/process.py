@@ -66,8 +66,7 @@ def spawn(
         root, process.user, process.group, process.supplementary_gids, strict=process.strict_groups
     )
     environment = dict(process.environment)
-    environment.setdefault("PATH", PATH)
-    environment.setdefault("HOME", identity.home)
+    _complete(environment, identity, terminal=terminal)
     _step("give the app its streams", lambda: _own_streams(process.ids + identity.uid))
     if user_namespace >= 0:
         _step("enter the user namespace", lambda: syscalls.setns(user_namespace, syscalls.CLONE_NEWUSER))
@@ -94,6 +93,21 @@ def spawn(
         )
     except (OSError, ValueError) as error:
         raise StageError(f"exec {process.argv[0]}: {_reason(error)}") from None
+
+
+def _complete(environment: dict[str, str], identity: users.Identity, *, terminal: bool) -> None:
+    """What every program may count on (appc ace.md; rkt-1.30 common/environment.go) and the manifest does not say.
+
+    The user's name is the image's for its id; where it has none there is no USER, instead of a wrong one.
+    """
+    environment.setdefault("PATH", PATH)
+    environment.setdefault("HOME", identity.home)
+    environment.setdefault("SHELL", identity.shell)
+    if identity.name:
+        environment.setdefault("USER", identity.name)
+        environment.setdefault("LOGNAME", identity.name)
+    if terminal:
+        environment.setdefault("TERM", "xterm")
 
 
 def _reason(error: Exception) -> str:

@@ -35,7 +35,7 @@ class Sandbox:
         self._launcher = launcher
         self._key = directory
         self._paths = plan.Paths(directory.rstrip("/"))
-        self._pod = self._first = _read_manifest(directory)
+        self._pod = self._first = _read_manifest(directory)._replace(metadata_url=_read_url(directory))
         self._cgroup = cgroups.PodCgroup(
             launcher.layout, os.path.basename(self._paths.pod), disk=_disk(self._pod, self._paths.pod)
         )
@@ -494,6 +494,17 @@ def _read_manifest(directory: str) -> manifest.Pod:
         raise StageError(f"read {path}: {_text(error)}") from None
     except manifest.ManifestError as error:
         raise StageError(f"{path}: {error}") from None
+
+
+def _read_url(directory: str) -> str:
+    """What AC_METADATA_URL will be, "" without a metadata service. A secret, so no part of the manifest."""
+    try:
+        with open(f"{directory}/metadata-url", encoding="ascii") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        raise StageError(f"read {directory}/metadata-url: {_text(error)}") from None
 
 
 def _disk(pod: manifest.Pod, directory: str) -> str:

@@ -35,4 +35,4 @@ def updated(first: Pod, new: Pod, running: Set[str]) -> Pod:
             (one.limits.block_bandwidth, one.limits.block_iops) != (None, None) for one in had
         ):
             raise StageError(f"app {app.name}: limits of the disk are not for apps that come later")
-    return new._replace(ids=first.ids)
+    return new._replace(ids=first.ids, metadata_url=first.metadata_url)

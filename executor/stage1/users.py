@@ -8,16 +8,20 @@ from typing import Final, NamedTuple
 from executor.stage1 import syscalls
 from executor.stage1.ops import IN_ROOT, StageError
 
+SHELL: Final = "/bin/sh"
 _LIMIT: Final = 1 << 20
 
 
 class Identity(NamedTuple):
-    """Numeric ids of a process, and the home directory its user has in the image ("/" when it has none)."""
+    """Numeric ids of a process, and what the image says of its user: home directory ("/" when it has none), name (""
+    when it has none), shell."""
 
     uid: int
     gid: int
     groups: tuple[int, ...]
     home: str
+    name: str = ""
+    shell: str = SHELL
 
 
 def resolve(root: int, user: str, group: str, extra: tuple[int, ...], *, strict: bool = False) -> Identity:
@@ -45,8 +49,12 @@ def resolve(root: int, user: str, group: str, extra: tuple[int, ...], *, strict:
         gid = _group(root, group)
     if record is not None and not record[0].isdigit() and not strict:
         groups.update(_memberships(root, record[0]))
+    if record is None or not record[2].isdigit():
+        record = next((r for r in passwd if r[2] == str(uid)), None)  # of whom a file belongs to, say
     home = record[5] if record is not None and record[5].startswith("/") else ("/root" if uid == 0 else "/")
-    return Identity(uid, gid, tuple(sorted(groups - {gid})), home)
+    name = record[0] if record is not None else ("root" if uid == 0 else "")
+    shell = record[6] if record is not None and len(record) > 6 and record[6].startswith("/") else SHELL
+    return Identity(uid, gid, tuple(sorted(groups - {gid})), home, name, shell)
 
 
 def _group(root: int, name: str) -> int:

@@ -159,6 +159,24 @@ async def test_a_terminal(runner: Any, user: str) -> None:
     os.close(made.terminal)
 
 
+@pytest.mark.parametrize("user", ["0", "1234"])
+@pytest.mark.parametrize("users", ["host", "private"])
+async def test_the_app_s_terminal_is_its_console(runner: Any, user: str, users: str) -> None:
+    script = "echo term=$TERM tty=$(tty); echo seen > /dev/console; ls /dev/console; read l; exec sleep 1000"
+    made = runner.pods.app("/bin/sh", "-c", script, user=user)
+    running = await runner.pod(runner.pods.make(made, user_namespace=users))
+    _, master = await running.sandbox.start_terminal("app")
+    seen = await read_until(master, b"/dev/console")
+    assert b"term=xterm tty=/dev/pts/0" in seen
+    assert b"seen" in seen
+    # A terminal of somebody who comes later is not the console.
+    later = await running.sandbox.exec("app", ["/bin/sh", "-c", "tty; echo here > /dev/console; sleep 1000"])
+    assert b"/dev/pts/1" in await read_until(later.terminal, b"/dev/pts/1")
+    await read_until(master, b"here")
+    for fd in (master, later.terminal):
+        os.close(fd)
+
+
 async def test_ctrl_c_reaches_what_runs_on_the_terminal(runner: Any) -> None:
     running = await runner.pod(runner.pods.make(runner.pods.app("/bin/sleep", "1000")))
     await running.start()

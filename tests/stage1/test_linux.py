@@ -129,10 +129,42 @@ async def test_environment_is_clean(runner: Any, monkeypatch: pytest.MonkeyPatch
         "A": "b c",
         "HOSTNAME": "x",
         "HOME": "/root",
+        "USER": "root",
+        "LOGNAME": "root",
+        "SHELL": "/bin/sh",
         "AC_APP_NAME": "app",
         "container": "gantry",
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     }
+
+
+@pytest.mark.parametrize(
+    ("user", "expected"),
+    [("app", ["app", "app", "/home/app"]), ("1234", ["app", "app", "/home/app"]), ("4242", ["-", "-", "/"])],
+)
+async def test_the_user_s_name_is_the_image_s(runner: Any, user: str, expected: list[str]) -> None:
+    script = "printf '%s\\n' ${USER--} ${LOGNAME--} $HOME $SHELL ${TERM--}"
+    assert (await runner.sh(script, user=user)).lines == [*expected, "/bin/sh", "-"]
+    given = [{"name": name, "value": "mine"} for name in ("USER", "LOGNAME", "HOME", "SHELL", "TERM")]
+    assert (await runner.sh(script, user=user, environment=given)).lines == ["mine"] * 5
+
+
+async def test_the_app_s_name_is_not_the_image_s_to_say(runner: Any) -> None:
+    given = [{"name": "AC_APP_NAME", "value": "x"}, {"name": "AC_METADATA_URL", "value": "y"}]
+    result = await runner.sh("echo $AC_APP_NAME $AC_METADATA_URL", environment=given)
+    assert result.output == "app y\n"  # nobody serves metadata here
+    directory = runner.pods.make(runner.pods.app("/bin/sh", "-c", "echo $AC_METADATA_URL", environment=given))
+    (directory / "metadata-url").write_text("http://127.0.0.1:1/token")
+    pod = await runner.pod(directory)
+    (directory / "metadata-url").unlink()
+    _, output = await pod.start()
+    assert await output.text() == "http://127.0.0.1:1/token\n"
+
+
+async def test_the_console_is_nobody_s_until_it_is_the_terminal(runner: Any) -> None:
+    script = "stat -c %t:%T /dev/console; echo lost > /dev/console && echo ok"
+    assert (await runner.sh(script)).lines == ["1:3", "ok"]
+    assert (await runner.sh(script, flavor="linux", pod={"user_namespace": "host"})).lines == ["1:3", "ok"]
 
 
 async def test_a_long_environment_arrives(runner: Any) -> None:
@@ -233,7 +265,7 @@ async def test_dev_is_small_and_no_other_device_opens(runner: Any, users: str, r
     volumes = [{"name": "data", "kind": "empty"}]
     mounts = [{"volume": "data", "path": "/data"}]
     result = await runner.sh(script, mounts=mounts, pod={"volumes": volumes, "user_namespace": users})
-    expected = "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero"
+    expected = "console fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero"
     assert " ".join(result.lines[0].split()) == expected
     assert "fine" in result.lines
     assert "OPENED" not in result.output

@@ -106,11 +106,14 @@ class JoinCgroup(NamedTuple):
 class Terminal(NamedTuple):
     """A new terminal of the app's own devpts: its user side becomes stdin, stdout and stderr, `master` the other.
 
-    Opened below the app's root without links, so it is a terminal of the pod or nothing (CVE-2016-9962's kin).
+    Opened below the app's root without links, so it is a terminal of the pod or nothing (CVE-2016-9962's kin). With
+    `console` it is the app's /dev/console as well.
     """
 
+    console: bool = False
+
     def describe(self) -> str:
-        return "open a terminal"
+        return f"open a terminal{' that is the console' if self.console else ''}"
 
     def execute(self, context: Context) -> None:
         import fcntl
@@ -118,16 +121,34 @@ class Terminal(NamedTuple):
         root = os.open("/", O_DIR | os.O_CLOEXEC)
         resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
         master = syscalls.openat2(root, "dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY, resolve)
-        os.close(root)
         if os.major(os.fstat(master).st_rdev) != _TTY_AUX_MAJOR:
             os.close(master)
             raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
         fcntl.ioctl(master, _TIOCSPTLCK, bytes(4))
         slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        if self.console:
+            name = f"dev/pts/{os.minor(os.fstat(slave).st_rdev)}"
+            _mount_file(root, name, "dev/console", resolve)
+        os.close(root)
         for stream in (0, 1, 2):
             os.dup2(slave, stream, inheritable=True)
         os.close(slave)
         context.fds["master"] = master
+
+
+def _mount_file(root: int, name: str, target: str, resolve: int) -> None:
+    """Bind a file onto another, if there is that other."""
+    try:
+        place = syscalls.openat2(root, target, os.O_PATH, resolve)
+    except FileNotFoundError:
+        return
+    file = syscalls.openat2(root, name, os.O_PATH, resolve)
+    tree = syscalls.open_tree("", syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH, file)
+    try:
+        syscalls.move_mount(tree, place)
+    finally:
+        for fd in (tree, file, place):
+            os.close(fd)
 
 
 class OomScore(NamedTuple):

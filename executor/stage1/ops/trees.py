@@ -230,6 +230,7 @@ class Attach(NamedTuple):
 class MountDev(NamedTuple):
     """A small /dev: a tmpfs that honours no device files, with the six harmless ones bound onto it.
 
+    Its console is the null device too, until the app gets a terminal (`Terminal`): the host's is nobody's to write to.
     So an app with CAP_MKNOD (it is in the default set) can make device files anywhere and open none.
     With `every` (privileged) the host's device files are made in it instead.
     """
@@ -249,10 +250,14 @@ class MountDev(NamedTuple):
         dev = syscalls.openat2(context.fds["root"], "dev", O_DIR, resolve)
         if self.every:
             _copy_devices("/dev", dev)
+            if not os.path.lexists("/dev/console"):
+                os.mknod("console", stat.S_IFCHR | 0o600, os.stat("/dev/null").st_rdev, dir_fd=dev)
         else:
             for name in DEVICES:
                 os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=dev))
                 syscalls.mount(f"/dev/{name}", f"/proc/self/fd/{dev}/{name}", None, MS_BIND)
+            os.close(os.open("console", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=dev))
+            syscalls.mount("/dev/null", f"/proc/self/fd/{dev}/console", None, MS_BIND)
         for name in ("pts", "shm", "mqueue"):
             os.mkdir(name, 0o755, dir_fd=dev)
         for name, to in _LINKS.items():
