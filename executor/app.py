@@ -22,6 +22,7 @@ from executor.contract.stages import ByFlavor, Stages
 from executor.kvm.machine import KVM
 from executor.kvm.machines import Machines
 from executor.mesos import PodExecutor
+from executor.pods.enforcing import facts
 from executor.pods.gpus import Gpus, Host
 from executor.pods.keeper import LauncherKeeper
 from executor.pods.manifest import choose_flavor
@@ -111,6 +112,7 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
         flavors,
         rules=config.rules,
         want=executor.want,
+        facts=facts(config.pods_dir),
         measure=not_measured if measurer is None else measurer.measure,
         admit=lambda pod, handler: stages.admit(choose_flavor(pod, handler, config.flavor, flavors), pod),
     )

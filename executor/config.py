@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from executor.pods.enforcing import POLICIES, REFUSE
 from executor.pods.rules import Rules
 from executor.pods.sysctls import check_allowed
 from executor.tpm.settings import TpmSettings, add_flags, tpm_settings
@@ -102,6 +103,11 @@ def parser() -> argparse.ArgumentParser:
         "--allowed-unsafe-sysctls", default="", metavar="NAMES",
         help="kernel parameters for pods beside the safe ones, with commas between; net.core.* means all of it",
     )  # fmt: skip
+    made.add_argument(
+        "--unenforceable", choices=POLICIES, default=REFUSE,
+        help="pods with isolators that this node cannot enforce: refuse them, or run them without and report each in "
+        "the pod's status (default: %(default)s)",
+    )  # fmt: skip
     add_flags(made)
     made.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="(default: %(default)s)")
     return made
@@ -137,6 +143,7 @@ def _rules(args: argparse.Namespace) -> Rules:
         seccomp_profiles=(args.seccomp_profiles or args.state_dir / "seccomp").absolute(),
         max_pids=args.pod_max_pids,
         unsafe_sysctls=tuple(map(check_allowed, names)),
+        unenforceable=args.unenforceable,
     )
 
 

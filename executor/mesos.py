@@ -15,6 +15,7 @@ from typing import Any, Final
 from executor.idle import IdleTimer
 from executor.pods.claims import paths, with_claims
 from executor.pods.core.effects import Report
+from executor.pods.enforcing import EnforceError
 from executor.pods.env import Node
 from executor.pods.gpus import GpuError
 from executor.pods.objects import Objects
@@ -98,7 +99,9 @@ class PodExecutor(Executor):
             self._pods.launch(task_id, with_claims(launch.pod, volumes), unpack(launch))
         except (WireError, ValueError) as error:
             log.error("task %s: %s", task_id, error)
-            reason = error.reason if isinstance(error, GpuError | SysctlError) else "InvalidPod"
+            reason = (
+                error.reason if isinstance(error, GpuError | SysctlError | EnforceError) else "InvalidPod"
+            )
             status = {"phase": "Failed", "reason": reason, "message": str(error)}
             self.report(task_id, Report("TASK_FAILED", str(error), status, ()))
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from executor.pods.env import ConfigError
+from executor.stage1.isolators import CAPABILITIES, SECCOMP, WITHIN_DEFAULT
 from shared.models.quantities import cpu_millis, parse_quantity, quantity_bytes
 
 Isolator = dict[str, Any]
@@ -35,12 +36,17 @@ BEST_EFFORT_OOM_SCORE: Final = 1000
 
 
 def isolators(
-    container: Mapping[str, Any], qos: str, node_memory: int, lowest_oom_score: int = -1000
+    container: Mapping[str, Any],
+    qos: str,
+    node_memory: int,
+    lowest_oom_score: int = -1000,
+    image: Sequence[Isolator] = (),
 ) -> list[Isolator]:
-    """Every isolator of a container. node_memory: bytes, the scale of the OOM score."""
+    """Every isolator of a container. node_memory: bytes, the scale of the OOM score. image: those of an ACI."""
     context = container.get("securityContext") or {}
     made = resource_isolators(container.get("resources") or {})
-    made.append({"name": "os/linux/capabilities-retain-set", "value": {"set": capabilities(context)}})
+    kept = {"set": capabilities(context, image)}
+    made.append({"name": "os/linux/capabilities-retain-set", "value": kept})
     if context.get("allowPrivilegeEscalation") is False:
         made.append({"name": "os/linux/no-new-privileges", "value": True})
     score = max(oom_score_adj(container, qos, node_memory), lowest_oom_score)
@@ -67,13 +73,35 @@ def _exact(resource: str, amount: Any) -> str:
     return f"{cpu_millis(amount)}m" if resource == "cpu" else str(quantity_bytes(amount))
 
 
-def capabilities(context: Mapping[str, Any]) -> list[str]:
+def with_image(
+    own: Sequence[Isolator], image: Sequence[Isolator], *, default_seccomp: bool
+) -> list[Isolator]:
+    """The pod's isolators, and what an ACI has that the pod says nothing about.
+
+    An image can take rights away, and has no say in giving any: its capabilities count among the default ones only
+    (see `capabilities`), its system calls within the default filter, if the flavor has one.
+    """
+    taken = {one["name"] for one in own}
+    taken |= set(CAPABILITIES)
+    taken |= set(SECCOMP) if taken & set(SECCOMP) else set()
+    more = [dict(one) for one in image if one["name"] not in taken]
+    for one in more:
+        if one["name"] in SECCOMP and default_seccomp:
+            one["value"] = {**one["value"], WITHIN_DEFAULT: True}
+    return [*own, *more]
+
+
+def capabilities(context: Mapping[str, Any], image: Sequence[Isolator] = ()) -> list[str]:
     """The capabilities that remain, sorted. Raises ConfigError for a name the kernel does not have."""
     if context.get("privileged"):
         return list(ALL_CAPABILITIES)
     asked = context.get("capabilities") or {}
     add, drop = _names(asked.get("add") or ()), _names(asked.get("drop") or ())
     kept = set(DEFAULT_CAPABILITIES)
+    for one in image:
+        if one["name"] in CAPABILITIES:
+            listed = set(one["value"]["set"])
+            kept = kept & listed if one["name"] == CAPABILITIES[0] else kept - listed
     if "CAP_ALL" in add:
         kept = set(ALL_CAPABILITIES)
     if "CAP_ALL" in drop:

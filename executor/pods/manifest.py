@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from executor.pods import seccomp, sysctls
+from executor.pods import bandwidth, labels, seccomp, sysctls
 from executor.pods.env import NO_OBJECTS, ConfigError, Node, command_line, environment
 from executor.pods.gpus import NO_DEVICES, Devices
-from executor.pods.isolators import isolators, qos_class
+from executor.pods.isolators import isolators, qos_class, with_image
 from executor.pods.objects import Objects
 from executor.pods.projections import is_projection
 from executor.pods.rules import NO_RULES, Rules
@@ -124,7 +124,7 @@ def _pod_isolators(level: PodLevel) -> list[dict[str, Any]]:
         made.append({"name": "gantry.io/pids", "value": {"limit": level.rules.max_pids}})
     if level.sysctls:
         made.append({"name": "os/unix/sysctl", "value": dict(level.sysctls)})
-    return made
+    return made + bandwidth.isolators(level.pod)
 
 
 def app_entry(
@@ -141,6 +141,13 @@ def app_entry(
     # PATH, HOME, HOSTNAME and AC_APP_NAME are stage1's to fill in.
     env = {**config.env, **_gpu_variables(level, container), **asked}
     directory = container.get("workingDir") or config.working_dir or "/"
+    of_image = (config.app or {}).get("isolators") or ()
+    node = level.node
+    own = [
+        *isolators(container, level.qos_class, node.memory, node.lowest_oom_score, of_image),
+        *seccomp.isolator(container, level.pod["spec"], level.rules.seccomp_profiles),
+        *labels.isolators(container, level.pod["spec"]),
+    ]
     app: dict[str, Any] = {
         "exec": command_line(container, asked, config.entrypoint, config.cmd),
         "user": str(identity.uid),
@@ -148,10 +155,7 @@ def app_entry(
         "supplementaryGIDs": list(identity.groups),
         "workingDirectory": directory,
         "environment": [{"name": name, "value": value} for name, value in env.items()],
-        "isolators": [
-            *isolators(container, level.qos_class, level.node.memory, level.node.lowest_oom_score),
-            *seccomp.isolator(container, level.pod["spec"], level.rules.seccomp_profiles),
-        ],
+        "isolators": with_image(own, of_image, default_seccomp=level.flavor != "fly"),
         "ports": [],
     }
     if handlers := event_handlers(config):
@@ -164,13 +168,13 @@ def app_entry(
     if (level.pod["spec"].get("securityContext") or {}).get("supplementalGroupsPolicy") == "Strict":
         notes["gantry.io/groups"] = "strict"
     mounts = _mounts(level, container)
-    own = _own_volumes(config, [mount["path"] for mount in mounts])
+    of_its_own = _own_volumes(config, [mount["path"] for mount in mounts])
     return {
         "name": container["name"],
         "image": {"id": image_id},
         "app": app,
         "readOnlyRootFS": bool(context.get("readOnlyRootFilesystem")),
-        **({"gantry.io/image-volumes": own} if own else {}),
+        **({"gantry.io/image-volumes": of_its_own} if of_its_own else {}),
         "mounts": mounts,
         "annotations": [{"name": name, "value": value} for name, value in notes.items()],
     }

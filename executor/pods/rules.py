@@ -3,17 +3,20 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from executor.pods.enforcing import REFUSE
 from executor.pods.seccomp import DEFAULT_PROFILES
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """seccomp_profiles: the directory of those that pods may name (type Localhost). max_pids: processes and threads of
-    one pod, 0 for no limit. unsafe_sysctls: names, and prefixes with `*`, that are allowed beside the safe ones."""
+    one pod, 0 for no limit. unsafe_sysctls: names, and prefixes with `*`, that are allowed beside the safe ones.
+    unenforceable: what becomes of pods with isolators that the node cannot enforce, see `enforcing`."""
 
     seccomp_profiles: Path = DEFAULT_PROFILES
     max_pids: int = 0
     unsafe_sysctls: tuple[str, ...] = ()
+    unenforceable: str = REFUSE
 
 
 NO_RULES = Rules()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from executor.pods import handlers, manifest, users
+from executor.pods import enforcing, ground, handlers, manifest, users
 from executor.pods.asking import Asking
 from executor.pods.console import Console
 from executor.pods.containers import all_containers, pull_policy
@@ -30,7 +30,7 @@ from executor.pods.fds import pipe
 from executor.pods.files import Files
 from executor.pods.gpus import Devices
 from executor.pods.holds import Holds
-from executor.pods.hostpath import VolumeError, check_host_path
+from executor.pods.hostpath import VolumeError
 from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.logread import last_words
 from executor.pods.logs import LogWriter
@@ -101,6 +101,8 @@ class PodRunner:
         self._report = report
         self._containers = {c["name"]: c for c in all_containers(pod)}
         flavor = manifest.choose_flavor(pod, supplies.handler, machine.default_flavor, machine.flavors)
+        if machine.rules.unenforceable == enforcing.REFUSE:
+            enforcing.admit(pod, flavor, machine.facts)
         termination = str(machine.dirs.root / Phase.RUN / name / "termination")
         self._level = manifest.pod_level(pod, node, flavor, termination, devices, machine.rules)
         self._files = Files(pod, node)
@@ -270,9 +272,7 @@ class PodRunner:
 
     async def _start_sandbox(self) -> None:
         try:
-            for volume in self.pod["spec"].get("volumes") or ():
-                if "hostPath" in volume:
-                    check_host_path(volume)
+            await ground.prepare(self.pod, self._machine.facts)
             files = self._make_files()
             self._make_dir()
             self._lost = ""
@@ -286,7 +286,7 @@ class PodRunner:
         except (VolumeError, ConfigError) as error:
             await self._drop_dir()
             self.dispatch(ev.SandboxFailed("FailedMount", str(error)))
-        except (LaunchError, OSError) as error:
+        except (LaunchError, ground.GroundError, OSError) as error:
             await self._drop_dir()
             self.dispatch(
                 ev.SandboxFailed("FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
@@ -317,9 +317,17 @@ class PodRunner:
         for app, ready in self._prepared.items():
             directory.write_app(app, self._containers[app]["image"], ready.image.id, ready.image.layers)
         entries = [self._prepared[app].entry for app in self._containers]
-        directory.write_manifest(manifest.pod_manifest(self._level, entries))
+        directory.write_manifest(self._enforceable(manifest.pod_manifest(self._level, entries)))
         directory.move(Phase.PREPARED)
         directory.move(Phase.RUN)
+
+    def _enforceable(self, made: dict[str, Any]) -> dict[str, Any]:
+        """Under the policy refuse all of it: stage1 says what it does not do."""
+        if self._machine.rules.unenforceable == enforcing.REFUSE:
+            return made
+        made, said = enforcing.without_unenforceable(made, self._level.flavor, self._machine.facts)
+        self.dispatch(ev.NotEnforced(said))
+        return made
 
     async def _drop_dir(self) -> None:
         if self._dir is not None:

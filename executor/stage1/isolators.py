@@ -39,6 +39,8 @@ _LIMITS: Final = (
 )  # fmt: skip
 CAPABILITIES: Final = ("os/linux/capabilities-retain-set", "os/linux/capabilities-remove-set")
 SECCOMP: Final = ("os/linux/seccomp-retain-set", "os/linux/seccomp-remove-set", "gantry.io/seccomp-profile")
+WITHIN_DEFAULT: Final = "gantry.io/within-default"
+"""In the value of a seccomp isolator, true: what the flavor's own filter forbids stays forbidden."""
 OF_A_POD: Final = frozenset({*_LIMITS, "os/unix/sysctl"})
 OF_AN_APP: Final = frozenset(
     {
@@ -86,7 +88,7 @@ def of_app(app: str, entries: Any) -> dict[str, Any]:
         raise ManifestError(f"app {app}: isolator {asked[1][0]}: there is a seccomp filter already")
     if asked:
         found["seccomp"] = _seccomp(app, *asked[0], found["capabilities"])
-        found["seccomp_given"] = True
+        found["seccomp_given"] = found["seccomp"] is not None or not asked[0][1].get(WITHIN_DEFAULT)
     return found
 
 
@@ -181,9 +183,14 @@ def _seccomp(app: str, name: str, value: Any, capabilities: frozenset[str] | Non
             if not isinstance(number, int):
                 raise ManifestError(f"app {app}: isolator {name}: Linux has no errno {word!r}")
         names = [str(one) for one in value["set"]]
+        kept = caps.DEFAULT if capabilities is None else capabilities
         if name == "os/linux/seccomp-retain-set":
-            return filters.retain(names, number)
-        return filters.remove(names, number, caps.DEFAULT if capabilities is None else capabilities)
+            wanted = filters.retain(names, number)
+        else:
+            wanted = filters.remove(names, number, kept)
+        if wanted is not None and value.get(WITHIN_DEFAULT):
+            return filters.within(filters.default_filter(kept), wanted)
+        return wanted
     except filters.SeccompError as error:
         raise ManifestError(f"app {app}: isolator {name}: {error}") from None
 

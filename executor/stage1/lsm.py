@@ -4,11 +4,14 @@ Set as the attribute `exec` of the process that will spawn the app (proc(5), /pr
 kernel without that module cannot enforce it, and then the app does not start (appc ace.md: an executor must refuse).
 """
 
+import errno
 import os
 from typing import Any, Final
 
 ISOLATORS: Final = ("os/linux/apparmor-profile", "os/linux/selinux-context")
 APPARMOR, SELINUX = "AppArmor", "SELinux"
+DEFAULT_PROFILE: Final = "gantry-default"
+"""The AppArmor profile of the node: what `RuntimeDefault` means."""
 _SIGN_OF_LIFE: Final = {
     APPARMOR: "/sys/module/apparmor/parameters/enabled",
     SELINUX: "/sys/fs/selinux/enforce",
@@ -34,6 +37,13 @@ def read(name: str, value: Any) -> Label:
     return SELINUX, ":".join(parts)
 
 
+def files_context(label: Label | None) -> str:
+    """The SELinux context of files that the app may use: container-selinux's type, at the level of its programs."""
+    if label is None or label[0] != SELINUX:
+        return ""
+    return f"system_u:object_r:container_file_t:{label[1].split(':', 3)[3]}"
+
+
 def why_not(module: str) -> str:
     """Why this machine cannot enforce labels of the module; "" when it can."""
     try:
@@ -52,5 +62,11 @@ def set_for_exec(label: Label) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, (f"exec {text}" if module == APPARMOR else text).encode())
+    except FileNotFoundError:  # AppArmor's word for a profile that it does not have
+        raise OSError(errno.ENOENT, f"the profile {text} is not loaded") from None
+    except OSError as error:
+        if module == SELINUX and error.errno == errno.EINVAL:
+            raise OSError(errno.EINVAL, f"the policy has no context {text}") from None
+        raise
     finally:
         os.close(fd)

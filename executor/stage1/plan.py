@@ -10,7 +10,7 @@ there, and after pivot_root only mounts of our own making are left.
 
 from typing import Final, NamedTuple
 
-from executor.stage1 import caps, ops, seccomp, syscalls
+from executor.stage1 import caps, lsm, ops, seccomp, syscalls
 from executor.stage1.manifest import App, Mount, Pod, Volume
 from executor.stage1.ops import Op, StageError
 from executor.stage1.process import Process
@@ -143,7 +143,8 @@ def app_plan(pod: Pod, app: App, paths: Paths, lowers: tuple[str, ...], members:
     target = paths.root(app.name)
     device_files = app.privileged or not linux
     upper, work, mapped = paths.upper(app.name), paths.work(app.name), bool(pod.ids)
-    plan.append(ops.MountOverlay(target, lowers, upper, work, device_files, mapped))
+    label = lsm.files_context(app.label)
+    plan.append(ops.MountOverlay(target, lowers, upper, work, device_files, mapped, label))
     plan += [ops.OwnVolume(path) for path in app.own_volumes]
     plan += _system(app, pod.ids) if linux else _host_system()
     plan += [ops.Attach(f"etc/{name}", f"etc/{name}", mapped=mapped) for name in _etc(app)]
@@ -299,7 +300,7 @@ def _system(app: App, ids: int) -> list[Op]:
     return [
         ops.Attach("proc", "proc", no_links=True),
         ops.Attach("sys", "sys", no_links=True),
-        ops.MountDev(app.privileged, ids),
+        ops.MountDev(app.privileged, ids, lsm.files_context(app.label)),
         ops.Attach("shm", "dev/shm", no_links=True),
         ops.Attach("mqueue", "dev/mqueue", no_links=True),
     ]

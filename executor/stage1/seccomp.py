@@ -10,7 +10,7 @@ import errno
 import functools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from executor.stage1 import caps, syscall_lists
@@ -40,6 +40,14 @@ _COMPARE: Final = {
         start=1,
     )
 }
+_NAMES: Final = (
+    "X86 X86_64 X32 ARM AARCH64 MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 MIPSEL64N32 PPC PPC64 PPC64LE S390 S390X "
+    "PARISC PARISC64 RISCV64"
+)
+_ARCHITECTURES: Final = tuple(f"SCMP_ARCH_{name}" for name in _NAMES.split())
+"""As the OCI runtime-spec lists them (config-linux.md#seccomp)."""
+_COMPATIBLE: Final = {"x86_64": ("x86", "x32"), "aarch64": ("arm",)}
+"""What else programs of a machine can be made for; the first is that of 32 bit programs."""
 ALLOW: Final = _ACTIONS["SCMP_ACT_ALLOW"]
 KILL_PROCESS: Final = _ACTIONS["SCMP_ACT_KILL_PROCESS"]
 _MAX_ERRNO: Final = 4095
@@ -67,11 +75,16 @@ class Rule(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """`default` is for calls that no rule names. Actions are SECCOMP_RET values. `strict`: no name may be unknown."""
+    """`default` is for calls that no rule names. Actions are SECCOMP_RET values. `strict`: no name may be unknown.
+
+    `architectures`: beside the machine's own, as libseccomp names them; None: that of its 32 bit programs. A call of
+    any other (x32, if it is not listed) kills the process.
+    """
 
     default: int
     rules: tuple[Rule, ...]
     strict: bool = True
+    architectures: tuple[str, ...] | None = None
 
 
 def refusal(number: int) -> int:
@@ -132,6 +145,25 @@ def remove(names: Iterable[str], number: int | None, capabilities: frozenset[str
     return Filter(ALLOW, (Rule(tuple(listed), action),))
 
 
+def within(outer: Filter, wanted: Filter) -> Filter:
+    """What an allow-list and a set that was read by `retain` or `remove` both let through."""
+    if wanted.default == ALLOW:
+        forbidden = {name for rule in wanted.rules for name in rule.names}
+        return Filter(
+            outer.default, (*_only(outer, lambda name: name not in forbidden), *wanted.rules), False
+        )
+    allowed = {name for rule in wanted.rules if rule.action == ALLOW for name in rule.names}
+    return Filter(wanted.default, tuple(_only(outer, allowed.__contains__)), False)
+
+
+def _only(outer: Filter, named: Callable[[str], bool]) -> Iterator[Rule]:
+    """Rules that allow, for the calls so named; and all that refuse."""
+    for rule in outer.rules:
+        names = tuple(filter(named, rule.names)) if rule.action == ALLOW else rule.names
+        if names:
+            yield rule._replace(names=names)
+
+
 def _expand(name: str) -> tuple[str, ...]:
     if not name.startswith("@"):
         return (name,)
@@ -152,6 +184,7 @@ def from_profile(profile: Any) -> Filter:
         raise SeccompError(f"seccomp profile: {', '.join(strange)}: not supported")
     if flags := profile.get("flags"):
         raise SeccompError(f"seccomp profile: flags {flags!r}: not supported")
+    architectures = _architectures(profile.get("architectures"))
     rules = []
     for number, entry in enumerate(profile.get("syscalls") or ()):
         where = f"seccomp profile: syscalls[{number}]"
@@ -166,7 +199,19 @@ def from_profile(profile: Any) -> Filter:
         "seccomp profile: default", profile.get("defaultAction"), profile.get("defaultErrnoRet")
     )
     # An unknown name is left out where it would allow; where it would forbid, the default must do so already.
-    return Filter(default, tuple(rules), strict=default == ALLOW)
+    return Filter(default, tuple(rules), default == ALLOW, architectures)
+
+
+def _architectures(listed: Any) -> tuple[str, ...] | None:
+    """Those of them that programs of this machine can have; None when the profile does not say."""
+    if not listed:
+        return None
+    if strange := [one for one in listed if one not in _ARCHITECTURES]:
+        raise SeccompError(
+            f"seccomp profile: architectures: {strange[0]!r} is none of {', '.join(_ARCHITECTURES)}"
+        )
+    names = {str(one).removeprefix("SCMP_ARCH_").lower() for one in listed}
+    return tuple(one for one in _COMPATIBLE.get(os.uname().machine, ()) if one in names)
 
 
 def _action(where: str, name: Any, number: Any) -> int:
@@ -200,10 +245,10 @@ class _ArgCmp(ctypes.Structure):
     _fields_ = (("arg", ctypes.c_uint), ("op", ctypes.c_int), ("a", ctypes.c_uint64), ("b", ctypes.c_uint64))
 
 
+_BAD_ARCHITECTURE: Final = 2  # SCMP_FLTATR_ACT_BADARCH
 _UNKNOWN: Final = -1  # __NR_SCMP_ERROR; other negative numbers: known, but not on this architecture
 _OPTIMIZE: Final = 8  # SCMP_FLTATR_CTL_OPTIMIZE
 _BINARY_TREE: Final = 2
-_SECOND_ARCHITECTURE: Final = {"x86_64": b"x86", "aarch64": b"arm"}
 
 
 @functools.cache
@@ -260,12 +305,11 @@ def compile_filter(wanted: Filter) -> bytes:
     if not context:
         raise SeccompError(f"seccomp: the default action {wanted.default:#x} is not known to this libseccomp")
     try:
-        second = _SECOND_ARCHITECTURE.get(os.uname().machine)
-        if second is not None:
-            _done(
-                library.seccomp_arch_add(context, library.seccomp_arch_resolve_name(second)),
-                "add architecture",
-            )
+        others = wanted.architectures
+        for name in _COMPATIBLE.get(os.uname().machine, ())[:1] if others is None else others:
+            token = library.seccomp_arch_resolve_name(name.encode())
+            _done(library.seccomp_arch_add(context, token), f"add architecture {name}")
+        library.seccomp_attr_set(context, _BAD_ARCHITECTURE, KILL_PROCESS)
         library.seccomp_attr_set(context, _OPTIMIZE, _BINARY_TREE)
         for rule in wanted.rules:
             _add(library, context, wanted, rule)

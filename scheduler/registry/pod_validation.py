@@ -13,12 +13,14 @@ from scheduler.registry import names
 from scheduler.registry.affinity_validation import validate_affinity, validate_spread
 from scheduler.registry.container_validation import validate_containers
 from scheduler.registry.errors import FieldError
+from scheduler.registry.label_validation import validate_apparmor_annotations, validate_apparmor_update
 from scheduler.registry.metadata import validate_labels, validate_metadata, validate_metadata_update
 from scheduler.registry.resource import Object
 from scheduler.registry.security_validation import validate_security
 from scheduler.registry.supported import NOT_YET, unsupported
 from scheduler.registry.volume_validation import validate_projection
-from shared.models.annotations import CHOICES
+from shared.models.annotations import CHOICES, EGRESS_BANDWIDTH, INGRESS_BANDWIDTH
+from shared.models.quantities import QuantityError, parse_quantity
 
 RESTART_POLICIES = ("Always", "Never", "OnFailure")
 _DNS_POLICIES = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
@@ -47,6 +49,8 @@ def validate_pod(pod: Object) -> list[FieldError]:
     """A new pod."""
     errors = validate_metadata(pod, namespaced=True)
     errors += _validate_annotations(pod)
+    errors += validate_apparmor_annotations(pod)
+    errors += _validate_bandwidth(pod)
     errors += validate_pod_spec(pod.get("spec") or {})
     return errors
 
@@ -56,6 +60,24 @@ def _validate_annotations(pod: Object) -> Iterator[FieldError]:
     for name, words in CHOICES.items():
         if name in notes and notes[name] not in words:
             yield FieldError.not_supported(f"metadata.annotations[{name}]", notes[name], words)
+
+
+def _validate_bandwidth(pod: Object) -> Iterator[FieldError]:
+    """As the bandwidth plug-in: `pkg/util/bandwidth/utils.go`."""
+    notes = pod["metadata"].get("annotations") or {}
+    for name in (INGRESS_BANDWIDTH, EGRESS_BANDWIDTH):
+        if name not in notes:
+            continue
+        path = f"metadata.annotations[{name}]"
+        try:
+            rate = parse_quantity(notes[name])
+        except QuantityError as error:
+            yield FieldError.invalid(path, notes[name], str(error))
+            continue
+        if rate < parse_quantity("1k"):
+            yield FieldError.invalid(path, notes[name], "resource is unreasonably small (< 1kbit)")
+        elif rate > parse_quantity("1P"):
+            yield FieldError.invalid(path, notes[name], "resource is unreasonably large (> 1Pbit)")
 
 
 def validate_pod_spec(spec: Object) -> list[FieldError]:
@@ -78,7 +100,7 @@ def validate_pod_spec(spec: Object) -> list[FieldError]:
 
 def validate_pod_update(new: Object, old: Object) -> list[FieldError]:
     """A change: of the metadata, and of the few fields of a spec that may change."""
-    errors = validate_metadata_update(new, old)
+    errors = [*validate_metadata_update(new, old), *validate_apparmor_update(new, old)]
     if new["metadata"] != old["metadata"]:
         errors += validate_metadata(new, namespaced=True)
         errors += _validate_annotations(new)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
+from scheduler.registry.label_validation import sync_apparmor
 from scheduler.registry.metadata import keep_all_but_status, keep_metadata, reset_metadata
 from scheduler.registry.pod_defaults import default_pod_spec, qos_class
 from scheduler.registry.pod_table import COLUMNS, pod_row
@@ -17,6 +18,7 @@ def _prepare_create(pod: Object, _now: datetime) -> Object:
     reset_metadata(pod)
     spec = pod.setdefault("spec", {})
     default_pod_spec(spec)
+    sync_apparmor(pod)
     pod["status"] = {"phase": "Pending", "qosClass": qos_class(spec)}
     return pod
 

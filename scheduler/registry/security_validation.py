@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from scheduler.registry.container_validation import validate_id, validate_seccomp
 from scheduler.registry.errors import FieldError
+from scheduler.registry.label_validation import validate_apparmor
 from scheduler.registry.resource import Object
 from scheduler.registry.supported import NOT_YET
 
@@ -33,6 +34,7 @@ def validate_security(spec: Object) -> Iterator[FieldError]:
     if policy is not None and policy not in _POLICIES:
         yield FieldError.not_supported(f"{path}.supplementalGroupsPolicy", policy, _POLICIES)
     yield from _sysctls(spec, context.get("sysctls") or (), f"{path}.sysctls")
+    yield from validate_apparmor(spec)
     yield from _proc_mounts(spec)
     yield from _mounts(spec)
 

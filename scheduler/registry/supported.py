@@ -33,11 +33,12 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
         "requests": "cpu memory ephemeral-storage nvidia.com/gpu",
         "VolumeMount": "mountPath mountPropagation name readOnly recursiveReadOnly subPath",
         "SecurityContext": """
-            allowPrivilegeEscalation capabilities privileged procMount readOnlyRootFilesystem runAsGroup
-            runAsNonRoot runAsUser seccompProfile
+            allowPrivilegeEscalation appArmorProfile capabilities privileged procMount readOnlyRootFilesystem
+            runAsGroup runAsNonRoot runAsUser seLinuxOptions seccompProfile
         """,
         "PodSecurityContext": """
-            runAsGroup runAsNonRoot runAsUser seccompProfile supplementalGroups supplementalGroupsPolicy sysctls
+            appArmorProfile runAsGroup runAsNonRoot runAsUser seLinuxOptions seccompProfile supplementalGroups
+            supplementalGroupsPolicy sysctls
         """,
         "Volume": "name configMap downwardAPI emptyDir hostPath persistentVolumeClaim projected secret",
         "VolumeProjection": "configMap downwardAPI secret",
@@ -53,12 +54,6 @@ HARMLESS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
         "shareProcessNamespace": (True, False),  # the apps of a pod always see one another, as in rkt
     },
     "Container": {},
-    "SecurityContext": {
-        "appArmorProfile": ({"type": "Unconfined"},),
-    },
-    "PodSecurityContext": {
-        "appArmorProfile": ({"type": "Unconfined"},),
-    },
 }
 """Values of fields that are not done, which ask for what happens anyway; then false is no such value."""
 

@@ -23,6 +23,13 @@ STAGE1_IMAGES: Final = {
 REVOCABLE: Final = "gantry.io/revocable"
 """`true`: a pod of QoS class BestEffort may run on resources that Mesos may take back at any moment."""
 
+INGRESS_BANDWIDTH: Final = "kubernetes.io/ingress-bandwidth"
+EGRESS_BANDWIDTH: Final = "kubernetes.io/egress-bandwidth"
+"""Kubernetes' own, of its bandwidth plug-in: bits per second."""
+
+APPARMOR: Final = "container.apparmor.security.beta.kubernetes.io/"
+"""Kubernetes' own, with the name of a container behind: its AppArmor profile, before there was a field."""
+
 PLACEMENT: Final = "gantry.io/placement"
 """Whether a pod's node is filled up before others (binpack), or the emptiest is taken (spread)."""
 STRATEGIES: Final = ("binpack", "spread")

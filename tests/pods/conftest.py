@@ -30,6 +30,7 @@ from executor.pods.core.effects import (
 from executor.pods.core.events import Timer, TimerKind
 from executor.pods.core.spec import App, Pod, RestartPolicy
 from executor.pods.core.step import launch, step
+from executor.pods.enforcing import NO_FACTS, Facts
 from executor.pods.env import Node
 from executor.pods.gpus import Gpus
 from executor.pods.keeper import LauncherKeeper
@@ -38,6 +39,7 @@ from executor.pods.logread import LogOptions, read_log
 from executor.pods.poddir import Phase, PodDirs
 from executor.pods.pods import Pods
 from executor.pods.ports import Machine
+from executor.pods.rules import NO_RULES, Rules
 from executor.pods.supplies import NOTHING, Supplies
 from executor.stage0.build import Options, build_oci
 from executor.stage0.store import ImageStore
@@ -288,7 +290,16 @@ def launcher_works() -> None:
 class Host:
     """One machine with pods on it, and everything they reported."""
 
-    def __init__(self, root: Path, local_images: Path, state_dir: Path, *, keep_dead: int = 100) -> None:
+    def __init__(
+        self,
+        root: Path,
+        local_images: Path,
+        state_dir: Path,
+        *,
+        keep_dead: int = 100,
+        rules: Rules = NO_RULES,
+        facts: Facts = NO_FACTS,
+    ) -> None:
         self.reports: dict[str, list[Report]] = {}
         self.news = asyncio.Condition()
         self.dirs = PodDirs(root / "pods")
@@ -305,6 +316,8 @@ class Host:
             *(lambda: node, images, self.dirs, self.keeper.run_pod, "linux", gpus),
             want=lambda *asked: self.wanted.put_nowait(asked),
             refresh_seconds=0.05,
+            rules=rules,
+            facts=facts,
         )
         self.pods = Pods(machine, self._report, keep_dead=keep_dead)
         self._notifying: set[asyncio.Task[None]] = set()
@@ -320,7 +333,12 @@ class Host:
             self.news.notify_all()
 
     def run(
-        self, *containers: dict[str, Any], name: str = "p", supplies: Supplies = NOTHING, **spec: Any
+        self,
+        *containers: dict[str, Any],
+        name: str = "p",
+        supplies: Supplies = NOTHING,
+        notes: dict[str, str] | None = None,
+        **spec: Any,
     ) -> str:
         """Launch a pod of containers that are shell scripts; returns its task id."""
         uid = f"{name}-{os.urandom(4).hex()}"  # cgroups carry it, and tests run beside one another
@@ -328,7 +346,13 @@ class Host:
         spec.setdefault("restartPolicy", "Never")
         made = [container(f"c{n}", **c) for n, c in enumerate(containers)]
         inits = [container(f"i{n}", **c) for n, c in enumerate(spec.pop("init", ()))]
-        meta = {"name": name, "namespace": "default", "uid": uid, "labels": {"app": "test"}}
+        meta = {
+            "name": name,
+            "namespace": "default",
+            "uid": uid,
+            "labels": {"app": "test"},
+            "annotations": notes or {},
+        }
         spec = {"containers": made, "initContainers": inits, **spec}
         self.pods.launch(task_id, {"metadata": meta, "spec": spec}, supplies)
         return task_id

@@ -85,8 +85,8 @@ NOT_YET = [
     ),
     ({"container": {"resources": {"claims": [{"name": "x"}]}}}, "spec.containers[0].resources.claims"),
     (
-        {"container": {"securityContext": {"seLinuxOptions": {"level": "x"}}}},
-        "spec.containers[0].securityContext.seLinuxOptions",
+        {"securityContext": {"seLinuxChangePolicy": "Recursive"}},
+        "spec.securityContext.seLinuxChangePolicy",
     ),
     (
         {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from executor.pods.launcher import LaunchError
-from executor.stage1 import cgroups, lsm, manifest, ops
+from executor.stage1 import cgroups, lsm, manifest, ops, plan
 from executor.stage1.manifest import Limits
 
 pytestmark = pytest.mark.root
@@ -235,3 +235,42 @@ def test_labels_are_written_for_the_next_program(
     monkeypatch.setattr(lsm, "_ATTRIBUTES", {module: (str(tmp_path / "none"), str(tmp_path / "exec"))})
     ops.SetLabel(*lsm.read(name, value)).execute(ops.Context({}))
     assert (tmp_path / "exec").read_text() == written
+
+
+def test_a_label_s_paths_are_tried_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As below /proc/PID/attr: AppArmor's own directory where modules are stacked, or else the common file."""
+    (tmp_path / "on").write_text("Y\n")
+    monkeypatch.setattr(lsm, "_SIGN_OF_LIFE", {lsm.APPARMOR: str(tmp_path / "on")})
+    places = (tmp_path / "attr/apparmor/exec", tmp_path / "attr/exec")
+    monkeypatch.setattr(lsm, "_ATTRIBUTES", {lsm.APPARMOR: tuple(map(str, places))})
+    label = ops.SetLabel(lsm.APPARMOR, "web")
+    with pytest.raises(ops.StageError, match="label the app web for AppArmor: No such file"):
+        label.execute(ops.Context({}))
+    (tmp_path / "attr").mkdir()
+    places[1].touch()
+    label.execute(ops.Context({}))
+    assert places[1].read_text() == "exec web"
+    places[0].parent.mkdir()
+    places[0].touch()
+    label.execute(ops.Context({}))
+    assert places[0].read_text() == "exec web"
+    (tmp_path / "on").write_text("N\n")
+    with pytest.raises(ops.StageError, match="AppArmor is not on in this kernel"):
+        label.execute(ops.Context({}))
+
+
+@pytest.mark.parametrize(("module", "name", "value", "written"), LABELS)
+def test_labels_come_before_everything_and_files_get_theirs(
+    module: str, name: str, value: Any, written: str
+) -> None:
+    app = {"name": "a", "app": {"exec": ["/x"], "isolators": [{"name": name, "value": value}]}}
+    pod = manifest.read(manifest.json.dumps({"acKind": "PodManifest", "apps": [app]}))
+    lines = [
+        op.describe() for op in plan.app_plan(pod, pod.apps["a"], plan.Paths("/p"), ("/l",), ("/c/tasks",))
+    ]
+    assert lines[0] == f"label the app {written.removeprefix('exec ')} for {module}"
+    labelled = [line for line in lines if "labelled" in line]
+    assert len(labelled) == (2 if module == lsm.SELINUX else 0)
+    assert all(line.endswith("labelled system_u:object_r:container_file_t:s0:c1,c2") for line in labelled)
+    (again, *_) = plan.enter_plan(pod, pod.apps["a"], ("/c/tasks",))
+    assert again.describe() == lines[0]

@@ -1,7 +1,11 @@
 """Seccomp: which rules come out of what is asked for, and what an app under them can do."""
 
 import errno
+import os
 import signal
+import struct
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -209,3 +213,106 @@ async def test_a_profile_with_conditions(runner: Any) -> None:
 async def test_a_filter_that_cannot_be_is_refused(runner: Any, isolators: list[Any], message: str) -> None:
     with pytest.raises(LaunchError, match=message):
         await runner.sh("true", isolators=isolators)
+
+
+def test_an_image_s_set_can_only_take_away() -> None:
+    outer = seccomp.default_filter(caps.DEFAULT)
+    kept = seccomp.retain(["read", "socket", "mount", "clone"], errno.EPERM)
+    assert kept is not None
+    both = seccomp.within(outer, kept)
+    allowed = {name for rule in both.rules if rule.action == seccomp.ALLOW for name in rule.names}
+    assert {"read", "socket", "clone", *seccomp.NEEDED} >= allowed >= {"read", "socket", "clone", "execve"}
+    assert all(rule.conditions for rule in both.rules if {"socket", "clone"} & set(rule.names))
+    assert seccomp.compile_filter(both)
+    less = seccomp.within(outer, seccomp.remove(["ptrace", "mount"], None, caps.DEFAULT))
+    of = {name: rule.action for rule in less.rules for name in rule.names}
+    assert (of["ptrace"], of["read"], less.default) == (
+        seccomp.KILL_PROCESS,
+        seccomp.ALLOW,
+        seccomp.refusal(errno.EPERM),
+    )
+    assert seccomp.compile_filter(less)
+
+
+async def test_all_that_an_image_may_ask_for_is_the_default(runner: Any) -> None:
+    everything = isolator("retain", "@appc.io/all")
+    within = {**everything, "value": {**everything["value"], "gantry.io/within-default": True}}
+    for isolators, mode in (([everything], "0"), ([within], "2")):
+        result = await runner.sh("grep -E ^Seccomp: /proc/self/status", isolators=isolators)
+        assert result.output.split() == ["Seccomp:", mode]
+
+
+@pytest.mark.parametrize(
+    ("listed", "others"),
+    [
+        ([], None),
+        (["SCMP_ARCH_X86_64"], ()),
+        (["SCMP_ARCH_X32", "SCMP_ARCH_X86_64", "SCMP_ARCH_ARM"], ("x32",)),
+        (["SCMP_ARCH_X86", "SCMP_ARCH_X32"], ("x86", "x32")),
+    ],
+)
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the lists are x86_64's")
+def test_the_architectures_of_a_profile(listed: list[str], others: tuple[str, ...] | None) -> None:
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": listed}
+    assert seccomp.from_profile(profile).architectures == others
+
+
+def test_an_architecture_that_nobody_knows() -> None:
+    with pytest.raises(SeccompError, match="architectures: 'SCMP_ARCH_VAX' is none of"):
+        seccomp.from_profile({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_VAX"]})
+
+
+INT_0X80, SYSCALL = b"\xcd\x80", b"\x0f\x05"
+ADD_KEY, GETUID32, X32_GETPID = 286, 199, 0x40000000 | 39
+
+
+def program(how: bytes, number: int) -> bytes:
+    """A static executable that makes one call, all its arguments 0, and ends with the errno of that."""
+    zero = bytes.fromhex("31db 31c9 31d2 31f6 31ff")
+    code = b"\xb8" + struct.pack("<I", number) + zero + how + bytes.fromhex("f7d8 89c7 b83c000000 0f05")
+    size, base = 64 + 56 + len(code), 0x400000
+    head = struct.pack(
+        "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, 62, 1, base + 120, 64, 0, 0, 64, 56, 1, 64, 0, 0
+    )
+    return head + struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 0x1000) + code
+
+
+def runs(file: Path) -> bool:
+    return subprocess.run([file], check=False).returncode >= 0
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the programs are x86_64's")
+@pytest.mark.parametrize(
+    ("how", "number", "architectures", "code", "signum"),
+    [
+        (INT_0X80, ADD_KEY, None, errno.EPERM, None),  # 32 bits: the same filter
+        (INT_0X80, GETUID32, None, 0, None),
+        (SYSCALL, X32_GETPID, None, None, signal.SIGSYS),  # a third way in, which nobody needs
+        (INT_0X80, GETUID32, ["SCMP_ARCH_X86_64"], None, signal.SIGSYS),
+        (INT_0X80, GETUID32, ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"], 0, None),
+    ],
+)
+async def test_calls_of_other_architectures(
+    runner: Any,
+    tmp_path: Path,
+    how: bytes,
+    number: int,
+    architectures: list[str] | None,
+    code: int | None,
+    signum: int | None,
+) -> None:
+    file = tmp_path / "layer/call"
+    file.parent.mkdir()
+    file.write_bytes(program(how, number))
+    file.chmod(0o755)
+    if how == INT_0X80 and not runs(file):
+        pytest.skip("this kernel runs nothing of 32 bits")
+    isolators = []
+    if architectures is not None:
+        profile = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": architectures}
+        isolators = [{"name": "gantry.io/seccomp-profile", "value": profile}]
+    pod = runner.pods.make(runner.pods.app("/call", isolators=isolators), layers=(file.parent,))
+    running = await runner.pod(pod)
+    await running.start()
+    ended = await running.ended()
+    assert (ended.exit_code, ended.signal) == (code, signum)

@@ -154,7 +154,14 @@ class TimerFired:
     timer: Timer
 
 
-SandboxEvent = SandboxStarted | SandboxFailed | SandboxLost | SandboxStopped
+@dataclass(frozen=True, slots=True)
+class NotEnforced:
+    """Isolators that the node does not enforce for the pod, one line each; it runs without them."""
+
+    remarks: tuple[str, ...]
+
+
+SandboxEvent = SandboxStarted | SandboxFailed | SandboxLost | SandboxStopped | NotEnforced
 
 Event = (
     SandboxEvent

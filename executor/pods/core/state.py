@@ -132,7 +132,8 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One pod. spoken: a report went out; reported: the status in the last one; illegal: moves refused so far."""
+    """One pod. spoken: a report went out; reported: the status in the last one; illegal: moves refused so far.
+    unenforced: the isolators that it runs without, a line each."""
 
     pod: Pod
     started_at: float
@@ -145,6 +146,7 @@ class State:
     spoken: bool = False
     reported: dict[str, Any] | None = None
     illegal: int = 0
+    unenforced: tuple[str, ...] = ()
 
     @property
     def inits(self) -> tuple[Container, ...]:

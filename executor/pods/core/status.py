@@ -6,10 +6,13 @@ scheduler's and not in here. A container whose postStart hook runs is shown as o
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from executor.pods.core.state import Condition, Container, Outcome, State, Termination
 from executor.pods.core.states import ContainerState, SandboxState
+
+ENFORCED: Final = "gantry.io/IsolatorsEnforced"
+"""A condition of our own, False for pods that run without an isolator they ask for."""
 
 
 def timestamp(seconds: float) -> str:
@@ -70,11 +73,13 @@ def _conditions(state: State, now: float) -> list[Condition]:
         message = f"containers with unready status: [{' '.join(unready)}]"
         ready = Condition("Ready", False, now, "ContainersNotReady", message)
     up = state.sandbox is SandboxState.UP
+    enforced = Condition(ENFORCED, False, now, "IsolatorNotEnforced", "; ".join(state.unenforced))
     return [
         Condition("PodReadyToStartContainers", up, now),
         initialized,
         ready,
         replace(ready, type="ContainersReady"),
+        *([enforced] if state.unenforced else []),
     ]
 
 
@@ -96,6 +101,8 @@ def pod_status(state: State) -> dict[str, Any]:
         status |= {"podIP": pod.pod_ip, "podIPs": [{"ip": pod.pod_ip}]}
     if state.ending is not None and state.ending.reason:
         status |= {"reason": state.ending.reason, "message": state.ending.message}
+    elif state.unenforced:
+        status["message"] = "; ".join(state.unenforced)
     return status
 
 

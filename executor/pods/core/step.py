@@ -66,7 +66,11 @@ def _advance(frame: Frame) -> None:
 def _handle(frame: Frame, event: events.Event) -> None:
     match event:
         case (
-            events.SandboxStarted() | events.SandboxFailed() | events.SandboxLost() | events.SandboxStopped()
+            events.SandboxStarted()
+            | events.SandboxFailed()
+            | events.SandboxLost()
+            | events.SandboxStopped()
+            | events.NotEnforced()
         ):
             _handle_sandbox(frame, event)
         case events.Pulling() | events.Prepared() | events.PrepareFailed():
@@ -104,6 +108,11 @@ def _handle_sandbox(frame: Frame, event: events.SandboxEvent) -> None:
         case events.SandboxStopped():
             if frame.move_sandbox(SandboxState.GONE):
                 frame.report_end()
+        case events.NotEnforced():
+            for remark in event.remarks:
+                if remark not in frame.state.unenforced:
+                    frame.tell("Warning", "IsolatorNotEnforced", remark)
+            frame.state = replace(frame.state, unenforced=event.remarks)
         case _:
             assert_never(event)
 

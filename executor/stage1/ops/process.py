@@ -175,7 +175,10 @@ class SetLabel(NamedTuple):
     def execute(self, context: Context) -> None:
         if why_not := lsm.why_not(self.module):
             raise StageError(f"{self.describe()}: {why_not}")
-        lsm.set_for_exec((self.module, self.label))
+        try:
+            lsm.set_for_exec((self.module, self.label))
+        except OSError as error:
+            raise StageError(f"{self.describe()}: {error.strerror}") from None
 
 
 class SetHostname(NamedTuple):

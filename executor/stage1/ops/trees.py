@@ -116,9 +116,11 @@ class MountOverlay(NamedTuple):
     work: str
     device_files: bool
     mapped: bool = False
+    context: str = ""  # SELinux's, of all files in it
 
     def describe(self) -> str:
-        return f"mount {'id-mapped ' if self.mapped else ''}overlay on {self.target}"
+        labelled = f", labelled {self.context}" if self.context else ""
+        return f"mount {'id-mapped ' if self.mapped else ''}overlay on {self.target}{labelled}"
 
     def execute(self, context: Context) -> None:
         if self.mapped:
@@ -126,7 +128,7 @@ class MountOverlay(NamedTuple):
             for path in (*self.lowers, os.path.dirname(self.upper)):
                 _map_in_place(path, context.fds["users"])
         flags = 0 if self.device_files else MS_NODEV
-        _mount_layers(self.target, self.lowers, (self.upper, self.work), flags)
+        _mount_layers(self.target, self.lowers, (self.upper, self.work), flags, self.context)
         context.fds["root"] = os.open(self.target, O_DIR | os.O_CLOEXEC)
 
 
@@ -152,7 +154,9 @@ class TakeLayers(NamedTuple):
         syscalls.umount(self.place)
 
 
-def _mount_layers(target: str, lowers: tuple[str, ...], writable: tuple[str, ...], flags: int) -> None:
+def _mount_layers(
+    target: str, lowers: tuple[str, ...], writable: tuple[str, ...], flags: int, context: str = ""
+) -> None:
     """An overlay; `writable` are its upper and work directories, or nothing."""
     # Descriptors instead of paths: no limit on their length, and no character needs escaping.
     place, names = _below_one(lowers)
@@ -161,6 +165,7 @@ def _mount_layers(target: str, lowers: tuple[str, ...], writable: tuple[str, ...
     data = f"lowerdir={':'.join(names if place else paths[: len(lowers)])}"
     if writable:
         data += f",upperdir={paths[-2]},workdir={paths[-1]}"
+    data += _labelled(context)
     here = os.open(".", os.O_PATH | os.O_CLOEXEC)
     try:
         if place:
@@ -170,6 +175,11 @@ def _mount_layers(target: str, lowers: tuple[str, ...], writable: tuple[str, ...
         os.fchdir(here)
         for fd in (*fds, here):
             os.close(fd)
+
+
+def _labelled(context: str) -> str:
+    """The mount option for SELinux, in quotes: levels have commas (mount(8))."""
+    return f',context="{context}"' if context else ""
 
 
 def _below_one(lowers: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
@@ -237,15 +247,17 @@ class MountDev(NamedTuple):
 
     every: bool = False
     base: int = 0
+    context: str = ""  # SELinux's, of all files in it
 
     def describe(self) -> str:
-        return "mount /dev"
+        return f"mount /dev{', labelled ' + self.context if self.context else ''}"
 
     def execute(self, context: Context) -> None:
         resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
         target = open_or_make(context.fds["root"], "dev", resolve, directory=True)
         flags = MS_NOSUID | MS_NOEXEC | (0 if self.every else MS_NODEV)
-        syscalls.mount("tmpfs", f"/proc/self/fd/{target}", "tmpfs", flags, "mode=755,size=64k")
+        label = _labelled(self.context)
+        syscalls.mount("tmpfs", f"/proc/self/fd/{target}", "tmpfs", flags, f"mode=755,size=64k{label}")
         os.close(target)
         dev = syscalls.openat2(context.fds["root"], "dev", O_DIR, resolve)
         if self.every:
@@ -262,7 +274,7 @@ class MountDev(NamedTuple):
             os.mkdir(name, 0o755, dir_fd=dev)
         for name, to in _LINKS.items():
             os.symlink(to, name, dir_fd=dev)
-        options = f"newinstance,ptmxmode=0666,mode=0620,gid={self.base + 5}"
+        options = f"newinstance,ptmxmode=0666,mode=0620,gid={self.base + 5}{label}"
         syscalls.mount("devpts", f"/proc/self/fd/{dev}/pts", "devpts", MS_NOSUID | MS_NOEXEC, options)
         os.close(dev)
 

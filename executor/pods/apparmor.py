@@ -1,0 +1,78 @@
+"""The node's own AppArmor profile, `gantry-default`: what `appArmorProfile.type: RuntimeDefault` means here.
+
+Nobody else loads it, so it is loaded when it is first asked for and not there: whoever runs a node may load another one
+of that name before, which is then taken. It leaves to programs what containers usually do and keeps from them
+what is the kernel's (apparmor.d(5)); under flavor `linux` most of it is out of reach anyway.
+"""
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Final
+
+from executor.stage1.lsm import DEFAULT_PROFILE
+
+LOADED: Final = Path("/sys/kernel/security/apparmor/profiles")
+PARSER: Final = "apparmor_parser"
+PACKAGE: Final = "apparmor"
+PROFILE: Final = f"""\
+#include <tunables/global>
+
+profile {DEFAULT_PROFILE} flags=(attach_disconnected,mediate_deleted) {{
+  #include <abstractions/base>
+
+  network,
+  capability,
+  file,
+  umount,
+
+  signal (receive) peer=unconfined,
+  signal (send, receive) peer={DEFAULT_PROFILE},
+  ptrace (trace, read, tracedby, readby) peer={DEFAULT_PROFILE},
+
+  deny mount,
+  deny @{{PROC}}/kcore rwklx,
+  deny @{{PROC}}/sysrq-trigger rwklx,
+  deny @{{PROC}}/sys/kernel/{{core_pattern,modprobe,hotplug,kexec_load_disabled,modules_disabled}} w,
+  deny @{{PROC}}/sys/vm/** w,
+  deny @{{PROC}}/{{acpi,bus,irq,fs}}/** w,
+  deny /sys/firmware/** rwklx,
+  deny /sys/kernel/security/** rwklx,
+  deny /sys/kernel/debug/** rwklx,
+  deny /sys/devices/virtual/powercap/** rwklx,
+}}
+"""
+
+
+class ProfileError(Exception):
+    """The profile is not there and cannot be loaded; one line that says what to do."""
+
+
+async def ensure_default(loaded: Path = LOADED, parser: str = PARSER) -> None:
+    """Load the profile unless there is one of its name. Raises ProfileError."""
+    if _is_loaded(loaded):
+        return
+    program = shutil.which(parser)
+    if program is None:
+        raise ProfileError(
+            f"AppArmor profile {DEFAULT_PROFILE} is not loaded, and there is no {parser} to load it: install {PACKAGE}"
+        )
+    process = await asyncio.create_subprocess_exec(
+        *(program, "--replace", "--skip-cache"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, words = await process.communicate(PROFILE.encode())
+    if process.returncode:
+        said = " ".join(words.decode(errors="replace").split())
+        raise ProfileError(f"AppArmor profile {DEFAULT_PROFILE}: {parser}: {said or process.returncode}")
+
+
+def _is_loaded(loaded: Path) -> bool:
+    """Lines are `NAME (MODE)`."""
+    try:
+        lines = loaded.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return False  # loading will say what is wrong
+    return any(line.rpartition(" (")[0] == DEFAULT_PROFILE for line in lines)
