@@ -7,7 +7,7 @@ PYTHON ?=
 SETUP := PYTHON="$(PYTHON)" scripts/setup
 PACKAGES := gantry scheduler executor shared local
 
-.PHONY: help setup setup-dev run test test-storm chaos test-pythons lint format bench clean
+.PHONY: help setup setup-dev run test test-storm test-killed chaos test-pythons lint format bench clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,9 @@ test: setup-dev ## all tests
 test-storm: setup-dev ## 1,000 pods on 200 simulated agents while everything fails (GANTRY_SEED says how), long random histories
 	GANTRY_SCALE=full $(BIN)/python -m pytest tests/scale
 	GANTRY_HISTORIES=2000 $(BIN)/python -m pytest tests/engine/test_invariants.py -o timeout=0
+
+test-killed: setup-dev ## kill -9 of anything, KILLS=2000 times, and nothing may be left (needs root; GANTRY_SEED says what)
+	GANTRY_KILLS=$(or $(KILLS),2000) $(BIN)/python -m pytest tests/killed
 
 chaos: setup-dev ## real processes, faults, a judge: DURATION=10m SEED=7 SEEDS=20 ONLY=clock STORE=sqlite (needs root; tests/chaos/README.md)
 	PYTHONPATH=tests/chaos $(BIN)/python -m harness --duration $(or $(DURATION),60s) --seed $(or $(SEED),1) --seeds $(or $(SEEDS),1) --only "$(ONLY)" --store $(or $(STORE),zookeeper)

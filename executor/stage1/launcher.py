@@ -136,7 +136,7 @@ class Launcher:
         gc.freeze()
         gc.disable()
         self._refill()
-        channel.send_json(self._control, {"ready": True})
+        self.send_event({"ready": True})
         while not self._closing:
             self._turn()
         self._kill_everything()

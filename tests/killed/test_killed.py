@@ -1,0 +1,71 @@
+"""Whatever is killed, whenever: the executor goes on or its successor does, and nothing is left (see killer.py)."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from executor.stage0.build import Options, build_oci
+from executor.stage1 import nspawn
+
+ROOT = Path(__file__).resolve().parents[2]
+SEED = os.environ.get("GANTRY_SEED", "7")
+KILLS = int(os.environ.get("GANTRY_KILLS", "40"))
+EACH = 100  # a round
+FLAVORS = ["linux", "linux", "fly", *(["nspawn"] if not nspawn.why_not() else [])]
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300 + 2 * KILLS)]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with localhost/busybox:1."""
+    busybox = shutil.which("busybox")
+    if os.geteuid() != 0 or busybox is None:
+        pytest.skip("needs root and busybox-static")
+    able = ["unshare", "--mount", "--pid", "--ipc", "--uts", "--net", "--fork", "true"]
+    if subprocess.run(able, capture_output=True, check=False).returncode != 0:
+        pytest.skip("namespaces cannot be had")
+    base = tmp_path_factory.mktemp("killed")
+    (base / "rootfs/bin").mkdir(parents=True)
+    shutil.copy(busybox, base / "rootfs/bin/busybox")
+    for applet in ("sh", "cat", "head", "kill", "setsid", "sleep", "yes"):
+        (base / "rootfs/bin" / applet).symlink_to("busybox")
+    build_oci(base / "rootfs", base / "images/busybox", "1", Options(env=("PATH=/bin",), compression="none"))
+    return base / "images"
+
+
+def test_anything(images: Path, tmp_path: Path) -> None:
+    killed = kill(images, tmp_path, "anything")
+    assert killed["executor"] > 0
+
+
+def test_anything_but_the_executor(images: Path, tmp_path: Path) -> None:
+    """It goes on, whatever becomes of its launcher and its pods."""
+    killed = kill(images, tmp_path, "pods", "--spare", "executor")
+    assert killed["gantry-launcher"] > 0
+
+
+def kill(images: Path, directory: Path, name: str, *more: str) -> dict[str, int]:
+    """What has been killed, by kind. It fails with what has gone wrong."""
+    (directory / "images").symlink_to(images)
+    rounds, kills = max(1, KILLS // EACH), min(KILLS, EACH)
+    command = [sys.executable, str(Path(__file__).with_name("killer.py")), str(directory)]
+    command += ["--seed", f"{SEED} {name}", "--rounds", str(rounds), "--kills", str(kills)]
+    done = subprocess.run(
+        [*command, "--flavors", *FLAVORS, *more],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    said = (directory / "stderr").read_text(errors="replace")
+    assert done.returncode == 0, f"{done.stdout}\n{said[-8000:]}"
+    assert "Traceback" not in said, said[-8000:]
+    killed: dict[str, int] = json.loads(done.stdout.splitlines()[-1])["killed"]
+    assert sum(killed.values()) > KILLS / 2
+    return killed
