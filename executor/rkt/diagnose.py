@@ -4,18 +4,18 @@ As rkt (`stage1/diagnostic/diagnostic.go`): it is the program, or the loader or 
 names. Looked for in the image's layers and in what is mounted over them from the host.
 """
 
-import os
 import re
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from executor.rkt.inside import Inside
+
 NOT_THERE: Final = re.compile(r"exec (/.*): No such file or directory$")
 """stage1's word on it, with the program."""
 _HEAD: Final = 64 << 10
 _PT_INTERP: Final = 3
-_LINKS: Final = 40
 
 
 def missing(pod: Path, entry: Mapping[str, Any], volumes: Sequence[Mapping[str, Any]], program: str) -> str:
@@ -23,44 +23,12 @@ def missing(pod: Path, entry: Mapping[str, Any], volumes: Sequence[Mapping[str, 
     layers = (pod / "appsinfo" / str(entry["name"]) / "lower").read_text().splitlines()
     sources = {str(volume["name"]): str(volume.get("source") or "") for volume in volumes}
     mounts = [
-        (f"/{str(one['path']).strip('/')}", sources.get(str(one["volume"]), ""))
+        (f"/{str(one['path']).strip('/')}", sources.get(str(one["volume"])))
         for one in entry.get("mounts") or ()
     ]
-    head = _head(_find(layers, mounts, program))
-    wanted = _interpreter(head) if head else ""
-    return wanted if wanted and _find(layers, mounts, wanted) is None else program
-
-
-def _find(layers: Sequence[str], mounts: Sequence[tuple[str, str]], path: str) -> Path | None:
-    """Where a file of the app's is on the host; links are followed inside the app."""
-    left = [part for part in path.split("/") if part]
-    at = ""
-    for _ in range(_LINKS * 10):
-        if not left:
-            return _place(layers, mounts, at)
-        part = left.pop(0)
-        if part in {".", ".."}:
-            at = at if part == "." else at.rpartition("/")[0]
-            continue
-        place = _place(layers, mounts, f"{at}/{part}")
-        if place is None:
-            return None
-        if place.is_symlink():
-            target = os.readlink(place)
-            at = "" if target.startswith("/") else at
-            left = [one for one in target.split("/") if one] + left
-        else:
-            at = f"{at}/{part}"
-    return None
-
-
-def _place(layers: Sequence[str], mounts: Sequence[tuple[str, str]], path: str) -> Path | None:
-    """Of a path whose parents are no links."""
-    for target, source in sorted(mounts, reverse=True):
-        if source and (path == target or path.startswith(f"{target}/")):
-            found = Path(source + path[len(target) :])
-            return found if os.path.lexists(found) else None
-    return next((Path(layer + path) for layer in layers if os.path.lexists(layer + path)), None)
+    inside = Inside(layers, [(path, source) for path, source in mounts if source])
+    wanted = _interpreter(_head(inside.follow(program)[1]))
+    return wanted if wanted and inside.follow(wanted)[1] is None else program
 
 
 def _head(place: Path | None) -> bytes:

@@ -13,6 +13,7 @@ Sources: rkt `rkt/image/common.go`, `store/imagestore/store.go` GetACI, `Documen
 
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,18 @@ from executor.stage0.trust.keystore import Keystore
 _log = logging.getLogger("executor.stage0.webaci")
 
 Pull = Literal["new", "update", "never"]
+_RKT_SAYS = tuple(
+    (re.compile(pattern), words)
+    for pattern, words in (
+        (r"is not signed", "error opening signature file"),
+        (r"which is not trusted|no key is trusted", "openpgp: signature made by unknown entity"),
+        (r"the image is for (\w+)/", r'bad os "\1"'),
+        (
+            r"label (\S+) is '(.*)', '(.*)' was asked",
+            r'requested value for label "\1": "\3" differs from fetched aci label value: "\2"',
+        ),
+    )
+)
 _OURS = ("oci:", "oci-archive:", "docker-archive:", "appc:", "sha512-", "sha256:")
 _POLICIES: dict[Pull, Literal["IfNotPresent", "Always", "Never"]] = {
     "new": "IfNotPresent",
@@ -172,9 +185,9 @@ class Finder:
         try:
             return await self._find(store, ref, text), store
         except ImageUntrusted as error:
-            raise Failure(f"{error} (--insecure-options=image does without)") from None
+            raise Failure(f"{as_rkt_says(str(error), ref)} (--insecure-options=image does without)") from None
         except ImageError as error:
-            raise Failure(str(error)) from None
+            raise Failure(as_rkt_says(str(error), ref)) from None
 
     async def _find(self, store: ImageStore, ref: str, text: str) -> Image:
         parsed = names.parse(ref)
@@ -182,7 +195,7 @@ class Finder:
             if self.policy != "update" and (image := await self._by_name(store, parsed, text)) is not None:
                 return image
             self.g.diagnose(f"searching for app image {parsed.name}")
-            remote_fetches(self.g)
+            _tell_of_fetches(self.g)
         elif ref.startswith("file:"):  # whatever the policy says: it is here
             self.g.diagnose(f"using image from file {ref.removeprefix('file:').removeprefix('//')}")
             policy = "IfNotPresent" if self.policy == "never" else _POLICIES[self.policy]
@@ -195,7 +208,9 @@ class Finder:
                     image = await store.pull(ref, "Never")
                     self.g.diagnose(f"using image from local store for url {ref}")
                     return image
-            if self.policy != "never":
+            if ref.startswith(("http://", "https://")):
+                _tell_of_fetches(self.g)
+            elif self.policy != "never":
                 self.g.diagnose(f'remote fetching from URL "{ref}"')
         return await store.pull(ref, _POLICIES[self.policy], progress=self.say)
 
@@ -225,8 +240,18 @@ class Finder:
             )
 
 
-def remote_fetches(g: Globals) -> None:
-    """With --debug: say which addresses discovery leads to."""
+def as_rkt_says(text: str, ref: str) -> str:
+    """An image's error, and behind it what rkt would have said, which scripts look for."""
+    for pattern, words in _RKT_SAYS:
+        if found := pattern.search(text):
+            if ref.startswith(("http://", "https://", "appc:")):
+                words = words.replace("opening signature file", "downloading the signature file")
+            return f"{text} [{found.expand(words)}]"
+    return text
+
+
+def _tell_of_fetches(g: Globals) -> None:
+    """With --debug: say what is fetched from where."""
     if g.debug and not _log.handlers:
         _log.addHandler(logging.StreamHandler())
         _log.handlers[0].setFormatter(logging.Formatter("image: %(message)s"))

@@ -48,7 +48,7 @@ class PodFlags:
         flags.text("stage1-name", "", "coreos.com/rkt/stage1-coreos, -fly, -kvm; nspawn")
         flags.text("stage1-from-dir", "", "the same, as stage1-coreos.aci, stage1-fly.aci")
         flags.refuse("stage1-path stage1-url stage1-hash", "stage1 images of others are not run")
-        flags.refuse("port", _NO_NETWORKS)
+        flags.many("port", "")
 
     def _add_running(self) -> None:
         flags = self.flags
@@ -70,9 +70,19 @@ class PodFlags:
         flags = self.flags
         count = len(self.apps.apps)
         if flags.values["pod-manifest"]:
-            clash = {"volume", "mount", "pull-policy", "inherit-env", "set-env", "set-env-file"} & flags.given
+            clash = {
+                "volume",
+                "mount",
+                "pull-policy",
+                "inherit-env",
+                "set-env",
+                "set-env-file",
+                "port",
+            } & flags.given
             if count or clash or flags.is_on("store-only") or flags.is_on("no-store"):
                 raise Failure("conflicting flags set with --pod-manifest (see --help)")
+        elif flags.lists["port"]:
+            raise Failure(f"--port is not supported: {_NO_NETWORKS}")
         elif not count:
             raise Failure("must provide at least one image or specify the pod manifest")
         if flags.is_on("no-overlay"):

@@ -19,6 +19,7 @@ from executor.rkt.flags import Failure
 CREATED: Final = "pod-created"
 UNVERIFIED: Final = "unverified-images"
 """Of a prepared pod: its images were let in without signatures, by the word of who prepared it."""
+MUTABLE: Final = "coreos.com/rkt/stage1/mutable"
 READY: Final = "stage1/rootfs/rkt/supervisor-status"
 STATUS: Final = "stage1/rootfs/rkt/status"
 
@@ -85,6 +86,12 @@ class Seen:
 
     def apps(self) -> list[dict[str, Any]]:
         return list(self.manifest().get("apps") or ())
+
+    @property
+    def mutable(self) -> bool:
+        """Whether its apps come and go (`app sandbox`)."""
+        notes = {note["name"]: note["value"] for note in self.manifest().get("annotations") or ()}
+        return notes.get(MUTABLE) == "true"
 
     def image_ids(self) -> list[str]:
         return [str(app["image"]["id"]) for app in self.apps()]
@@ -192,7 +199,7 @@ def find(root: Path, text: str) -> Seen:
     if len(matches) > 1:
         raise Failure(f"unable to resolve UUID: ambiguous UUID {text!r}: {', '.join(sorted(matches)[:5])}")
     if not matches:
-        raise Failure(f"no matches found for pod {text!r}")
+        raise Failure(f'no matches found for "{text}"')
     return next(iter(matches.values()))
 
 

@@ -18,6 +18,7 @@ from uuid import uuid4
 from executor.pods.poddir import Phase, PodDir, PodDirs
 from executor.rkt.common import Globals, need_root
 from executor.rkt.flags import Failure
+from executor.rkt.inside import Inside
 from executor.rkt.podflags import PodFlags
 from executor.rkt.podmanifest import KVM, Fill, Source, build, mounts, settle
 from executor.rkt.pods import CREATED, UNVERIFIED
@@ -120,7 +121,10 @@ def _source(g: Globals, image_id: str) -> Source:
 
     try:
         with operations.opened(g.data, image_id) as image:
-            return Source(operations.appc_manifest(image), image_id, not image.is_aci)
+            manifest = operations.appc_manifest(image)
+            notes = {note["name"] for note in manifest.get("annotations") or ()}
+            docker = not image.is_aci or "appc.io/docker/repository" in notes  # as rkt tells them
+            return Source(manifest, image_id, docker)
     except ImageError as error:
         raise Failure(f"error getting the manifest: {error}") from None
 
@@ -201,7 +205,7 @@ def _fill_volume(target: Path, layers: Sequence[Path], path: str) -> None:
     """A new volume with what the image has at a path, its owner and mode included, as Docker makes them."""
     from executor.stage0 import aci
 
-    found = _subtrees(layers, path)
+    found = _subtrees(layers, Inside([str(layer) for layer in layers]).follow(path)[0])
     try:
         if not found:
             return  # stage1 makes an empty one
@@ -236,8 +240,8 @@ def _link_mtab(upper: Path, layers: Sequence[Path]) -> None:
 
 
 def _subtrees(layers: Sequence[Path], path: str) -> list[int]:
-    """The directory in each layer that has it, uppermost first, down to what hides the others. A link is no directory:
-    what it leads to may be in other layers."""
+    """The directory in each layer that has it, uppermost first, down to what hides the others. No links are followed:
+    what they lead to may be in other layers."""
     found: list[int] = []
     for layer in layers:
         fd = os.open(layer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

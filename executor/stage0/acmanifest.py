@@ -70,7 +70,7 @@ def _check_labels(manifest: Mapping[str, Any]) -> None:
     labels = rules.labels(manifest)
     system, arch = labels.get("os"), labels.get("arch")
     if system is None or arch is None:
-        rules.bad("labels", "os and arch are required")
+        rules.bad("labels", f"missing {'os' if system is None else 'arch'} label in the image manifest")
     if system not in _ARCHES:
         rules.bad("labels", f"os {system[:40]!r} is not one of {', '.join(_ARCHES)}")
     if arch not in _ARCHES[system]:

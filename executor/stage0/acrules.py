@@ -321,6 +321,7 @@ _APP: dict[str, _Check] = {
     "os/linux/cpu-shares": lambda value, field: whole(value, field, 2, 262144),
     "os/linux/oom-score-adj": lambda value, field: whole(value, field, -1000, 1000),
 }  # fmt: skip
+_REPEATED = {*_BOTH, "os/linux/no-new-privileges"}  # the last one counts
 _POD: dict[str, _Check] = {"os/unix/sysctl": _sysctl}
 _EXCLUSIVE = (
     {"os/linux/capabilities-retain-set", "os/linux/capabilities-remove-set"},
@@ -336,7 +337,7 @@ def isolators(obj: Mapping[str, Any], field: str, *, pod: bool) -> None:
         name = identifier(entry.get("name"), f"{field}: name")
         if name in (_APP if pod else _POD):
             bad(field, f"{name} is for {'apps' if pod else 'pods'} only")
-        if name in seen and name not in _BOTH and name in known:
+        if name in seen and name not in _REPEATED and name in known:
             bad(field, f"{name} is there twice")
         seen.append(name)
         if name in known:

@@ -129,6 +129,7 @@ class WebAciSource:
             answer = await self._web.follow("GET", place.signature, {})
             try:
                 if answer.status == DEFERRED:
+                    log.info("server requested deferring the signature download")
                     return None
                 if answer.status != 200:
                     web.refuse(answer, str(place.signature))

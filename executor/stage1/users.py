@@ -38,6 +38,8 @@ def resolve(root: int, user: str, group: str, extra: tuple[int, ...], *, strict:
         uid = int(user)
     elif record is not None and record[2].isdigit():
         uid = int(record[2])
+    elif user == "root":
+        uid = 0  # wherever Linux runs, and as in rkt
     else:
         raise StageError(f"user {user}: the image's /etc/passwd has no such user")
     groups = set(extra)

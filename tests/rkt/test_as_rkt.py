@@ -1,11 +1,13 @@
 """Rules that rkt's own functional tests showed us; each with a test of ours."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from executor.rkt.cli import main
+from executor.stage0 import acmanifest, build
 
 pytestmark = pytest.mark.root
 
@@ -115,3 +117,38 @@ def test_a_file_with_a_uuid_goes_before_words_in_cat_manifest(box, tmp_path):
     uuid = box.good("prepare", "--quiet", "example.com/box").out.strip()
     (tmp_path / "uuid").write_text(uuid)
     assert "example.com/box" in box.good("cat-manifest", f"--uuid-file={tmp_path}/uuid", "else").out
+
+
+def test_messages_that_scripts_look_for(rkt, images, tmp_path):
+    rkt.strict = True
+    assert "[error opening signature file]" in rkt("prepare", images.aci).err
+    assert 'no matches found for "0f746094"' in rkt("rm", "0f746094").err
+    clash = rkt("prepare", "--pod-manifest=/dev/null", "--port=web:80")
+    assert "conflicting flags set with --pod-manifest" in clash.err
+    assert "--port is not supported" in rkt("prepare", "--port=web:80", images.aci).err
+
+
+def converted(images, where, **app):
+    """An ACI that was made from a docker image, with a volume on a link, and without /etc/passwd."""
+    root = where / "rootfs"
+    shutil.copytree(images.rootfs, root, symlinks=True)
+    (root / "etc/passwd").unlink()
+    (root / "link").symlink_to("/data/../data")
+    options = build.Options(entrypoint=("/bin/cat", "/link/file"), compression="none")
+    manifest = acmanifest.manifest_for("example.com/docked", options)
+    manifest["annotations"] = [{"name": "appc.io/docker/repository", "value": "x"}]
+    manifest["app"] |= {"mountPoints": [{"name": "v", "path": "/link"}], **app}
+    build.build_aci(root, where / "docked.aci", manifest, options, "none")
+    return str(where / "docked.aci")
+
+
+def test_volumes_of_what_was_a_docker_image_begin_with_its_content(rkt, images, tmp_path):
+    done = rkt.good("run", "--net=none", converted(images, tmp_path), "--user=root")
+    assert done.out == "of the image\n"
+
+
+def test_of_two_words_on_privileges_the_last_one_counts(rkt, images, tmp_path):
+    isolators = [{"name": "os/linux/no-new-privileges", "value": value} for value in (False, True)]
+    aci = converted(images, tmp_path, isolators=isolators)
+    done = rkt.good("run", "--net=none", aci, "--exec=/bin/grep", "--", "NoNewPrivs", "/proc/self/status")
+    assert done.out == "NoNewPrivs:\t1\n"
