@@ -22,6 +22,9 @@ from executor.contract.stages import ByFlavor, Stages
 from executor.kvm.machine import KVM
 from executor.kvm.machines import Machines
 from executor.mesos import PodExecutor
+from executor.metadata.images import store_manifests
+from executor.metadata.keys import Keys
+from executor.metadata.service import Service
 from executor.pods.enforcing import facts
 from executor.pods.gpus import Gpus, Host
 from executor.pods.keeper import LauncherKeeper
@@ -102,6 +105,10 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
     measurer = None if config.tpm is None else Measurer(config.tpm, parts=parts)
     flavors = (*FLAVORS, KVM, *stages.names)
     machines = Machines(keeper.run_pod, config.state_dir, config.kvm_kernel)
+    metadata = Service(
+        Keys(config.metadata_key or config.state_dir / "metadata" / "key", make=config.metadata_key is None),
+        store_manifests(config.state_dir),
+    )
     machine = Machine(
         lambda: executor.node,
         images,
@@ -114,6 +121,7 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
         want=executor.want,
         facts=facts(config.pods_dir),
         measure=not_measured if measurer is None else measurer.measure,
+        metadata=metadata,
         admit=lambda pod, handler: stages.admit(choose_flavor(pod, handler, config.flavor, flavors), pod),
     )
     pods = Pods(machine, executor.report)
@@ -139,6 +147,7 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
             task.cancel()
         await keeper.close()
         await pods.settle()  # the logs stay in the sandbox, for whoever wants to know why
+        await metadata.shut()
         await server.cleanup()
     return 1 if stop.failed else 0
 

@@ -26,7 +26,8 @@ class Settings:
     listen_host, listen_port: of the node server; port 0 takes a free one. ip: what others reach this machine by.
     flavor: for pods without runtimeClassName. idle_timeout: seconds without a pod after which the executor leaves, 0
     for never. device_dir: where the files of GPUs are. kvm_kernel: of virtual machines, or None for the
-    host's. rules: what pods may have here. tpm: measures starts, or None.
+    host's. rules: what pods may have here. tpm: measures starts, or None. metadata_key: the file of keys that pods sign
+    with, or None for the machine's own.
     """
 
     state_dir: Path
@@ -43,6 +44,7 @@ class Settings:
     kvm_kernel: Path | None
     rules: Rules
     tpm: TpmSettings | None = None
+    metadata_key: Path | None = None
 
     @property
     def pods_dir(self) -> Path:
@@ -108,6 +110,11 @@ def parser() -> argparse.ArgumentParser:
         help="pods with isolators that this node cannot enforce: refuse them, or run them without and report each in "
         "the pod's status (default: %(default)s)",
     )  # fmt: skip
+    made.add_argument(
+        "--metadata-key", type=Path, metavar="FILE",
+        help="keys that the metadata service signs with, the same on all machines whose pods verify one another's "
+        "signatures (default: one of this machine's, in the state directory)",
+    )  # fmt: skip
     add_flags(made)
     made.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="(default: %(default)s)")
     return made
@@ -132,6 +139,7 @@ def settings(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         kvm_kernel=None if args.kvm_kernel is None else args.kvm_kernel.absolute(),
         rules=_rules(args),
         tpm=tpm_settings(args, args.state_dir),
+        metadata_key=None if args.metadata_key is None else args.metadata_key.absolute(),
     )
 
 

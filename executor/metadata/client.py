@@ -8,7 +8,6 @@ end. What was killed meanwhile is unregistered when its directory is collected (
 import asyncio
 import json
 import logging
-import os
 import secrets
 import socket
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from typing import Any, Final
 from executor.metadata.doors import SECONDS, Door
 from executor.metadata.facts import plain
 from executor.metadata.registry import PORT_HEADER, SOCKET
-from executor.metadata.service import PORT, URL_FILE, HasNetwork, Relaying, listen
+from executor.metadata.service import PORT, URL_FILE, HasNetwork, Relaying, listen, write_url
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +59,7 @@ class Registration:
             made = cls(directory, port, path)
             made._own_network = not host_network
             url = f"http://127.0.0.1:{PORT if made._own_network else port}/{token}"
-            fd = os.open(directory / URL_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(fd, "w", encoding="ascii") as file:
-                file.write(url)
+            write_url(directory, url)
         except BaseException:
             forget(directory, uuid, path)
             raise

@@ -9,6 +9,7 @@ from uuid import UUID
 from executor.contract.manifest import image_id
 
 OURS: Final = "gantry.io/"
+_IDENTIFIER: Final = re.compile(r"[a-z0-9]+([-._~/][a-z0-9]+)*")
 _NOT_NAME: Final = re.compile(r"[^a-z0-9]+")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z_0-9.-]*")
 
@@ -46,13 +47,30 @@ Find = Callable[[], Facts]
 """Looks up what is known of a pod, now. Blocking. Raises OSError or ValueError when that cannot be had."""
 
 
-def plain(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def of_kubernetes(pod: Mapping[str, Any]) -> dict[str, Any]:
+    """What a v1 Pod says of itself, in a PodManifest's words: name, labels, and annotations, whose names appc lets be
+    anything in `userAnnotations` and AC identifiers in `annotations`. Never for stage1, which obeys annotations."""
+    meta = pod["metadata"]
+    own = {f"{OURS}pod-name": meta["name"], f"{OURS}pod-namespace": meta.get("namespace", "default")}
+    given = {str(name): str(value) for name, value in (meta.get("annotations") or {}).items()}
+    named = {name: value for name, value in given.items() if _IDENTIFIER.fullmatch(name)}
+    made = {"annotations": [{"name": name, "value": value} for name, value in {**named, **own}.items()]}
+    labels = {str(name): str(value) for name, value in (meta.get("labels") or {}).items()}
+    found = {"userAnnotations": given, "userLabels": labels}
+    return made | {key: value for key, value in found.items() if value}
+
+
+def plain(manifest: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A PodManifest as anybody's appc code reads it: ids, names and isolators by the spec, nothing of ours in it.
+    more: of `of_kubernetes`.
 
     appc's own schema refuses a whole manifest for one app isolator that it does not know, an id that is not sha512, or
     a variable's name with odd characters (schema/types/isolator.go, hash.go, environment.go).
     """
-    volumes = _volume_names(manifest)
+    volumes, more = _volume_names(manifest), more or {}
+    notes = {
+        one["name"]: one["value"] for one in (*more.get("annotations", ()), *manifest.get("annotations", ()))
+    }
     return {
         "acVersion": manifest.get("acVersion", "0.8.11"),
         "acKind": "PodManifest",
@@ -61,9 +79,14 @@ def plain(manifest: Mapping[str, Any]) -> dict[str, Any]:
             {**_without_ours(one), "name": volumes[one["name"]]} for one in manifest.get("volumes") or ()
         ],
         "isolators": _isolators(manifest),
-        "annotations": list(manifest.get("annotations") or ()),
+        "annotations": [{"name": name, "value": value} for name, value in notes.items()],
         "ports": list(manifest.get("ports") or ()),
-        **{key: manifest[key] for key in ("userAnnotations", "userLabels") if manifest.get(key)},
+        **{
+            key: one[key]
+            for one in (manifest, more)
+            for key in ("userAnnotations", "userLabels")
+            if one.get(key)
+        },
     }
 
 

@@ -21,12 +21,13 @@ from typing import Any, Final, Protocol, runtime_checkable
 from uuid import UUID
 
 from executor.contract.interface import pod_uuid
-from executor.metadata.answers import Answers
+from executor.metadata.answers import Admit, Answers
 from executor.metadata.doors import BACKLOG, Door, Http
-from executor.metadata.facts import Facts, Find, plain
+from executor.metadata.facts import Facts, Find, of_kubernetes, plain
 from executor.metadata.keys import Keys
 from executor.pods import netns
 from executor.pods.launcher import LaunchError
+from executor.stage1.manifest import FLAVORS
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ PORT: Final = 18112
 """rkt's, also in pods: below the ports that a kernel gives away by itself."""
 URL_FILE: Final = "metadata-url"
 """In a pod directory, for root alone: what stage1 puts into AC_METADATA_URL. It is read when the pod is run."""
+KVM: Final = "kvm"
 HOST_CONNECTIONS: Final = 64
 TOKEN_BYTES: Final = 24
 
@@ -62,7 +64,26 @@ class _Served:
     url: str
     digest: bytes = b""
     door: Door | None = None
-    http: Http | None = None
+    http: "_Later | None" = None
+
+
+class _Later:
+    """A pod's own server, made when the first program asks: most never do, and starts are counted in microseconds."""
+
+    def __init__(self, admit: Admit, keys: Keys) -> None:
+        self._admit, self._keys = admit, keys
+        self._http: Http | None = None
+
+    def made(self) -> Http:
+        if self._http is None:
+            self._http = Http(Answers(self._admit, self._keys))
+        return self._http
+
+    def take(self, connection: socket.socket, ended: Callable[[], None]) -> None:
+        self.made().take(connection, ended)
+
+    def end(self) -> socket.socket:
+        return self.made().end()
 
 
 class Service:
@@ -75,29 +96,29 @@ class Service:
         self._host: Door | None = None
         self._host_http: Http | None = None
 
-    def prepare(self, path: Path, uid: str, *, host_network: bool) -> None:
-        """Before a pod is run: make its URL. Raises OSError."""
+    def prepare(self, path: Path, pod: Mapping[str, Any], flavor: str) -> None:
+        """Before a pod (v1) is run: make its URL, for those of our own flavors. Raises OSError."""
+        if flavor not in (*FLAVORS, KVM):
+            return
         token = secrets.token_hex(TOKEN_BYTES)
         digest = hashlib.sha256(token.encode()).digest()
-        find = self._finder(path, uid)
-        if host_network:
+        find = self._finder(path, pod)
+        if pod["spec"].get("hostNetwork") or flavor == "fly":
             host, port = self._host_door().address
             self._by_digest[digest] = find
             served = _Served(f"http://{host}:{port}/{token}", digest)
         else:
-            http = Http(Answers(lambda given: find if _same(given, digest) else None, self._keys))
+            http = _Later(lambda given: find if _same(given, digest) else None, self._keys)
             served = _Served(f"http://127.0.0.1:{PORT}/{token}", http=http)
         self.close(path.name)
         self._served[path.name] = served
-        fd = os.open(path / URL_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "w", encoding="ascii") as file:
-            file.write(served.url)
+        write_url(path, served.url)
 
     async def open(self, path: Path, sandbox: HasNetwork) -> None:
         """The pod's sandbox is there: listen in its network. Raises LaunchError."""
         (path / URL_FILE).unlink(missing_ok=True)
-        served = self._served[path.name]
-        if served.http is None:
+        served = self._served.get(path.name)
+        if served is None or served.http is None:
             return
         if isinstance(sandbox, Relaying):
             await sandbox.relay(PORT, served.http.end)
@@ -133,15 +154,24 @@ class Service:
         """By the token's digest: how long that takes says nothing about the token."""
         return self._by_digest.get(hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest())
 
-    def _finder(self, path: Path, uid: str) -> Find:
+    def _finder(self, path: Path, pod: Mapping[str, Any]) -> Find:
+        uuid, more = UUID(pod_uuid(str(pod["metadata"]["uid"]))), of_kubernetes(pod)
+
         def find() -> Facts:
             manifest = json.loads((path / "pod").read_bytes())
             images = {
                 entry["name"]: self._image(str(entry["image"]["id"])) for entry in manifest.get("apps") or ()
             }
-            return Facts(UUID(pod_uuid(uid)), plain(manifest), images)
+            return Facts(uuid, plain(manifest, more), images)
 
         return find
+
+
+def write_url(path: Path, url: str) -> None:
+    """Into a pod directory, for stage1. Raises OSError."""
+    fd = os.open(path / URL_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(fd, "w", encoding="ascii") as file:
+        file.write(url)
 
 
 def listen(pid: int, port: int = PORT) -> socket.socket:

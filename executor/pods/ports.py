@@ -101,6 +101,28 @@ class Measure(Protocol):
     def __call__(self, path: Path, uid: str, images: Mapping[str, str]) -> Awaitable[None]: ...
 
 
+class Metadata(Protocol):
+    """What the apps of a pod may ask about it (appc's metadata service). Pods are told apart by their directories'
+    names."""
+
+    def prepare(self, path: Path, pod: Mapping[str, Any], flavor: str) -> None:
+        """Before a pod is run. Raises OSError."""
+
+    async def open(self, path: Path, sandbox: Sandbox) -> None:
+        """Its sandbox is there, no app runs yet. Raises LaunchError."""
+
+    def close(self, name: str) -> None:
+        """It has ended, or did not even start. As often as one likes."""
+
+
+class NoMetadata:
+    """There is no such service."""
+
+    def prepare(self, path: Path, pod: Mapping[str, Any], flavor: str) -> None: ...
+    async def open(self, path: Path, sandbox: Sandbox) -> None: ...
+    def close(self, name: str) -> None: ...
+
+
 async def not_measured(path: Path, uid: str, images: Mapping[str, str]) -> None:
     """There is no TPM."""
 
@@ -127,5 +149,6 @@ class Machine:
     refresh_seconds: float = 60.0
     rules: Rules = NO_RULES
     measure: Measure = not_measured
+    metadata: Metadata = field(default_factory=NoMetadata)
     facts: Facts = NO_FACTS
     admit: Callable[[Mapping[str, Any], str], None] = field(default=lambda pod, handler: None)

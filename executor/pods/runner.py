@@ -26,6 +26,7 @@ from executor.pods.core.spec import ProbeKind, read_pod
 from executor.pods.core.states import SandboxState
 from executor.pods.core.step import Step, launch, step
 from executor.pods.env import ConfigError, MissingConfigError
+from executor.pods.failures import failed
 from executor.pods.fds import pipe
 from executor.pods.files import Files
 from executor.pods.gpus import Devices
@@ -161,6 +162,7 @@ class PodRunner:
     def lost(self, message: str) -> None:
         """All processes of the pod are dead."""
         self._lost = message
+        self._machine.metadata.close(self.name)
         for app in list(self._instances):
             self._close_log(app)
         self.dispatch(ev.SandboxLost(message))
@@ -201,7 +203,7 @@ class PodRunner:
             await work
         except Exception as error:  # the bulkhead between pods
             log.exception("pod %s: %r failed", self.name, effect)
-            failure = _failure(effect, f"internal error: {error!r}")
+            failure = failed(effect, f"internal error: {error!r}")
             if failure is not None:
                 self.dispatch(failure)
 
@@ -278,11 +280,9 @@ class PodRunner:
             self._lost = ""
             digests = {app: ready.image.digest for app, ready in self._prepared.items()}
             await self._machine.measure(self._path, self.pod["metadata"].get("uid", ""), digests)
+            self._machine.metadata.prepare(self._path, self.pod, self._level.flavor)
             sandbox = await self._machine.run_pod(self._path, self._on_exit, self.lost)
-            if self._lost:  # between the launcher's answer and now
-                raise LaunchError(self._lost)
-            if files:
-                await self._write(sandbox, files)
+            await self._equip(sandbox, files)
         except (VolumeError, ConfigError) as error:
             await self._drop_dir()
             self.dispatch(ev.SandboxFailed("FailedMount", str(error)))
@@ -302,13 +302,17 @@ class PodRunner:
             self._asking.start()
             raise
 
-    async def _write(self, sandbox: Sandbox, files: Mapping[str, Payload]) -> None:
+    async def _equip(self, sandbox: Sandbox, files: Mapping[str, Payload]) -> None:
         try:
-            self._files.write(sandbox.pid, files)
-        except VolumeError:
+            await self._machine.metadata.open(self._path, sandbox)
+            if self._lost:  # between the launcher's answer and now
+                raise LaunchError(self._lost)
+            if files:
+                self._files.write(sandbox.pid, files)
+        except (VolumeError, LaunchError):
             await sandbox.stop()
             raise
-        if self._files.may_change:
+        if files and self._files.may_change:
             self._refreshing.start(now=False)
 
     def _make_dir(self) -> None:
@@ -330,6 +334,7 @@ class PodRunner:
         return made
 
     async def _drop_dir(self) -> None:
+        self._machine.metadata.close(self.name)
         if self._dir is not None:
             directory, self._dir = self._dir, None
             await asyncio.to_thread(directory.remove)
@@ -349,6 +354,7 @@ class PodRunner:
                 await asyncio.sleep(STOP_AGAIN_SECONDS)
             else:
                 self._sandbox = None
+        self._machine.metadata.close(self.name)
         for app in list(self._instances):
             self._close_log(app)
         if self._dir is not None:
@@ -571,22 +577,3 @@ class PodRunner:
     async def remove(self) -> None:
         """Remove what is left of a pod that is over."""
         await self._drop_dir()
-
-
-def _failure(effect: ef.Effect, message: str) -> ev.Event | None:
-    """What an effect that broke down looks like to the core."""
-    match effect:
-        case ef.StartSandbox():
-            return ev.SandboxFailed("FailedCreatePodSandBox", message)
-        case ef.StopSandbox():
-            return ev.SandboxStopped()
-        case ef.Prepare(app):
-            return ev.PrepareFailed(app, "CreateContainerError", message)
-        case ef.Start(app, attempt):
-            return ev.StartFailed(app, attempt, message)
-        case ef.RunHook(app, attempt, hook):
-            return ev.HookEnded(app, attempt, hook, message)
-        case ef.MakeCheck(app, attempt, kind):
-            return ev.Probed(app, attempt, kind, ev.Answer.UNKNOWN, message)
-        case _:
-            return None

@@ -114,7 +114,14 @@ def make_pod(tmp_path: Path, service: Service, manifest: dict[str, Any]) -> Call
         path = tmp_path / "pods" / f"{uid}.1"
         path.mkdir(parents=True)
         (path / "pod").write_text(json.dumps(manifest))
-        service.prepare(path, uid, host_network=host_network)
+        meta = {"name": "web-1", "namespace": "shop", "uid": uid, "labels": {"app": "Web"}}
+        meta["annotations"] = {
+            "team": "blue",
+            "Odd Name": "x",
+            "ip-address": "not this",
+            "gantry.io/pod-name": "y",
+        }
+        service.prepare(path, {"metadata": meta, "spec": {"hostNetwork": host_network}}, "linux")
         return Made(path, uid, (path / URL_FILE).read_text())
 
     return make

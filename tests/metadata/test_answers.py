@@ -26,7 +26,13 @@ async def test_the_pod_s_own(make_pod: MakePod, ask: Ask) -> None:
     assert (uuid.status, uuid.type, uuid.text) == (200, ASCII, pod.uid)
     annotations = await ask(f"{pod.url}{BASE}/pod/annotations")
     assert (annotations.status, annotations.type) == (200, "application/json")
-    assert annotations.json == [{"name": "ip-address", "value": "10.1.2.3"}, {"name": "a/b", "value": "c"}]
+    assert {one["name"]: one["value"] for one in annotations.json} == {
+        "ip-address": "10.1.2.3",
+        "a/b": "c",
+        "team": "blue",
+        "gantry.io/pod-name": "web-1",
+        "gantry.io/pod-namespace": "shop",
+    }
     one = await ask(f"{pod.url}{BASE}/pod/annotations/a/b")
     assert (one.status, one.type, one.text) == (200, ASCII, "c")
     assert (await ask(f"{pod.url}{BASE}/pod/annotations/a")).status == 404
@@ -45,7 +51,10 @@ async def test_the_manifest_is_appc_s_and_has_nothing_of_ours(make_pod: MakePod,
     assert [one["name"] for one in manifest["volumes"]] == ["data", "termination-web"]
     assert [one["volume"] for one in app["mounts"]] == ["termination-web", "data"]
     assert app["app"]["environment"] == [{"name": "A", "value": "ü"}]
-    assert "gantry.io" not in answer.text
+    assert answer.text.count("gantry.io") == 3  # annotations
+    assert manifest["annotations"] == (await ask(f"{pod.url}{BASE}/pod/annotations")).json
+    assert manifest["userLabels"] == {"app": "Web"}
+    assert manifest["userAnnotations"]["Odd Name"] == "x"
 
 
 async def test_an_app_s(make_pod: MakePod, ask: Ask) -> None:
