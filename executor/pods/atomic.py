@@ -5,12 +5,13 @@
     volume/NAME    →  ..data/NAME               what people see
 
 As the kubelet does it (`pkg/volume/util/atomic_writer.go`), because programs watch for just that. Everything is done
-below one directory descriptor. Owner and group of all are those of the volume's root: in a pod with users of its
-own that is its root.
+below one directory descriptor. Owner and group of all are those of the volume's root (in a pod with users of its own
+that is its root), and so is the setgid bit of directories.
 """
 
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -27,9 +28,15 @@ def write(volume: str, files: Payload) -> None:
     try:
         info = os.fstat(root)
         owner = (info.st_uid, info.st_gid)
+        mode = 0o755 | info.st_mode & stat.S_ISGID
         old = _target(root)
-        new = _new_directory(root, owner)
+        new = _new_directory(root, mode, owner)
         for path, file in files.items():
+            for parent in _parents(f"{new}/{path}"):
+                try:
+                    _directory(root, parent, mode, owner)
+                except FileExistsError:
+                    pass  # of another file, too
             _put(root, f"{new}/{path}", file.content, file.mode, owner)
         _remove(root, NEW_DATA)
         os.symlink(new, NEW_DATA, dir_fd=root)
@@ -53,26 +60,21 @@ def _target(root: int) -> str:
         return ""
 
 
-def _new_directory(root: int, owner: tuple[int, int]) -> str:
+def _new_directory(root: int, mode: int, owner: tuple[int, int]) -> str:
     now = time.time_ns()
     stamp = time.strftime("%Y_%m_%d_%H_%M_%S", time.gmtime(now // 10**9))
     name = f"..{stamp}.{now % 10**9:09d}"
-    _directory(root, name, owner)
+    _directory(root, name, mode, owner)
     return name
 
 
-def _directory(root: int, path: str, owner: tuple[int, int]) -> None:
+def _directory(root: int, path: str, mode: int, owner: tuple[int, int]) -> None:
     os.mkdir(path, 0o755, dir_fd=root)
-    os.chmod(path, 0o755, dir_fd=root)
     os.chown(path, *owner, dir_fd=root)
+    os.chmod(path, mode, dir_fd=root)
 
 
 def _put(root: int, path: str, content: bytes, mode: int, owner: tuple[int, int]) -> None:
-    for parent in _parents(path):
-        try:
-            _directory(root, parent, owner)
-        except FileExistsError:
-            pass  # of another file, too
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     file = os.open(path, flags, 0o600, dir_fd=root)
     try:

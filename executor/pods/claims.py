@@ -8,11 +8,13 @@ do not see: then its directory below the agent's work directory is taken, of whi
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from shared.claims import CLAIM_LABEL
 
 Json = dict[str, Any]
+CLAIM: Final = "gantry.io/claim"
+"""Marks a hostPath volume that is a claim's: `fsGroup` is for it, and not for what is the node's own."""
 
 
 def paths(resources: Iterable[Mapping[str, Any]], sandbox: Path) -> dict[str, Path]:
@@ -52,7 +54,10 @@ def with_claims(pod: Mapping[str, Any], volumes: Mapping[str, Path]) -> Mapping[
         claim = f"{namespace}/{source['claimName']}"
         if claim not in volumes:
             raise ValueError(f'volume "{one["name"]}": the task has no volume of claim {claim}')
-        made.append({"name": one["name"], "hostPath": {"path": str(volumes[claim]), "type": "Directory"}})
+        place = {"path": str(volumes[claim]), "type": "Directory"}
+        made.append(
+            {"name": one["name"], "hostPath": place, CLAIM: {"readOnly": bool(source.get("readOnly"))}}
+        )
         if source.get("readOnly"):
             read_only.add(one["name"])
     changed: Json = {**spec, "volumes": made}

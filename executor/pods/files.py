@@ -4,11 +4,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from executor.pods import atomic
+from executor.pods import atomic, ownership
 from executor.pods.env import ConfigError, Node
 from executor.pods.hostpath import VolumeError
 from executor.pods.objects import MissingError, Objects
-from executor.pods.projections import Payload, is_projection, payload
+from executor.pods.projections import File, Payload, is_projection, payload
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +19,7 @@ class Files:
     def __init__(self, pod: Mapping[str, Any], node: Node) -> None:
         self._pod = pod
         self._node = node
+        self._shared = (pod["spec"].get("securityContext") or {}).get("fsGroup") is not None
         self._volumes = [one for one in pod["spec"].get("volumes") or () if is_projection(one)]
         self._written: dict[str, Payload] = {}
 
@@ -35,11 +36,18 @@ class Files:
         found = {}
         for volume in self._volumes:
             try:
-                found[volume["name"]] = payload(volume, objects, self._pod, self._node)
+                found[volume["name"]] = self._payload(volume, objects)
             except (MissingError, ConfigError) as error:
                 name = volume["name"]
                 raise VolumeError(f'MountVolume.SetUp failed for volume "{name}" : {error}') from None
         return found
+
+    def _payload(self, volume: Mapping[str, Any], objects: Objects) -> Payload:
+        """With fsGroup the volume is its group's, so its members may read all of it."""
+        files = payload(volume, objects, self._pod, self._node)
+        if not self._shared:
+            return files
+        return {path: File(one.content, one.mode | ownership.READ) for path, one in files.items()}
 
     def write(self, init: int, files: Mapping[str, Payload]) -> None:
         """Before any container has mounted them. init: the pod's. Raises VolumeError."""
@@ -55,7 +63,7 @@ class Files:
         for volume in self._volumes:
             name = volume["name"]
             try:
-                files = payload(volume, objects, self._pod, self._node)
+                files = self._payload(volume, objects)
                 if files != self._written.get(name):
                     atomic.write(_directory(init, name), files)
                     self._written[name] = files

@@ -1,11 +1,13 @@
 """What has to be right on the node before the sandbox of a pod is made: what its volumes lie on, its profiles."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from executor.pods import apparmor, labels
+from executor.pods import apparmor, labels, ownership
+from executor.pods.claims import CLAIM
 from executor.pods.enforcing import Facts
-from executor.pods.hostpath import check_host_path
+from executor.pods.hostpath import VolumeError, check_host_path
 from executor.stage1.lsm import APPARMOR
 
 
@@ -18,8 +20,26 @@ async def prepare(pod: Mapping[str, Any], node: Facts) -> None:
     for volume in pod["spec"].get("volumes") or ():
         if "hostPath" in volume:
             check_host_path(volume)
+        if CLAIM in volume:
+            await _give(volume, pod["spec"].get("securityContext") or {})
     if labels.wants_default_profile(pod) and not node.labels.get(APPARMOR):
         try:
             await apparmor.ensure_default()
         except apparmor.ProfileError as error:
             raise GroundError(str(error)) from None
+
+
+async def _give(volume: Mapping[str, Any], context: Mapping[str, Any]) -> None:
+    """The volume of a claim to the pod's fsGroup. As in Kubernetes at every start, unless the pod says otherwise."""
+    group = context.get("fsGroup")
+    if group is None:
+        return
+    policy = context.get("fsGroupChangePolicy") or ownership.ALWAYS
+    path, read_only = volume["hostPath"]["path"], volume[CLAIM]["readOnly"]
+    try:
+        await asyncio.to_thread(ownership.give, path, group, read_only=read_only, policy=policy)
+    except OSError as error:
+        name = volume["name"]
+        raise VolumeError(
+            f'MountVolume.SetUp failed for volume "{name}" : fsGroup {group}: {error.strerror}'
+        ) from None

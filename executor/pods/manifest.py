@@ -108,7 +108,7 @@ def pod_manifest(level: PodLevel, apps: list[dict[str, Any]]) -> dict[str, Any]:
         "acKind": "PodManifest",
         "apps": apps,
         "volumes": [
-            *map(_volume, level.pod["spec"].get("volumes") or ()),
+            *(_volume(one, _fs_group(level)) for one in level.pod["spec"].get("volumes") or ()),
             *_termination_volumes(level),
             *_device_volumes(level),
         ],
@@ -209,18 +209,26 @@ def termination_path(container: Mapping[str, Any]) -> str:
     return str(container.get("terminationMessagePath") or DEFAULT_TERMINATION_PATH)
 
 
-def _volume(volume: Mapping[str, Any]) -> dict[str, Any]:
-    """An appc volume. Raises ConfigError for a source that is not done."""
-    name = volume["name"]
+def _fs_group(level: PodLevel) -> int | None:
+    group = (level.pod["spec"].get("securityContext") or {}).get("fsGroup")
+    return None if group is None else int(group)
+
+
+def _volume(volume: Mapping[str, Any], group: int | None) -> dict[str, Any]:
+    """An appc volume. group: `fsGroup`, whose new volumes are; as `ownership` would make it. Raises ConfigError for a
+    source that is not done."""
+    name, given = volume["name"], {} if group is None else {"gid": group}
     if "hostPath" in volume:
         return {"name": name, "kind": "host", "source": volume["hostPath"]["path"]}
     if is_projection(volume):  # a tmpfs, so that no secret gets to a disk; the runner writes the files
-        return {"name": name, "kind": "empty", "mode": "0755", "gantry.io/medium": "Memory"}
+        mode = "0755" if group is None else "2755"
+        return {"name": name, "kind": "empty", "mode": mode, **given, "gantry.io/medium": "Memory"}
     if "emptyDir" not in volume:
         source = next((key for key in volume if key != "name"), "nothing")
         raise ConfigError(f'volume "{name}": {source} is not supported')
     empty = volume["emptyDir"] or {}
-    made = {"name": name, "kind": "empty", "mode": "0777"}  # as the kubelet makes them
+    mode = "0777" if group is None else "2777"  # as the kubelet makes them
+    made: dict[str, Any] = {"name": name, "kind": "empty", "mode": mode, **given}
     if empty.get("medium") == "Memory":
         made["gantry.io/medium"] = "Memory"
         if empty.get("sizeLimit"):

@@ -51,7 +51,8 @@ def resolve(
     passwd, group = _read(layers, "etc/passwd"), _read(layers, "etc/group")
     user = _user(user_text, passwd, layers)
     gid = user.gid if not group_text else _group(group_text, group, layers)
-    extra = [int(g) for g in context.get("supplementalGroups") or ()] + [int(g) for g in image_groups]
+    extra = [int(context["fsGroup"])] if context.get("fsGroup") is not None else []
+    extra += [int(g) for g in (*(context.get("supplementalGroups") or ()), *image_groups)]
     merged = context.get("supplementalGroupsPolicy") != "Strict"
     groups = dict.fromkeys([*extra, *(_memberships(user.name, group) if merged else ())])
     return Identity(user.uid, gid, tuple(g for g in groups if g != gid))

@@ -7,7 +7,7 @@ stage0's business. Source of the fields: appc spec 0.8.11, pods.md and ace.md; `
 import json
 from typing import Any, Final, NamedTuple
 
-from executor.stage1 import isolators, lsm
+from executor.stage1 import isolators, lsm, userns
 from executor.stage1 import seccomp as filters
 from executor.stage1.isolators import NO_LIMITS, Limits, ManifestError, quantity
 
@@ -105,7 +105,18 @@ class Pod(NamedTuple):
     @property
     def may_have_users(self) -> bool:
         """Whether a user namespace of its own fits what else the pod asks for."""
-        return self.flavor == "linux" and not self.host_network and not self.any_privileged
+        if self.flavor != "linux" or self.host_network or self.any_privileged:
+            return False
+        return self.highest_id < userns.SIZE
+
+    @property
+    def highest_id(self) -> int:
+        """Of the users and groups that it names in numbers."""
+        ids = [one for volume in self.volumes.values() for one in (volume.uid, volume.gid)]
+        for app in self.apps.values():
+            ids += [int(one) for one in (app.user, app.group) if one.isdigit()]
+            ids += app.supplementary_gids
+        return max(ids, default=0)
 
     @property
     def any_privileged(self) -> bool:
@@ -164,7 +175,8 @@ def _pod(raw: dict[str, Any]) -> Pod:
         )
     if users == "private" and not pod.may_have_users:
         raise ManifestError(
-            "annotation gantry.io/user-namespace: private needs flavor linux, no host network and no privileged app"
+            "annotation gantry.io/user-namespace: private needs flavor linux, no host network, no privileged app and "
+            f"users and groups below {userns.SIZE}"
         )
     return pod
 

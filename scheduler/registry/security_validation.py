@@ -16,6 +16,7 @@ _PART = "[a-z0-9]([-_a-z0-9]*[a-z0-9])?"
 _SYSCTL = re.compile(rf"({_PART}[./])*{_PART}")
 _LONGEST_SYSCTL = 253
 _POLICIES = ("Merge", "Strict")
+_CHANGES = ("Always", "OnRootMismatch")
 _PROPAGATIONS = ("None", "Bidirectional", "HostToContainer")
 _RECURSIVE = ("Disabled", "Enabled", "IfPossible")
 _PROC_MOUNTS = ("Default", "Unmasked")
@@ -30,9 +31,9 @@ def validate_security(spec: Object) -> Iterator[FieldError]:
     yield from validate_seccomp(context, path)
     for index, group in enumerate(context.get("supplementalGroups") or ()):
         yield from validate_id(group, f"{path}.supplementalGroups[{index}]")
-    policy = context.get("supplementalGroupsPolicy")
-    if policy is not None and policy not in _POLICIES:
-        yield FieldError.not_supported(f"{path}.supplementalGroupsPolicy", policy, _POLICIES)
+    for key, words in (("supplementalGroupsPolicy", _POLICIES), ("fsGroupChangePolicy", _CHANGES)):
+        if context.get(key) is not None and context[key] not in words:
+            yield FieldError.not_supported(f"{path}.{key}", context[key], words)
     yield from _sysctls(spec, context.get("sysctls") or (), f"{path}.sysctls")
     yield from validate_apparmor(spec)
     yield from _proc_mounts(spec)

@@ -37,8 +37,8 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
             runAsGroup runAsNonRoot runAsUser seLinuxOptions seccompProfile
         """,
         "PodSecurityContext": """
-            appArmorProfile runAsGroup runAsNonRoot runAsUser seLinuxOptions seccompProfile supplementalGroups
-            supplementalGroupsPolicy sysctls
+            appArmorProfile fsGroup fsGroupChangePolicy runAsGroup runAsNonRoot runAsUser seLinuxOptions
+            seccompProfile supplementalGroups supplementalGroupsPolicy sysctls
         """,
         "Volume": "name configMap downwardAPI emptyDir hostPath persistentVolumeClaim projected secret",
         "VolumeProjection": "configMap downwardAPI secret",

@@ -211,8 +211,8 @@ def world() -> Callable[..., World]:
 
 
 APPLETS = (
-    "cat cut dd df echo env grep head hostname httpd id kill ls nc od pwd readlink seq sh sleep stty tail touch tr "
-    "true wget"
+    "cat cut dd df echo env grep head hostname httpd id kill ls nc od pwd readlink seq sh sleep stat stty tail touch "
+    "tr true wget"
 )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from executor.pods.claims import paths, with_claims
+from executor.pods.claims import CLAIM, paths, with_claims
 
 
 def volume(claim, volume_id="vol-1", role="gantry", **more):
@@ -72,8 +72,16 @@ def test_the_pod_gets_directories(tmp_path):
     found = {"ns/data": tmp_path / "a", "ns/more": tmp_path / "b"}
     made = with_claims(asked, found)
     assert made["spec"]["volumes"] == [
-        {"name": "v0", "hostPath": {"path": str(tmp_path / "a"), "type": "Directory"}},
-        {"name": "v1", "hostPath": {"path": str(tmp_path / "b"), "type": "Directory"}},
+        {
+            "name": "v0",
+            "hostPath": {"path": str(tmp_path / "a"), "type": "Directory"},
+            CLAIM: {"readOnly": False},
+        },
+        {
+            "name": "v1",
+            "hostPath": {"path": str(tmp_path / "b"), "type": "Directory"},
+            CLAIM: {"readOnly": False},
+        },
         {"name": "tmp", "emptyDir": {}},
     ]
     assert made["spec"]["containers"] == asked["spec"]["containers"]

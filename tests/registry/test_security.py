@@ -23,6 +23,8 @@ def sysctls(*names, **spec):
         (sysctls("net.ipv4.a", "net/ipv4/a"), "sysctls[1].name", DUPLICATE),
         (sysctls("net/ipv4/a", hostNetwork=True), "sysctls[0].name", INVALID),
         ({"securityContext": {"supplementalGroupsPolicy": "Odd"}}, "supplementalGroupsPolicy", NOT_SUPPORTED),
+        ({"securityContext": {"fsGroupChangePolicy": "Odd"}}, "fsGroupChangePolicy", NOT_SUPPORTED),
+        ({"securityContext": {"fsGroup": -1}}, "fsGroup", INVALID),
     ],
 )
 def test_what_is_wrong_with_a_pod_s(create, manifest, spec, field, reason):
@@ -44,6 +46,8 @@ def test_what_is_right(create, manifest):
     context = {
         "sysctls": [{"name": "net/ipv4/conf/eth0.1/x", "value": "1"}],
         "supplementalGroupsPolicy": "Strict",
+        "fsGroup": 2000,
+        "fsGroupChangePolicy": "OnRootMismatch",
     }
     assert create(manifest(securityContext=context))[1] == []
 

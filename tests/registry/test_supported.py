@@ -59,7 +59,6 @@ NOT_YET = [
     ({"schedulingGates": [{"name": "x"}]}, "spec.schedulingGates"),
     ({"setHostnameAsFQDN": True}, "spec.setHostnameAsFQDN"),
     ({"subdomain": "x"}, "spec.subdomain"),
-    ({"securityContext": {"fsGroup": 1}}, "spec.securityContext.fsGroup"),
     (
         {"volumes": [{"name": "a", "ephemeral": {}}]},
         "spec.volumes[0].ephemeral",

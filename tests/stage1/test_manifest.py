@@ -155,3 +155,21 @@ def test_whole_quantities_are_exact(number: int, suffix: str) -> None:
 def test_garbage_is_refused_not_crashed_on(raw: Any) -> None:
     with pytest.raises(ManifestError):
         read({**pod(), "apps": [{"name": "a", "app": {"exec": ["x"], "mountPoints": [raw]}}]})
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"user": "65536"}, {"group": "65536"}, {"supplementaryGIDs": [65536]}],
+)
+def test_ids_beyond_those_of_a_user_namespace(asked: dict[str, Any]) -> None:
+    """Such a pod does without one, rather than with ids that are another pod's."""
+    app = {"name": "a", "app": {"exec": ["/x"], "user": "1", "group": "1", **asked}}
+    raw = {"acKind": "PodManifest", "apps": [app]}
+    assert not manifest.read(json.dumps(raw)).may_have_users
+    volume = {"name": "v", "kind": "empty", "gid": 65536}
+    assert not manifest.read(
+        json.dumps({"acKind": "PodManifest", "apps": [], "volumes": [volume]})
+    ).may_have_users
+    raw["annotations"] = [{"name": "gantry.io/user-namespace", "value": "private"}]
+    with pytest.raises(manifest.ManifestError, match="users and groups below 65536"):
+        manifest.read(json.dumps(raw))
