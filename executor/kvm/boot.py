@@ -17,6 +17,8 @@ from executor.kvm.cpio import Archive
 from executor.kvm.kernel import Kernel
 
 MODULES: Final = ("virtio_mmio", "virtio_console", "virtiofs", "overlay")
+NETWORK_MODULES: Final = ("virtio_net",)
+"""For those machines that have a network card."""
 _INIT: Final = f"#!/{runtime.PROGRAM} -IS\nfrom executor.kvm.guest.main import main\nmain()\n"
 _DIRECTORIES: Final = ("dev", "proc", "sys", "share", "pods", "run", "tmp", "root", "etc")
 _CONSOLE: Final = (5, 1)  # Documentation/admin-guide/devices.txt
@@ -53,7 +55,11 @@ def first_root(found: Kernel) -> bytes:
     loaded = kernel.modules(found, MODULES)
     for name, data in loaded:
         archive.file(f"modules/{name}.ko", data)
-    archive.file("modules/order", "".join(f"{name}.ko\n" for name, _ in loaded).encode())
+    network = [one for one in kernel.modules(found, NETWORK_MODULES) if one not in loaded]
+    for name, data in network:
+        archive.file(f"modules/{name}.ko", data)
+    for order, those in (("order", loaded), ("network", network)):
+        archive.file(f"modules/{order}", "".join(f"{name}.ko\n" for name, _ in those).encode())
     runtime.add(archive)
     return archive.pack()
 

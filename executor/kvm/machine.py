@@ -16,6 +16,7 @@ from typing import Any, Final
 from executor.kvm.boot import Boot
 from executor.kvm.guest.main import SHARE, TAG
 from executor.kvm.probe import DEVICE, Accelerator, Tools
+from executor.network.taps import TUN, Link
 from executor.stage1.manifest import quantity
 
 KVM: Final = "kvm"
@@ -31,8 +32,13 @@ HOST_OVERHEAD: Final = 192 * MIB
 """Beside the machine's memory: QEMU's and virtiofsd's own."""
 CPU_OVERHEAD_MILLI: Final = 250
 
+NOBODY: Final = 65534
+TOLD: Final = "told"
+"""The volume, in memory and QEMU's own, in which it finds what is known only when its namespaces are there."""
+DEVICES: Final = "devices"
+"""The file in it that says what devices there are beside those of every machine."""
+
 _OOM_SCORE: Final = "os/linux/oom-score-adj"
-_NOBODY: Final = "65534"
 _TB_CACHE_MIB: Final = 64
 _SERVICES: Final = ("/usr", "/bin", "/lib", "/lib64", "/sbin", "/etc/ld.so.cache", "/etc/alternatives")
 _FILES_CAPABILITIES: Final = (
@@ -128,6 +134,7 @@ def qemu(tools: Tools, boot: Boot, how: Accelerator, wanted: Size) -> list[str]:
         "-append", f"console=ttyS0 quiet loglevel=3 panic=-1 reboot=t LD_LIBRARY_PATH=/lib{emulated}",
         "-chardev", "file,id=console,path=/dev/stderr", "-serial", "chardev:console",
         "-chardev", "socket,id=files,fd=1", "-device", f"vhost-user-fs-device,chardev=files,tag={TAG}",
+        "-readconfig", f"/{TOLD}/{DEVICES}",
         "-chardev", "socket,id=wire,fd=0", "-device", "virtio-serial-device,max_ports=2",
         "-device", "virtserialport,chardev=wire,nr=1",
     ]  # fmt: skip
@@ -148,11 +155,11 @@ def host_manifest(
     boot: Boot,
     how: Accelerator,
     wanted: Size,
-    device: str = str(DEVICE),
+    directory: str,
 ) -> dict[str, Any]:
     """The PodManifest of the machine, for the host's launcher. layers: of each app, uppermost first.
 
-    device: of KVM, as one that nobody may open (see `make_device`).
+    directory: of this pod; device files in it that nobody may open (see `make_device`) are `kvm` and `tun`.
     """
     volumes = [{"name": f"host{path.replace('/', '.')}", "kind": "host", "source": path, "readOnly": True,
                 "recursive": False} for path in host_paths()]  # fmt: skip
@@ -183,9 +190,15 @@ def host_manifest(
         volumes.append({**image, "gantry.io/layers": list(paths)})
         shares.append({"volume": f"image.{app}", "path": f"{SHARE}/images/{app}"})
     vm_mounts = [*programs, {"volume": "boot", "path": "/boot"}]
-    if how.name == "kvm":
-        volumes.append({"name": "kvm", "kind": "host", "source": device, "gantry.io/device": True})
-        vm_mounts.append({"volume": "kvm", "path": "/dev/kvm"})
+    told = {"name": TOLD, "kind": "empty", "mode": "0700", "uid": NOBODY, "gid": NOBODY}
+    volumes.append({**told, "gantry.io/medium": "Memory", "gantry.io/size-limit": "64Ki"})
+    vm_mounts.append({"volume": TOLD, "path": f"/{TOLD}", "readOnly": True})
+    for path in device_files(how):
+        name = os.path.basename(path)
+        volumes.append(
+            {"name": name, "kind": "host", "source": f"{directory}/{name}", "gantry.io/device": True}
+        )
+        vm_mounts.append({"volume": name, "path": path})
     return {
         "acVersion": pod["acVersion"],
         "acKind": "PodManifest",
@@ -193,7 +206,7 @@ def host_manifest(
             _app(
                 FILES, virtiofsd(tools), "0", [*programs, *shares], _FILES_CAPABILITIES, _FILES_FORBIDDEN, pod
             ),
-            _app(VM, qemu(tools, boot, how, wanted), _NOBODY, vm_mounts, (), (), pod),
+            _app(VM, qemu(tools, boot, how, wanted), str(NOBODY), vm_mounts, (), (), pod),
         ],
         "volumes": volumes,
         "isolators": _host_limits(wanted),
@@ -202,8 +215,46 @@ def host_manifest(
     }
 
 
-def make_device(path: Path, original: Path = DEVICE) -> None:
-    """A device file of our own for QEMU, which is nobody: the host's is for root and the group kvm, and cannot be
+def device_files(how: Accelerator) -> list[str]:
+    """The host's that QEMU opens: KVM's where it works, and that of taps. It makes none: it may open those it owns."""
+    return [*([str(DEVICE)] if how.name == "kvm" else []), *([TUN] if os.path.exists(TUN) else [])]
+
+
+def network_devices(links: Sequence[Link]) -> str:
+    """What QEMU reads: a network card for each interface (qemu(1), -readconfig)."""
+    return "".join(
+        f"""[netdev "net{number}"]
+  type = "tap"
+  ifname = "{link.tap}"
+  script = "no"
+  downscript = "no"
+
+[device "card{number}"]
+  driver = "virtio-net-device"
+  netdev = "net{number}"
+  mac = "{link.mac}"
+
+"""
+        for number, link in enumerate(links)
+    )
+
+
+def network_of_guest(links: Sequence[Link]) -> list[dict[str, Any]]:
+    """The same, for executor/kvm/guest/network.py."""
+    return [
+        {
+            "name": link.name,
+            "index": link.index,
+            "mac": link.mac,
+            "mtu": link.mtu,
+            "told": [[kind, payload.hex()] for kind, payload in link.told],
+        }
+        for link in links
+    ]
+
+
+def make_device(path: Path, original: Path) -> None:
+    """A device file of our own for QEMU, which is nobody: the host's may be for others only, and cannot be
     id-mapped. It lies in the pod's directory, which only root may enter. Raises OSError."""
     os.mknod(path, stat.S_IFCHR, original.stat().st_rdev)
     path.chmod(0o666)

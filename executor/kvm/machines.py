@@ -24,6 +24,8 @@ from executor.kvm.probe import Accelerator, ProbeError, Tools
 from executor.kvm.runtime import RuntimeFailure
 from executor.kvm.sandbox import Guest, KvmSandbox
 from executor.kvm.wire import Wire
+from executor.network import taps
+from executor.network.taps import Link
 from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.ports import RunPod, Sandbox
 from executor.stage1.manifest import ManifestError
@@ -94,6 +96,7 @@ class Machines:
             raise LaunchError(f"prepare the machine of {pod_dir}: {error}") from None
         starting = _Start(self, pod_dir, pod, on_gone)
         starting.host = await self._run(directory, starting.on_host_exit, starting.on_host_gone)
+        # Whoever gives pods a network has done so by now.
         try:
             async with asyncio.timeout(BOOT_SECONDS):
                 return await starting.boot(on_exit)
@@ -128,15 +131,15 @@ class Machines:
         }
         wanted = machine.size(pod, os.cpu_count() or 1)
         directory = pod_dir / "machine" / pod_dir.name
-        device = directory / "kvm"
+        how = equipment.how
         manifest = machine.host_manifest(
-            pod, layers, equipment.tools, equipment.boot, equipment.how, wanted, str(device)
+            pod, layers, equipment.tools, equipment.boot, how, wanted, str(directory)
         )
         for app in (FILES, VM):
             (directory / "appsinfo" / app).mkdir(parents=True)
             (directory / "appsinfo" / app / "lower").write_text(f"{equipment.system}\n")
-        if equipment.how.name == "kvm":
-            machine.make_device(device)
+        for path in map(Path, machine.device_files(how)):
+            machine.make_device(directory / path.name, path)
         (directory / "pod").write_text(json.dumps(manifest))
         return directory
 
@@ -145,7 +148,11 @@ class _Start:
     """One machine, from its start to its end."""
 
     def __init__(
-        self, machines: Machines, pod_dir: Path, pod: dict[str, Any], on_gone: Callable[[str], None]
+        self,
+        machines: Machines,
+        pod_dir: Path,
+        pod: dict[str, Any],
+        on_gone: Callable[[str], None],
     ) -> None:
         self._machines = machines
         self._pod_dir = pod_dir
@@ -158,6 +165,7 @@ class _Start:
 
     async def boot(self, on_exit: Callable[[AppExit], None]) -> KvmSandbox:
         """Start virtiofsd, QEMU, and the pod in the guest. Raises LaunchError, OSError."""
+        links = await self._take_network()
         await self._start_programs()
         await self.guest.ready
         sandbox = KvmSandbox(self.guest, self.host, self._pod_dir, on_exit, self._on_gone)
@@ -172,10 +180,27 @@ class _Start:
         if "etc/resolv.conf" not in files:
             files["etc/resolv.conf"] = _read(Path("/etc/resolv.conf"))
         await self.guest.call(
-            "run", str(self._pod_dir), name=self._pod_dir.name, files=files, time=time.time()
+            "run",
+            str(self._pod_dir),
+            name=self._pod_dir.name,
+            files=files,
+            time=time.time(),
+            network=machine.network_of_guest(links),
         )
         self.guest.on_lost = self._on_lost
         return sandbox
+
+    async def _take_network(self) -> tuple[Link, ...]:
+        """What interfaces the network namespace on the host has are the machine's. Raises LaunchError, OSError."""
+        told = f"/proc/{self.host.pid}/root/volume.{machine.TOLD}"  # docs/stage1-interface.md
+        try:
+            links = await asyncio.to_thread(taps.attach, self.host.pid, os.stat(told).st_uid)
+        except taps.NetworkError as error:
+            raise LaunchError(str(error)) from None
+        fd = os.open(f"{told}/{machine.DEVICES}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+        with open(fd, "w", encoding="ascii") as file:  # noqa: ASYNC230 - in memory
+            file.write(machine.network_devices(links))
+        return links
 
     async def _start_programs(self) -> None:
         ours, theirs = socket.socketpair()

@@ -29,6 +29,7 @@ _LATE: Final = (
     "encodings.utf_8",
     "traceback",
     "linecache",
+    "executor.kvm.guest.network",
 )
 _LIST: Final = """
 import sys; sys.path.insert(0, {root!r})

@@ -80,7 +80,7 @@ class Guest:
         return ours
 
     async def _ask(self, wire: Wire, do: str, streams: list[Stream], **more: Any) -> dict[str, Any]:
-        """The answer, with which the streams begin; an error ends them. Raises LaunchError, or an OSError of the guest."""
+        """The answer, with which the streams begin; an error ends them. Raises LaunchError; OSError is the guest's."""
         self._sequence += 1
         number = self._sequence
         if streams:

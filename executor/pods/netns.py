@@ -1,20 +1,15 @@
 """Connections in a pod's network, for a process that is outside of it.
 
-A socket belongs to the network namespace that it was made in (network_namespaces(7)), whoever uses it: so a thread that
-lives for this alone goes there, makes one, and ends. Nothing of the pod is executed, nothing stays in the pod. Where
-the network is no namespace of this kernel, but inside a virtual machine, the sandbox makes the connection.
+Where the network is a namespace of this kernel, a socket is made there; where it is inside a virtual machine, the
+sandbox makes the connection.
 """
 
 import asyncio
 import os
 import socket
-import threading
-from collections.abc import Callable
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from executor.stage1 import syscalls
-
-T = TypeVar("T")
+from executor.network.namespaces import within
 
 
 class Located(Protocol):
@@ -65,27 +60,3 @@ def make_socket(pid: int, family: int, kind: int = socket.SOCK_STREAM, protocol:
     if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino):
         return socket.socket(family, kind, protocol)
     return within(pid, lambda: socket.socket(family, kind, protocol))
-
-
-def within(pid: int, work: Callable[[], T]) -> T:
-    """Do something, shortly, in the network namespace of a process. Raises OSError, and what the work raises."""
-    made: list[T] = []
-    trouble: list[BaseException] = []
-
-    def there() -> None:
-        try:
-            fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                syscalls.setns(fd, syscalls.CLONE_NEWNET)
-            finally:
-                os.close(fd)
-            made.append(work())
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
-            trouble.append(error)
-
-    thread = threading.Thread(target=there, name="in the network of a pod")
-    thread.start()
-    thread.join()  # some system calls, none of which waits
-    if trouble:
-        raise trouble[0]
-    return made[0]

@@ -123,8 +123,13 @@ class Starter:
     started: list[Machine] = field(default_factory=list)
     launchers: list[Launcher] = field(default_factory=list)
 
-    async def __call__(self, apps: dict[str, dict[str, Any]], **pod: Any) -> Machine:
-        """apps: {name: {"exec": […], and what else goes into appc's app; "mounts"}}; pod: of the PodManifest."""
+    async def __call__(
+        self, apps: dict[str, dict[str, Any]], network: Callable[[int], None] = lambda pid: None, **pod: Any
+    ) -> Machine:
+        """apps: {name: {"exec": […], and what else goes into appc's app; "mounts"}}; pod: of the PodManifest.
+
+        network: puts interfaces into the network namespace of a process.
+        """
         directory = self.base / str(uuid.uuid4())  # the name of its cgroups, which others run beside
         entries = []
         for name, app in apps.items():
@@ -146,7 +151,13 @@ class Starter:
         self.launchers.append(host)
         exits: dict[str, asyncio.Queue[AppExit]] = {name: asyncio.Queue() for name in apps}
         gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        machines = Machines(host.run_pod, self.state)
+
+        async def run(*args: Any) -> Sandbox:
+            made = await host.run_pod(*args)
+            await asyncio.to_thread(network, made.pid)
+            return made
+
+        machines = Machines(run, self.state)
         sandbox = await machines.run_pod(
             directory, lambda ended: exits[ended.app].put_nowait(ended), gone.set_result
         )

@@ -1,12 +1,17 @@
-"""What reaches a port in a machine: probes, hooks and forwarded ports, as with any pod."""
+"""The network of a pod in a machine: the interfaces of its namespace; probes, hooks and forwarded ports."""
 
 import asyncio
 import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from executor.network.namespaces import within
 from executor.pods.core.events import Answer
 from executor.pods.handlers import HookError, Place, hook, probe
 from executor.pods.netns import connect
@@ -21,22 +26,70 @@ pytestmark = [
 
 HTTPD = "mkdir /www; echo fine > /www/index.html; exec httpd -f -p 127.0.0.1:8000 -h /www"
 HTTPD6 = "mkdir /www; echo six > /www/index.html; exec httpd -f -p [::1]:8006 -h /www"
+ANY = """
+mkdir /www; echo any > /www/index.html; dd if=/dev/zero of=/www/much bs=1k count=2048; exec httpd -f -p 8080 -h /www
+"""
 # Says how much it was sent, when that has ended.
 COUNTS = "exec nc -ll -p 8001 -e sh -c 'wc -c; echo end'"
 
 
+MAC = "02:00:5e:10:00:02"
+SHOW = "cat /sys/class/net/eth1/address /sys/class/net/eth1/mtu; ip -o addr; ip route; ip -6 route; ip neigh"
+FETCH = f"{SHOW}; wget -q -O - http://192.0.2.1:8080/; wget -q -O - http://198.51.100.7:8080/"
+
+
+def _nsenter(pid: int, script: str) -> None:
+    subprocess.run(["nsenter", "-t", str(pid), "-n", "sh", "-e", "-c", script], check=True)
+
+
+@pytest.fixture(scope="module")
+def outside() -> Iterator[int]:
+    """A process with a network of its own, which is the other end of the pod's."""
+    code = "import signal, ctypes; ctypes.CDLL(None).prctl(1, 9); print(flush=True); signal.pause()"
+    with subprocess.Popen(["unshare", "-n", "python3", "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.send_signal(signal.SIGKILL)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def machine(start: Any) -> Any:
-    """A pod with web servers on 127.0.0.1 and ::1, and a server that says how much it was sent."""
-    scripts = {"web": HTTPD, "six": HTTPD6, "counts": COUNTS}
-    made = await start({name: {"exec": ["sh", "-c", script]} for name, script in scripts.items()})
+async def machine(start: Any, outside: int) -> Any:
+    """A pod with web servers on 127.0.0.1, ::1 and all addresses, a server that says how much it was sent, and a
+    network."""
+
+    def network(pid: int) -> None:
+        _nsenter(
+            outside,
+            f"ip link add out address 02:00:5e:10:00:01 type veth peer name eth1 address {MAC} mtu 1400 netns {pid}",
+        )
+        _nsenter(
+            outside,
+            "ip addr add 192.0.2.1/24 dev out; ip addr add 198.51.100.7/32 dev out; ip link set out up; "
+            "ip addr add 2001:db8::1/64 dev out nodad",
+        )
+        _nsenter(
+            pid,
+            "ip addr add 192.0.2.2/24 dev eth1; ip -6 addr add 2001:db8::2/64 dev eth1 nodad; ip link set eth1 up; "
+            "ip route add 192.0.2.9 dev eth1; ip route add default via 192.0.2.9 metric 50; "
+            "ip neigh add 192.0.2.9 dev eth1 lladdr 02:00:5e:10:00:01",
+        )
+
+    scripts = {
+        "web": HTTPD,
+        "six": HTTPD6,
+        "counts": COUNTS,
+        "any": ANY,
+        "fetch": FETCH,
+    }
+    made = await start({name: {"exec": ["sh", "-c", script]} for name, script in scripts.items()}, network)
     null = os.open("/dev/null", os.O_WRONLY)
-    for app in scripts:
+    for app in scripts.keys() - {"fetch"}:
         await made.sandbox.start_app(app, stdin=None, stdout=null, stderr=null)
     os.close(null)
     web = Place(made.sandbox, "web", {"ports": [{"name": "web", "containerPort": 8000}]}, "")
     async with asyncio.timeout(60):
-        for port, host in ((8000, "127.0.0.1"), (8001, "127.0.0.1"), (8006, "::1")):
+        for port, host in ((8000, "127.0.0.1"), (8001, "127.0.0.1"), (8006, "::1"), (8080, "127.0.0.1")):
             tcp = {"tcpSocket": {"port": port, "host": host}, "timeoutSeconds": 30}
             while (await probe(web, tcp))[0] is not Answer.SUCCESS:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
@@ -59,8 +112,8 @@ async def test_probes_and_hooks_are_made_in_the_machine(machine: Any) -> None:
         Answer.FAILURE,
         "dial tcp 127.0.0.1:9: connect: connection refused",
     )
-    answer, said = await probe(web, {"tcpSocket": {"port": 80, "host": "192.0.2.1"}})
-    assert (answer, "unreachable" in said) == (Answer.FAILURE, True), "not the node's network"
+    answer, said = await probe(web, {"tcpSocket": {"port": 80, "host": "203.0.113.1"}})
+    assert (answer, "i/o timeout" in said) == (Answer.FAILURE, True), "not the node's network"
     answer, said = await probe(web, {"grpc": {"port": 8000}, **slow})
     assert answer is Answer.FAILURE
     assert said.startswith("error: health rpc failed: ")
@@ -103,6 +156,61 @@ async def test_ports_are_forwarded(machine: Any) -> None:
     assert [page.rpartition(b"\n\r\n")[2] for page in pages] == [b"fine\n", b"six\n"] * 4
     left = machine.sandbox._guest.wire.streams.values()
     assert {stream.kind for stream in left} == {"out"}, "only the apps' outputs are left"
+
+
+def _listen(address: str) -> socket.socket:
+    sock = socket.create_server((address, 8080))
+    sock.setblocking(False)
+    return sock
+
+
+async def test_the_interfaces_of_its_namespace_are_the_machine_s(machine: Any, outside: int) -> None:
+    """Their addresses, routes and neighbours, too; what the default route leads to answers to no ARP."""
+    loop = asyncio.get_running_loop()
+    with within(outside, lambda: _listen("0.0.0.0")) as server:
+
+        async def serve() -> list[str]:
+            peers = []
+            for _ in range(2):
+                sock, (peer, _port) = await loop.sock_accept(server)
+                with sock:
+                    await loop.sock_recv(sock, 4096)
+                    await loop.sock_sendall(sock, b"HTTP/1.0 200 OK\r\n\r\nfrom outside\n")
+                peers.append(peer)
+            return peers
+
+        serving = asyncio.ensure_future(serve())
+        ended, output = await machine.run("fetch")
+        assert ended.exit_code == 0, output
+        assert await asyncio.wait_for(serving, 60) == ["192.0.2.2"] * 2
+    assert output.count("from outside\n") == 2
+    lines = [" ".join(line.split()) for line in output.splitlines()]
+    assert lines[:2] == [MAC, "1400"]
+    for part in (
+        "eth1 inet 192.0.2.2/24 ",
+        "eth1 inet6 2001:db8::2/64 scope global",
+        "default via 192.0.2.9 dev eth1 metric 50",
+        "192.0.2.9 dev eth1 lladdr 02:00:5e:10:00:01 ",
+        "2001:db8::/64 dev eth1",
+    ):
+        assert any(part in line for line in lines), (part, lines)
+
+
+async def test_the_network_reaches_the_machine(machine: Any, outside: int) -> None:
+    loop = asyncio.get_running_loop()
+    for family, address in ((socket.AF_INET, "192.0.2.2"), (socket.AF_INET6, "2001:db8::2")):
+        sock = within(outside, lambda family=family: socket.socket(family))
+        with sock:
+            sock.setblocking(False)
+            async with asyncio.timeout(60):
+                await loop.sock_connect(sock, (address, 8080))
+                await loop.sock_sendall(sock, b"GET /much HTTP/1.0\r\n\r\n")
+                size = 0
+                while data := await loop.sock_recv(sock, 1 << 16):
+                    size += len(data)
+        assert size > 2048 * 1024
+    its_own = Place(machine.sandbox, "any", {}, "192.0.2.2")
+    assert await probe(its_own, {"httpGet": {"port": 8080}, "timeoutSeconds": 30}) == (Answer.SUCCESS, "")
 
 
 async def test_a_client_that_goes_is_not_waited_for(machine: Any) -> None:

@@ -53,7 +53,9 @@ def test_stage1_takes_both_manifests(how: Accelerator) -> None:
         volumes=[{"name": "v", "kind": "host", "source": "/srv", "readOnly": True}],
         isolators=[{"name": "gantry.io/pids", "value": {"limit": 100}}],
     )
-    made = machine.host_manifest(asked, {"app0": ["/l/2", "/l/1"]}, TOOLS, BOOT, how, machine.size(asked, 2))
+    made = machine.host_manifest(
+        asked, {"app0": ["/l/2", "/l/1"]}, TOOLS, BOOT, how, machine.size(asked, 2), "/machine"
+    )
     host = manifest._pod(made)
     assert set(host.apps) == {"vm", "files"}
     assert host.apps["vm"].capabilities == frozenset()

@@ -27,11 +27,15 @@ _CLOCK_OFF: Final = 0.5
 class Agent:
     """One loop over the wire, the launcher and the streams; nothing in it waits for one of them alone."""
 
-    def __init__(self, port: int, control: socket.socket, launcher: int, pods: str) -> None:
+    def __init__(
+        self, port: int, control: socket.socket, launcher: int, pods: str, load_modules: Callable[[str], None]
+    ) -> None:
+        """load_modules: of a list (executor/kvm/boot.py)."""
         self._port = port
         self._control = control
         self._launcher = launcher
         self._pods = pods
+        self._load_modules = load_modules
         self._epoll = select.epoll()
         self._masks: dict[int, int] = {}
         self._handlers: dict[int, Callable[[int], None]] = {}
@@ -150,6 +154,8 @@ class Agent:
             return
         if do == "run":
             self._lay_out(request)
+            if request["network"]:
+                self._load_modules("network")
         numbers = request.pop("streams", [])
         request["pod"] = self._pod
         self._asked[request["id"]] = {**request, "streams": numbers}
@@ -230,12 +236,25 @@ class Agent:
                 self._drop(asked)
             elif asked["do"] == "run":
                 self._network = message["pid"]
+                message = self._give_network(asked, message)
             elif fds:
                 ((_, number),) = asked["streams"]
                 self._streams[number] = _Stream(self, number, fds[0], reads=True, writes=True)
             elif asked["do"] == "remove":
                 self._clear(asked["app"])
         self.send(frames.message(message))
+
+    def _give_network(self, asked: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
+        """The answer: the pod runs when it has its network."""
+        if not asked["network"]:
+            return message
+        from executor.kvm.guest import network
+
+        try:
+            network.give(asked["network"], message["pid"], self._enter_network)
+        except OSError as error:
+            return {"id": asked["id"], "error": f"the network in the machine: {error.strerror or error}"}
+        return message
 
     def _drop(self, asked: dict[str, Any]) -> None:
         """What was to be started has not been: nothing comes from its streams but their end."""

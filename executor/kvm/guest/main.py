@@ -47,7 +47,7 @@ def main() -> None:
             os.close(port)
             os._exit(_launch(theirs))
         theirs.close()
-        agent.Agent(port, ours, pid, PODS).run()
+        agent.Agent(port, ours, pid, PODS, _load_modules).run()
     except BaseException:  # noqa: BLE001 - the last frame there is: said on the console, which the host keeps
         traceback.print_exc()
     finally:
@@ -57,9 +57,7 @@ def main() -> None:
 
 def _prepare() -> None:
     syscalls.mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID)
-    with open(f"{MODULES}/order", encoding="ascii") as file:
-        for name in file.read().split():
-            _load(f"{MODULES}/{name}")
+    _load_modules("order")
     syscalls.mount("proc", "/proc", "proc", _SYSTEM)
     syscalls.mount("sysfs", "/sys", "sysfs", _SYSTEM)
     syscalls.mount("cgroup2", "/sys/fs/cgroup", "cgroup2", _SYSTEM)
@@ -70,6 +68,13 @@ def _prepare() -> None:
     syscalls.mount("tmpfs", PODS, "tmpfs", MS_NOSUID, "mode=755,size=100%")
     syscalls.mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
     syscalls.mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+
+
+def _load_modules(order: str) -> None:
+    """What a list names, in its order."""
+    with open(f"{MODULES}/{order}", encoding="ascii") as file:
+        for name in file.read().split():
+            _load(f"{MODULES}/{name}")
 
 
 def _load(path: str) -> None:
