@@ -12,14 +12,14 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvloop
 from aiohttp import web
 
 from executor.config import Settings, parser, settings
 from executor.contract.stages import ByFlavor, Stages
-from executor.kvm.machine import KVM
+from executor.kvm.machine import KVM, check_pod
 from executor.kvm.machines import Machines
 from executor.mesos import PodExecutor
 from executor.metadata.images import store_manifests
@@ -122,7 +122,7 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
         facts=facts(config.pods_dir),
         measure=not_measured if measurer is None else measurer.measure,
         metadata=metadata,
-        admit=lambda pod, handler: stages.admit(choose_flavor(pod, handler, config.flavor, flavors), pod),
+        admit=lambda pod, handler: _admit(stages, choose_flavor(pod, handler, config.flavor, flavors), pod),
     )
     pods = Pods(machine, executor.report)
     background: list[asyncio.Task[None]] = []
@@ -150,6 +150,13 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
         await metadata.shut()
         await server.cleanup()
     return 1 if stop.failed else 0
+
+
+def _admit(stages: Stages, flavor: str, pod: Mapping[str, Any]) -> None:
+    """Raises ValueError for what a flavor cannot run."""
+    stages.admit(flavor, pod)
+    if flavor == KVM:
+        check_pod(pod)
 
 
 async def _serve(server: web.AppRunner, config: Settings) -> str:

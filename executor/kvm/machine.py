@@ -18,6 +18,7 @@ from executor.kvm.guest.main import SHARE, TAG
 from executor.kvm.probe import DEVICE, Accelerator, Tools
 from executor.network.taps import TUN, Link
 from executor.stage1.manifest import quantity
+from shared.models.machines import lacks
 
 KVM: Final = "kvm"
 """The flavor's name."""
@@ -81,8 +82,14 @@ def flavor(pod: Mapping[str, Any]) -> str:
     return _notes(pod).get("gantry.io/flavor", "")
 
 
+def check_pod(pod: Mapping[str, Any]) -> None:
+    """Of a v1 Pod, before anything is done for it. Raises MachineError that names the field."""
+    for path, why in lacks(pod):
+        raise MachineError(f"{path}: {why} (flavor {KVM})")
+
+
 def check(pod: Mapping[str, Any]) -> None:
-    """Raises MachineError."""
+    """Of a PodManifest, whoever made it. Raises MachineError."""
     notes = _notes(pod)
     if notes.get("gantry.io/host-network") == "true":
         raise MachineError("flavor kvm has no host network: a virtual machine has a network of its own")

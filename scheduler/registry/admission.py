@@ -16,6 +16,7 @@ from scheduler.registry import serviceaccounts
 from scheduler.registry.errors import FieldError, Forbidden
 from scheduler.registry.resource import Object, Resource
 from scheduler.registry.wishes import asks_for_gpus
+from shared.models import machines
 from shared.models.annotations import EXECUTOR, SHARED, STAGE1_IMAGES, STAGE1_NAME
 
 Find = Callable[[str, str, str], Object | None]
@@ -44,7 +45,7 @@ def _pods(pods: Resource, find: Find) -> Resource:
         return pod
 
     def validate_create(pod: Object) -> list[FieldError]:
-        return [*_validate_stage1(pod, find), *pods.validate_create(pod)]
+        return [*_validate_stage1(pod, find), *_validate_machine(pod, find), *pods.validate_create(pod)]
 
     def validate_update(new: Object, old: Object) -> list[FieldError]:
         errors = pods.validate_update(new, old)
@@ -93,6 +94,18 @@ def _validate_stage1(pod: Object, find: Find) -> list[FieldError]:
 
 
 # ---- RuntimeClass
+
+
+def _validate_machine(pod: Object, find: Find) -> list[FieldError]:
+    """What a pod of a class for virtual machines cannot have; see `shared.models.machines`."""
+    name = pod["spec"].get("runtimeClassName")
+    runtime = find(RUNTIME_CLASSES, "", name) if name else None
+    if runtime is None or runtime.get("handler") != machines.HANDLER:
+        return []
+    return [
+        FieldError.forbidden(path, f"{why} (RuntimeClass {name}, flavor {machines.HANDLER})")
+        for path, why in machines.lacks(pod)
+    ]
 
 
 def _runtime_class(spec: Object, pod: str, find: Find) -> Object:

@@ -86,6 +86,15 @@ def test_what_a_machine_cannot_have_is_refused(more: dict[str, Any], what: str) 
         machine.check(pod({}, **more))
 
 
+def test_a_pod_that_asks_for_what_no_machine_has_is_told_the_field() -> None:
+    container = {"name": "c", "image": "x", "resources": {"limits": {"nvidia.com/gpu": 1, "memory": "1Gi"}}}
+    machine.check_pod({"spec": {"containers": [{"name": "c", "image": "x"}]}})
+    with pytest.raises(MachineError, match=r"^spec\.containers\[0\]\.resources\.limits\[nvidia\.com/gpu\]: "):
+        machine.check_pod({"spec": {"containers": [container]}})
+    with pytest.raises(MachineError, match=r"^spec\.hostNetwork: a virtual machine has a network of its own"):
+        machine.check_pod({"spec": {"hostNetwork": True, "containers": [container]}})
+
+
 @pytest.mark.root
 def test_qemu_s_own_device_is_the_host_s_and_open_to_nobody(tmp_path: Path) -> None:
     machine.make_device(tmp_path / "kvm", Path("/dev/null"))

@@ -177,6 +177,42 @@ def test_two_words_about_the_stage1() -> None:
     assert "means runtimeClassName fly, the pod has linux" in errors[0]
 
 
+# ---- virtual machines
+
+
+@pytest.mark.parametrize(
+    ("field", "more"),
+    [
+        ("spec.hostNetwork", {"hostNetwork": True}),
+        ("spec.volumes[0].hostPath.type",
+         {"volumes": [{"name": "v", "hostPath": {"path": "/dev/x", "type": "CharDevice"}}]}),
+        ("spec.initContainers[0].resources.limits[nvidia.com/gpu]",
+         {"initContainers": [{"name": "i", "image": "x", "resources": {"limits": {"nvidia.com/gpu": 1}}}]}),
+        ("spec.initContainers[0].volumeMounts[0].mountPropagation",
+         {"volumes": [{"name": "v", "hostPath": {"path": "/x"}}], "initContainers": [{"name": "i", "image": "x",
+          "volumeMounts": [{"name": "v", "mountPath": "/v", "mountPropagation": "HostToContainer"}]}]}),
+        ("spec.initContainers[0].securityContext.procMount",
+         {"hostUsers": False, "initContainers": [{"name": "i", "image": "x",
+          "securityContext": {"procMount": "Unmasked"}}]}),
+    ],
+)  # fmt: skip
+def test_what_a_virtual_machine_does_not_have(field: str, more: Json) -> None:
+    resource = pods(runtime_class("own", handler="kvm"), runtime_class("other"))
+    _, errors = created(resource, pod(runtimeClassName="own", **more))
+    assert errors[0].startswith(f"{field}: Forbidden: ")
+    assert errors[0].endswith("(RuntimeClass own, flavor kvm)")
+    _, errors = created(resource, pod(runtimeClassName="other", **more))
+    assert [one for one in errors if "machine" in one] == []
+
+
+def test_everything_else_a_virtual_machine_has() -> None:
+    volumes = [{"name": "v", "hostPath": {"path": "/x", "type": "Directory"}}, {"name": "e", "emptyDir": {}}]
+    assert (
+        created(pods(runtime_class("own", handler="kvm")), pod(runtimeClassName="own", volumes=volumes))[1]
+        == []
+    )
+
+
 # ---- ServiceAccount
 
 
