@@ -144,7 +144,7 @@ class Sandbox:
             return
         answer, self._on_running = self._on_running, None
         if answer is not None:
-            answer({"pid": self._init})
+            answer({"pid": userns.on_host(self._door)})  # who has the pod's network and mounts
         # While the executor makes up its mind:
         self._prepare()
 
