@@ -1,13 +1,16 @@
 """Runs inside a pod and tries to get out of it, or at its neighbours; prints what became of each attempt, as JSON.
 
 Each attempt is a function that returns when it has succeeded and raises when it was refused. It is made so that success
-harms nobody: files are opened for writing and not written, calls get values that change nothing. Arguments: a file
-of the host that no pod may see, the device number of the host's disk, the abstract socket of a process of the host; the
-names of the attempts to make, if not all.
+harms nobody, in whatever flavor: files are opened for writing and not written, calls get values that change nothing, or
+that only whoever may make them is told are wrong. Arguments: a file of the host that no pod may see, the device number
+of the host's disk, the abstract socket, TCP port and pid of a process of the host; the names of the attempts to make,
+if not all.
 """
 
+import contextlib
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import resource
@@ -17,18 +20,21 @@ import struct
 import sys
 import time
 
-SECRET, DISK, LISTENER, *ONLY = sys.argv[1:]
+SECRET, DISK, LISTENER, PORT, HOST_PID, *ONLY = sys.argv[1:]
 LIBC = ctypes.CDLL(None, use_errno=True)
 NR = {
     "reboot": 169, "kexec_load": 246, "init_module": 175, "delete_module": 176, "clock_settime": 227, "swapon": 167,
     "iopl": 172, "mount": 165, "umount2": 166, "unshare": 272, "setns": 308, "ptrace": 101, "keyctl": 250, "bpf": 321,
     "perf_event_open": 298, "userfaultfd": 323, "io_uring_setup": 425, "open_by_handle_at": 304, "syslog": 103,
     "acct": 163, "sethostname": 170, "chroot": 161, "process_vm_readv": 310, "adjtimex": 159, "fsopen": 430,
-    "open_tree": 428, "add_key": 248, "move_pages": 279, "kcmp": 312, "shmget": 29, "quotactl": 179,
+    "open_tree": 428, "add_key": 248, "move_pages": 279, "kcmp": 312, "shmget": 29, "quotactl": 179, "pivot_root": 155,
+    "mq_open": 240,
 }  # fmt: skip
 NEWNS, NEWUSER, NEWCGROUP = 0x20000, 0x10000000, 0x02000000
 REMOUNT_BIND_RW = 32 | 4096
 ATTEMPTS = {}
+with open("/proc/self/uid_map") as _file:
+    ROOT_OF_THE_MACHINE = os.getuid() == 0 and _file.read().split()[1] == "0"
 
 
 def attempt(function):
@@ -36,11 +42,12 @@ def attempt(function):
     return function
 
 
-def call(name, *arguments):
+def call(name, *arguments, allowed=()):
+    """`allowed`: the errors of whoever may make the call, and makes it with values that are wrong."""
     made = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
     result = LIBC.syscall(ctypes.c_long(NR[name]), *made)
-    if result < 0:
-        number = ctypes.get_errno()
+    number = ctypes.get_errno()
+    if result < 0 and number not in allowed:
         raise OSError(number, os.strerror(number))
     return result
 
@@ -199,6 +206,39 @@ def leave_the_root_by_chroot():
 
 
 @attempt
+def leave_the_root_by_dots():
+    for start in ("/", "/volume", "/proc/self/cwd", "/dev/shm"):
+        os.close(os.open(start + "/.." * 32 + SECRET, os.O_RDONLY))
+
+
+@attempt
+def leave_the_root_by_taking_it_away():
+    call("umount2", b"/", 2)
+    os.close(os.open(SECRET, os.O_RDONLY))
+
+
+@attempt
+def leave_the_root_by_another():
+    own_users(NEWNS)
+    mount("x", "/tmp", "tmpfs")
+    os.chdir("/tmp")
+    call("pivot_root", b".", b".")
+    call("umount2", b".", 2)
+    os.close(os.open(SECRET, os.O_RDONLY))
+
+
+@attempt
+def cgroup_of_somebody_else():
+    with open("/proc/self/mountinfo") as file:
+        for point in (line.split()[4] for line in file if " - cgroup" in line):
+            for name in ("tasks", "cgroup.procs"):
+                if os.path.exists(f"{point}/../{name}") or os.path.exists(f"{point}/{name}"):
+                    can_write(f"{point}/{name}")
+                    return
+    raise OSError(errno.ENOENT, "none is mounted")
+
+
+@attempt
 def host_file_by_handle():
     handle = struct.pack("Ii8s", 8, 1, struct.pack("II", 2, 0))  # inode 2: the root of an ext file system
     call("open_by_handle_at", os.open("/volume", os.O_RDONLY), handle, os.O_RDONLY)
@@ -268,7 +308,7 @@ def cgroup_of_a_user_namespace():
 
 @attempt
 def reboot():
-    call("reboot", 0xFEE1DEAD, 1, 0, 0)  # the second magic is wrong: whoever may gets EINVAL
+    call("reboot", 0xFEE1DEAD, 1, 0, 0, allowed=[errno.EINVAL])  # the second magic is wrong
 
 
 @attempt
@@ -278,12 +318,12 @@ def kexec():
 
 @attempt
 def load_a_module():
-    call("init_module", b"no module", 9, b"")
+    call("init_module", b"no module", 9, b"", allowed=[errno.ENOEXEC])
 
 
 @attempt
 def unload_a_module():
-    call("delete_module", b"no_such_module", 0x800)
+    call("delete_module", b"no_such_module", 0x800, allowed=[errno.ENOENT])
 
 
 @attempt
@@ -294,17 +334,17 @@ def set_the_clock():
 
 @attempt
 def steer_the_clock():
-    call("adjtimex", struct.pack("I", 0x4000) + bytes(204))  # ADJ_TICK of 0: EINVAL for whoever may
+    call("adjtimex", struct.pack("I", 0x4000) + bytes(204), allowed=[errno.EINVAL])  # ADJ_TICK of 0
 
 
 @attempt
 def swap():
-    call("swapon", b"/no/such/file", 0)
+    call("swapon", b"/no/such/file", 0, allowed=[errno.ENOENT])
 
 
 @attempt
 def accounting():
-    call("acct", b"/no/such/file")
+    call("acct", b"/no/such/file", allowed=[errno.ENOENT])
 
 
 @attempt
@@ -319,7 +359,8 @@ def kernel_log():
 
 @attempt
 def name_of_the_machine():
-    call("sethostname", b"taken", 5)
+    name = os.uname().nodename.encode()
+    call("sethostname", name, len(name))
 
 
 @attempt
@@ -334,7 +375,11 @@ def higher_priority():
 
 @attempt
 def higher_limits():
-    resource.setrlimit(resource.RLIMIT_NOFILE, (1 << 21, 1 << 21))
+    _, most = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (most + 4096, most + 4096))
+    except ValueError:
+        raise PermissionError(errno.EPERM, "setrlimit") from None
 
 
 # -- other processes
@@ -342,20 +387,54 @@ def higher_limits():
 
 @attempt
 def kill_init():
-    os.kill(1, signal.SIGKILL)
+    with open("/proc/1/comm") as file:
+        os.kill(1, signal.SIGKILL if file.read().startswith("gantry") else 0)  # not the machine's
+
+
+def trace(pid):
+    call("ptrace", 0x4206, pid, 0, 0)  # PTRACE_SEIZE: it does not notice, and is let go when we end
+
+
+def memory_of(pid):
+    data = ctypes.create_string_buffer(8)
+    mine = struct.pack("QQ", ctypes.addressof(data), 8)
+    call("process_vm_readv", pid, mine, 1, struct.pack("QQ", 0x400000, 8), 1, 0, allowed=[errno.EFAULT])
 
 
 @attempt
 def trace_init():
-    call("ptrace", 16, 1, 0, 0)
-    os.waitpid(1, 0x40000000)
+    trace(1)
 
 
 @attempt
 def memory_of_init():
-    data = ctypes.create_string_buffer(8)
-    mine = struct.pack("QQ", ctypes.addressof(data), 8)
-    call("process_vm_readv", 1, mine, 1, struct.pack("QQ", 0x400000, 8), 1, 0)
+    memory_of(1)
+
+
+# Those of the host have numbers of their own here, if any; so what is asked is whether this one can be found.
+@attempt
+def signal_to_a_process_of_the_host():
+    os.kill(int(HOST_PID), 0)
+
+
+@attempt
+def trace_a_process_of_the_host():
+    trace(int(HOST_PID))
+
+
+@attempt
+def memory_of_a_process_of_the_host():
+    memory_of(int(HOST_PID))
+
+
+@attempt
+def environment_of_a_process_of_the_host():
+    can_read(f"/proc/{HOST_PID}/environ")
+
+
+@attempt
+def priority_of_a_process_of_the_host():
+    os.setpriority(os.PRIO_PROCESS, int(HOST_PID), os.getpriority(os.PRIO_PROCESS, int(HOST_PID)))
 
 
 @attempt
@@ -372,8 +451,13 @@ def keyring_of_the_session():
 
 
 @attempt
+def keyring_of_the_user():
+    call("keyctl", 0, -4, 0, allowed=[errno.ENOKEY])
+
+
+@attempt
 def a_key():
-    call("add_key", b"user", b"gantry-escape", b"x", 1, -4)
+    call("add_key", b"user", b"gantry-escape", b"x", 1, -1)  # of this thread: it goes with it
 
 
 for name, arguments in {
@@ -400,18 +484,44 @@ def abstract_socket_of_the_host():
 
 
 @attempt
+def loopback_of_the_host():
+    socket.create_connection(("127.0.0.1", int(PORT)), timeout=5).close()
+
+
+@attempt
+def interfaces():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        flags = fcntl.ioctl(sock, 0x8913, b"lo".ljust(40, b"\0"))  # SIOCGIFFLAGS
+        fcntl.ioctl(sock, 0x8914, flags)  # SIOCSIFFLAGS: as they are
+
+
+@attempt
+def packets_as_they_are():
+    socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)).close()
+
+
+@attempt
 def shared_memory_of_the_host():
-    call("shmget", 0x67616E74, 0, 0)
+    call("shmget", int(HOST_PID), 0, 0)
+
+
+@attempt
+def message_queue_of_the_host():
+    call("mq_open", LISTENER.encode(), os.O_RDONLY, 0, 0)
 
 
 def outcome(function):
-    """In a process of its own, as some attempts cost the one that makes them its life."""
+    """In a process of its own, as some attempts cost the one that makes them its life; and where the machine's root
+    tries, in mounts of its own, as the next one needs them as they were."""
     ready, report = os.pipe()
     pid = os.fork()
     if pid == 0:
         text = "done"
         try:
-            signal.alarm(10)
+            signal.alarm(30)
+            if ROOT_OF_THE_MACHINE:
+                with contextlib.suppress(OSError):
+                    call("unshare", NEWNS)
             function()
         except OSError as error:
             text = errno.errorcode.get(error.errno, str(error))
