@@ -17,6 +17,7 @@ from executor.kvm.boot import Boot
 from executor.kvm.guest.main import SHARE, TAG
 from executor.kvm.probe import DEVICE, Accelerator, Tools
 from executor.network.taps import TUN, Link
+from executor.pods.manifest import INIT
 from executor.stage1.manifest import quantity
 from shared.models.machines import lacks
 
@@ -27,6 +28,8 @@ FILES: Final = "files"
 MIB: Final = 1024 * 1024
 DEFAULT_MEMORY: Final = 512 * MIB
 """For the apps without a memory limit, together."""
+DEFAULT_CPU_MILLI: Final = 1000
+"""For those without a cpu limit."""
 GUEST_OVERHEAD: Final = 128 * MIB
 """Of the machine's memory, what its kernel and our code have in it."""
 HOST_OVERHEAD: Final = 192 * MIB
@@ -39,6 +42,10 @@ TOLD: Final = "told"
 DEVICES: Final = "devices"
 """The file in it that says what devices there are beside those of every machine."""
 
+_ON_HOST: Final = (
+    "resource/memory", "resource/cpu", "os/linux/cpu-shares", "resource/block-bandwidth", "resource/block-iops",
+)  # fmt: skip
+"""Isolators of a pod that hold for its machine; all others are for the guest."""
 _OOM_SCORE: Final = "os/linux/oom-score-adj"
 _TB_CACHE_MIB: Final = 64
 _SERVICES: Final = ("/usr", "/bin", "/lib", "/lib64", "/sbin", "/etc/ld.so.cache", "/etc/alternatives")
@@ -100,29 +107,54 @@ def check(pod: Mapping[str, Any]) -> None:
 
 def size(pod: Mapping[str, Any], host_cpus: int) -> Size:
     """From the apps' limits, and the pod's own where it has some."""
-    memory, unlimited = 0, False
-    limit, request, no_limit = 0, 0, False
-    for app in pod["apps"]:
-        asked = _isolators(app["app"].get("isolators"))
-        value = asked.get("resource/memory", {}).get("limit")
-        unlimited = unlimited or value is None
-        memory += 0 if value is None else quantity(value)
-        cpu = asked.get("resource/cpu", {})
-        no_limit = no_limit or cpu.get("limit") is None
-        limit += quantity(cpu.get("limit") or 0, scale=3)
-        request += quantity(cpu.get("request") or cpu.get("limit") or 0, scale=3)
+    together = [[_isolators(app["app"].get("isolators")) for app in apps] for apps in _together(pod["apps"])]
+    memory = max(_sum(apps, "resource/memory", DEFAULT_MEMORY) for apps in together)
+    cpu = max(_sum(apps, "resource/cpu", DEFAULT_CPU_MILLI, scale=3) for apps in together)
+    request = max(sum(_cpu_request(asked) for asked in apps) for apps in together)
+    limited = all(_limit(asked, "resource/cpu") is not None for apps in together for asked in apps)
     own = _isolators(pod.get("isolators"))
-    if (value := own.get("resource/memory", {}).get("limit")) is not None:
-        memory, unlimited = quantity(value), False
-    if (value := own.get("resource/cpu", {}).get("limit")) is not None:
-        limit, no_limit = quantity(value, scale=3), False
-    memory += (DEFAULT_MEMORY if unlimited else 0) + GUEST_OVERHEAD
+    if (value := _limit(own, "resource/memory")) is not None:
+        memory = quantity(value)
+    if (value := _limit(own, "resource/cpu")) is not None:
+        cpu, limited = quantity(value, scale=3), True
     return Size(
-        memory=-(-memory // MIB) * MIB,
-        cpus=min(max(math.ceil(limit / 1000), 1), host_cpus),
-        cpu_limit_milli=None if no_limit else limit + CPU_OVERHEAD_MILLI,
+        memory=-(-(memory + GUEST_OVERHEAD) // MIB) * MIB,
+        cpus=min(max(math.ceil(cpu / 1000), 1), host_cpus),
+        cpu_limit_milli=cpu + CPU_OVERHEAD_MILLI if limited else None,
         cpu_request_milli=request + CPU_OVERHEAD_MILLI,
     )
+
+
+def _together(apps: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Which apps run at the same time: each init container with the sidecars before it, then all that stay.
+
+    Kubernetes' rule for what a pod needs (`pkg/api/v1/resource`, KEP-753).
+    """
+    found: list[list[Mapping[str, Any]]] = []
+    stay: list[Mapping[str, Any]] = []
+    for app in apps:
+        if _notes(app).get(INIT) == "once":
+            found.append([*(one for one in stay if INIT in _notes(one)), app])
+        else:
+            stay.append(app)
+    return [*found, stay]
+
+
+def _sum(apps: Sequence[Mapping[str, Any]], name: str, default: int, scale: int = 0) -> int:
+    """Of the limits. default: for those apps together that have none."""
+    limits = [_limit(asked, name) for asked in apps]
+    return sum(quantity(value, scale=scale) for value in limits if value is not None) + (
+        default if None in limits else 0
+    )
+
+
+def _limit(asked: Mapping[str, Any], name: str) -> Any:
+    return asked.get(name, {}).get("limit")
+
+
+def _cpu_request(asked: Mapping[str, Any]) -> int:
+    cpu = asked.get("resource/cpu", {})
+    return quantity(cpu.get("request") or cpu.get("limit") or 0, scale=3)
 
 
 def qemu(tools: Tools, boot: Boot, how: Accelerator, wanted: Size) -> list[str]:
@@ -197,6 +229,7 @@ def host_manifest(
         volumes.append({**image, "gantry.io/layers": list(paths)})
         shares.append({"volume": f"image.{app}", "path": f"{SHARE}/images/{app}"})
     vm_mounts = [*programs, {"volume": "boot", "path": "/boot"}]
+    asked = pod.get("isolators") or ()
     told = {"name": TOLD, "kind": "empty", "mode": "0700", "uid": NOBODY, "gid": NOBODY}
     volumes.append({**told, "gantry.io/medium": "Memory", "gantry.io/size-limit": "64Ki"})
     vm_mounts.append({"volume": TOLD, "path": f"/{TOLD}", "readOnly": True})
@@ -216,7 +249,7 @@ def host_manifest(
             _app(VM, qemu(tools, boot, how, wanted), str(NOBODY), vm_mounts, (), (), pod),
         ],
         "volumes": volumes,
-        "isolators": _host_limits(wanted),
+        "isolators": [*_host_limits(wanted), *(one for one in asked if one["name"] in _ON_HOST[2:])],
         "annotations": [{"name": "gantry.io/flavor", "value": "linux"}],
         "ports": [],
     }
@@ -284,12 +317,11 @@ def guest_manifest(pod: Mapping[str, Any]) -> dict[str, Any]:
         }
         for volume in pod.get("volumes") or ()
     ]
-    kept = ("os/unix/sysctl", "gantry.io/pids")
     return {
         **pod,
         "apps": [_killable(app) for app in pod["apps"]],
         "volumes": volumes,
-        "isolators": [one for one in pod.get("isolators") or () if one["name"] in kept],
+        "isolators": [one for one in pod.get("isolators") or () if one["name"] not in _ON_HOST],
         "annotations": [{"name": name, "value": value} for name, value in notes.items()],
     }
 

@@ -23,6 +23,8 @@ from executor.stage1.manifest import FLAVORS
 from shared.models.quantities import quantity_bytes
 
 AC_VERSION: Final = "0.8.11"
+INIT: Final = "gantry.io/init"
+"""Annotation of an app that is an init container: `once`, or `sidecar` if it stays."""
 HOSTNAME_MAX: Final = 63
 DEFAULT_TERMINATION_PATH: Final = "/dev/termination-log"
 HOST_PATH_TYPES: Final = frozenset(
@@ -161,6 +163,8 @@ def app_entry(
     if handlers := event_handlers(config):
         app["eventHandlers"] = [{"name": name, "exec": argv} for name, argv in handlers.items()]
     notes = {"gantry.io/stop-signal": str(int(stop_signal(config.stop_signal)))}
+    if any(one["name"] == container["name"] for one in level.pod["spec"].get("initContainers") or ()):
+        notes[INIT] = "sidecar" if container.get("restartPolicy") == "Always" else "once"
     if context.get("privileged"):
         notes["gantry.io/privileged"] = "true"
     if context.get("procMount") == "Unmasked":

@@ -39,6 +39,8 @@ def test_the_size_is_the_limits_and_what_it_takes_itself() -> None:
     assert found.memory % MIB == 0
     assert (found.cpus, found.cpu_limit_milli) == (3, 2750)
     assert machine.size(limited, 2).cpus == 2
+    both = machine.size(pod({"memory": {"limit": "64Mi"}, "cpu": {"limit": "1500m"}}, {}), 8)
+    assert (both.cpus, both.cpu_limit_milli) == (3, None), "one for the app without a limit"
     free = machine.size(pod({"memory": {"limit": "64Mi"}}, {}), 8)
     assert free.memory == machine.DEFAULT_MEMORY + 64 * MIB + GUEST_OVERHEAD
     assert (free.cpus, free.cpu_limit_milli) == (1, None)
@@ -46,12 +48,38 @@ def test_the_size_is_the_limits_and_what_it_takes_itself() -> None:
     assert machine.size(own, 8).memory == 256 * MIB + GUEST_OVERHEAD
 
 
+def test_what_does_not_run_at_the_same_time_is_not_added() -> None:
+    """Kubernetes' rule: an init container has the sidecars before it beside it, not those after it."""
+    mib = lambda *sizes: [{"memory": {"limit": f"{size}Mi"}, "cpu": {"limit": f"{size}m"}} for size in sizes]  # noqa: E731
+
+    def memory(roles: str, *sizes: int) -> int:
+        asked = pod(*mib(*sizes))
+        for app, role in zip(asked["apps"], roles, strict=True):
+            if role != "-":
+                app["annotations"] = [
+                    {"name": "gantry.io/init", "value": {"i": "once", "s": "sidecar"}[role]}
+                ]
+        found = machine.size(asked, 8)
+        assert found.cpu_limit_milli == (found.memory - GUEST_OVERHEAD) // MIB + machine.CPU_OVERHEAD_MILLI
+        return (found.memory - GUEST_OVERHEAD) // MIB
+
+    assert memory("i--", 100, 30, 30) == 100
+    assert memory("i--", 50, 30, 30) == 60
+    assert memory("ii-", 100, 200, 30) == 200
+    assert memory("si-", 50, 100, 30) == 150
+    assert memory("is-", 100, 50, 30) == 100
+    assert memory("iss-", 100, 50, 50, 30) == 130
+
+
 @pytest.mark.parametrize("how", [TCG, KVM], ids=["tcg", "kvm"])
 def test_stage1_takes_both_manifests(how: Accelerator) -> None:
     asked = pod(
         {"memory": {"limit": "64Mi"}},
         volumes=[{"name": "v", "kind": "host", "source": "/srv", "readOnly": True}],
-        isolators=[{"name": "gantry.io/pids", "value": {"limit": 100}}],
+        isolators=[
+            {"name": "gantry.io/pids", "value": {"limit": 100}},
+            {"name": "resource/block-iops", "value": {"default": True, "limit": "100"}},
+        ],
     )
     made = machine.host_manifest(
         asked, {"app0": ["/l/2", "/l/1"]}, TOOLS, BOOT, how, machine.size(asked, 2), "/machine"
@@ -65,9 +93,10 @@ def test_stage1_takes_both_manifests(how: Accelerator) -> None:
     assert host.volumes["v"].read_only
     assert ("kvm" in host.volumes) == (how is KVM)
     assert host.limits.memory_limit == machine.size(asked, 2).host_memory
+    assert host.limits.block_iops == 100, "the disks are the host's"
     guest = manifest._pod(machine.guest_manifest(asked))
     assert guest.volumes["v"].source == "/share/volumes/v"
-    assert (guest.flavor, guest.limits.pids) == ("linux", 100)
+    assert (guest.flavor, guest.limits.pids, guest.limits.block_iops) == ("linux", 100, None)
     assert guest.apps["app0"].oom_score_adj == 0, "not what the guest's own processes have"
 
 
