@@ -11,6 +11,8 @@ from executor.rkt.common import Globals
 from executor.rkt.flags import Failure, Flags, HelpAsked
 
 FAILED = 254
+SAY_ONE = frozenset({"app sandbox", "app list", "app status"})
+"""Verbs whose own failures are 1, in rkt too."""
 
 VERBS: dict[str, tuple[str, str]] = {
     "version": ("executor.rkt.cli:version", "what this is"),
@@ -36,11 +38,18 @@ VERBS: dict[str, tuple[str, str]] = {
     "stop": ("executor.rkt.end:stop", "stop pods"),
     "rm": ("executor.rkt.end:rm", "remove pods that do not run"),
     "export": ("executor.rkt.export:main", "what an app has made of its image, as an image"),
+    "app sandbox": ("executor.rkt.app:sandbox", "run a pod whose apps come and go"),
+    "app add": ("executor.rkt.app:add", "add an app to such a pod"),
+    "app start": ("executor.rkt.app:start", "start an app that was added, or has ended"),
+    "app stop": ("executor.rkt.app:stop", "stop an app"),
+    "app rm": ("executor.rkt.app:remove", "remove an app"),
+    "app list": ("executor.rkt.app:listing", "a pod's apps and their states"),
+    "app status": ("executor.rkt.app:status", "how an app is"),
+    "app exec": ("executor.rkt.enter:main", "as `enter`"),
     "gc": ("executor.rkt.end:gc", "remove pods that have ended long enough ago"),
     "image fetch": ("executor.rkt.images:fetch", ""),
 }
 ABSENT = {
-    "app": "pods whose apps come and go are not done yet",
     "metadata-service": "not done yet",
     "api-service": "rkt's gRPC service is not there; use `list` and `status` with --format=json",
     "completion": "there is no completion for shells",
@@ -147,7 +156,7 @@ def _verb(g: Globals, found: list[str]) -> int:
         return 0
     except Failure as error:
         g.say(str(error))
-        return FAILED
+        return 1 if name in SAY_ONE else FAILED
     except KeyboardInterrupt:
         return 130
 

@@ -41,6 +41,8 @@ class Run:
         """Of the event handler that runs in the app's place."""
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """Its exit code, when nothing of it is left."""
+        self.unwanted = False
+        """It is not to be started any more."""
 
 
 class Foreground:
@@ -182,7 +184,7 @@ class Foreground:
                 if code:
                     self.g.say(f"app {name}: its pre-start handler ended with {code}")
                     self.write(f"{STATUS}/{name}", f"{code}\n")
-                if code or self._stops:
+                if code or self._stops or run.unwanted:
                     self._events.put_nowait(AppExit(name, code, None, False, time.time()))
                     return
             self._note(f"{STATUS}/{name}-started", str(time.time()))

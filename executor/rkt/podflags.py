@@ -1,4 +1,4 @@
-"""The flags of `run`, `prepare` and `run-prepared` that mean the pod as a whole."""
+"""The flags of `run`, `prepare`, `run-prepared` and `app sandbox` that mean the pod as a whole."""
 
 import os
 from dataclasses import dataclass, field
@@ -31,6 +31,16 @@ class PodFlags:
             self._add_running()
         return self
 
+    @classmethod
+    def sandbox(cls, flags: Flags) -> "PodFlags":
+        """Of a pod without apps yet."""
+        self = cls(flags)
+        self._add_stage1()
+        self._add_network()
+        flags.refuse("port", _NO_NETWORKS)
+        flags.values |= {"interactive": "false", "mds-register": "false", "ipc": "auto"}
+        return self
+
     def _add_making(self) -> None:
         flags = self.flags
         add_flags(flags, self.apps)
@@ -44,13 +54,17 @@ class PodFlags:
         flags.switch(
             "private-users", "insist on ids of the pod's own (which it has anyway, where that is possible)"
         )
+        flags.many("port", "")
+        self._add_stage1()
+
+    def _add_stage1(self) -> None:
+        flags = self.flags
         flags.switch("no-overlay", "accepted; images are always mounted, never copied")
         flags.text("stage1-name", "", "coreos.com/rkt/stage1-coreos, -fly, -kvm; nspawn")
         flags.text("stage1-from-dir", "", "the same, as stage1-coreos.aci, stage1-fly.aci")
         flags.refuse("stage1-path stage1-url stage1-hash", "stage1 images of others are not run")
-        flags.many("port", "")
 
-    def _add_running(self) -> None:
+    def _add_network(self) -> None:
         flags = self.flags
         flags.text("net", "default", "none, host or default (which is none: only loopback)", bare="default")
         flags.many("dns", "name servers; host: as this machine's")
@@ -59,6 +73,10 @@ class PodFlags:
         flags.many("dns-opt", "for resolv.conf")
         flags.many("hosts-entry", "ADDRESS=NAME for /etc/hosts; host: as this machine's")
         flags.text("hostname", "", "of the pod (default rkt-UUID)")
+
+    def _add_running(self) -> None:
+        flags = self.flags
+        self._add_network()
         flags.switch("interactive", "give the app this terminal, or this standard input")
         flags.text("ipc", "auto", "auto or private")
         flags.switch("mds-register", "")
@@ -85,7 +103,11 @@ class PodFlags:
             raise Failure(f"--port is not supported: {_NO_NETWORKS}")
         elif not count:
             raise Failure("must provide at least one image or specify the pod manifest")
-        if flags.is_on("no-overlay"):
+        self.tell(g)
+
+    def tell(self, g: Globals) -> None:
+        """What is accepted, and makes no difference."""
+        if self.flags.is_on("no-overlay"):
             g.say("--no-overlay: images are mounted all the same, with an overlay that is the pod's alone")
 
     def check_running(self, g: Globals, apps: int) -> None:

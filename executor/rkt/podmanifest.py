@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from executor.rkt.apps import App, Apps
 from executor.rkt.flags import Failure
+from executor.rkt.pods import MUTABLE
 from executor.stage1 import caps
 from executor.stage1.manifest import FLAVORS
 
@@ -86,13 +87,13 @@ def build(
     fills: list[Fill] = []
     entries: list[dict[str, Any]] = []
     for app, source in zip(apps.apps, sources, strict=True):
-        entry = _entry(app, source, environments)
+        entry = make_entry(app, source, environments)
         if entry["name"] in [other["name"] for other in entries]:
             raise Failure(f"error: multiple apps with name {entry['name']}; tell them apart with --name")
         entry["mounts"], more = mounts(entry, app.mounts + apps.mounts, volumes, docker=source.docker)
         fills += more
         entries.append(entry)
-    notes = [{"name": "coreos.com/rkt/stage1/mutable", "value": "false"}]
+    notes = [{"name": MUTABLE, "value": "false"}]
     return {
         "acVersion": "0.8.11",
         "acKind": "PodManifest",
@@ -117,7 +118,8 @@ def _volume(volume: dict[str, Any], flavor: str) -> dict[str, Any]:
     return volume
 
 
-def _entry(app: App, source: Source, environments: Environments) -> dict[str, Any]:
+def make_entry(app: App, source: Source, environments: Environments) -> dict[str, Any]:
+    """An app of a PodManifest, but for its mounts. Failure."""
     image = source.manifest
     body = dict(image.get("app") or {})
     if not body and not app.texts.get("exec"):

@@ -90,7 +90,7 @@ async def fill(g: Globals, asked: PodFlags, making: Making, *, quiet: bool = Fal
     for text, signature in wanted:
         image, store = await finder.find(text, signature)
         making.holds.enter_context(_closing(store.hold(image)))
-        sources.append(_source(g, image.id))
+        sources.append(source_of(g, image.id))
         layers.append(image.layers)
     if manifest_path:
         fills = _complete(manifest, sources)
@@ -101,7 +101,7 @@ async def fill(g: Globals, asked: PodFlags, making: Making, *, quiet: bool = Fal
             f"app {fills[0].app}: the image's volume {fills[0].path} begins with the image's content, which "
             "machines (stage1-kvm) do not get; mount a --volume there"
         )
-    _check_sources(manifest)
+    check_sources(manifest)
     notes = {"flavor": flavor, "user_namespace": "private" if flags.is_on("private-users") else ""}
     settle(manifest, **notes)
     making.manifest = manifest
@@ -115,7 +115,8 @@ def _closing(hold: Any) -> ExitStack:
     return stack
 
 
-def _source(g: Globals, image_id: str) -> Source:
+def source_of(g: Globals, image_id: str) -> Source:
+    """What a pod has to know of an image. Failure."""
     from executor.stage0 import operations
     from executor.stage0.errors import ImageError
 
@@ -168,7 +169,7 @@ def _complete(manifest: dict[str, Any], sources: Sequence[Source]) -> list[Fill]
     return fills
 
 
-def _check_sources(manifest: dict[str, Any]) -> None:
+def check_sources(manifest: dict[str, Any]) -> None:
     """Volumes of the host: links are followed once, here; devices may be opened. Failure for what is not there."""
     for volume in manifest.get("volumes") or ():
         if volume["kind"] != "host":
@@ -199,6 +200,15 @@ def _write(
     for one in fills:
         _fill_volume(pod.path / "sharedVolumes" / one.volume, trees[one.app], one.path)
     (pod.path / CREATED).touch(0o644)
+
+
+def write_app(pod: PodDir, name: str, source: Source, layers: Sequence[Path], fills: Sequence[Fill]) -> None:
+    """One app more, of a pod that runs. Slow: for a thread."""
+    (pod.path / "appsinfo" / name).mkdir()
+    pod.write_app(name, str(source.manifest["name"]), source.image_id, layers, source.manifest)
+    _link_mtab(pod.path / "overlay" / name / "upper", layers)
+    for one in fills:
+        _fill_volume(pod.path / "sharedVolumes" / one.volume, layers, one.path)
 
 
 def _fill_volume(target: Path, layers: Sequence[Path], path: str) -> None:

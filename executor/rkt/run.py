@@ -32,13 +32,18 @@ def main(g: Globals, args: list[str]) -> int:
     asked.check_running(g, len(asked.apps.apps))
     asked.flavor(g)
     making = prepare.new(g)
-    if path := flags.values["uuid-file-save"]:
-        try:
+    save_uuid(making, flags.values["uuid-file-save"])
+    return asyncio.run(execute(g, asked, making, prepare.fill(g, asked, making)))
+
+
+def save_uuid(making: Making, path: str) -> None:
+    """`--uuid-file-save`, if it was given. Failure, and then no pod."""
+    try:
+        if path:
             Path(path).write_text(making.pod.name)
-        except OSError as error:
-            making.drop()
-            raise Failure(f"error saving pod UUID to file: {path}: {error.strerror}") from None
-    return asyncio.run(_run(g, asked, making, prepare.fill(g, asked, making)))
+    except OSError as error:
+        making.drop()
+        raise Failure(f"error saving pod UUID to file: {path}: {error.strerror}") from None
 
 
 def prepared(g: Globals, args: list[str]) -> int:
@@ -59,7 +64,7 @@ def prepared(g: Globals, args: list[str]) -> int:
         making = Making(take(pod), pod.manifest())
     except FileNotFoundError:
         raise Failure(f'pod "{pod.uuid}" is not prepared any more') from None
-    return asyncio.run(_run(g, asked, making, _hold(g, making)))
+    return asyncio.run(execute(g, asked, making, _hold(g, making)))
 
 
 async def _hold(g: Globals, making: Making) -> None:
@@ -75,7 +80,13 @@ async def _hold(g: Globals, making: Making) -> None:
         making.holds.callback(pin.close)
 
 
-async def _run(g: Globals, asked: PodFlags, making: Making, ready: Coroutine[Any, Any, None]) -> int:
+async def execute(
+    g: Globals,
+    asked: PodFlags,
+    making: Making,
+    ready: Coroutine[Any, Any, None],
+    kind: type[Foreground] = Foreground,
+) -> int:
     """Make the rest while the launcher starts, then run. Failure."""
     launching = asyncio.create_task(_launch(making.pod))
     launcher: Launcher | None = None
@@ -91,7 +102,7 @@ async def _run(g: Globals, asked: PodFlags, making: Making, ready: Coroutine[Any
                 making.drop()
             raise
         with making.holds:
-            return await Foreground(g, making, launcher, interactive=asked.flags.is_on("interactive")).run()
+            return await kind(g, making, launcher, interactive=asked.flags.is_on("interactive")).run()
     except LaunchError as error:
         raise Failure(str(error)) from None
     except OSError as error:

@@ -14,7 +14,7 @@ from typing import Any
 from executor.pods.poddir import Phase
 from executor.rkt.common import Globals, ago, check_format, full_time, table, to_json, words
 from executor.rkt.flags import Failure, boolean, duration
-from executor.rkt.pods import Seen, State, find, named, walk
+from executor.rkt.pods import STATUS, Seen, State, find, named, walk
 
 _LISTED = (Phase.PREPARE, Phase.PREPARED, Phase.RUN, Phase.EXITED)
 _POLL = 0.05  # seconds, only before a pod runs: from then on its lock tells
@@ -71,20 +71,22 @@ def as_json(pod: Seen) -> dict[str, Any]:
     made: dict[str, Any] = {"name": pod.uuid, "state": str(pod.state)}
     if manifest.get("apps"):
         made["app_names"] = [app["name"] for app in manifest["apps"]]
-        made["apps"] = [_app_json(pod, app, manifest) for app in manifest["apps"]]
+        made["apps"] = [app_json(pod, app, manifest) for app in manifest["apps"]]
     for key, seconds in (("created_at", pod.created), ("started_at", pod.started)):
         if seconds is not None:
             made[key] = int(seconds)
     return made | _user_fields(manifest)
 
 
-def _app_json(pod: Seen, app: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
+def app_json(pod: Seen, app: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
+    """rkt's api/v1 App. Apps of mutable pods have times of their own."""
     name = app["name"]
+    created = pod.time_of(f"{STATUS}/{name}-created") or pod.created
     started, ended = pod.app_times(name)
     code = pod.exit_code(name)
-    state = "created" if started is None else "exited" if code is not None or pod.ended else "running"
+    state = "exited" if code is not None or pod.ended else "created" if started is None else "running"
     made: dict[str, Any] = {"name": name, "state": state}
-    times = {"created_at": pod.created, "started_at": started, "finished_at": ended}
+    times = {"created_at": created, "started_at": started, "finished_at": ended}
     made |= {key: int(seconds * 10**9) for key, seconds in times.items() if seconds is not None}
     if code is not None:
         made["exit_code"] = code

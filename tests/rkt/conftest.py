@@ -152,7 +152,8 @@ class Rkt:
     def __call__(
         self, *args: str | Path, stdin: str | None = None, env: dict[str, str] | None = None
     ) -> Done:
-        if args[0] in HERE:
+        here = args[0] in HERE or (args[0] == "app" and args[1] not in {"sandbox", "exec"})
+        if here and env is None:
             out, err = io.StringIO(), io.StringIO()
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 code = main([*self.flags, *map(str, args)])

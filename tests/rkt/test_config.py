@@ -114,7 +114,7 @@ def test_the_verb_prints_what_could_be_read_again(put, tmp_path, capsys):
 def test_what_is_not_there_is_refused_with_254(capsys):
     for args, message in (
         (["nope"], "unknown command 'nope'"),
-        (["app", "add"], "app is not supported"),
+        (["app", "add"], "set RKT_EXPERIMENT_APP=true"),
         (["api-service"], "api-service is not supported"),
         (["image", "nope"], "unknown command 'image nope'"),
         (["image"], "image: name one of image list"),
