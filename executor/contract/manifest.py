@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from executor.contract.interface import MUTABLE, ContractError, Run, Stage1
+from executor.stage1 import caps
 from executor.stage1 import manifest as ours
 from executor.stage1.manifest import Limits, Volume
 
@@ -20,6 +21,8 @@ PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NOT_NAME: Final = re.compile(r"[^a-z0-9]+")
 _ID: Final = re.compile(r"sha512-[0-9a-f]{2,128}")
 _OURS: Final = "gantry.io/"
+_RETAIN: Final = "os/linux/capabilities-retain-set"
+_REMOVE: Final = "os/linux/capabilities-remove-set"
 _OF_THE_CGROUP: Final = frozenset(
     {"resource/cpu", "resource/memory", "os/linux/cpu-shares", "gantry.io/pids"}
 )
@@ -97,7 +100,7 @@ def convert(stage1: Stage1, text: bytes | str, pod_dir: Path) -> Foreign:
         "acKind": "PodManifest",
         "apps": apps,
         "volumes": volumes,
-        "isolators": [one for one in raw.get("isolators") or () if not one["name"].startswith(_OURS)],
+        "isolators": isolators(raw),
         "annotations": [{"name": name, "value": value} for name, value in notes.items()],
         "ports": raw.get("ports") or [],
     }
@@ -107,6 +110,19 @@ def convert(stage1: Stage1, text: bytes | str, pod_dir: Path) -> Foreign:
 def image_id(text: str) -> str:
     """An image id as appc has them: `sha512-…`; of another kind of image one that is made of its own."""
     return text if _ID.fullmatch(text) else f"sha512-{hashlib.sha512(text.encode()).hexdigest()}"
+
+
+def isolators(of: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those of an app or a pod that appc has. It knows no empty set: who keeps no capability has all of the default
+    ones removed (appc spec, schema/types/isolator_linux_specific.go)."""
+    made: list[dict[str, Any]] = []
+    for one in of.get("isolators") or ():
+        if one["name"] in (_RETAIN, _REMOVE) and not one["value"]["set"]:
+            if one["name"] == _RETAIN:
+                made.append({"name": _REMOVE, "value": {"set": sorted(caps.DEFAULT)}})
+        elif not one["name"].startswith(_OURS):
+            made.append(one)
+    return made
 
 
 def _readable(stage1: Stage1, raw: dict[str, Any]) -> dict[str, Any]:
@@ -185,7 +201,7 @@ def _app(entry: dict[str, Any], mounts: list[dict[str, Any]], hostname: str) -> 
         *({"name": name, "value": value} for name, value in defaults.items() if value and name not in names),
         *given,
     ]
-    app["isolators"] = [one for one in app.get("isolators") or () if not one["name"].startswith(_OURS)]
+    app["isolators"] = isolators(app)
     app.pop("mountPoints", None)  # every one of them has its mount
     notes = [one for one in entry.get("annotations") or () if not one["name"].startswith(_OURS)]
     image = {**entry["image"], "id": image_id(str(entry["image"]["id"]))}

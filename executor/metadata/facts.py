@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from executor.contract.manifest import image_id
+from executor.contract.manifest import image_id, isolators
 
 OURS: Final = "gantry.io/"
 _IDENTIFIER: Final = re.compile(r"[a-z0-9]+([-._~/][a-z0-9]+)*")
@@ -78,7 +78,7 @@ def plain(manifest: Mapping[str, Any], more: Mapping[str, Any] | None = None) ->
         "volumes": [
             {**_without_ours(one), "name": volumes[one["name"]]} for one in manifest.get("volumes") or ()
         ],
-        "isolators": _isolators(manifest),
+        "isolators": isolators(manifest),
         "annotations": [{"name": name, "value": value} for name, value in notes.items()],
         "ports": list(manifest.get("ports") or ()),
         **{
@@ -95,7 +95,7 @@ def _app(entry: Mapping[str, Any], volumes: Mapping[str, str]) -> dict[str, Any]
     made["image"] = {**entry["image"], "id": image_id(str(entry["image"]["id"]))}
     if entry.get("app"):
         app = dict(entry["app"])
-        app["isolators"] = _isolators(app)
+        app["isolators"] = isolators(app)
         app["environment"] = [
             one for one in app.get("environment") or () if _VARIABLE.fullmatch(str(one["name"]))
         ]
@@ -103,10 +103,6 @@ def _app(entry: Mapping[str, Any], volumes: Mapping[str, str]) -> dict[str, Any]
     mounts = entry.get("mounts") or ()
     made["mounts"] = [{**_without_ours(one), "volume": volumes[one["volume"]]} for one in mounts]
     return made
-
-
-def _isolators(of: Mapping[str, Any]) -> list[Any]:
-    return [one for one in of.get("isolators") or () if not one["name"].startswith(OURS)]
 
 
 def _without_ours(mapping: Mapping[str, Any]) -> dict[str, Any]:
