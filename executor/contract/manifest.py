@@ -261,6 +261,9 @@ def refusal(stage1: Stage1, pod: Mapping[str, Any]) -> str:
             return (
                 f"stage1 {stage1.name} cannot give an app a terminal: container {container['name']} has tty"
             )
+    for name in ("hostPID", "hostIPC"):
+        if spec.get(name):
+            return f"stage1 {stage1.name} cannot be told of namespaces of the node: {name}"
     if (spec.get("securityContext") or {}).get("sysctls"):
         return f"stage1 {stage1.name} cannot be told of kernel parameters: securityContext.sysctls"
     for container in (spec, *containers):

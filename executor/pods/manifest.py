@@ -88,9 +88,12 @@ def pod_level(
 ) -> PodLevel:
     """Read the pod's own part. The network of a pod is its own and has only loopback, unless it is the host's.
 
-    Raises SysctlError (a ValueError).
+    Raises SysctlError, or another ValueError for what the flavor does not do.
     """
     spec = pod["spec"]
+    for name in ("hostPID", "hostIPC"):
+        if spec.get(name) and flavor not in ("linux", "fly"):
+            raise ValueError(f"{name}: flavor {flavor} always has a namespace of its own")
     pod_ip = node.ip if spec.get("hostNetwork") else ""
     qos = qos_class(spec)
     settings = sysctls.settings(pod, flavor, rules.unsafe_sysctls)
@@ -103,6 +106,9 @@ def pod_manifest(level: PodLevel, apps: list[dict[str, Any]]) -> dict[str, Any]:
     if level.host_network:
         notes["gantry.io/host-network"] = "true"
         del notes["gantry.io/hostname"]  # such a pod has the host's name, as in Kubernetes
+    for field_name, note in (("hostPID", "host-pid"), ("hostIPC", "host-ipc")):
+        if level.pod["spec"].get(field_name):
+            notes[f"gantry.io/{note}"] = "true"
     if (host_users := level.pod["spec"].get("hostUsers")) is not None:
         notes["gantry.io/user-namespace"] = "host" if host_users else "private"
     return {

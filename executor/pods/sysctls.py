@@ -40,7 +40,9 @@ def settings(pod: Mapping[str, Any], flavor: str, allowed: Sequence[str]) -> dic
             raise SysctlError(
                 f'forbidden sysctl: "{name}" not allowed with flavor {flavor}: it is the host\'s'
             )
-        if spec.get("hostNetwork"):
+        if spec.get("hostIPC") and not name.startswith(_OF_NET):
+            raise SysctlError(f'forbidden sysctl: "{name}" not allowed with host ipc enabled')
+        if spec.get("hostNetwork") and name.startswith(_OF_NET):
             raise SysctlError(f'forbidden sysctl: "{name}" not allowed with host net enabled')
         made[name] = str(one["value"])
     return made

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from executor.stage1 import caps, cgroups, channel, ops, pause, plan, syscalls
 from executor.stage1.process import Process, spawn
@@ -69,23 +69,36 @@ def close_all_but(keep: Iterable[int]) -> None:
     syscalls.close_range(first)
 
 
-def init(sock: socket.socket, *, flavor: str, host_network: bool, ids: int, last_cap: int) -> None:
+class Kind(NamedTuple):
+    """What has to be known of a pod to make its init."""
+
+    flavor: str
+    host_network: bool
+    users: bool
+    host_pid: bool = False
+    host_ipc: bool = False
+
+
+def init(sock: socket.socket, kind: Kind, *, ids: int, last_cap: int) -> None:
     """A pod's init: makes its namespaces and shared mounts, then holds them until it is killed.
 
     In flavor linux it is pid 1 of the pod's pid namespace: children it inherits are reaped by the kernel
     (SIGCHLD ignored), its death is the death of everything in there, and it has no capabilities left that an
-    app with CAP_SYS_PTRACE could take over. In flavor fly there is no such namespace: when the launcher goes,
-    this kills the pod's cgroup.
+    app with CAP_SYS_PTRACE could take over. In flavor fly, and with the host's processes, there is no such namespace:
+    when the launcher goes, this kills the pod's cgroup.
     """
-    if flavor == "linux":
+    confined = kind.flavor == "linux"
+    watches = not confined or kind.host_pid
+    if not watches:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     close_all_but([sock.fileno()])
     syscalls.set_process_name("gantry-init")
     context = ops.Context({})
     try:
-        ops.execute(plan.sandbox_plan(flavor, host_network=host_network, ids=ids), context)
-        if flavor == "linux":
+        made = plan.sandbox_plan(kind.flavor, host_network=kind.host_network, ids=ids, host_ipc=kind.host_ipc)
+        ops.execute(made, context)
+        if confined:
             caps.limit_bounding_set(0, last_cap)
             null = os.open("/null", os.O_RDWR)
             for stream in (0, 1, 2):
@@ -97,13 +110,13 @@ def init(sock: socket.socket, *, flavor: str, host_network: bool, ids: int, last
         for file in members:
             os.write(file, b"0")
         ops.execute(ops.unpack(job), context)
-        if flavor == "linux":
-            caps.limit_own_sets(0)
+        if confined:
+            caps.limit_own_sets(caps.mask(("CAP_KILL",)) if watches else 0)
         channel.send(sock, "", [context.fds["users"]] if ids else [])
     except (ops.StageError, OSError) as error:
         channel.send(sock, str(error))
         return
-    if flavor == "linux":
+    if not watches:
         program = pause.image()
         if program is not None:
             pause.become(program)
@@ -113,7 +126,7 @@ def init(sock: socket.socket, *, flavor: str, host_network: bool, ids: int, last
         sock.recv(1)  # never answered: returns when the launcher is gone
     except ConnectionError:
         pass  # it went without having read what we had said
-    if flavor == "fly":
+    if watches:
         _kill_own_cgroup()
 
 

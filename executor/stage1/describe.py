@@ -34,7 +34,8 @@ def pod_plan(
     pod = pod._replace(ids=userns.FIRST if users else 0)
     paths = plan.Paths(directory)
     cgroup = cgroups.PodCgroup(layout, directory.rpartition("/")[2], disk=_disk(pod, directory))
-    init = [op.describe() for op in plan.sandbox_plan(pod.flavor, host_network=pod.host_network, ids=pod.ids)]
+    made = plan.sandbox_plan(pod.flavor, host_network=pod.host_network, ids=pod.ids, host_ipc=pod.host_ipc)
+    init = [op.describe() for op in made]
     if pod.flavor == "nspawn":
         name = nspawn.machine_name(directory.rpartition("/")[2])
         root = f"{directory}/stage1/rootfs"

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from executor.stage1 import caps, cgroups, channel, children, nspawn, seccomp, userns
+from executor.stage1.children import Kind
 from executor.stage1.ops import StageError
 from executor.stage1.sandbox import Sandbox
 from executor.stage1.starters import Answer
@@ -34,14 +35,6 @@ class Init(NamedTuple):
     pid: int
     socket: socket.socket
     ids: userns.Range | None
-
-
-class Kind(NamedTuple):
-    """What has to be known of a pod to make its init."""
-
-    flavor: str
-    host_network: bool
-    users: bool
 
 
 class Launcher:
@@ -94,9 +87,8 @@ class Launcher:
         else:
             self._children[pid] = on_exit
 
-    def take_init(self, flavor: str, *, host_network: bool, users: bool) -> Init:
+    def take_init(self, kind: Kind) -> Init:
         """An init that has made, or is making, its namespaces."""
-        kind = Kind(flavor, host_network, users)
         spares = self._spare_inits.setdefault(kind, [])
         return spares.pop() if spares else self._fork_init(kind)
 
@@ -247,11 +239,9 @@ class Launcher:
             if kind.flavor == "nspawn":
                 nspawn.keeper(sock, host_network=kind.host_network, last_cap=self._last_cap)
                 return
-            children.init(
-                sock, flavor=kind.flavor, host_network=kind.host_network, ids=base, last_cap=self._last_cap
-            )
+            children.init(sock, kind, ids=base, last_cap=self._last_cap)
 
-        pid_namespace = self._own_pid_ns if kind.flavor == "linux" else None
+        pid_namespace = self._own_pid_ns if kind.flavor == "linux" and not kind.host_pid else None
         return Init(*children.fork(entry, new_pid_namespace=pid_namespace), ids)
 
     def _fork_starter(self, *, spare: bool) -> Child:

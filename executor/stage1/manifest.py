@@ -96,6 +96,8 @@ class Pod(NamedTuple):
     ids: int = 0  # the first id of its user namespace on the host; 0: it has none
     privileged: bool = False  # apps that come later may be
     metadata_url: str = ""  # of the metadata service, for this pod; "" when it has none
+    host_pid: bool = False  # its apps see all processes of the host
+    host_ipc: bool = False
 
     @property
     def isolated(self) -> bool:
@@ -105,7 +107,13 @@ class Pod(NamedTuple):
     @property
     def may_have_users(self) -> bool:
         """Whether a user namespace of its own fits what else the pod asks for."""
-        if self.flavor != "linux" or self.host_network or self.any_privileged:
+        if (
+            self.flavor != "linux"
+            or self.any_privileged
+            or self.host_network
+            or self.host_pid
+            or self.host_ipc
+        ):
             return False
         return self.highest_id < userns.SIZE
 
@@ -164,21 +172,37 @@ def _pod(raw: dict[str, Any]) -> Pod:
         limits=limits,
         sysctls=sysctls,
         privileged=notes.get("gantry.io/privileged") == "true",
+        host_pid=notes.get("gantry.io/host-pid") == "true",
+        host_ipc=notes.get("gantry.io/host-ipc") == "true",
     )
-    if sysctls and (not pod.isolated or pod.host_network):
-        raise ManifestError("pod isolator os/unix/sysctl: needs flavor linux and a network of the pod's own")
-    unmasked = [app.name for app in apps.values() if app.whole_proc]
-    if unmasked and users != "private":
+    _check(pod)
+    return pod
+
+
+def _check(pod: Pod) -> None:
+    """What does not go together. Raises ManifestError."""
+    if pod.flavor == "nspawn" and (pod.host_pid or pod.host_ipc):
+        name = "host-pid" if pod.host_pid else "host-ipc"
+        raise ManifestError(f"annotation gantry.io/{name}: flavor nspawn always has a namespace of its own")
+    if pod.sysctls and not pod.isolated:
+        raise ManifestError("pod isolator os/unix/sysctl: flavor fly has no parameters of its own")
+    for name, _ in pod.sysctls:
+        kind, shared = ("network", pod.host_network) if name.startswith("net.") else ("ipc", pod.host_ipc)
+        if shared:
+            raise ManifestError(
+                f"pod isolator os/unix/sysctl: {name} would be the host's, whose {kind} the pod has"
+            )
+    unmasked = [app.name for app in pod.apps.values() if app.whole_proc]
+    if unmasked and pod.users != "private":
         raise ManifestError(
             f"app {unmasked[0]}: annotation gantry.io/proc-mount: unmasked needs a user namespace of the pod's own "
             "(annotation gantry.io/user-namespace: private)"
         )
-    if users == "private" and not pod.may_have_users:
+    if pod.users == "private" and not pod.may_have_users:
         raise ManifestError(
-            "annotation gantry.io/user-namespace: private needs flavor linux, no host network, no privileged app and "
-            f"users and groups below {userns.SIZE}"
+            "annotation gantry.io/user-namespace: private needs flavor linux, nothing of the host (network, pid, ipc), "
+            f"no privileged app, and users and groups below {userns.SIZE}"
         )
-    return pod
 
 
 def _annotations(raw: dict[str, Any]) -> dict[str, str]:

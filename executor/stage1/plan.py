@@ -60,7 +60,7 @@ class Paths(NamedTuple):
         return f"{self.pod}/stage1/rootfs/rkt/status/{name}"
 
 
-def sandbox_plan(flavor: str, *, host_network: bool, ids: int = 0) -> list[Op]:
+def sandbox_plan(flavor: str, *, host_network: bool, ids: int = 0, host_ipc: bool = False) -> list[Op]:
     """What init does before it knows which pod it is for (so that it can be done in advance).
 
     `ids`: the first of its user namespace; 0 for none. The mount namespace is never the apps' to change.
@@ -69,7 +69,9 @@ def sandbox_plan(flavor: str, *, host_network: bool, ids: int = 0) -> list[Op]:
         return []
     if flavor == "nspawn":  # that made the namespaces
         return [ops.Unshare(syscalls.CLONE_NEWNS, "the mount namespace"), *_own_root()]
-    flags, names = syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS, "ipc, uts"
+    flags, names = syscalls.CLONE_NEWUTS, "uts"
+    if not host_ipc:
+        flags, names = flags | syscalls.CLONE_NEWIPC, "ipc, uts"
     if not host_network:
         flags, names = flags | syscalls.CLONE_NEWNET, names + ", net"
     return [
@@ -164,10 +166,7 @@ def enter_plan(pod: Pod, app: App, members: tuple[str, ...]) -> list[Op]:
         plan.append(ops.SetLabel(*app.label))
     flags = syscalls.CLONE_NEWNS
     if pod.isolated:
-        flags |= (
-            syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWCGROUP
-        )
-        flags |= 0 if pod.host_network else syscalls.CLONE_NEWNET
+        flags |= syscalls.CLONE_NEWCGROUP | _own_namespaces(pod)
     if pod.ids:
         plan.append(ops.ActAs(pod.ids))
     return [*plan, ops.JoinCgroup(members, namespace=False), ops.Enter("app", flags)]
@@ -222,20 +221,27 @@ def _seccomp(pod: Pod, app: App) -> bytes:
         raise StageError(f"app {app.name}: {error}") from None
 
 
+def _own_namespaces(pod: Pod) -> int:
+    """Those that its apps share and the host does not have (of a flavor that has any)."""
+    flags = syscalls.CLONE_NEWUTS
+    flags |= 0 if pod.host_pid else syscalls.CLONE_NEWPID
+    flags |= 0 if pod.host_ipc else syscalls.CLONE_NEWIPC
+    return flags | (0 if pod.host_network else syscalls.CLONE_NEWNET)
+
+
 def _shared(pod: Pod, app: App) -> list[Op]:
     """Join the pod's namespaces, take copies of its own mounts, and come home to our mount namespace."""
     memory = sorted({mount.volume for mount in app.mounts if pod.volumes[mount.volume].memory})
     flags = syscalls.CLONE_NEWNS
     plan: list[Op] = []
     if pod.isolated:
-        flags |= syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWPID
-        flags |= 0 if pod.host_network else syscalls.CLONE_NEWNET
+        flags |= _own_namespaces(pod)
         suffix = ".privileged" if app.privileged else ""
         plan = [
             ops.TakeTree("proc", "/proc.unmasked" if app.whole_proc else f"/proc{suffix}"),
             ops.TakeTree("sys", f"/sys{suffix}"),
             ops.TakeTree("mqueue", "/mqueue"),
-            ops.TakeTree("shm", "/shm"),
+            *([] if pod.host_ipc else [ops.TakeTree("shm", "/shm")]),
         ]
     elif not memory:
         return []
@@ -253,6 +259,8 @@ def _volumes(pod: Pod, app: App, paths: Paths) -> list[Op]:
     own: list[Op] = []
     if pod.flavor == "fly":
         host += [ops.TakeTree(name, f"/{name}") for name in ("proc", "sys", "dev")]
+    elif pod.host_ipc:
+        host.append(ops.TakeTree("shm", "/dev/shm", recursive=False))
     for mount in app.mounts:
         volume = pod.volumes[mount.volume]
         if len(volume.layers) > 1:

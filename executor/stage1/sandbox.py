@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from executor.stage1 import cgroups, channel, manifest, nspawn, ops, plan, podfiles, userns
+from executor.stage1.children import Kind
 from executor.stage1.ops import StageError
 from executor.stage1.process import Process
 from executor.stage1.starters import Answer, Starter
@@ -87,7 +88,7 @@ class Sandbox:
             pod.users != "host" and pod.may_have_users and not why_not and self._can_map()
         )
         self._init, self._init_socket, self._ids = launcher.take_init(
-            pod.flavor, host_network=pod.host_network, users=users
+            Kind(pod.flavor, pod.host_network, users, pod.host_pid, pod.host_ipc)
         )
         self._init_fd = self._door = os.pidfd_open(self._init)
         if self._ids is not None:

@@ -6,7 +6,9 @@ from typing import Final
 from executor.stage1.manifest import Pod
 from executor.stage1.ops import StageError
 
-_FIXED: Final = ("flavor", "hostname", "host_network", "users", "limits", "sysctls", "privileged")
+_FIXED: Final = (
+    "flavor", "hostname", "host_network", "host_pid", "host_ipc", "users", "limits", "sysctls", "privileged",
+)  # fmt: skip
 
 
 def updated(first: Pod, new: Pod, running: Set[str]) -> Pod:

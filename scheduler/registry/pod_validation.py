@@ -225,11 +225,12 @@ def _validate_numbers(spec: Object) -> Iterator[FieldError]:
 
 
 def _validate_host_users(spec: Object) -> Iterator[FieldError]:
-    """Kubernetes refuses the first; stage1 keeps a privileged container root of the host."""
+    """Kubernetes refuses the first (and spells two so); stage1 keeps a privileged container root of the host."""
     if spec.get("hostUsers") is not False:
         return
-    if spec.get("hostNetwork"):
-        yield FieldError.forbidden("spec.hostNetwork", "when `pod.Spec.HostUsers` is false")
+    for name, shown in (("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")):
+        if spec.get(name):
+            yield FieldError.forbidden(f"spec.{shown}", "when `pod.Spec.HostUsers` is false")
     for key in ("containers", "initContainers"):
         for index, container in enumerate(spec.get(key) or ()):
             if (container.get("securityContext") or {}).get("privileged"):

@@ -15,6 +15,7 @@ from scheduler.registry.supported import NOT_YET
 _PART = "[a-z0-9]([-_a-z0-9]*[a-z0-9])?"
 _SYSCTL = re.compile(rf"({_PART}[./])*{_PART}")
 _LONGEST_SYSCTL = 253
+_OF_IPC = ("kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.")
 _POLICIES = ("Merge", "Strict")
 _CHANGES = ("Always", "OnRootMismatch")
 _PROPAGATIONS = ("None", "Bidirectional", "HostToContainer")
@@ -34,6 +35,9 @@ def validate_security(spec: Object) -> Iterator[FieldError]:
     for key, words in (("supplementalGroupsPolicy", _POLICIES), ("fsGroupChangePolicy", _CHANGES)):
         if context.get(key) is not None and context[key] not in words:
             yield FieldError.not_supported(f"{path}.{key}", context[key], words)
+    if spec.get("shareProcessNamespace") and spec.get("hostPID"):
+        why = "ShareProcessNamespace and HostPID cannot both be enabled"
+        yield FieldError.invalid(f"{path}.shareProcessNamespace", True, why)
     yield from _sysctls(spec, context.get("sysctls") or (), f"{path}.sysctls")
     yield from validate_apparmor(spec)
     yield from _proc_mounts(spec)
@@ -55,6 +59,8 @@ def _sysctls(spec: Object, sysctls: Sequence[Object], at: str) -> Iterator[Field
             taken.add(dotted)
             if spec.get("hostNetwork") and dotted.startswith("net."):
                 yield FieldError.invalid(path, name, "may not be specified when 'hostNetwork' is true")
+            if spec.get("hostIPC") and dotted.startswith(_OF_IPC):
+                yield FieldError.invalid(path, name, "may not be specified when 'hostIPC' is true")
 
 
 def _mounts(spec: Object) -> Iterator[FieldError]:

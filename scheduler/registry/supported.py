@@ -18,8 +18,8 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
     for name, fields in {
         "PodSpec": """
             activeDeadlineSeconds affinity automountServiceAccountToken containers dnsPolicy enableServiceLinks
-            hostNetwork hostUsers hostname imagePullSecrets initContainers nodeName nodeSelector overhead
-            preemptionPolicy priority restartPolicy runtimeClassName schedulerName securityContext serviceAccount
+            hostIPC hostNetwork hostPID hostUsers hostname imagePullSecrets initContainers nodeName nodeSelector
+            overhead preemptionPolicy priority restartPolicy runtimeClassName schedulerName securityContext serviceAccount
             serviceAccountName terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes
         """,
         "Container": """

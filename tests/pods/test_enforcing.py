@@ -1,5 +1,6 @@
 """What a node cannot enforce: refused, or reported; never dropped."""
 
+import os
 import stat
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ from executor.pods.env import ConfigError, Node
 from executor.pods.isolators import with_image
 from executor.pods.manifest import app_entry, pod_level, pod_manifest
 from executor.pods.rules import Rules
+from executor.pods.supplies import Supplies
 from executor.pods.users import Identity
 from executor.stage0.config import ImageConfig
 from executor.stage1 import lsm
@@ -278,5 +280,23 @@ async def test_a_pod_is_refused(make_host: Any) -> None:
     try:
         with pytest.raises(EnforceError, match="Cannot enforce AppArmor"):
             host.run({"run": "true", **context(appArmorProfile=PROFILE)})
+    finally:
+        await host.close()
+
+
+@pytest.mark.root
+@pytest.mark.system
+@pytest.mark.parametrize("field", ["hostPID", "hostIPC"])
+async def test_namespaces_of_the_node(make_host: Any, field: str) -> None:
+    """As the whole pod has them; a flavor that cannot says so at once."""
+    host = make_host()
+    host.keeper.start()
+    kind = {"hostPID": "pid", "hostIPC": "ipc"}[field]
+    try:
+        task = host.run({"run": f"readlink /proc/self/ns/{kind}"}, **{field: True})
+        assert (await host.end(task)).state == "TASK_FINISHED"
+        assert (await host.log("p")).strip() == os.readlink(f"/proc/self/ns/{kind}")
+        with pytest.raises(ValueError, match=f"{field}: flavor nspawn always has a namespace of its own"):
+            host.run({"run": "true"}, supplies=Supplies("nspawn"), runtimeClassName="nspawn", **{field: True})
     finally:
         await host.close()

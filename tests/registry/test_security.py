@@ -32,6 +32,26 @@ def test_what_is_wrong_with_a_pod_s(create, manifest, spec, field, reason):
     assert [(one.field, one.reason) for one in errors] == [(f"spec.securityContext.{field}", reason)]
 
 
+@pytest.mark.parametrize(
+    ("spec", "field", "reason"),
+    [
+        ({"hostPID": True, "hostUsers": False}, "spec.HostPID", "FieldValueForbidden"),
+        ({"hostIPC": True, "hostUsers": False}, "spec.HostIPC", "FieldValueForbidden"),
+        (
+            {"hostPID": True, "shareProcessNamespace": True},
+            "spec.securityContext.shareProcessNamespace",
+            INVALID,
+        ),
+        (sysctls("kernel.shm_rmid_forced", hostIPC=True), "spec.securityContext.sysctls[0].name", INVALID),
+        (sysctls("kernel.shm_rmid_forced", hostNetwork=True), "", ""),
+        ({"hostPID": True, "hostIPC": True, "hostNetwork": True, "shareProcessNamespace": False}, "", ""),
+    ],
+)
+def test_namespaces_of_the_node(create, manifest, spec, field, reason):
+    _, errors = create(manifest(**spec))
+    assert [(one.field, one.reason) for one in errors] == ([(field, reason)] if field else [])
+
+
 def test_the_whole_proc_needs_a_user_namespace(create, manifest):
     for spec, reason in (
         (UNMASKED, INVALID),

@@ -49,8 +49,6 @@ NOT_YET = [
     ({"dnsConfig": {"nameservers": ["1.1.1.1"]}}, "spec.dnsConfig"),
     ({"ephemeralContainers": [{"name": "e", "image": "x"}]}, "spec.ephemeralContainers"),
     ({"hostAliases": [{"ip": "1.1.1.1"}]}, "spec.hostAliases"),
-    ({"hostIPC": True}, "spec.hostIPC"),
-    ({"hostPID": True}, "spec.hostPID"),
     ({"os": {"name": "windows"}}, "spec.os"),
     ({"resources": {"limits": {"cpu": "1"}}}, "spec.resources"),
     ({"priorityClassName": "high"}, "spec.priorityClassName"),

@@ -183,7 +183,7 @@ async def test_none_where_a_volume_cannot_be_mapped_unless_it_must_be(runner: An
         ({"user_namespace": "mine"}, "'mine' is neither private nor host"),
         (
             {"user_namespace": "private", "host_network": "true"},
-            "private needs flavor linux, no host network",
+            "private needs flavor linux, nothing of the host",
         ),
     ],
 )
