@@ -18,9 +18,6 @@ def lacks(pod: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "spec.hostNetwork", "a virtual machine has a network of its own"
     for name in ("hostPID", "hostIPC"):
         if spec.get(name):
-            yield f"spec.{name}", "a virtual machine has processes and memory of its own"
-    for name in ("hostPID", "hostIPC"):
-        if spec.get(name):
             yield f"spec.{name}", "a virtual machine has processes of its own"
     for index, volume in enumerate(spec.get("volumes") or ()):
         kind = (volume.get("hostPath") or {}).get("type") or ""
