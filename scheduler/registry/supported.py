@@ -19,8 +19,9 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
         "PodSpec": """
             activeDeadlineSeconds affinity automountServiceAccountToken containers dnsPolicy enableServiceLinks
             hostIPC hostNetwork hostPID hostUsers hostname imagePullSecrets initContainers nodeName nodeSelector
-            overhead preemptionPolicy priority restartPolicy runtimeClassName schedulerName securityContext serviceAccount
-            serviceAccountName terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes
+            overhead preemptionPolicy priority restartPolicy runtimeClassName schedulerName securityContext
+            serviceAccount serviceAccountName terminationGracePeriodSeconds tolerations topologySpreadConstraints
+            volumes
         """,
         "Container": """
             args command env envFrom image imagePullPolicy lifecycle livenessProbe name ports readinessProbe
