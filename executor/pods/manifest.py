@@ -171,6 +171,8 @@ def app_entry(
     notes = {"gantry.io/stop-signal": str(int(stop_signal(config.stop_signal)))}
     if any(one["name"] == container["name"] for one in level.pod["spec"].get("initContainers") or ()):
         notes[INIT] = "sidecar" if container.get("restartPolicy") == "Always" else "once"
+    if config.format == "aci" and not container.get("workingDir"):
+        notes["gantry.io/working-directory"] = "exists"  # appc aci.md: else the start fails
     if context.get("privileged"):
         notes["gantry.io/privileged"] = "true"
     if context.get("procMount") == "Unmasked":

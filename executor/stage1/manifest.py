@@ -80,6 +80,7 @@ class App(NamedTuple):
     strict_groups: bool = False  # no groups that only the image knows
     label: lsm.Label | None = None  # for the kernel's security module
     own_volumes: tuple[str, ...] = ()  # paths that are writable, whatever its root is
+    makes_directory: bool = True  # its working directory, when that is missing
 
 
 class Pod(NamedTuple):
@@ -288,6 +289,7 @@ def _app(raw: dict[str, Any], volumes: dict[str, Volume]) -> App:
         strict_groups=_one_of(name, notes, "gantry.io/groups", ("merge", "strict")) == "strict",
         label=isolated["label"],
         own_volumes=_own_volumes(name, raw),
+        makes_directory=_one_of(name, notes, "gantry.io/working-directory", ("made", "exists")) == "made",
     )
 
 

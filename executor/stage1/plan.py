@@ -199,6 +199,7 @@ def app_process(pod: Pod, app: App) -> Process:
         ids=pod.ids,
         rlimits=app.rlimits,
         strict_groups=app.strict_groups,
+        makes_directory=app.makes_directory,
     )
 
 

@@ -40,6 +40,7 @@ class Process(NamedTuple):
     ids: int = 0
     rlimits: tuple[tuple[int, int, int], ...] = ()
     strict_groups: bool = False
+    makes_directory: bool = True
 
     def describe(self) -> str:
         """One line, for people."""
@@ -70,7 +71,7 @@ def spawn(
     _step("give the app its streams", lambda: _own_streams(process.ids + identity.uid))
     if user_namespace >= 0:
         _step("enter the user namespace", lambda: syscalls.setns(user_namespace, syscalls.CLONE_NEWUSER))
-    _step(f"chdir {process.directory}", lambda: _chdir(root, process.directory))
+    _step(f"chdir {process.directory}", lambda: _chdir(root, process.directory, make=process.makes_directory))
     tty = f"/dev/pts/{os.minor(os.fstat(0).st_rdev)}" if terminal else ""
     program = find_program(root, process.argv[0], environment["PATH"])
     syscalls.close_range(3, keep - 1)
@@ -121,9 +122,13 @@ def _step(name: str, action: Any) -> None:
         raise StageError(f"{name}: {_reason(error)}") from None
 
 
-def _chdir(root: int, directory: str) -> None:
-    """Through a descriptor without magic links (CVE-2024-21626); made when missing, as runc does."""
-    fd = open_or_make(root, directory, IN_ROOT, directory=True)
+def _chdir(root: int, directory: str, *, make: bool) -> None:
+    """Through a descriptor without magic links (CVE-2024-21626); made when missing, as runc does, unless it must not
+    be (appc aci.md)."""
+    if make:
+        fd = open_or_make(root, directory, IN_ROOT, directory=True)
+    else:
+        fd = syscalls.openat2(root, directory, os.O_PATH | os.O_DIRECTORY, IN_ROOT)
     os.fchdir(fd)
     os.close(fd)
 

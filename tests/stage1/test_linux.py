@@ -161,6 +161,16 @@ async def test_the_app_s_name_is_not_the_image_s_to_say(runner: Any) -> None:
     assert await output.text() == "http://127.0.0.1:1/token\n"
 
 
+async def test_a_working_directory_that_must_exist(runner: Any) -> None:
+    must = [{"name": "gantry.io/working-directory", "value": "exists"}]
+    assert (await runner.sh("pwd", workingDirectory="/tmp", annotations=must)).output == "/tmp\n"
+    assert (await runner.sh("pwd", workingDirectory="/not/there")).output == "/not/there\n"
+    with pytest.raises(LaunchError, match="chdir /not/there: No such file or directory"):
+        await runner.sh("pwd", workingDirectory="/not/there", annotations=must)
+    with pytest.raises(LaunchError, match="working-directory: 'x' is not one of made, exists"):
+        await runner.sh("pwd", annotations=[{**must[0], "value": "x"}])
+
+
 async def test_the_console_is_nobody_s_until_it_is_the_terminal(runner: Any) -> None:
     script = "stat -c %t:%T /dev/console; echo lost > /dev/console && echo ok"
     assert (await runner.sh(script)).lines == ["1:3", "ok"]
