@@ -10,7 +10,7 @@ import functools
 import os
 from typing import Final, NamedTuple
 
-from executor.stage1 import syscalls
+from executor.stage1 import caps, syscalls
 
 RANGES: Final = "/run/gantry/ids"
 SIZE: Final = 65_536
@@ -138,9 +138,16 @@ def _any_namespace() -> int:
         os.waitpid(pid, 0)
 
 
-def hold_namespaces(flags: int, report: int, stay: int) -> None:
-    """In a child: closing `report` without a word says that they are there; lives until `stay` is closed."""
+def hold_namespaces(flags: int, report: int, stay: int, owner: int = 0) -> None:
+    """In a child: closing `report` without a word says that they are there; lives until `stay` is closed.
+
+    What a user namespace uses of what the kernel limits for each user (inotify instances and watches, keys, queued
+    signals, ...) counts as its owner's, too. So `owner` should be somebody of the pod: root would run out of them.
+    """
     try:
+        if owner:
+            os.seteuid(owner)
+            caps.limit_own_sets(caps.mask(["CAP_SYS_ADMIN"]))  # some kernels let nobody else make one
         syscalls.unshare(flags)
         os.close(report)
         os.read(stay, 1)

@@ -1,7 +1,9 @@
 """User namespaces: root in a pod is nobody on the host, and every file keeps its owner all the same."""
 
+import fcntl
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,18 @@ async def test_pods_have_different_ids_and_apps_of_one_the_same(runner: Any) -> 
             _, output = await running.start(name)
             seen.append(await output.text())
     assert seen[0] == seen[1] != seen[2] == seen[3]
+
+
+async def test_what_the_kernel_limits_for_each_user_is_of_the_pod_s_own(runner: Any) -> None:
+    """Inotify instances, keys, queued signals: a namespace's count as its owner's, and the host's root has few."""
+    pod = await runner.pod(runner.pods.make(runner.pods.app("/bin/sleep", "1000")))
+    pid, _ = await pod.start()
+    base = int(Path(f"/proc/{pid}/uid_map").read_text().split()[1])
+    owner = bytearray(4)
+    namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
+    fcntl.ioctl(namespace, 0xB704, owner)  # NS_GET_OWNER_UID (ioctl_ns(2))
+    os.close(namespace)
+    assert int.from_bytes(owner, sys.byteorder) == base
 
 
 async def test_files_keep_their_owners(runner: Any, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class UnshareUsers(NamedTuple):
         pid = os.fork()
         if pid == 0:
             os.close(leave)
-            userns.hold_namespaces(syscalls.CLONE_NEWUSER | self.flags, report, stay)
+            userns.hold_namespaces(syscalls.CLONE_NEWUSER | self.flags, report, stay, self.base)
         os.close(report)
         os.close(stay)
         try:
