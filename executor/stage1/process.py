@@ -64,8 +64,8 @@ def spawn(
     """
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     identity = users.resolve(
-        root, process.user, process.group, process.supplementary_gids, strict=process.strict_groups
-    )
+        root, process.user, process.group, process.supplementary_gids, strict=process.strict_groups, ids=process.ids,
+    )  # fmt: skip
     environment = dict(process.environment)
     _complete(environment, identity, terminal=terminal)
     _step("give the app its streams", lambda: _own_streams(process.ids + identity.uid))

@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from executor.stage1 import syscalls
+from executor.stage1 import syscalls, userns
 from executor.stage1.ops import IN_ROOT, StageError
 
 SHELL: Final = "/bin/sh"
@@ -24,8 +24,12 @@ class Identity(NamedTuple):
     shell: str = SHELL
 
 
-def resolve(root: int, user: str, group: str, extra: tuple[int, ...], *, strict: bool = False) -> Identity:
+def resolve(
+    root: int, user: str, group: str, extra: tuple[int, ...], *, strict: bool = False, ids: int = 0
+) -> Identity:
     """Ids of `user` and `group` (numbers, names, or the path of a file whose owner is meant: appc aci.md).
+
+    `ids`: what is 0 in the pod's user namespace, in which we are not yet; 0 when it has none.
 
     An image without /etc/passwd is fine as long as only numbers are used. `strict`: no groups that only the image says
     the user is in. Raises StageError.
@@ -33,7 +37,7 @@ def resolve(root: int, user: str, group: str, extra: tuple[int, ...], *, strict:
     passwd = list(_records(root, "etc/passwd", 6))
     record = next((r for r in passwd if user in (r[0], r[2])), None)
     if user.startswith("/"):
-        uid = _owner(root, user).st_uid
+        uid = _inside(user, _owner(root, user).st_uid, ids)
     elif user.isdigit():
         uid = int(user)
     elif record is not None and record[2].isdigit():
@@ -41,10 +45,10 @@ def resolve(root: int, user: str, group: str, extra: tuple[int, ...], *, strict:
     elif user == "root":
         uid = 0  # wherever Linux runs, and as in rkt
     else:
-        raise StageError(f"user {user}: the image's /etc/passwd has no such user")
+        raise StageError(f'"{user}" user not found: the image\'s /etc/passwd has no such user')
     groups = set(extra)
     if group.startswith("/"):
-        gid = _owner(root, group).st_gid
+        gid = _inside(group, _owner(root, group).st_gid, ids)
     elif group.isdigit():
         gid = int(group)
     else:
@@ -63,7 +67,9 @@ def _group(root: int, name: str) -> int:
     for record in _records(root, "etc/group", 3):
         if record[0] == name and record[2].isdigit():
             return int(record[2])
-    raise StageError(f"group {name}: the image's /etc/group has no such group")
+    if name == "root":
+        return 0
+    raise StageError(f'"{name}" group not found: the image\'s /etc/group has no such group')
 
 
 def _memberships(root: int, user: str) -> Iterator[int]:
@@ -81,6 +87,13 @@ def _owner(root: int, path: str) -> os.stat_result:
         return os.fstat(fd)
     finally:
         os.close(fd)
+
+
+def _inside(path: str, owner: int, ids: int) -> int:
+    """The owner of a file as the pod sees it."""
+    if ids and not ids <= owner < ids + userns.SIZE:
+        raise StageError(f"user of {path}: the pod's user namespace does not have its id")
+    return owner - ids
 
 
 def _records(root: int, path: str, fields: int) -> Iterator[list[str]]:

@@ -67,12 +67,10 @@ async def test_meta_discovery(internet: Any, appc: ImageStore, make_aci: Callabl
     assert (image.layers[0] / "v").read_text() == "1.0"
     assert image.names == (f"appc://{NAME}:1.0",)
     assert internet.paths() == [
-        f"example.com/team/app-1.0-linux-{ARCH}.aci.asc",  # simple discovery comes first
-        f"example.com/team/app-1.0-linux-{ARCH}.aci",
+        f"example.com/team/app-1.0-linux-{ARCH}.aci",  # simple discovery comes first; policy asks for no signature
         "example.com/team/app?ac-discovery=1",
         "example.com/team?ac-discovery=1",
         "example.com/?ac-discovery=1",
-        f"images.example.com/linux/{ARCH}/{NAME}-1.0.aci.asc",
         f"images.example.com/linux/{ARCH}/{NAME}-1.0.aci",
     ]
     assert set(internet.connected) == {"example.com:443", "images.example.com:443"}

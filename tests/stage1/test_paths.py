@@ -82,14 +82,19 @@ def test_users(root: tuple[Path, int]) -> None:
     (path / "etc").mkdir()
     (path / "etc/passwd").write_text("bad line\nweb:x:10:20::/srv:/bin/sh\nodd:x:no:1::/:\n")
     (path / "etc/group").write_text("www:x:20:web\nextra:x:30:web,x\nother:x:40:x\n")
-    assert users.resolve(fd, "web", "www", (7,)) == users.Identity(10, 20, (7, 30), "/srv")
-    assert users.resolve(fd, "10", "99", ()) == users.Identity(10, 99, (20, 30), "/srv")
-    assert users.resolve(fd, "0", "0", ()) == users.Identity(0, 0, (), "/root")
+    assert users.resolve(fd, "web", "www", (7,)) == users.Identity(10, 20, (7, 30), "/srv", "web")
+    assert users.resolve(fd, "10", "99", ()) == users.Identity(10, 99, (20, 30), "/srv", "web")
+    assert users.resolve(fd, "0", "0", ()) == users.Identity(0, 0, (), "/root", "root")
     assert users.resolve(fd, "55", "0", ()).home == "/"
     assert users.resolve(fd, "/etc/passwd", "/etc/group", ())[:2] == (os.getuid(), os.getgid())
+    assert users.resolve(fd, "root", "root", ())[:2] == (0, 0)  # whatever the image's files say
+    with pytest.raises(
+        StageError, match="user of /etc/passwd: the pod's user namespace does not have its id"
+    ):
+        users.resolve(fd, "/etc/passwd", "0", (), ids=1 << 30)
     for user, group, message in (
-        ("odd", "0", "user odd"),
-        ("0", "none", "group none"),
+        ("odd", "0", '"odd" user not found'),
+        ("0", "none", '"none" group not found'),
         ("/no", "0", "user of /no: No such"),
     ):
         with pytest.raises(StageError, match=f"^{message}"):
