@@ -122,6 +122,19 @@ def limit_writes(version: int, limits: Limits, disk: str = "") -> list[tuple[str
     return writes + _block_writes(version, limits, disk)
 
 
+def further_writes(version: int, limits: Limits, *, of_app: bool) -> list[tuple[str, str, str]]:
+    """(controller, file, value) of what the kubelet sets as well, where the kernel has it (after `limit_writes`).
+
+    A limit of memory is one of swap, too (kuberuntime_container_linux.go, NoSwap), and in v2 an app that exceeds it
+    ends as a whole (since Kubernetes 1.28). memory.high stays as it is, as without the feature gate MemoryQoS.
+    """
+    if limits.memory_limit is None:
+        return []
+    if version == 1:
+        return [("memory", "memory.memsw.limit_in_bytes", str(limits.memory_limit))]
+    return [("memory", "memory.swap.max", "0"), *([("memory", "memory.oom.group", "1")] if of_app else [])]
+
+
 def _block_writes(version: int, limits: Limits, disk: str) -> list[tuple[str, str, str]]:
     """Reads and writes have the same limit each (v1: blkio-controller.rst; v2: cgroup-v2.rst, io.max)."""
     rates = {"bps": limits.block_bandwidth, "iops": limits.block_iops}
@@ -165,6 +178,7 @@ class PodCgroup:
         finally:
             lock.release()
         if self.layout.version == 2:
+            _ask_above(os.path.dirname(self.layout.roots[0]))
             for directory in (self.layout.roots[0], self.directories[0]):
                 _delegate(directory)
             _mkdir(os.path.join(self.directories[0], INIT_LEAF))
@@ -184,10 +198,12 @@ class PodCgroup:
                 raise CgroupError(
                     f"limit {file}={value}: the cgroup controller {controller} is not available here"
                 )
-            try:
-                write(path, value)
-            except OSError as error:
-                raise CgroupError(f"write {value} to {path}: {os.strerror(error.errno or 0)}") from None
+            _set(path, value)
+        for controller, file, value in further_writes(self.layout.version, limits, of_app=bool(app)):
+            root = self.layout.base.get(controller if self.layout.version == 1 else "")
+            path = os.path.join(root or "", self.name, app, file)
+            if root is not None and os.path.exists(path):
+                _set(path, value)
 
     def writes(self, limits: Limits) -> list[tuple[str, str, str]]:
         """(controller, file, value) of limits here."""
@@ -244,11 +260,14 @@ def kill_tree(directory: str, version: int) -> bool:
             pass  # Linux < 5.14: one by one
     if not any(_pids(directory)):
         return True
-    # A frozen fork bomb cannot fork away from its killer; the signals act when it is thawed.
-    state = os.path.join(directory, "freezer.state")
-    frozen = version == 1 and os.path.exists(state)
+    # A frozen fork bomb cannot fork away from its killer; in v1 the signals act when it is thawed.
+    file, freeze, thaw = (
+        ("freezer.state", "FROZEN", "THAWED") if version == 1 else ("cgroup.freeze", "1", "0")
+    )
+    state = os.path.join(directory, file)
+    frozen = os.path.exists(state)
     if frozen:
-        write(state, "FROZEN")
+        write(state, freeze)
     try:
         for pid in _pids(directory):
             if pid > 0:  # 0: a process of a pid namespace that is not ours to see
@@ -258,7 +277,7 @@ def kill_tree(directory: str, version: int) -> bool:
                     pass  # it was faster
     finally:
         if frozen:
-            write(state, "THAWED")
+            write(state, thaw)
     return False
 
 
@@ -368,6 +387,21 @@ def write(path: str, value: str) -> None:
         os.write(fd, value.encode())
     finally:
         os.close(fd)
+
+
+def _set(path: str, value: str) -> None:
+    try:
+        write(path, value)
+    except OSError as error:
+        raise CgroupError(f"write {value} to {path}: {os.strerror(error.errno or 0)}") from None
+
+
+def _ask_above(directory: str) -> None:
+    """The root of v2 passes down what somebody asks for: systemd does, where it runs. Limits say what is missing."""
+    try:
+        _delegate(directory)
+    except OSError:
+        pass  # in a container the root has processes, or is not ours to change
 
 
 def _delegate(directory: str) -> None:

@@ -101,6 +101,12 @@ def _writes(cgroup: cgroups.PodCgroup, app: str, limits: Limits) -> list[str]:
         root = cgroup.layout.base.get(controller if cgroup.layout.version == 1 else "")
         place = "/".join(part for part in (root or f"(no {controller})", cgroup.name, app, file) if part)
         made.append(f"write {value} to {place}")
+    for controller, file, value in cgroups.further_writes(cgroup.layout.version, limits, of_app=bool(app)):
+        root = cgroup.layout.base.get(controller if cgroup.layout.version == 1 else "")
+        if root is not None:
+            made.append(
+                f"write {value} to {'/'.join(filter(None, (root, cgroup.name, app, file)))}, if it is there"
+            )
     return made
 
 

@@ -1,6 +1,8 @@
 """Where cgroups are and what is written to them, on plain directory trees."""
 
 import os
+import signal
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -115,20 +117,27 @@ def test_removal_is_idempotent_and_says_when_to_try_again(tmp_path: Path) -> Non
     assert os.listdir(tmp_path / "cpu/own") == []
 
 
-def fake_v2(base: Path) -> Layout:
+CONTROL_FILES = (
+    "cgroup.procs cgroup.subtree_control cpu.max cpu.weight io.max memory.max memory.oom.group memory.swap.max "
+    "pids.max"
+)
+
+
+def fake_v2(base: Path, without: str = "") -> Layout:
     """The control files that a kernel would make with each directory."""
-    for directory in (base / "gantry", base / "gantry/gantry.u1", base / "gantry/gantry.u1/a"):
-        directory.mkdir(parents=True)
+    for directory in (base, base / "gantry", base / "gantry/gantry.u1", base / "gantry/gantry.u1/a"):
+        directory.mkdir(parents=True, exist_ok=True)
         (directory / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
-        for name in ("cgroup.subtree_control", "cpu.max", "memory.max", "cpu.weight"):
-            (directory / name).touch()
+        for name in CONTROL_FILES.split():
+            if name != without:
+                (directory / name).touch()
     return Layout(2, {"": str(base / "gantry")})
 
 
 def test_v2_tree(tmp_path: Path) -> None:
     pod = PodCgroup(fake_v2(tmp_path), "u1")
     pod.create()
-    for directory in ("gantry", "gantry/gantry.u1"):
+    for directory in ("", "gantry", "gantry/gantry.u1"):
         assert (tmp_path / directory / "cgroup.subtree_control").read_text() == "+cpu +memory +pids +io"
     pod.create_app("a", Limits(1000, 500, 9))
     app = tmp_path / "gantry/gantry.u1/a"
@@ -142,6 +151,102 @@ def test_v2_tree(tmp_path: Path) -> None:
     assert pod.app_members("a") == (f"{app}/cgroup.procs",)
     (app / "memory.events").write_text("low 0\noom 4\noom_kill 2\n")
     assert pod.oom_kills("a") == 2
+
+
+EVERYTHING = Limits(
+    cpu_request_milli=500,
+    cpu_limit_milli=1500,
+    memory_limit=64 << 20,
+    pids=32,
+    block_bandwidth=1 << 20,
+    block_iops=50,
+)
+
+
+def test_v2_every_limit_in_its_file(tmp_path: Path) -> None:
+    """As the kubelet and crun write them: shares 512 are weight 20, 1.5 cpus are 150 ms of 100."""
+    pod = PodCgroup(fake_v2(tmp_path), "u1", disk="8:0")
+    pod.create()
+    pod.create_app("a", EVERYTHING)
+    app = tmp_path / "gantry/gantry.u1/a"
+    written = {name: text for name in CONTROL_FILES.split() if (text := (app / name).read_text())}
+    assert written == {
+        "cpu.weight": "20",
+        "cpu.max": "150000 100000",
+        "memory.max": str(64 << 20),
+        "memory.swap.max": "0",
+        "memory.oom.group": "1",
+        "pids.max": "32",
+        "io.max": "8:0 rbps=1048576 wbps=1048576 riops=50 wiops=50",
+    }
+    pod.limit(Limits(memory_limit=1 << 30, pids=4096))
+    assert (app.parent / "memory.max").read_text() == str(1 << 30)
+    assert (app.parent / "memory.swap.max").read_text() == "0"
+    assert (app.parent / "memory.oom.group").read_text() == "", "one app's end is not its neighbours'"
+
+
+@pytest.mark.parametrize(
+    ("shares", "weight"), [(2, 1), (10, 1), (102, 4), (1024, 39), (4096, 157), (262_144, 10_000)]
+)
+def test_v2_weights_are_the_kubelet_s(shares: int, weight: int) -> None:
+    """`1 + ((shares - 2) * 9999) / 262142`: cgroup_manager_linux.go, getCPUWeight."""
+    assert cgroups.limit_writes(2, Limits(cpu_shares=shares)) == [("cpu", "cpu.weight", str(weight))]
+
+
+@pytest.mark.parametrize(
+    ("file", "controller"),
+    [("cpu.max", "cpu"), ("memory.max", "memory"), ("pids.max", "pids"), ("io.max", "io")],
+)
+def test_v2_a_controller_that_was_not_passed_down(tmp_path: Path, file: str, controller: str) -> None:
+    pod = PodCgroup(fake_v2(tmp_path, without=file), "u1", disk="8:0")
+    pod.create()
+    with pytest.raises(
+        CgroupError, match=f"limit {file}=.*: the cgroup controller {controller} is not available"
+    ):
+        pod.create_app("a", EVERYTHING)
+
+
+@pytest.mark.parametrize("file", ["memory.swap.max", "memory.oom.group"])
+def test_v2_what_a_kernel_may_lack(tmp_path: Path, file: str) -> None:
+    pod = PodCgroup(fake_v2(tmp_path, without=file), "u1", disk="8:0")
+    pod.create()
+    pod.create_app("a", EVERYTHING)
+    assert not (tmp_path / "gantry/gantry.u1/a" / file).exists()
+
+
+def test_v2_a_root_that_passes_nothing_down(tmp_path: Path) -> None:
+    """As in a container, whose root has processes: what is missing is said by whoever needs it."""
+    layout = fake_v2(tmp_path)
+    (tmp_path / "cgroup.subtree_control").unlink()
+    (tmp_path / "cgroup.subtree_control").mkdir()
+    PodCgroup(layout, "u1").create()
+
+
+def test_v1_a_limit_of_memory_is_one_of_swap(tmp_path: Path) -> None:
+    pod = PodCgroup(fake_v1(tmp_path), "u1")
+    pod.create()
+    pod.create_app("a", Limits())
+    app = tmp_path / "memory/own/gantry.u1/a"
+    (app / "memory.limit_in_bytes").touch()
+    pod.limit(Limits(memory_limit=7), "a")
+    (app / "memory.memsw.limit_in_bytes").touch()
+    pod.limit(Limits(memory_limit=9), "a")
+    assert [(app / f"memory.{name}").read_text() for name in ("limit_in_bytes", "memsw.limit_in_bytes")] == [
+        "9",
+        "9",
+    ]
+
+
+def test_v2_kill_before_linux_5_14(tmp_path: Path) -> None:
+    """One by one, and frozen meanwhile."""
+    fake_v2(tmp_path)
+    app = tmp_path / "gantry/gantry.u1/a"
+    (app / "cgroup.freeze").touch()
+    process = subprocess.Popen(["sleep", "1000"])
+    (app / "cgroup.procs").write_text(f"{process.pid}\n")
+    assert not cgroups.kill_tree(str(app), 2)
+    assert process.wait() == -signal.SIGKILL
+    assert (app / "cgroup.freeze").read_text() == "0"
 
 
 def test_v2_kill_uses_the_kernel_s(tmp_path: Path) -> None:
