@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from executor.pods.launcher import Launcher, LaunchError
-from executor.stage1 import cgroups, lsm, nspawn, seccomp, userns
+from executor.stage1 import caps, cgroups, lsm, nspawn, seccomp, userns
 
 CONTROLLERS: Final = {"cpu": "cpu limits", "memory": "memory limits", "pids": "limits of processes"}
 Flavors = dict[str, list[dict[str, Any]]]
@@ -25,7 +25,7 @@ class Check:
 
 async def examine(state_dir: Path) -> Flavors:
     """The checks of each flavor, as plain values."""
-    common = [*await _launcher(), *_cgroups(), _disk(state_dir)]
+    common = [*await _launcher(), _capabilities(), *_cgroups(), _disk(state_dir)]
     confined = [_needed("seccomp filters", seccomp.why_not())]
     confined += [_optional(module, lsm.why_not(module)) for module in (lsm.APPARMOR, lsm.SELINUX)]
     users = _optional("user namespaces", _users(state_dir))
@@ -71,6 +71,17 @@ async def _launcher() -> list[Check]:
         return [_needed("the launcher", str(error))]
     await launcher.close()
     return [_needed("the launcher", "")]
+
+
+def _capabilities() -> Check:
+    """What apps without a user namespace get is what the executor has itself: as isolator, or by being privileged."""
+    known = caps.mask(caps.NAMES) & ((2 << caps.last_cap()) - 1)
+    missing = caps.lacking(known)
+    usual = [name for name in missing if name in caps.DEFAULT]
+    why = f"the executor would lack {', '.join(missing)}: apps without users of their own that ask for them fail"
+    if usual:
+        why += f"; all apps get {', '.join(usual)}, unless they drop it"
+    return _optional("capabilities to give", why if missing else "")
 
 
 def _cgroups() -> list[Check]:

@@ -1,5 +1,6 @@
 """Capability names and the sets an app gets (capabilities(7), include/uapi/linux/capability.h)."""
 
+import functools
 import os
 from collections.abc import Iterable
 from typing import Final
@@ -51,6 +52,13 @@ def held() -> int:
             if line.startswith("CapPrm:"):
                 return int(line.split()[1], 16)
     raise OSError("no CapPrm in /proc/self/status")
+
+
+@functools.cache
+def lacking(wanted: int) -> tuple[str, ...]:
+    """Those of a bit mask that this process (the launcher; whoever it starts) does not have and so cannot give."""
+    missing = wanted & ~held()
+    return tuple(name for name in NAMES if missing >> NUMBERS[name] & 1)
 
 
 def limit_bounding_set(keep: int, last: int) -> None:

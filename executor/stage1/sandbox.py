@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from executor.stage1 import cgroups, channel, manifest, nspawn, ops, plan, podfiles, userns
+from executor.stage1 import caps, cgroups, channel, isolators, manifest, nspawn, ops, plan, podfiles, userns
 from executor.stage1.children import Kind
 from executor.stage1.ops import StageError
 from executor.stage1.process import Process
@@ -179,11 +179,20 @@ class Sandbox:
         members = self._cgroup.app_members(name)
         todo = ops.pack(plan.app_plan(self._pod, app, self._paths, lowers, members))
         process = plan.app_process(self._pod, app)
+        self._check_capabilities(app, process)
         if handler:
             return self._job(todo, process._replace(argv=handler), "init")
         job = self._job(todo, process, "init")
         self._ready[name] = (lowers, job)
         return job
+
+    def _check_capabilities(self, app: manifest.App, process: Process) -> None:
+        """A user namespace has all of them, and whoever is not root keeps none. Raises StageError."""
+        if self._pod.ids or process.capabilities is None or (app.user.isdigit() and int(app.user)):
+            return
+        if missing := caps.lacking(process.capabilities):
+            why = f"the executor itself lacks {', '.join(missing)}"
+            raise StageError(f"start {app.name}: isolator {isolators.CAPABILITIES[0]}: {why}")
 
     def _job(self, todo: list[Any], process: Process, whom: str) -> bytes:
         names = (whom, "users") if self._users else (whom,)
