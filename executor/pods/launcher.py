@@ -319,7 +319,8 @@ class Sandbox:
             overlay.rename(trash)
         for name in ("upper", "work"):
             (overlay / name).mkdir(parents=True)
-        await asyncio.to_thread(shutil.rmtree, trash, ignore_errors=False)
+        if trash.exists():
+            await asyncio.to_thread(shutil.rmtree, trash, ignore_errors=False)
 
     async def update(self) -> None:
         """The apps of the pod are those that its manifest has now; all else of it has to be as it was. LaunchError."""

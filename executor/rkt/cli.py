@@ -46,6 +46,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "app list": ("executor.rkt.app:listing", "a pod's apps and their states"),
     "app status": ("executor.rkt.app:status", "how an app is"),
     "app exec": ("executor.rkt.enter:main", "as `enter`"),
+    "attest": ("executor.rkt.measured:attest", "have the TPM sign what this machine has started"),
     "gc": ("executor.rkt.end:gc", "remove pods that have ended long enough ago"),
     "image fetch": ("executor.rkt.images:fetch", ""),
 }
@@ -67,7 +68,7 @@ def version(g: Globals, args: list[str]) -> int:
     print("appc Version: 0.8.11")
     print(f"Python Version: {platform.python_version()}")
     print(f"OS/Arch: linux/{machine}")
-    print("Features: -TPM -SDJOURNAL")
+    print("Features: +TPM -SDJOURNAL")
     return 0
 
 

@@ -106,6 +106,10 @@ async def readable(sock: socket.socket) -> None:
         loop.remove_reader(sock.fileno())
 
 
+class Gone(Exception):
+    """Whoever asked is not there any more."""
+
+
 class Session:
     """One request, and who has made it. `fds` are closed afterwards."""
 
@@ -114,8 +118,11 @@ class Session:
         self.message, self.fds = message, fds
 
     def reply(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
-        """OSError when nobody is there any more."""
-        channel.send_json(self._connection, message, fds)
+        """Raises Gone."""
+        try:
+            channel.send_json(self._connection, message, fds)
+        except OSError:
+            raise Gone from None
 
     async def until_gone_or(self, other: "asyncio.Future[Any]") -> None:
         """Return when whoever asked has gone, or `other` is done."""
@@ -127,7 +134,7 @@ class Session:
 
 
 Verb = Callable[[Session], Awaitable[dict[str, Any] | None]]
-"""Does what was asked for; returns the last answer, if there is one. LaunchError, Failure, ValueError are answers."""
+"""Does what was asked for; returns the last answer, if there is one. LaunchError, Failure, OSError, … are answers."""
 
 
 class Server:
@@ -188,10 +195,12 @@ class Server:
                 answer = await verb(session)
             except (LaunchError, Failure, ValueError, KeyError, TypeError) as error:
                 answer = {"error": str(error)}
+            except OSError as error:
+                answer = {"error": f"{error.filename}: {error.strerror}" if error.filename else str(error)}
             if answer is not None:
                 session.reply(answer)
-        except OSError:
-            pass  # the other side has gone
+        except (OSError, Gone):
+            pass
         finally:
             for fd in fds:
                 os.close(fd)

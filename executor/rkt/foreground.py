@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from executor.pods.launcher import AppExit, Launcher, LaunchError
 from executor.pods.ports import Sandbox
@@ -26,6 +26,9 @@ from executor.rkt.podmanifest import KVM, flavor_of_pod
 from executor.rkt.pods import READY, STATUS
 from executor.rkt.prepare import Making
 from executor.rkt.streams import journal_label
+
+if TYPE_CHECKING:
+    from executor.tpm.settings import TpmSettings
 
 _GRACE: Final = 10.0  # seconds
 
@@ -51,9 +54,17 @@ class Foreground:
     lasting = False
     """The pod goes on when no app runs."""
 
-    def __init__(self, g: Globals, making: Making, launcher: Launcher, *, interactive: bool) -> None:
-        self.g, self.pod, self.manifest, self._launcher = g, making.pod, making.manifest, launcher
-        self._interactive = interactive
+    def __init__(
+        self,
+        g: Globals,
+        making: Making,
+        launcher: Launcher,
+        *,
+        interactive: bool,
+        tpm: "TpmSettings | None" = None,
+    ) -> None:
+        self.g, self.pod, self.manifest, self.launcher = g, making.pod, making.manifest, launcher
+        self._interactive, self.tpm = interactive, tpm
         self._flavor = flavor_of_pod(making.manifest)
         self._events: asyncio.Queue[AppExit | Exception | None] = asyncio.Queue()
         self._stops = 0
@@ -153,10 +164,10 @@ class Foreground:
     def _run_pod(self) -> Callable[..., Awaitable[Sandbox]]:
         """How pods of this flavor are started."""
         if self._flavor != KVM:
-            return self._launcher.run_pod
+            return self.launcher.run_pod
         from executor.kvm.machines import Machines
 
-        return Machines(self._launcher.run_pod, self.g.data).run_pod
+        return Machines(self.launcher.run_pod, self.g.data).run_pod
 
     def _on_gone(self, reason: str) -> None:
         self._events.put_nowait(Failure(f"the pod has died: {reason}"))

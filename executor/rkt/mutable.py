@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from executor.pods.launcher import Launcher, LaunchError
 from executor.pods.launcher import Sandbox as OwnSandbox
-from executor.rkt import prepare
+from executor.rkt import measured, prepare
 from executor.rkt.common import Globals
 from executor.rkt.control import Session, Verb
 from executor.rkt.flags import Failure
@@ -28,6 +28,9 @@ from executor.rkt.pods import STATUS
 from executor.rkt.prepare import Making
 from executor.stage0.pins import Pin
 
+if TYPE_CHECKING:
+    from executor.tpm.settings import TpmSettings
+
 GRACE: Final = 10.0  # seconds
 
 
@@ -36,8 +39,17 @@ class MutablePod(Foreground):
 
     lasting = True
 
-    def __init__(self, g: Globals, making: Making, launcher: Launcher, *, interactive: bool) -> None:
-        super().__init__(g, making, launcher, interactive=interactive)
+    def __init__(
+        self,
+        g: Globals,
+        making: Making,
+        launcher: Launcher,
+        *,
+        interactive: bool,
+        tpm: "TpmSettings | None" = None,
+    ) -> None:
+        super().__init__(g, making, launcher, interactive=interactive, tpm=tpm)
+        self._digests: dict[str, str] = {}
         self._changing = asyncio.Lock()
         self._pins: dict[str, Pin] = {}
         self._removing: set[str] = set()
@@ -83,20 +95,22 @@ class MutablePod(Foreground):
                 await asyncio.to_thread(self._forget, name, set())  # what somebody has left that was killed
                 await asyncio.to_thread(prepare.write_app, self.pod, name, source, image.layers, fills)
                 self.write(f"{STATUS}/{name}-created", "")
-                await self._change(manifest)
+                await self._change(manifest, {**self._digests, name: image.digest})
             except BaseException:
                 pin.close()
                 if name not in self.entries:
                     await asyncio.to_thread(self._forget, name, set())
                 raise
-            self._pins[name] = pin
+            self._pins[name], self._digests[name] = pin, image.digest
         return {}
 
-    async def _change(self, manifest: dict[str, Any]) -> None:
-        """Let the pod have another manifest; LaunchError, and all is as it was."""
+    async def _change(self, manifest: dict[str, Any], digests: Mapping[str, str] | None = None) -> None:
+        """Let the pod have another manifest; LaunchError, and all is as it was. digests: of the images, to measure."""
         before = self.manifest
         put_manifest(self.pod.path, manifest)
         try:
+            if self.tpm is not None and digests is not None:
+                await measured.measure(self.g, self.tpm, self.launcher, self.pod.path, digests)
             assert isinstance(self.sandbox, OwnSandbox)
             await self.sandbox.update()
         except BaseException:
@@ -150,6 +164,7 @@ class MutablePod(Foreground):
                 assert self.sandbox is not None
                 await self.sandbox.remove_app(name)
                 manifest, volumes = parted(self.manifest, name)
+                self._digests.pop(name, None)
                 await self._change(manifest)
                 await asyncio.to_thread(self._forget, name, volumes)
             finally:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from executor.rkt import config
+from executor.rkt import config, measured
 from executor.rkt.apps import Apps, add_flags
 from executor.rkt.common import Globals
 from executor.rkt.flags import Failure, Flags
@@ -37,6 +37,7 @@ class PodFlags:
         self = cls(flags)
         self._add_stage1()
         self._add_network()
+        measured.add_flags(flags)
         flags.refuse("port", _NO_NETWORKS)
         flags.values |= {"interactive": "false", "mds-register": "false", "ipc": "auto"}
         return self
@@ -77,6 +78,7 @@ class PodFlags:
     def _add_running(self) -> None:
         flags = self.flags
         self._add_network()
+        measured.add_flags(flags)
         flags.switch("interactive", "give the app this terminal, or this standard input")
         flags.text("ipc", "auto", "auto or private")
         flags.switch("mds-register", "")
@@ -115,6 +117,7 @@ class PodFlags:
         flags = self.flags
         if flags.is_on("interactive") and apps > 1:
             raise Failure("interactive option only supports one image")
+        measured.settings(g, flags)
         if flags.is_on("mds-register"):
             raise Failure("--mds-register is not supported: there is no metadata service yet")
         if flags.values["ipc"] not in {"", "auto", "private"}:

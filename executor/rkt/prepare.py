@@ -31,6 +31,8 @@ class Making:
     pod: PodDir
     manifest: dict[str, Any] = field(default_factory=dict)
     holds: ExitStack = field(default_factory=ExitStack)
+    digests: dict[str, str] = field(default_factory=dict)
+    """Of the images as they were found, by app."""
     unverified: bool = False
     """Somebody said --insecure-options=image when the pod was made."""
 
@@ -86,12 +88,13 @@ async def fill(g: Globals, asked: PodFlags, making: Making, *, quiet: bool = Fal
         manifest, wanted = _given(manifest_path)
     else:
         manifest, wanted = {}, [(app.image, app.texts.get("signature", "")) for app in asked.apps.apps]
-    sources, layers = [], []
+    sources, layers, digests = [], [], []
     for text, signature in wanted:
         image, store = await finder.find(text, signature)
         making.holds.enter_context(_closing(store.hold(image)))
         sources.append(source_of(g, image.id))
         layers.append(image.layers)
+        digests.append(image.digest)
     if manifest_path:
         fills = _complete(manifest, sources)
     else:
@@ -105,6 +108,7 @@ async def fill(g: Globals, asked: PodFlags, making: Making, *, quiet: bool = Fal
     notes = {"flavor": flavor, "user_namespace": "private" if flags.is_on("private-users") else ""}
     settle(manifest, **notes)
     making.manifest = manifest
+    making.digests = dict(zip((str(entry["name"]) for entry in manifest["apps"]), digests, strict=True))
     making.unverified = "image" in g.insecure
     await asyncio.to_thread(_write, making.pod, manifest, sources, layers, fills)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from executor.pods.launcher import Launcher, LaunchError
 from executor.pods.poddir import Phase, PodDir
-from executor.rkt import prepare
+from executor.rkt import measured, prepare
 from executor.rkt.common import Globals, need_root, words
 from executor.rkt.flags import Failure
 from executor.rkt.foreground import Foreground
@@ -78,6 +78,7 @@ async def _hold(g: Globals, making: Making) -> None:
         image, store = await finder.find(str(entry["image"]["id"]))
         pin = store.hold(image)
         making.holds.callback(pin.close)
+        making.digests[str(entry["name"])] = image.digest
 
 
 async def execute(
@@ -88,6 +89,7 @@ async def execute(
     kind: type[Foreground] = Foreground,
 ) -> int:
     """Make the rest while the launcher starts, then run. Failure."""
+    tpm = measured.settings(g, asked.flags)
     launching = asyncio.create_task(_launch(making.pod))
     launcher: Launcher | None = None
     await asyncio.sleep(0)  # it is started now, in parallel with what we import
@@ -96,13 +98,17 @@ async def execute(
             await ready
             _settle(g, asked, making)
             launcher = await launching
+            if tpm is not None:
+                await measured.measure(g, tpm, launcher, making.pod.path, making.digests)
             making.pod.move(Phase.RUN)
         except BaseException:
             if making.pod.phase is not Phase.PREPARED:
                 making.drop()
             raise
         with making.holds:
-            return await kind(g, making, launcher, interactive=asked.flags.is_on("interactive")).run()
+            return await kind(
+                g, making, launcher, interactive=asked.flags.is_on("interactive"), tpm=tpm
+            ).run()
     except LaunchError as error:
         raise Failure(str(error)) from None
     except OSError as error:
