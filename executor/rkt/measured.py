@@ -41,7 +41,7 @@ def settings(g: Globals, flags: Flags) -> "TpmSettings | None":
 
 
 async def measure(
-    g: Globals, wanted: "TpmSettings", launcher: "Launcher", path: Path, images: Mapping[str, str]
+    g: Globals, wanted: "TpmSettings", launcher: "Launcher | None", path: Path, images: Mapping[str, str]
 ) -> None:
     """Extend the TPM with a pod that is about to start, or has another app. images: digests by app. Failure."""
     from executor.tpm.measure import Measurer
@@ -52,6 +52,7 @@ async def measure(
             return None
         from executor.kvm.machines import Machines
 
+        assert launcher is not None
         kvm = await Machines(launcher.run_pod, g.data).equipment()
         return Parts(tuple(map(str, (kvm.tools.qemu, kvm.tools.virtiofsd, kvm.boot.kernel, kvm.boot.root))))
 
