@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 BOOT_SECONDS: Final = 180.0
 """An emulated machine on a busy host takes its time."""
 EXIT_SECONDS: Final = 1.0
+METADATA_URL: Final = "metadata-url"
+"""What stage1 puts into AC_METADATA_URL (docs/stage1-interface.md)."""
 _ETC: Final = ("hosts", "hostname", "resolv.conf")
 
 
@@ -171,6 +173,7 @@ class _Start:
         sandbox = KvmSandbox(self.guest, self.host, self._pod_dir, on_exit, self._on_gone)
         files = {
             "pod": json.dumps(machine.guest_manifest(self._pod)),
+            **{name: text for name in (METADATA_URL,) if (text := _read(self._pod_dir / name))},
             **{
                 f"appsinfo/{app['name']}/lower": f"{SHARE}/images/{app['name']}/.\n"
                 for app in self._pod["apps"]

@@ -30,6 +30,7 @@ _LATE: Final = (
     "traceback",
     "linecache",
     "executor.kvm.guest.network",
+    "executor.kvm.guest.ports",
 )
 _LIST: Final = """
 import sys; sys.path.insert(0, {root!r})

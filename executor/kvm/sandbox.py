@@ -36,6 +36,7 @@ class Guest:
         self._pending: dict[int, _Asked] = {}
         self._outputs: dict[tuple[str, str | int], list[Stream]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._listening: dict[int, Callable[[], socket.socket]] = {}
         self._over = ""
         self.wire: Wire | None = None
         self.pid = -1
@@ -68,7 +69,8 @@ class Guest:
         """A connection that is made in the pod's network; the other end of it is in the guest. Raises OSError."""
         if self.wire is None or self._over:
             raise ConnectionError(self._over or "the machine has not started")
-        stream, ours = self.wire.connection()
+        ours, theirs = socket.socketpair()
+        stream = self.wire.connection(theirs)
         try:
             await self._ask(self.wire, "connect", [stream], address=address, port=port)
         except LaunchError as error:
@@ -78,6 +80,30 @@ class Guest:
             ours.close()
             raise
         return ours
+
+    async def listen(self, port: int, connect: Callable[[], socket.socket]) -> None:
+        """Before any app that is started later: see `executor.metadata.service.Relaying`. Raises LaunchError."""
+        if self.wire is None:
+            raise LaunchError("the machine has not started")
+        self._listening[port] = connect
+        try:
+            await self._ask(self.wire, "listen", [], port=port)
+        except OSError as error:
+            raise LaunchError(f"listen in the machine on 127.0.0.1:{port}: {error.strerror}") from None
+
+    async def _take(self, port: int, number: int) -> None:
+        """Somebody in the guest has connected."""
+        assert self.wire is not None
+        try:
+            end = self._listening[port]()
+        except (OSError, KeyError) as error:
+            log.info("a connection to port %d of a machine is not answered: %s", port, error)
+            self.wire.send(frames.message({"do": "refuse", "connection": number}))
+            return
+        try:
+            await self._ask(self.wire, "take", [self.wire.connection(end)], connection=number)
+        except (LaunchError, OSError) as error:
+            log.info("a connection to port %d of a machine: %s", port, error)
 
     async def _ask(self, wire: Wire, do: str, streams: list[Stream], **more: Any) -> dict[str, Any]:
         """The answer, with which the streams begin; an error ends them. Raises LaunchError; OSError is the guest's."""
@@ -100,7 +126,11 @@ class Guest:
     def on_message(self, message: dict[str, Any]) -> None:
         """From the guest. In the order it comes: an exit is told after the start that it ends."""
         if "event" in message:
-            task = self._loop.create_task(self._tell(message, self._claim(message)))
+            if message["event"] == "connection":
+                work = self._take(int(message["port"]), int(message["connection"]))
+            else:
+                work = self._tell(message, self._claim(message))
+            task = self._loop.create_task(work)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             return
@@ -190,6 +220,10 @@ class KvmSandbox(Sandbox):
     async def dial(self, address: str, port: int) -> socket.socket:
         """As `netns.Dialling` says."""
         return await self._guest.connect(address, port)
+
+    async def relay(self, port: int, connect: Callable[[], socket.socket]) -> None:
+        """As `executor.metadata.service.Relaying` says. Raises LaunchError."""
+        await self._guest.listen(port, connect)
 
     async def remove_app(self, app: str) -> None:
         """Forget a dead app: its cgroup and what it wrote to its root, all of which is in the machine."""

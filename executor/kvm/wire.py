@@ -103,10 +103,9 @@ class Wire(asyncio.Protocol):
         os.set_inheritable(master, False)
         return self._add(Terminal(self, self._next(), "terminal", slave)), master
 
-    def connection(self) -> tuple["Stream", socket.socket]:
-        """A stream for a connection that the guest makes, and its other end here. Raises OSError."""
-        ours, theirs = socket.socketpair()
-        return self._add(Connection(self, self._next(), "connection", theirs.detach())), ours
+    def connection(self, end: socket.socket) -> "Stream":
+        """A stream for a connection of the guest. end: of it here, the stream's from now on."""
+        return self._add(Connection(self, self._next(), "connection", end.detach()))
 
     def _next(self) -> int:
         self._count += 1

@@ -14,6 +14,7 @@ import pytest_asyncio
 from executor.network.namespaces import within
 from executor.pods.core.events import Answer
 from executor.pods.handlers import HookError, Place, hook, probe
+from executor.pods.launcher import LaunchError
 from executor.pods.netns import connect
 from executor.server.forwarding import Target, relay
 
@@ -28,6 +29,11 @@ HTTPD = "mkdir /www; echo fine > /www/index.html; exec httpd -f -p 127.0.0.1:800
 HTTPD6 = "mkdir /www; echo six > /www/index.html; exec httpd -f -p [::1]:8006 -h /www"
 ANY = """
 mkdir /www; echo any > /www/index.html; dd if=/dev/zero of=/www/much bs=1k count=2048; exec httpd -f -p 8080 -h /www
+"""
+# More at a time than are taken, and one that nobody takes.
+ASKS = """
+i=0; while [ $i -lt 20 ]; do wget -q -O - http://127.0.0.1:18112/$i & i=$((i+1)); done; wait
+wget -q -O - http://127.0.0.1:18113/ 2> /dev/null || echo refused
 """
 # Says how much it was sent, when that has ended.
 COUNTS = "exec nc -ll -p 8001 -e sh -c 'wc -c; echo end'"
@@ -81,10 +87,11 @@ async def machine(start: Any, outside: int) -> Any:
         "counts": COUNTS,
         "any": ANY,
         "fetch": FETCH,
+        "asks": ASKS,
     }
     made = await start({name: {"exec": ["sh", "-c", script]} for name, script in scripts.items()}, network)
     null = os.open("/dev/null", os.O_WRONLY)
-    for app in scripts.keys() - {"fetch"}:
+    for app in scripts.keys() - {"fetch", "asks"}:
         await made.sandbox.start_app(app, stdin=None, stdout=null, stderr=null)
     os.close(null)
     web = Place(made.sandbox, "web", {"ports": [{"name": "web", "containerPort": 8000}]}, "")
@@ -211,6 +218,40 @@ async def test_the_network_reaches_the_machine(machine: Any, outside: int) -> No
         assert size > 2048 * 1024
     its_own = Place(machine.sandbox, "any", {}, "192.0.2.2")
     assert await probe(its_own, {"httpGet": {"port": 8080}, "timeoutSeconds": 30}) == (Answer.SUCCESS, "")
+
+
+async def test_the_pod_reaches_what_is_relayed(machine: Any) -> None:
+    """Of the metadata service: ports of its loopback whose connections are carried to the host."""
+    asked: list[str] = []
+
+    def connect() -> socket.socket:
+        ours, theirs = socket.socketpair()
+
+        async def answer() -> None:
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+            asked.append((await reader.readuntil(b"\r\n\r\n")).split()[1].decode())
+            writer.write(f"HTTP/1.0 200 OK\r\n\r\nanswer {asked[-1]}\n".encode())
+            writer.close()
+            await writer.wait_closed()
+
+        tasks.add(asyncio.ensure_future(answer()))
+        return theirs
+
+    def refuse() -> socket.socket:
+        raise ConnectionRefusedError
+
+    tasks: set[asyncio.Task[None]] = set()
+    await machine.sandbox.relay(18112, connect)
+    await machine.sandbox.relay(18113, refuse)
+    with pytest.raises(
+        LaunchError, match=r"listen in the machine on 127\.0\.0\.1:8000: Address already in use"
+    ):
+        await machine.sandbox.relay(8000, refuse)
+    ended, output = await machine.run("asks")
+    assert ended.exit_code == 0
+    await asyncio.gather(*tasks)
+    assert sorted(asked) == sorted(f"/{number}" for number in range(20))
+    assert sorted(output.split("\n")) == sorted(["", "refused", *(f"answer {path}" for path in asked)])
 
 
 async def test_a_client_that_goes_is_not_waited_for(machine: Any) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from executor.contract.stages import ByFlavor
+from executor.kvm import kernel, probe
 from executor.kvm.machines import Machines
 from executor.metadata.images import store_manifests
 from executor.metadata.keys import Keys
@@ -41,6 +42,8 @@ from executor.stage1.manifest import FLAVORS
 pytestmark = pytest.mark.root
 
 SECONDS = 40.0
+# Emulated it takes its time; machines start one at a time.
+MACHINE = [pytest.mark.timeout(300), pytest.mark.xdist_group("machines")]
 VALIDATOR = r"""#!/bin/sh
 fail() { echo "==> $*" >&2; wrong=1; }
 absent() { [ ! -e "$1" ] || fail "$1 exists"; }
@@ -193,8 +196,8 @@ class Executor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def until(self, task_id: str, test: Callable[[Report], Any]) -> Report:
-        async with asyncio.timeout(SECONDS), self._news:
+    async def until(self, task_id: str, test: Callable[[Report], Any], seconds: float = SECONDS) -> Report:
+        async with asyncio.timeout(seconds), self._news:
             await self._news.wait_for(lambda: any(map(test, self.reports.get(task_id, ()))))
         return next(r for r in self.reports[task_id] if test(r))
 
@@ -219,6 +222,12 @@ async def executor(tmp_path: Path) -> AsyncIterator[Executor]:
 
 def why_not(flavor: str) -> str:
     """Why pods of a flavor cannot run here; "" when they can."""
+    if flavor == "kvm":
+        try:
+            probe.tools()
+            kernel.find()
+        except (probe.ProbeError, kernel.KernelError) as error:
+            return str(error)
     return nspawn.why_not() if flavor == "nspawn" else ""
 
 
@@ -230,7 +239,7 @@ def acis(image: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
 
 
 @pytest.mark.parametrize("network", ["own", "host"])
-@pytest.mark.parametrize("flavor", FLAVORS)
+@pytest.mark.parametrize("flavor", [*FLAVORS, pytest.param("kvm", marks=MACHINE)])
 async def test_the_validator_s_fourteen(
     executor: Executor, acis: dict[str, Path], flavor: str, network: str
 ) -> None:
@@ -238,6 +247,8 @@ async def test_the_validator_s_fourteen(
         pytest.skip(reason)
     if flavor == "fly" and network == "own":
         pytest.skip("fly has the host's network")
+    if flavor == "kvm" and network == "host":
+        pytest.skip("a virtual machine cannot have it")
     containers = [
         {
             "name": f"ace-validator-{mode}",
@@ -262,7 +273,7 @@ async def test_the_validator_s_fourteen(
     }
     task = f"{meta['uid']}.1"  # cgroups are named after it, and tests run beside one another
     executor.pods.launch(task, {"metadata": meta, "spec": spec}, Supplies(handler=flavor))
-    ended = await executor.until(task, lambda report: report.terminal)
+    ended = await executor.until(task, lambda report: report.terminal, 240.0 if flavor == "kvm" else SECONDS)
     said = (await executor.log("ace", "ace-validator-main")).splitlines()
     sidekick = await executor.log("ace", "ace-validator-sidekick")
     assert ended.state == "TASK_FINISHED", (said, sidekick, ended)

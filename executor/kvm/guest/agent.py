@@ -3,7 +3,6 @@
 Runs in pid 1, so it also reaps what nobody else does. When the launcher ends, so does the machine.
 """
 
-import errno
 import fcntl
 import os
 import select
@@ -14,11 +13,13 @@ import termios
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from executor.kvm.guest import frames
 from executor.stage1 import channel, syscalls
+
+if TYPE_CHECKING:
+    from executor.kvm.guest import ports
 
 _READ: Final = 64 * 1024
 _CLOCK_OFF: Final = 0.5
@@ -41,10 +42,11 @@ class Agent:
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._decoder = frames.Decoder()
         self._out: deque[memoryview] = deque()
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, Stream] = {}
         self._asked: dict[int, dict[str, Any]] = {}
         self._pod = ""
         self._network = -1  # a process whose network is the pod's, until this one has gone there
+        self._ports: ports.Ports | None = None
         self._over = False
 
     def run(self) -> None:
@@ -77,6 +79,10 @@ class Agent:
         """To the host, in order, now or as soon as the wire takes it."""
         self._out.append(memoryview(frame))
         self._flush()
+
+    def add(self, number: int, stream: "Stream") -> None:
+        """One more."""
+        self._streams[number] = stream
 
     def forget(self, number: int) -> None:
         """A stream has ended both ways."""
@@ -140,7 +146,7 @@ class Agent:
         try:
             self._perform(request)
         except OSError as error:
-            self._answer(request, {"error": f"{request['do']} in the machine: {error}"})
+            self.answer(request, {"error": f"{request['do']} in the machine: {error}"})
 
     def _perform(self, request: dict[str, Any]) -> None:
         do = request["do"]
@@ -149,8 +155,13 @@ class Agent:
             if stream is not None:
                 stream.resize(request["rows"], request["columns"])
             return
-        if do == "connect":
-            self._connect(request)
+        if do in ("connect", "listen", "take", "refuse"):
+            self._enter_network()
+            if self._ports is None:
+                from executor.kvm.guest import ports  # those pods that have none do without
+
+                self._ports = ports.Ports(self)
+            self._ports.perform(request)
             return
         if do == "run":
             self._lay_out(request)
@@ -176,27 +187,11 @@ class Agent:
         """A pipe for one of the app's streams; its end of it."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
         ours, theirs = (writer, reader) if direction == "in" else (reader, writer)
-        self._streams[number] = _Stream(self, number, ours, reads=direction != "in", writes=direction == "in")
+        self._streams[number] = Stream(self, number, ours, reads=direction != "in", writes=direction == "in")
         return theirs
 
-    def _connect(self, request: dict[str, Any]) -> None:
-        """To a port in the pod's network, where this process is from the first time on: it needs no other."""
-        ((_, number),) = request["streams"]
-        address, port = request["address"], request["port"]
-        try:
-            self._enter_network()
-            sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
-            sock.setblocking(False)
-            failed = sock.connect_ex((address, port))
-            if failed not in (0, errno.EINPROGRESS):
-                sock.close()
-                raise OSError(failed, os.strerror(failed))
-        except OSError as error:
-            self._answer(request, {"errno": error.errno})
-            return
-        self._streams[number] = _Connection(self, number, sock, partial(self._answer, request))
-
     def _enter_network(self) -> None:
+        """To the pod's network, where this process is from the first time on: it needs no other."""
         if self._network >= 0:
             fd = os.open(f"/proc/{self._network}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -218,7 +213,8 @@ class Agent:
             with open(target, "w", encoding="utf-8") as file:
                 file.write(text)
 
-    def _answer(self, request: dict[str, Any], reply: dict[str, Any]) -> None:
+    def answer(self, request: dict[str, Any], reply: dict[str, Any]) -> None:
+        """To a request of the host's."""
         self.send(frames.message({"id": request["id"], **reply}))
 
     # -- the launcher -------------------------------------------------------------------------------------
@@ -239,7 +235,7 @@ class Agent:
                 message = self._give_network(asked, message)
             elif fds:
                 ((_, number),) = asked["streams"]
-                self._streams[number] = _Stream(self, number, fds[0], reads=True, writes=True)
+                self._streams[number] = Stream(self, number, fds[0], reads=True, writes=True)
             elif asked["do"] == "remove":
                 self._clear(asked["app"])
         self.send(frames.message(message))
@@ -281,7 +277,7 @@ def _empty(directory: str) -> None:
             (os.unlink if os.path.islink(below) else os.rmdir)(below)
 
 
-class _Stream:
+class Stream:
     """A pipe or a terminal of an app. reads: its bytes go to the host; writes: the host's go into it."""
 
     def __init__(self, agent: Agent, number: int, fd: int, *, reads: bool, writes: bool) -> None:
@@ -377,76 +373,3 @@ class _Stream:
         self._fd = -1
         self._agent.forget(self._number)
         self._agent.send(frames.pack(frames.END, self._number))
-
-
-class _Connection(_Stream):
-    """A connection to a port of the pod, each way of which ends by itself. answer: called once, when it is made or not.
-
-    A second END of the host says that it takes nothing any more, either; so does ours.
-    """
-
-    def __init__(
-        self, agent: Agent, number: int, sock: socket.socket, answer: Callable[[dict[str, Any]], None]
-    ) -> None:
-        self._sock = sock
-        self._connecting: Callable[[dict[str, Any]], None] | None = answer
-        self._shut = False
-        super().__init__(agent, number, sock.fileno(), reads=True, writes=True)
-
-    def end(self) -> None:
-        if self._ending:
-            self._close()
-        else:
-            super().end()
-
-    def resize(self, rows: int, columns: int) -> None:
-        """It is no terminal."""
-
-    def _watch(self) -> None:
-        if self._connecting is None:
-            super()._watch()
-        else:
-            self._agent.watch(self._fd, select.EPOLLOUT, self._on_connected)
-
-    def _on_connected(self, _: int) -> None:
-        answer, self._connecting = self._connecting, None
-        failed = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if answer is not None:
-            answer({"errno": failed} if failed else {})
-        if failed:
-            self._close()
-        else:
-            self._watch()
-
-    def _finish(self) -> None:
-        """What the host has sent is there, and nothing more comes."""
-        if self._fd < 0:
-            return
-        if self._ending and not self._pending and not self._shut:
-            self._shut = True
-            try:
-                self._sock.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass  # the other side has gone altogether
-            if not self._reads:
-                self._close()
-                return
-        self._watch()
-
-    def _end_reading(self) -> None:
-        if self._shut:
-            self._close()
-        else:
-            self._reads = False
-            self._agent.send(frames.pack(frames.END, self._number))
-            self._watch()
-
-    def _close(self) -> None:
-        if self._fd < 0:
-            return
-        self._agent.watch(self._fd, 0, self._on_event)
-        self._fd = -1
-        self._sock.close()
-        self._agent.forget(self._number)
-        for _ in range(2 if self._reads else 1):
-            self._agent.send(frames.pack(frames.END, self._number))
