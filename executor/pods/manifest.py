@@ -148,6 +148,9 @@ def app_entry(
     asked = environment(container, level.pod, level.node, level.pod_ip, objects)
     # PATH, HOME, HOSTNAME and AC_APP_NAME are stage1's to fill in.
     env = {**config.env, **_gpu_variables(level, container), **asked}
+    for port in (config.app or {}).get("ports") or ():
+        if port.get("socketActivated"):
+            raise ConfigError(f"image: port {port['name']} wants socket activation, which is not done here")
     directory = container.get("workingDir") or config.working_dir or "/"
     of_image = (config.app or {}).get("isolators") or ()
     node = level.node

@@ -347,6 +347,17 @@ def test_what_we_may_give_depends_on_cap_sys_resource(tmp_path, effective, lowes
     assert lowest_oom_score(tmp_path) == lowest
 
 
+def test_what_an_aci_demands() -> None:
+    app = {"exec": ["/x"], "ports": [{"name": "www", "port": 80, "socketActivated": True}]}
+    with pytest.raises(ConfigError, match="port www wants socket activation"):
+        entry({}, ImageConfig(format="aci", app=app))
+    app["ports"] = [{"name": "www", "port": 80}]
+    config = ImageConfig(format="aci", app=app, working_dir="/w")
+    assert notes(entry({}, config))["gantry.io/working-directory"] == "exists"
+    assert "gantry.io/working-directory" not in notes(entry({"workingDir": "/v"}, config))
+    assert "gantry.io/working-directory" not in notes(entry({}, ImageConfig(working_dir="/w")))
+
+
 def test_volumes_of_the_image() -> None:
     config = ImageConfig(volumes=("/data", "/cache/", "/etc/x", "/", "/var/lib/db"))
     mounts = [{"name": "v", "mountPath": "/cache"}, {"name": "v", "mountPath": "/var/lib/"}]
