@@ -158,8 +158,11 @@ class ForeignSandbox:
 
     # --- starting the pod ---
 
-    async def execute_run(self, streams: tuple[int, ...], *, interactive: bool) -> None:
-        """Execute `run` and wait until it has named the pod's process. Raises LaunchError, and then nothing runs."""
+    async def execute_run(
+        self, streams: tuple[int, ...], *, interactive: bool, terminal: bool = False
+    ) -> None:
+        """Execute `run` and wait until it has named the pod's process. Raises LaunchError, and then nothing runs.
+        terminal: the streams are one, which becomes its own."""
         job, holder = self.job, self.holder
         run = replace(job.foreign.run, interactive=interactive)
         arguments, warnings = run_arguments(job.stage1, run, job.pod_dir.name)
@@ -170,6 +173,7 @@ class ForeignSandbox:
             streams,
             environment=_RUN_ENVIRONMENT,
             lock=True,
+            terminal=terminal,
             rlimits=job.foreign.rlimits,
         )
         try:
@@ -407,19 +411,26 @@ class Immutable(ForeignSandbox):
 
     async def start_app(self, app: str, *, stdin: int | None, stdout: int, stderr: int) -> int:
         """The first one runs them all and has the output of all; the others are told where that is."""
+        streams = (stdout, stderr) if stdin is None else (stdin, stdout, stderr)
+        return await self.start_streams(app, streams, interactive=stdin is not None)
+
+    async def start_streams(
+        self, app: str, streams: tuple[int, ...], *, interactive: bool, terminal: bool = False
+    ) -> int:
+        """As `start_app`; the streams may be a terminal."""
         if app in self._started:
             raise LaunchError(f"{self.name}: it cannot start {app} again while the pod runs")
         first = not self._started
         self._started.append(app)
         if first:
-            streams = (stdout, stderr) if stdin is None else (stdin, stdout, stderr)
             self._how, self._ended = None, asyncio.Event()
-            self._running = asyncio.create_task(self.execute_run(streams, interactive=stdin is not None))
+            run = self.execute_run(streams, interactive=interactive, terminal=terminal)
+            self._running = asyncio.create_task(run)
         else:
             line = (
                 f"gantry: {self.name} has one output for all apps: it is in the log of {self._started[0]}\n"
             )
-            os.write(stderr, line.encode())
+            os.write(streams[-1], line.encode())
         if self._running is None:
             raise LaunchError(f"{self.name}: the pod does not run")
         try:

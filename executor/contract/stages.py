@@ -117,7 +117,7 @@ class Stages:
                 *(pod_dir, ready.stage1, ready.image.layers, foreign, layout, self._lock(pod_dir)),
                 self._patience,
             )
-            await asyncio.to_thread(_rewrite, pod_dir, foreign.manifest)
+            await asyncio.to_thread(rewrite, pod_dir, foreign.manifest)
         except (ContractError, cgroups.CgroupError, OSError) as error:
             raise LaunchError(str(error)) from None
         mutable = ready.stage1.mutable
@@ -186,7 +186,7 @@ def _image_manifest(state_dir: Path, image_id: str) -> str:
         return json.dumps(operations.manifest(stored))
 
 
-def _rewrite(pod_dir: Path, manifest: Mapping[str, Any]) -> None:
+def rewrite(pod_dir: Path, manifest: Mapping[str, Any]) -> None:
     """The pod's manifest, and those of its images, as appc has them."""
     write_pod(pod_dir, manifest)
     for app in manifest["apps"]:

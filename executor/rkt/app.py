@@ -20,6 +20,7 @@ from executor.rkt.podmanifest import KVM, Environments, build, make_entry, settl
 from executor.rkt.pods import CREATED, MUTABLE, Seen, State, find
 from executor.rkt.prepare import Making
 from executor.rkt.show import app_json
+from executor.rkt.stage1 import FOREIGN
 
 
 def _need_experiment() -> None:
@@ -45,6 +46,8 @@ def sandbox(g: Globals, args: list[str]) -> int:
     flavor = asked.flavor(g)
     if flavor == KVM:
         raise Failure("stage1-kvm: a machine takes no apps later; use another stage1")
+    if flavor == FOREIGN:
+        raise Failure("app sandbox with a stage1 image of others is not supported; use one of ours")
     given = [_pairs(flags, name) for name in ("annotation", "user-annotation", "user-label")]
     making = prepare.new(g)
     save_uuid(making, flags.values["uuid-file-save"])

@@ -141,7 +141,7 @@ def _add_places(flags: Flags, apps: Apps) -> None:
     def volume(value: str) -> None:
         made = parse_volume(value)
         if made["name"] in apps.volumes:
-            raise ValueError(f"there are two volumes {made['name']!r}")
+            raise ValueError(f"duplicate volume name {made['name']!r}")
         apps.volumes[made["name"]] = made
 
     flags.call("mount", "volume=NAME,target=PATH; before the first image: in all apps", mount)

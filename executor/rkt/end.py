@@ -14,7 +14,7 @@ from executor.pods.poddir import Phase, PodDir
 from executor.rkt import control
 from executor.rkt.common import Globals, need_root, words
 from executor.rkt.flags import Failure, Flags, duration
-from executor.rkt.pods import Seen, State, find, named, walk
+from executor.rkt.pods import STAGE1_ID, Seen, State, find, named, walk
 from executor.rkt.show import wait_unlocked
 
 _EMBRYO_SECONDS = 60.0
@@ -92,6 +92,12 @@ def _delete(taken: PodDir) -> None:
     """By way of exited-garbage and garbage, so that what is half removed is never taken for a pod. Failure."""
     if taken.phase is Phase.RUN:
         taken.move(Phase.EXITED)
+    if (taken.path / STAGE1_ID).exists():
+        from executor.rkt import foreign
+
+        if not foreign.dispose(taken.path):
+            os.close(taken.lock)
+            raise Failure(f'unable to remove pod "{taken.name}": its stage1 has not collected it; it stays')
     taken.remove()
     if taken.path.exists():
         raise Failure(f'unable to remove pod "{taken.name}": see {taken.path}')

@@ -5,7 +5,7 @@ import os
 import socket
 
 from executor.rkt import control
-from executor.rkt.common import Globals, words
+from executor.rkt.common import Globals, need_root, words
 from executor.rkt.flags import Failure
 from executor.rkt.pods import Seen, State, find
 from executor.rkt.streams import Output, Relay
@@ -19,6 +19,7 @@ def main(g: Globals, args: list[str]) -> int:
     flags = g.flags("[flags] UUID [COMMAND …]")
     flags.text("app", "", "which app, of a pod with several")
     found = words(flags, args, rest=True)
+    need_root()
     if not found:
         raise Failure("name a pod by its UUID")
     pod = find(g.pods, found[0])

@@ -122,7 +122,7 @@ class Flags:
                 for left in args[at:]:
                     word(left)
                 return
-            elif arg == "---" or not arg:
+            elif arg == "---" or (not arg and app_argument is not None):
                 continue
             elif arg.startswith("-") and arg != "-":
                 at += self._one(arg, args[at] if at < len(args) else None)

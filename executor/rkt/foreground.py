@@ -58,7 +58,7 @@ class Foreground:
         self,
         g: Globals,
         making: Making,
-        launcher: Launcher,
+        launcher: Launcher | None,
         *,
         interactive: bool,
         tpm: "TpmSettings | None" = None,
@@ -163,6 +163,7 @@ class Foreground:
 
     def _run_pod(self) -> Callable[..., Awaitable[Sandbox]]:
         """How pods of this flavor are started."""
+        assert self.launcher is not None
         if self._flavor != KVM:
             return self.launcher.run_pod
         from executor.kvm.machines import Machines

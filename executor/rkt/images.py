@@ -225,6 +225,9 @@ def _needed_by_pods(g: Globals) -> Iterator[None]:
             cas.open()
             pin = stack.enter_context(Pin(cas))
             for pod in walk(g.pods):
+                if stage1 := pod.stage1_id():
+                    record = cas.load_image(stage1)
+                    pin.add(gc.trees(record) if record else (), [stage1])
                 if pod.phase in {"prepare", "prepared", "run"} and not pod.ended:
                     for image_id in pod.image_ids():
                         record = cas.load_image(image_id) or {}

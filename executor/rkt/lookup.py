@@ -46,6 +46,7 @@ _RKT_SAYS = tuple(
         (r"is not signed", "error opening signature file"),
         (r"which is not trusted|no key is trusted", "openpgp: signature made by unknown entity"),
         (r"the image is for (\w+)/", r'bad os "\1"'),
+        (r"label (\S+) is None, ", r'requested label "\1" not provided by the image manifest'),
         (
             r"label (\S+) is '(.*)', '(.*)' was asked",
             r'requested value for label "\1": "\3" differs from fetched aci label value: "\2"',

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from executor.rkt import config, measured
+from executor.rkt import measured, stage1
 from executor.rkt.apps import Apps, add_flags
 from executor.rkt.common import Globals
 from executor.rkt.flags import Failure, Flags
-from executor.rkt.podmanifest import Environments, flavor_of, resolv_conf
+from executor.rkt.podmanifest import Environments, resolv_conf
 
 _NO_NETWORKS: Final = "there are no networks yet but --net=host and --net=none"
 
@@ -61,9 +61,8 @@ class PodFlags:
     def _add_stage1(self) -> None:
         flags = self.flags
         flags.switch("no-overlay", "accepted; images are always mounted, never copied")
-        flags.text("stage1-name", "", "coreos.com/rkt/stage1-coreos, -fly, -kvm; nspawn")
-        flags.text("stage1-from-dir", "", "the same, as stage1-coreos.aci, stage1-fly.aci")
-        flags.refuse("stage1-path stage1-url stage1-hash", "stage1 images of others are not run")
+        for name, text in stage1.FLAGS.items():
+            flags.text(name, "", text)
 
     def _add_network(self) -> None:
         flags = self.flags
@@ -112,12 +111,14 @@ class PodFlags:
         if self.flags.is_on("no-overlay"):
             g.say("--no-overlay: images are mounted all the same, with an overlay that is the pod's alone")
 
-    def check_running(self, g: Globals, apps: int) -> None:
+    def check_running(self, g: Globals, apps: int, flavor: str = "linux") -> None:
         """Likewise, of what it takes to run. Failure."""
         flags = self.flags
         if flags.is_on("interactive") and apps > 1:
             raise Failure("interactive option only supports one image")
         measured.settings(g, flags)
+        if flavor == stage1.FOREIGN:
+            return  # the rest is the stage1's to heed
         if flags.is_on("mds-register"):
             raise Failure("--mds-register is not supported: there is no metadata service yet")
         if flags.values["ipc"] not in {"", "auto", "private"}:
@@ -133,13 +134,13 @@ class PodFlags:
             raise Failure(f"--net={net} is not supported: {_NO_NETWORKS}")
         return net
 
-    def flavor(self, g: Globals) -> str:
+    def stage1(self, g: Globals) -> stage1.Choice:
         """Of the flags, or the configuration's default. Failure."""
-        names = [self.flags.values[name] for name in ("stage1-name", "stage1-from-dir")]
-        if all(names):
-            raise Failure("--stage1-name and --stage1-from-dir exclude each other")
-        name = "".join(names) or config.load(g.config_dirs).stage1_name
-        return flavor_of(name) if name else "linux"
+        return stage1.choose(g, self.flags.values)
+
+    def flavor(self, g: Globals) -> str:
+        """Its flavor. Failure."""
+        return self.stage1(g).flavor
 
     def environments(self) -> Environments:
         """Failure."""
@@ -175,7 +176,7 @@ class PodFlags:
         elif entries:
             lines = [" ".join(_pair(entry, "--hosts-entry")) for entry in entries]
             made["hosts"] = _hosts(hostname) + "".join(f"{line}\n" for line in lines)
-        elif self.network != "host":
+        elif values["net"] != "host":
             made["hosts"] = _hosts(hostname)
         return made
 

@@ -17,6 +17,8 @@ from executor.pods.poddir import Phase
 from executor.rkt.flags import Failure
 
 CREATED: Final = "pod-created"
+STAGE1_ID: Final = "stage1/id"
+"""Of a pod whose stage1 is somebody else's: the id of its image."""
 UNVERIFIED: Final = "unverified-images"
 """Of a prepared pod: its images were let in without signatures, by the word of who prepared it."""
 MUTABLE: Final = "coreos.com/rkt/stage1/mutable"
@@ -95,6 +97,13 @@ class Seen:
 
     def image_ids(self) -> list[str]:
         return [str(app["image"]["id"]) for app in self.apps()]
+
+    def stage1_id(self) -> str:
+        """Of somebody else's stage1 image that runs the pod, or has still to collect it; "" when there is none."""
+        try:
+            return (self.path / STAGE1_ID).read_text()
+        except OSError:
+            return ""
 
     def image_name(self, app: str) -> str:
         """`name:version` of an app's image; "" when its manifest cannot be read."""
@@ -183,7 +192,9 @@ def walk(root: Path, phases: tuple[Phase, ...] = tuple(Phase)) -> Iterator[Seen]
 
 def find(root: Path, text: str) -> Seen:
     """The pod of this UUID, or of a UUID that alone begins so. Failure."""
-    if not text or "/" in text or text.startswith("."):
+    if not text:
+        raise Failure("UUID cannot be empty")
+    if "/" in text or text.startswith("."):
         raise Failure(f"{text!r} is not a pod's UUID")
     matches = {}
     for phase in Phase:

@@ -22,6 +22,7 @@ from executor.rkt.inside import Inside
 from executor.rkt.podflags import PodFlags
 from executor.rkt.podmanifest import KVM, Fill, Source, build, mounts, settle
 from executor.rkt.pods import CREATED, UNVERIFIED
+from executor.rkt.stage1 import FOREIGN
 
 
 @dataclass
@@ -58,6 +59,7 @@ def main(g: Globals, args: list[str]) -> int:
     flags.switch("quiet", "print nothing but the UUID")
     asked = PodFlags.add(flags, makes=True, runs=False)
     flags.parse(args, asked.apps.word, asked.apps.argument)
+    need_root()
     asked.check(g)
     making = new(g)
     try:
@@ -80,7 +82,8 @@ async def fill(g: Globals, asked: PodFlags, making: Making, *, quiet: bool = Fal
     from executor.rkt.images import policy
     from executor.rkt.lookup import Finder
 
-    flags, flavor = asked.flags, asked.flavor(g)
+    flags, choice = asked.flags, asked.stage1(g)
+    flavor = choice.flavor
     manifest_path = flags.values["pod-manifest"]
     say = (lambda _: None) if quiet else (lambda text: g.say(f"image: {text}"))
     finder = Finder(g, "never" if manifest_path else policy(flags), say)
@@ -111,6 +114,10 @@ async def fill(g: Globals, asked: PodFlags, making: Making, *, quiet: bool = Fal
     making.digests = dict(zip((str(entry["name"]) for entry in manifest["apps"]), digests, strict=True))
     making.unverified = "image" in g.insecure
     await asyncio.to_thread(_write, making.pod, manifest, sources, layers, fills)
+    if flavor == FOREIGN:
+        from executor.rkt import foreign
+
+        await foreign.prepare(g, choice, making)
 
 
 def _closing(hold: Any) -> ExitStack:

@@ -5,7 +5,7 @@ and not before. 254 for what goes wrong before it runs; else `foreground` says h
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from executor.rkt.podflags import PodFlags
 from executor.rkt.podmanifest import flavor_of_pod, settle, unrestrict
 from executor.rkt.pods import UNVERIFIED, State, find
 from executor.rkt.prepare import Making
+from executor.rkt.stage1 import FOREIGN
 
 
 def main(g: Globals, args: list[str]) -> int:
@@ -28,12 +29,22 @@ def main(g: Globals, args: list[str]) -> int:
     flags.text("uuid-file-save", "", "write the pod's UUID to this file")
     asked = PodFlags.add(flags, makes=True, runs=True)
     flags.parse(args, asked.apps.word, asked.apps.argument)
+    need_root()
     asked.check(g)
-    asked.check_running(g, len(asked.apps.apps))
-    asked.flavor(g)
+    flavor = asked.flavor(g)
+    asked.check_running(g, len(asked.apps.apps), flavor)
     making = prepare.new(g)
     save_uuid(making, flags.values["uuid-file-save"])
-    return asyncio.run(execute(g, asked, making, prepare.fill(g, asked, making)))
+    return asyncio.run(_how(flavor)(g, asked, making, prepare.fill(g, asked, making)))
+
+
+def _how(flavor: str) -> Callable[..., Coroutine[Any, Any, int]]:
+    """How pods of this flavor are run."""
+    if flavor != FOREIGN:
+        return execute
+    from executor.rkt import foreign
+
+    return foreign.execute
 
 
 def save_uuid(making: Making, path: str) -> None:
@@ -53,18 +64,19 @@ def prepared(g: Globals, args: list[str]) -> int:
     flags = g.flags("[flags] UUID")
     asked = PodFlags.add(flags, makes=False, runs=True)
     found = words(flags, args)
+    need_root()
     if len(found) != 1:
         raise Failure("name a pod by its UUID")
-    need_root()
     pod = find(g.pods, found[0])
     if pod.state is not State.PREPARED:
         raise Failure(f'pod "{pod.uuid}" is not prepared')
-    asked.check_running(g, len(pod.apps()))
+    flavor = flavor_of_pod(pod.manifest())
+    asked.check_running(g, len(pod.apps()), flavor)
     try:
         making = Making(take(pod), pod.manifest())
     except FileNotFoundError:
         raise Failure(f'pod "{pod.uuid}" is not prepared any more') from None
-    return asyncio.run(execute(g, asked, making, _hold(g, making)))
+    return asyncio.run(_how(flavor)(g, asked, making, _hold(g, making)))
 
 
 async def _hold(g: Globals, making: Making) -> None:

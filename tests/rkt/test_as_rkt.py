@@ -152,3 +152,10 @@ def test_of_two_words_on_privileges_the_last_one_counts(rkt, images, tmp_path):
     aci = converted(images, tmp_path, isolators=isolators)
     done = rkt.good("run", "--net=none", aci, "--exec=/bin/grep", "--", "NoNewPrivs", "/proc/self/status")
     assert done.out == "NoNewPrivs:\t1\n"
+
+
+def test_the_owner_of_a_file_is_who_the_pod_sees(fetched):
+    """Not who that is on the host, where the pod's ids are others."""
+    done = fetched("run", "--net=none", "--private-users", "example.com/box", "--user=/data", "--group=/data",
+                   "--exec=/bin/id")  # fmt: skip
+    assert "uid=7 gid=8" in done.out, done.err

@@ -10,7 +10,7 @@ from executor.rkt.podmanifest import (
     Source,
     app_name,
     build,
-    flavor_of,
+    ours,
     resolv_conf,
     settle,
     unrestrict,
@@ -166,15 +166,14 @@ def test_host_volumes_are_recursive_but_under_fly():
     ],
 )
 def test_stage1_images_are_flavors(name, flavor):
-    assert flavor_of(name) == flavor
+    assert ours(name) == flavor
 
 
 @pytest.mark.parametrize(
     "name", ["example.com/stage1", "coreos.com/rkt/stage1-odd", "odd", "example.com/stage1-fly"]
 )
-def test_other_stage1_images_are_refused(name):
-    with pytest.raises(Failure, match="is not supported; there are"):
-        flavor_of(name)
+def test_other_stage1_images_are_none_of_ours(name):
+    assert ours(name) == ""
 
 
 def test_names_of_apps():

@@ -53,7 +53,7 @@ def test_pods_are_found_by_what_is_theirs_alone(dirs):
     for text, message in (
         ("abc", "ambiguous"),
         ("nope", "no matches found"),
-        ("", "not a pod's"),
+        ("", "UUID cannot be empty"),
         ("..", "not a pod's"),
     ):
         with pytest.raises(Failure, match=message):

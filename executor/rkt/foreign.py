@@ -1,0 +1,209 @@
+"""Pods that a stage1 image of somebody else's runs, by rkt's contract (executor/contract), in the foreground.
+
+    prepare: the image is found and held; stage1/{id,name} say which it is
+    run: the manifest becomes one that knows nothing of us; `run` gets our streams, as if it were executed in our place
+    enter, stop: its entrypoints; rm, gc: its `gc` before the pod's directory goes (`dispose`)
+
+The pod ends as `run` does, or as the first app that failed; a network is the stage1's own to make, from --net.
+"""
+
+import json
+import os
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from executor.contract import disposal
+from executor.contract.interface import ROOTFS, ContractError
+from executor.contract.interface import Run as RunArguments
+from executor.contract.manifest import convert
+from executor.contract.sandbox import Immutable, Job, Patience
+from executor.contract.stages import rewrite
+from executor.pods.launcher import AppExit, LaunchError
+from executor.pods.poddir import Phase
+from executor.pods.ports import Sandbox
+from executor.rkt import stage1
+from executor.rkt.appstreams import AppStreams, modes_of
+from executor.rkt.common import Globals
+from executor.rkt.flags import Failure
+from executor.rkt.foreground import Foreground, Run
+from executor.rkt.podflags import PodFlags
+from executor.rkt.podmanifest import settle
+from executor.rkt.pods import STAGE1_ID, STATUS
+from executor.rkt.prepare import Making
+from executor.rkt.stage1 import FOREIGN, Choice, Place
+from executor.stage1 import cgroups
+
+_ALL: Final = {"stdin": "null", "stdout": "log", "stderr": "log"}
+_NOTHING: Final = {"stdin": "null", "stdout": "null", "stderr": "null"}
+
+
+async def prepare(g: Globals, choice: Choice, making: Making) -> None:
+    """Find the image and write down which it is. Failure."""
+    image, store = await stage1.find(g, choice)
+    known = stage1.read(g, image)
+    making.holds.callback(store.hold(image).close)
+    directory = making.pod.path / "stage1"
+    directory.mkdir(exist_ok=True)
+    (making.pod.path / STAGE1_ID).write_text(image.id)
+    (directory / "name").write_text(known.name)
+    for entry in making.manifest["apps"]:
+        if modes_of(entry) != _ALL:
+            raise Failure(
+                f"app {entry['name']}: stage1 {known.name} has one output for all apps: no --stdout=…"
+            )
+    try:
+        convert(known, json.dumps(making.manifest), making.pod.path)
+    except ContractError as error:
+        raise Failure(str(error)) from None
+
+
+async def execute(g: Globals, asked: PodFlags, making: Making, ready: Coroutine[Any, Any, None]) -> int:
+    """As `run.execute`. Failure."""
+    try:
+        try:
+            await ready
+            for name in ("mds-register", "private-users"):
+                if asked.flags.values.get(name) == "true":
+                    raise Failure(f"--{name} is not supported with stage1 images of others")
+            host = asked.flags.values["net"] == "host"
+            settle(
+                making.manifest, hostname=asked.flags.values["hostname"], host_network="true" if host else ""
+            )
+            pod = ForeignPod(g, making, asked)
+            await pod.load()
+            making.pod.move(Phase.RUN)
+        except BaseException:
+            if making.pod.phase is not Phase.PREPARED:
+                making.drop()
+            raise
+        with making.holds:
+            return await pod.run()
+    except (LaunchError, ContractError, cgroups.CgroupError) as error:
+        raise Failure(str(error)) from None
+    except OSError as error:
+        raise Failure(f"{error.filename or making.pod.path}: {error.strerror}") from None
+
+
+class _Sandbox(Immutable):
+    """With the files of /etc that stage0 gives (name → text), and `run` on a terminal if that is wanted."""
+
+    files: Mapping[str, str]
+
+    async def open(self) -> None:
+        await super().open()
+        top = str(self.job.pod_dir / ROOTFS)
+        await self.holder.prepare(
+            [
+                {"do": "file", "root": top, "path": f"etc/rkt-{name}", "text": text}
+                for name, text in self.files.items()
+            ]
+        )
+
+    async def start_terminal(self, app: str) -> tuple[int, int]:
+        master, slave = os.openpty()
+        try:
+            return await self.start_streams(
+                app, (slave, slave, slave), interactive=True, terminal=True
+            ), master
+        except BaseException:
+            os.close(master)
+            raise
+        finally:
+            os.close(slave)
+
+
+class ForeignPod(Foreground):
+    """One running pod. `load` first."""
+
+    def __init__(self, g: Globals, making: Making, asked: PodFlags) -> None:
+        super().__init__(g, making, None, interactive=asked.flags.is_on("interactive"))
+        self._asked, self._making = asked, making
+        self._begun = False
+
+    async def load(self) -> None:
+        """Find the stage1 by its id: who has prepared the pod has let it in. Failure."""
+        wanted = (self.pod.path / STAGE1_ID).read_text()
+        choice = Choice(FOREIGN, (Place(wanted, "never", trusted=True),))
+        image, store = await stage1.find(self.g, choice)
+        self._making.holds.callback(store.hold(image).close)
+        self._stage1, self._layers = stage1.read(self.g, image), image.layers
+
+    def _handlers(self, name: str, event: str) -> list[list[str]]:
+        return []  # the stage1's to run
+
+    def _note(self, name: str, text: str) -> None:
+        if name != "pid":  # the stage1 writes that itself; the others it writes in its own mounts
+            self.write(name, text)
+
+    def _run_pod(self) -> Callable[..., Awaitable[Sandbox]]:
+        return self._run_stage1
+
+    async def _run_stage1(
+        self, pod_dir: Path, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]
+    ) -> Sandbox:
+        run, files = self._arguments()
+        foreign = convert(self._stage1, json.dumps(self.manifest), pod_dir)
+        foreign = foreign._replace(run=run)
+        rewrite(pod_dir, foreign.manifest)
+        layout = cgroups.detect(
+            Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text()
+        )
+        job = Job(pod_dir, self._stage1, self._layers, foreign, layout, self.pod.lock, Patience())
+        sandbox = _Sandbox(job, on_exit, on_gone)
+        sandbox.files = files
+        try:
+            await sandbox.open()
+        except BaseException:
+            await sandbox.stop()
+            raise
+        return sandbox
+
+    def _arguments(self) -> tuple[RunArguments, dict[str, str]]:
+        """What `run` is told: of the flags those that are the stage1's to heed; and files of /etc. Failure."""
+        values, lists = self._asked.flags.values, self._asked.flags.lists
+        servers = {one for text in lists["dns"] for one in text.split(",")}
+        modes = {"resolv.conf": "default", "hosts": "default"}
+        if special := servers & {"host", "none"}:
+            modes["resolv.conf"] = special.pop()
+        elif servers or values["dns-domain"] or lists["dns-search"] or lists["dns-opt"]:
+            modes["resolv.conf"] = "stage0"
+        if lists["hosts-entry"]:
+            modes["hosts"] = "host" if set(lists["hosts-entry"]) == {"host"} else "stage0"
+        texts = self._asked.etc(values["hostname"] or f"rkt-{self.pod.name}")
+        run = RunArguments(
+            net=values["net"],
+            hostname=values["hostname"],
+            local_config=self.g.local_config,
+            resolv=modes["resolv.conf"],
+            hosts=modes["hosts"],
+            unrestricted_capabilities="capabilities" in self.g.insecure,
+            unrestricted_paths="paths" in self.g.insecure,
+            unrestricted_seccomp="seccomp" in self.g.insecure,
+            ipc="" if values["ipc"] == "auto" else values["ipc"],
+            debug=self.g.debug,
+        )
+        return run, {name: texts[name] for name, mode in modes.items() if mode == "stage0"}
+
+    async def start(self, name: str) -> None:
+        """The first one starts them all and has the streams of all."""
+        assert self.sandbox is not None
+        first, self._begun = not self._begun, True
+        run = self.runs[name] = Run()
+        run.streams = AppStreams(_ALL if first else _NOTHING, None, interactive=first and self._interactive)
+        self._note(f"{STATUS}/{name}-started", str(time.time()))
+        try:
+            run.pid = await run.streams.start(self.sandbox, name)
+        except LaunchError:
+            await self._over(name, 254)
+            raise
+
+
+def dispose(pod: Path) -> bool:
+    """The stage1's `gc`, before the directory of a pod goes; False when that failed, and was told."""
+    if not (pod / "stage1/manifest").exists():
+        return True
+    layout = cgroups.detect(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
+    patience = Patience()
+    return disposal.dispose(pod, layout, patience.gc, between=patience.between_gc)
