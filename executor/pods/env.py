@@ -49,11 +49,13 @@ class Node:
     lowest_oom_score: int = -1000
 
 
-def expand(text: str, values: Mapping[str, str]) -> str:
-    """Replace `$(NAME)`; an unknown name stays as it is written, `$$` is one `$`."""
+def expand(text: str, values: Mapping[str, str], *, strict: bool = False) -> str:
+    """Replace `$(NAME)`; an unknown name stays as it is written, or (strict) is a ConfigError. `$$` is one `$`."""
 
     def replacement(match: re.Match[str]) -> str:
         name = match.group(1)
+        if strict and name is not None and name not in values:
+            raise ConfigError(f'missing value for "{name}"')
         return "$" if name is None else values.get(name, match.group(0))
 
     return _REFERENCE.sub(replacement, text)

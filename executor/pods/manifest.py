@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from executor.pods import bandwidth, labels, seccomp, sysctls
-from executor.pods.env import NO_OBJECTS, ConfigError, Node, command_line, environment
+from executor.pods.env import NO_OBJECTS, ConfigError, Node, command_line, environment, expand
 from executor.pods.gpus import NO_DEVICES, Devices
 from executor.pods.isolators import isolators, qos_class, with_image
 from executor.pods.objects import Objects
@@ -182,7 +182,7 @@ def app_entry(
         notes["gantry.io/proc-mount"] = "unmasked"
     if (level.pod["spec"].get("securityContext") or {}).get("supplementalGroupsPolicy") == "Strict":
         notes["gantry.io/groups"] = "strict"
-    mounts = _mounts(level, container)
+    mounts = _mounts(level, container, asked)
     of_its_own = _own_volumes(config, [mount["path"] for mount in mounts])
     return {
         "name": container["name"],
@@ -273,15 +273,27 @@ def _own_volumes(config: ImageConfig, mounted: list[str]) -> list[str]:
     return sorted(path for path in paths if not f"{path}/".startswith(taken))
 
 
-def _mounts(level: PodLevel, container: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _sub_path(mount: Mapping[str, Any], env: Mapping[str, str]) -> str:
+    """As the kubelet's makeMounts: variables are the container's own. Raises ConfigError."""
+    if not mount.get("subPathExpr"):
+        return str(mount.get("subPath") or "")
+    path = expand(mount["subPathExpr"], env, strict=True)
+    if path.startswith("/"):
+        raise ConfigError(f"error SubPath `{path}` must not be an absolute path")
+    if ".." in path.split("/"):
+        raise ConfigError(f"unable to provision SubPath `{path}`: must not contain '..'")
+    return path
+
+
+def _mounts(level: PodLevel, container: Mapping[str, Any], env: Mapping[str, str]) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
     fixed = {one["name"] for one in level.pod["spec"].get("volumes") or () if is_projection(one)}
     for mount in container.get("volumeMounts") or ():
         entry = {"volume": mount["name"], "path": _absolute(mount["mountPath"])}
         if mount.get("readOnly") or mount["name"] in fixed:
             entry["readOnly"] = True
-        if mount.get("subPath"):
-            entry["gantry.io/sub-path"] = mount["subPath"]
+        if sub_path := _sub_path(mount, env):
+            entry["gantry.io/sub-path"] = sub_path
         if mount.get("mountPropagation", "None") != "None":
             entry["gantry.io/propagation"] = mount["mountPropagation"]
         made.append(entry)

@@ -132,8 +132,9 @@ class Machine:
     """All that pods share. flavors: those of stage1 that there are; gpus: of the machine; clock: Unix time.
     rules: what pods may have here; facts: what the node can enforce. want: asks the scheduler for the objects of a pod,
     by its name, if their digest is another; ask_seconds: how often, until they are there; refresh_seconds: how often
-    then, while files are made of them. measure: each start of a sandbox waits for it. admit: given a v1 Pod and the
-    handler of its RuntimeClass, raises ValueError if its flavor cannot run it.
+    then, while files are made of them. count_seconds: how often the disk that pods use is counted, if they may not use
+    all of it. measure: each start of a sandbox waits for it. admit: given a v1 Pod and the handler of its RuntimeClass,
+    raises ValueError if its flavor cannot run it.
     """
 
     node: Callable[[], Node]
@@ -147,6 +148,7 @@ class Machine:
     want: Callable[[str, str], None] = field(default=lambda name, digest: None)
     ask_seconds: float = 5.0
     refresh_seconds: float = 60.0
+    count_seconds: float = 10.0
     rules: Rules = NO_RULES
     measure: Measure = not_measured
     metadata: Metadata = field(default_factory=NoMetadata)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from executor.pods import enforcing, ground, handlers, manifest, users
+from executor.pods import enforcing, ground, handlers, manifest, storage, users
 from executor.pods.asking import Asking
 from executor.pods.console import Console
 from executor.pods.containers import all_containers, pull_policy
@@ -107,6 +107,9 @@ class PodRunner:
         termination = str(machine.dirs.root / Phase.RUN / name / "termination")
         self._level = manifest.pod_level(pod, node, flavor, termination, devices, machine.rules)
         self._files = Files(pod, node)
+        self._disk = storage.Watch(
+            storage.quotas(pod), machine.count_seconds, lambda message: self.dispatch(ev.Evicted(message))
+        )
         self._facts = read_pod(
             pod, host_ip=node.ip, pod_ip=self._level.pod_ip, qos_class=self._level.qos_class
         )
@@ -223,6 +226,7 @@ class PodRunner:
         self._timers.clear()
         self._asking.stop()
         self._refreshing.stop()
+        self._disk.stop()
         current = asyncio.current_task()
         for task in list(self._tasks):
             if task is not current:
@@ -294,6 +298,7 @@ class PodRunner:
         else:
             self._sandbox = sandbox
             self.dispatch(ev.SandboxStarted())
+            self._disk.start(self._path)
 
     def _make_files(self) -> dict[str, Payload]:
         try:
@@ -346,6 +351,7 @@ class PodRunner:
         return self._dir.path
 
     async def _stop_sandbox(self) -> None:
+        self._disk.stop()
         while self._sandbox is not None:
             try:
                 await self._sandbox.stop()

@@ -275,6 +275,13 @@ def _validate_mounts(
         sub_path = mount.get("subPath")
         if sub_path and (complaint := names.relative_path(sub_path)):
             yield FieldError.invalid(f"{at}.subPath", sub_path, complaint)
+        expression = mount.get("subPathExpr")
+        if expression and sub_path:
+            yield FieldError.invalid(
+                f"{at}.subPathExpr", expression, "subPathExpr and subPath are mutually exclusive"
+            )
+        elif expression and (complaint := names.relative_path(expression)):
+            yield FieldError.invalid(f"{at}.subPathExpr", expression, complaint)
 
 
 def validate_resources(resources: Object, path: str) -> Iterator[FieldError]:

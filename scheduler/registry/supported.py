@@ -30,9 +30,9 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
         """,
         "EnvVarSource": "configMapKeyRef fieldRef resourceFieldRef secretKeyRef",
         "ResourceRequirements": "limits requests",
-        "limits": "cpu memory nvidia.com/gpu",
+        "limits": "cpu memory ephemeral-storage nvidia.com/gpu",
         "requests": "cpu memory ephemeral-storage nvidia.com/gpu",
-        "VolumeMount": "mountPath mountPropagation name readOnly recursiveReadOnly subPath",
+        "VolumeMount": "mountPath mountPropagation name readOnly recursiveReadOnly subPath subPathExpr",
         "SecurityContext": """
             allowPrivilegeEscalation appArmorProfile capabilities privileged procMount readOnlyRootFilesystem
             runAsGroup runAsNonRoot runAsUser seLinuxOptions seccompProfile

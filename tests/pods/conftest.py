@@ -316,6 +316,7 @@ class Host:
             *(lambda: node, images, self.dirs, self.keeper.run_pod, "linux", gpus),
             want=lambda *asked: self.wanted.put_nowait(asked),
             refresh_seconds=0.05,
+            count_seconds=0.05,
             rules=rules,
             facts=facts,
         )

@@ -100,6 +100,10 @@ FORBIDDEN = "FieldValueForbidden"
         (mount(mountPropagation="HostToContainer"), "", ""),
         (mount(mountPropagation="Bidirectional", privileged=True), "", ""),
         (mount(mountPropagation="None", source="emptyDir"), "", ""),
+        (mount(subPathExpr="$(A)/b"), "", ""),
+        (mount(subPathExpr="$(A)", subPath="b"), "subPathExpr", INVALID),
+        (mount(subPathExpr="/$(A)"), "subPathExpr", INVALID),
+        (mount(subPathExpr="../$(A)"), "subPathExpr", INVALID),
         (mount(recursiveReadOnly="IfPossible", readOnly=True), "", ""),
     ],
 )

@@ -150,6 +150,13 @@ class KillRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class Evicted:
+    """It uses more of the node than it may. message: the kubelet's words."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class TimerFired:
     timer: Timer
 
@@ -174,5 +181,6 @@ Event = (
     | HookEnded
     | Probed
     | KillRequested
+    | Evicted
     | TimerFired
 )

@@ -18,6 +18,8 @@ from executor.pods.core.state import Container, Ending, Outcome, State, Terminat
 from executor.pods.core.states import ALIVE, ContainerState, SandboxState
 
 SAY_STARTING_AFTER: Final = 0.1
+EVICTION_GRACE: Final = 1.0
+"""Seconds; the kubelet's for pods that have taken too much disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +87,21 @@ def _handle(frame: Frame, event: events.Event) -> None:
             probing.probed(frame, event)
         case events.Exited():
             down.exited(frame, event)
-        case events.KillRequested():
-            grace = frame.state.pod.grace if event.grace is None else event.grace
-            down.end(frame, Ending(Outcome.KILLED, event.message), grace)
+        case events.KillRequested() | events.Evicted():
+            _told_to_end(frame, event)
         case events.TimerFired():
             _timer_fired(frame, event.timer)
         case _:
             assert_never(event)
+
+
+def _told_to_end(frame: Frame, event: events.KillRequested | events.Evicted) -> None:
+    if isinstance(event, events.KillRequested):
+        grace = frame.state.pod.grace if event.grace is None else event.grace
+        down.end(frame, Ending(Outcome.KILLED, event.message), grace)
+    elif frame.state.ending is None:
+        frame.tell("Warning", "Evicted", event.message)
+        down.end(frame, Ending(Outcome.FAILED, event.message, reason="Evicted"), EVICTION_GRACE)
 
 
 # --- the sandbox ---------------------------------------------------------------------------------------------------
