@@ -47,11 +47,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "app status": ("executor.rkt.app:status", "how an app is"),
     "app exec": ("executor.rkt.enter:main", "as `enter`"),
     "attest": ("executor.rkt.measured:attest", "have the TPM sign what this machine has started"),
+    "metadata-service": ("executor.rkt.metadata:main", "tell pods what they may ask about themselves"),
     "gc": ("executor.rkt.end:gc", "remove pods that have ended long enough ago"),
     "image fetch": ("executor.rkt.images:fetch", ""),
 }
 ABSENT = {
-    "metadata-service": "not done yet",
     "api-service": "rkt's gRPC service is not there; use `list` and `status` with --format=json",
     "completion": "there is no completion for shells",
 }

@@ -18,6 +18,7 @@ from executor.rkt.pods import STAGE1_ID, Seen, State, find, named, walk
 from executor.rkt.show import wait_unlocked
 
 _EMBRYO_SECONDS = 60.0
+_REGISTERED = "mds-registered"  # with the metadata service; by whom that was killed
 _TRIES, _PAUSE = 20, 0.05  # somebody who looks at a pod's state holds its lock for a moment
 
 
@@ -92,6 +93,10 @@ def _delete(taken: PodDir) -> None:
     """By way of exited-garbage and garbage, so that what is half removed is never taken for a pod. Failure."""
     if taken.phase is Phase.RUN:
         taken.move(Phase.EXITED)
+    if (taken.path / _REGISTERED).exists():
+        from executor.rkt import metadata
+
+        metadata.unregister(taken.path)
     if (taken.path / STAGE1_ID).exists():
         from executor.rkt import foreign
 

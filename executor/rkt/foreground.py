@@ -28,6 +28,7 @@ from executor.rkt.prepare import Making
 from executor.rkt.streams import journal_label
 
 if TYPE_CHECKING:
+    from executor.metadata.client import Registration
     from executor.tpm.settings import TpmSettings
 
 _GRACE: Final = 10.0  # seconds
@@ -72,6 +73,8 @@ class Foreground:
         self._tasks: set[asyncio.Task[None]] = set()
         self.runs: dict[str, Run] = {}
         """Those that have not ended."""
+        self.registration: Registration | None = None
+        """With the metadata service."""
         self.sandbox: Sandbox | None = None
 
     @property
@@ -97,6 +100,8 @@ class Foreground:
             if self.sandbox is None:
                 return 0
             self._note("pid", f"{self.sandbox.pid}\n")
+            if self.registration is not None:
+                await self.registration.open(self.sandbox)
             self._spawn(self._start_all())
             return await self._follow(set(self.entries))
         finally:
@@ -108,6 +113,8 @@ class Foreground:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             for name in list(self.runs):
                 await self._over(name, 128 + signal.SIGKILL)
+            if self.registration is not None:
+                await self.registration.close(self.pod.name)
             if server is not None:
                 await server.finish()
 

@@ -80,7 +80,7 @@ class PodFlags:
         measured.add_flags(flags)
         flags.switch("interactive", "give the app this terminal, or this standard input")
         flags.text("ipc", "auto", "auto or private")
-        flags.switch("mds-register", "")
+        flags.switch("mds-register", "tell the metadata service of the pod")
 
     # -- what it comes to
 
@@ -120,7 +120,9 @@ class PodFlags:
         if flavor == stage1.FOREIGN:
             return  # the rest is the stage1's to heed
         if flags.is_on("mds-register"):
-            raise Failure("--mds-register is not supported: there is no metadata service yet")
+            from executor.rkt import metadata
+
+            metadata.check()
         if flags.values["ipc"] not in {"", "auto", "private"}:
             raise Failure(f"--ipc={flags.values['ipc']} is not supported; pods have their own IPC namespace")
         if self.network == "default":

@@ -118,9 +118,10 @@ async def execute(
                 making.drop()
             raise
         with making.holds:
-            return await kind(
-                g, making, launcher, interactive=asked.flags.is_on("interactive"), tpm=tpm
-            ).run()
+            pod = kind(g, making, launcher, interactive=asked.flags.is_on("interactive"), tpm=tpm)
+            if asked.flags.is_on("mds-register"):
+                await _register(asked, pod)
+            return await pod.run()
     except LaunchError as error:
         raise Failure(str(error)) from None
     except OSError as error:
@@ -131,6 +132,14 @@ async def execute(
                 launcher = await launching
         if launcher is not None:
             await launcher.close()
+
+
+async def _register(asked: PodFlags, pod: Foreground) -> None:
+    """With the metadata service. Failure."""
+    from executor.rkt import metadata
+
+    host = asked.network == "host" or flavor_of_pod(pod.manifest) == "fly"
+    pod.registration = await asyncio.to_thread(metadata.register, pod.pod.path, host_network=host)
 
 
 async def _launch(pod: PodDir) -> Launcher:

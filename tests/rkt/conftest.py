@@ -76,7 +76,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
     for name in ("bin", "etc", "tmp", "data"):
         (root / name).mkdir(parents=True)
     shutil.copy(shutil.which("busybox") or "/bin/busybox", root / "bin/busybox")
-    applets = "sh cat echo env grep false hostname id kill ls mount rm sleep stty touch true tty"
+    applets = "sh cat echo env grep false hostname id kill ls mount rm sed sleep stty touch true tty wget"
     for applet in applets.split():
         (root / "bin" / applet).symlink_to("busybox")
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\napp:x:1234:2345::/:/bin/sh\n")
