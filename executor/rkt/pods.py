@@ -127,11 +127,18 @@ class Seen:
 
     @property
     def started(self) -> float | None:
-        return self.time_of("pid")
+        return self.time_of("pid") or self.time_of("ppid")
 
     def pid(self) -> int | None:
-        """Of the pod's init, on the host."""
-        return self._number("pid")
+        """Of the pod's init, on the host; a stage1 of others may have named its parent instead."""
+        pid, parent = self._number("pid"), self._number("ppid")
+        if pid is not None or parent is None or not self.locked:
+            return pid
+        try:
+            children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        except OSError:
+            return None
+        return int(children[0]) if children else None
 
     def exit_code(self, app: str) -> int | None:
         """None while it has not ended."""

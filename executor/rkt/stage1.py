@@ -142,7 +142,7 @@ async def find(g: Globals, choice: Choice) -> "tuple[Image, ImageStore]":
 
 
 def read(g: Globals, image: "Image") -> "Stage1":
-    """What the image offers. Failure when it is no stage1."""
+    """What the image offers to pods whose apps start together. Failure when it is no stage1."""
     import json
 
     from executor.contract import interface
@@ -154,6 +154,9 @@ def read(g: Globals, image: "Image") -> "Stage1":
     try:
         with operations.opened(g.data, image.id) as stored:
             manifest = operations.manifest(stored)
-        return interface.read(str(manifest["name"]), json.dumps(manifest))
+        known = interface.read(str(manifest["name"]), json.dumps(manifest))
     except (ImageError, interface.ContractError) as error:
         raise Failure(str(error)) from None
+    return replace(
+        known, entrypoints={k: v for k, v in known.entrypoints.items() if not k.startswith("app/")}
+    )
