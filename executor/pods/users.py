@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from executor.pods.env import ConfigError
+from executor.stage1 import userns
 
 MAX_FILE: Final = 1 << 20
 
@@ -61,11 +62,11 @@ def resolve(
 def _check_non_root(user: str, as_user: int | None) -> None:
     if as_user == 0:
         raise ConfigError("container's runAsUser breaks non-root policy")
-    if not user.isdecimal():
+    if _number(user) is None:
         raise ConfigError(
             f"container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root"
         )
-    if int(user) == 0:
+    if _number(user) == 0:
         raise ConfigError("container has runAsNonRoot and image will run as root")
 
 
@@ -79,33 +80,41 @@ class _User:
 def _user(text: str, passwd: list[list[str]], layers: Sequence[Path]) -> _User:
     if text.startswith("/"):
         text = str(_owner(text, layers).st_uid)
+    number = _number(text)
     for entry in passwd:
-        uid, gid = _numbers(entry)
-        if (
-            uid is not None
-            and gid is not None
-            and (entry[0] == text or (text.isdecimal() and uid == int(text)))
-        ):
-            return _User(entry[0], uid, gid)
-    if text.isdecimal():
-        return _User("", int(text), 0)
+        # A number is always an id, as docker has it: an entry may have the name "7", and 0 for its id.
+        if len(entry) >= 4 and (entry[0] == text if number is None else _is(entry[2], number)):
+            uid, gid = _number(entry[2]), _number(entry[3])
+            if uid is not None and gid is not None:
+                return _User(entry[0], uid, gid)
+    if number is not None:
+        return _User("", number, 0)
     raise ConfigError(f"user {text!r}: the image's /etc/passwd does not have it")
 
 
-def _numbers(entry: list[str]) -> tuple[int | None, int | None]:
-    if len(entry) < 4 or not entry[2].isdecimal() or not entry[3].isdecimal():
-        return None, None
-    return int(entry[2]), int(entry[3])
+def _is(text: str, number: int) -> bool:
+    try:
+        return userns.number(text) == number
+    except ValueError:
+        return False
+
+
+def _number(text: str) -> int | None:
+    """The id that a user or group is, None for a name. Raises ConfigError for a number that is none."""
+    try:
+        return userns.number(text)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _group(text: str, group: list[list[str]], layers: Sequence[Path]) -> int:
     if text.startswith("/"):
         return _owner(text, layers).st_gid
+    if (number := _number(text)) is not None:
+        return number
     for entry in group:
-        if len(entry) >= 3 and entry[0] == text and entry[2].isdecimal():
-            return int(entry[2])
-    if text.isdecimal():
-        return int(text)
+        if len(entry) >= 3 and entry[0] == text and (gid := _number(entry[2])) is not None:
+            return gid
     raise ConfigError(f"group {text!r}: the image's /etc/group does not have it")
 
 
@@ -120,11 +129,8 @@ def _owner(path: str, layers: Sequence[Path]) -> os.stat_result:
 
 
 def _memberships(name: str, group: list[list[str]]) -> list[int]:
-    return [
-        int(entry[2])
-        for entry in group
-        if name and len(entry) >= 4 and entry[2].isdecimal() and name in entry[3].split(",")
-    ]
+    found = [_number(entry[2]) for entry in group if name and len(entry) >= 4 and name in entry[3].split(",")]
+    return [gid for gid in found if gid is not None]
 
 
 def _read(layers: Sequence[Path], name: str) -> list[list[str]]:

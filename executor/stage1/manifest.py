@@ -123,7 +123,7 @@ class Pod(NamedTuple):
         """Of the users and groups that it names in numbers."""
         ids = [one for volume in self.volumes.values() for one in (volume.uid, volume.gid)]
         for app in self.apps.values():
-            ids += [int(one) for one in (app.user, app.group) if one.isdigit()]
+            ids += [userns.number(one) or 0 for one in (app.user, app.group)]
             ids += app.supplementary_gids
         return max(ids, default=0)
 
@@ -270,9 +270,11 @@ def _app(raw: dict[str, Any], volumes: dict[str, Volume]) -> App:
     return App(
         name=name,
         exec=tuple(map(str, body["exec"])),
-        user=str(body.get("user") or "0"),
-        group=str(body.get("group") or "0"),
-        supplementary_gids=tuple(map(int, body.get("supplementaryGIDs") or ())),
+        user=_principal(name, str(body.get("user") or "0")),
+        group=_principal(name, str(body.get("group") or "0")),
+        supplementary_gids=tuple(
+            int(_principal(name, str(one))) for one in body.get("supplementaryGIDs") or ()
+        ),
         working_directory=directory,
         environment=tuple((str(e["name"]), str(e["value"])) for e in body.get("environment") or ()),
         mounts=_mounts(name, raw, volumes),
@@ -302,6 +304,15 @@ def _one_of(app: str, notes: dict[str, str], name: str, words: tuple[str, ...]) 
 
 def _own_volumes(app: str, raw: dict[str, Any]) -> tuple[str, ...]:
     paths = sorted(map(str, raw.get("gantry.io/image-volumes") or ()))
+def _principal(app: str, text: str) -> str:
+    """A user or group, in whatever way it is named."""
+    try:
+        userns.number(text)
+    except ValueError as error:
+        raise ManifestError(f"app {app}: {error}") from None
+    return text
+
+
     if wrong := [path for path in paths if not path.startswith("/") or not path.strip("/")]:
         raise ManifestError(f"app {app}: gantry.io/image-volumes: {wrong[0]!r} is not a path below /")
     return tuple(paths)

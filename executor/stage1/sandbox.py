@@ -188,7 +188,7 @@ class Sandbox:
 
     def _check_capabilities(self, app: manifest.App, process: Process) -> None:
         """A user namespace has all of them, and whoever is not root keeps none. Raises StageError."""
-        if self._pod.ids or process.capabilities is None or (app.user.isdigit() and int(app.user)):
+        if self._pod.ids or process.capabilities is None or userns.number(app.user):
             return
         if missing := caps.lacking(process.capabilities):
             why = f"the executor itself lacks {', '.join(missing)}"

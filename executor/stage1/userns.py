@@ -23,6 +23,19 @@ _OVERLAY_OF_MAPPED: Final = (
 )  # Linux: overlayfs takes id-mapped layers (fs/overlayfs, "support idmapped layers")
 
 
+MAX_ID: Final = 2**31 - 1
+"""Of users and groups, as docker and Kubernetes have it. To setresuid(2), 2^32-1 means that root stays root."""
+
+
+def number(text: str) -> int | None:
+    """The id that a user or group is, None for a name. Raises ValueError for a number that is none."""
+    if not (text.isascii() and text.isdigit()):
+        return None
+    if len(text.lstrip("0")) > len(str(MAX_ID)) or int(text) > MAX_ID:
+        raise ValueError(f"{text[:40]} is no user or group: they end at {MAX_ID}")
+    return int(text)
+
+
 class Range(NamedTuple):
     """`SIZE` ids from `base` on; `lock` is the descriptor that holds them."""
 

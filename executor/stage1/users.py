@@ -34,14 +34,21 @@ def resolve(
     An image without /etc/passwd is fine as long as only numbers are used. `strict`: no groups that only the image says
     the user is in. Raises StageError.
     """
+    try:
+        return _resolve(root, user, group, extra, strict=strict, ids=ids)
+    except ValueError as error:
+        raise StageError(f"user {user[:40]}, group {group[:40]}: {error}") from None
+
+
+def _resolve(root: int, user: str, group: str, extra: tuple[int, ...], *, strict: bool, ids: int) -> Identity:
     passwd = list(_records(root, "etc/passwd", 6))
-    record = next((r for r in passwd if user in (r[0], r[2])), None)
+    record = next((r for r in passwd if r[2 if _is_number(user) else 0] == user), None)
     if user.startswith("/"):
         uid = _inside(user, _owner(root, user).st_uid, ids)
-    elif user.isdigit():
-        uid = int(user)
-    elif record is not None and record[2].isdigit():
-        uid = int(record[2])
+    elif (given := userns.number(user)) is not None:
+        uid = given
+    elif record is not None and (known := userns.number(record[2])) is not None:
+        uid = known
     elif user == "root":
         uid = 0  # wherever Linux runs, and as in rkt
     else:
@@ -49,13 +56,13 @@ def resolve(
     groups = set(extra)
     if group.startswith("/"):
         gid = _inside(group, _owner(root, group).st_gid, ids)
-    elif group.isdigit():
-        gid = int(group)
+    elif (given := userns.number(group)) is not None:
+        gid = given
     else:
         gid = _group(root, group)
-    if record is not None and not record[0].isdigit() and not strict:
+    if record is not None and not _is_number(record[0]) and not strict:
         groups.update(_memberships(root, record[0]))
-    if record is None or not record[2].isdigit():
+    if record is None or not _is_number(record[2]):
         record = next((r for r in passwd if r[2] == str(uid)), None)  # of whom a file belongs to, say
     home = record[5] if record is not None and record[5].startswith("/") else ("/root" if uid == 0 else "/")
     name = record[0] if record is not None else ("root" if uid == 0 else "")
@@ -63,10 +70,14 @@ def resolve(
     return Identity(uid, gid, tuple(sorted(groups - {gid})), home, name, shell)
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
 def _group(root: int, name: str) -> int:
     for record in _records(root, "etc/group", 3):
-        if record[0] == name and record[2].isdigit():
-            return int(record[2])
+        if record[0] == name and (gid := userns.number(record[2])) is not None:
+            return gid
     if name == "root":
         return 0
     raise StageError(f'"{name}" group not found: the image\'s /etc/group has no such group')
@@ -74,8 +85,8 @@ def _group(root: int, name: str) -> int:
 
 def _memberships(root: int, user: str) -> Iterator[int]:
     for record in _records(root, "etc/group", 4):
-        if user in record[3].split(",") and record[2].isdigit():
-            yield int(record[2])
+        if user in record[3].split(",") and (gid := userns.number(record[2])) is not None:
+            yield gid
 
 
 def _owner(root: int, path: str) -> os.stat_result:

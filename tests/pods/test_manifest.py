@@ -322,6 +322,36 @@ def test_users_that_cannot_be(layers: list[Path], image: str, context: dict[str,
     assert error.value.reason == "CreateContainerConfigError"
 
 
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        *(
+            (text, "they end at 2147483647")
+            for text in ("2147483648", "4294967295", "1" * 5000, "7:4294967295")
+        ),
+        *((text, "they end at 2147483647") for text in ("large", "7:large", "member")),
+        *((text, "does not have it") for text in ("²", "7:²", "-1", "odd")),
+    ],
+)
+def test_ids_that_are_none(tmp_path: Path, image: str, says: str) -> None:
+    """To setresuid(2), 2^32-1 means that root stays root (compare CVE-2024-40635)."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text("large:x:4294967295:1::/:\nodd:x:\u0663:1::/:\nmember:x:7:7::/:\n")
+    (tmp_path / "etc/group").write_text("large:x:4294967295:member\n")
+    with pytest.raises(ConfigError, match=says):
+        resolve({"name": "c"}, pod(securityContext={"runAsNonRoot": False}), image, (), [tmp_path])
+
+
+def test_a_user_in_numbers_is_never_a_name(tmp_path: Path) -> None:
+    """Else whoever must not be root could be, by an entry of the image."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text("7:x:0:0::/:\n")
+    (tmp_path / "etc/group").write_text("8:x:0:\n")
+    obj = pod(securityContext={"runAsNonRoot": True})
+    made = resolve({"name": "c"}, obj, "7:8", (), [tmp_path])
+    assert (made.uid, made.gid) == (7, 8)
+
+
 def test_a_link_in_place_of_passwd_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/passwd").symlink_to("/etc/passwd")

@@ -111,13 +111,41 @@ async def test_user_group_and_home_are_the_image_s(runner: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("user", "group", "text"), [("nobody2", "0", "user nobody2"), ("0", "grp", "group grp")]
+    ("user", "group", "message"),
+    [
+        ("nobody2", "0", '"nobody2" user not found: the image\'s /etc/passwd has no such user'),
+        ("0", "grp", '"grp" group not found: the image\'s /etc/group has no such group'),
+        ("²", "0", '"²" user not found'),
+    ],
 )
-async def test_unknown_user_or_group_is_named(runner: Any, user: str, group: str, text: str) -> None:
-    with pytest.raises(
-        LaunchError, match=f"^{text}: the image's /etc/{text.split()[0].replace('user', 'passwd')} has no"
-    ):
+async def test_unknown_user_or_group_is_named(runner: Any, user: str, group: str, message: str) -> None:
+    with pytest.raises(LaunchError, match=f"^{message}"):
         await runner.sh("id", user=user, group=group)
+
+
+@pytest.mark.parametrize("number", [2**31, 2**32 - 1, 2**32, 10**30])
+@pytest.mark.parametrize("users", ["private", "host"])
+async def test_an_image_cannot_name_a_user_that_leaves_root_as_it_is(
+    runner: Any, tmp_path: Path, number: int, users: str
+) -> None:
+    """To setresuid(2), 2^32-1 means that nothing changes (compare CVE-2024-40635)."""
+    layer = tmp_path / "layer"
+    (layer / "etc").mkdir(parents=True)
+    (layer / "etc/passwd").write_text(f"app:x:{number}:{number}::/:\nother:x:7:7::/:\n")
+    (layer / "etc/group").write_text(f"app:x:{number}:other\n")
+    pod = {"layers": (layer,), "user_namespace": users}
+    message = "is no user or group: they end at 2147483647"
+    for who in (
+        {"user": "app"},
+        {"group": "app"},
+        {"user": "other"},
+        {"user": str(number)},
+        {"group": str(number)},
+    ):
+        with pytest.raises(LaunchError, match=message):
+            await runner.sh("id", **who, pod=pod)
+    with pytest.raises(LaunchError, match=message):
+        await runner.sh("id", supplementaryGIDs=[number], pod=pod)
 
 
 async def test_environment_is_clean(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
