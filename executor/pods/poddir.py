@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
@@ -141,7 +142,7 @@ class PodDir:
         os.chmod(path, 0o666)
 
     def termination_message(self, app: str, limit: int) -> str:
-        """At most so many bytes of what the app left. The file is the app's: nothing of it is believed."""
+        """At most so many of the last bytes of what the app left. The file is the app's: nothing of it is believed."""
         try:
             fd = os.open(
                 self.path / "termination" / app, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -149,7 +150,10 @@ class PodDir:
         except OSError:
             return ""
         try:
-            return os.read(fd, limit).decode("utf-8", "replace")
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                return ""
+            return os.pread(fd, limit, max(0, info.st_size - limit)).decode("utf-8", "replace")
         except OSError:
             return ""
         finally:

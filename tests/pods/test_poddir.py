@@ -82,14 +82,20 @@ def test_termination_messages(dirs: PodDirs, tmp_path: Path) -> None:
     pod.prepare(["web"])
     file = pod.path / "termination/web"
     assert pod.termination_message("web", 4096) == ""
-    file.write_bytes(b"x" * 5000)
-    assert pod.termination_message("web", 4096) == "x" * 4096
+    file.write_bytes(b"y" + b"x" * 4999 + b"z")
+    assert pod.termination_message("web", 4096) == "x" * 4095 + "z", "its end, as the kubelet has it"
     pod.empty_termination_log("web")
     assert pod.termination_message("web", 4096) == ""
     secret = tmp_path / "secret"
     secret.write_text("secret")
     file.unlink()
     file.symlink_to(secret)
+    assert pod.termination_message("web", 4096) == ""
+    file.unlink()
+    os.mkfifo(file)
+    assert pod.termination_message("web", 4096) == ""
+    file.unlink()
+    file.mkdir()
     assert pod.termination_message("web", 4096) == ""
     pod.remove()
 
