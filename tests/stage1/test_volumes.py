@@ -302,3 +302,20 @@ async def test_mounts_that_cannot_travel_are_refused(runner: Any, tmp_path: Path
     ):
         with pytest.raises(LaunchError, match=message):
             await runner.sh("true", mounts=[entry], pod={"volumes": volumes})
+
+
+@pytest.mark.parametrize("medium", ["", "Memory"])
+async def test_a_path_that_is_made_has_the_volume_s_rights(runner: Any, medium: str) -> None:
+    """As the kubelet makes them: who may write to the volume may write there, and its group has it."""
+    volume = {"name": "v", "kind": "empty", "mode": "2777", "gid": 3000, "gantry.io/medium": medium}
+    result = await runner.sh(
+        "stat -c '%g %a' /all /all/a /all/a/b; touch /deep/x && echo written",
+        user="1234",
+        group="2345",
+        mounts=[
+            {"volume": "v", "path": "/deep", "gantry.io/sub-path": "a/b"},
+            {"volume": "v", "path": "/all"},
+        ],
+        pod={"volumes": [volume]},
+    )
+    assert result.lines == ["3000 2777"] * 3 + ["written"]

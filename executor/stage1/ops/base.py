@@ -44,11 +44,13 @@ def execute(ops: "list[Op]", context: Context) -> None:
             raise StageError(f"{op.describe()}: {error}") from None
 
 
-def open_or_make(root: int, path: str, resolve: int, *, directory: bool, links: int = 8) -> int:
+def open_or_make(
+    root: int, path: str, resolve: int, *, directory: bool, links: int = 8, mode: int = 0o755
+) -> int:
     """An O_PATH descriptor of `path` under `root`, made (parents too) when it is missing.
 
     `resolve` are openat2's RESOLVE flags, so that no link on the way leads out of `root`. What a dangling
-    symbolic link at the end points to is made instead, `links` times at most.
+    symbolic link at the end points to is made instead, `links` times at most. `mode`: of directories that are made.
     """
     wanted = os.O_PATH | (os.O_DIRECTORY if directory else 0)
     try:
@@ -57,24 +59,30 @@ def open_or_make(root: int, path: str, resolve: int, *, directory: bool, links: 
         pass
     parts = [part for part in path.split("/") if part not in ("", ".")]
     parent = "/".join(parts[:-1]) or "."
-    place = open_or_make(root, parent, resolve, directory=True) if len(parts) > 1 else os.dup(root)
+    above = len(parts) > 1
+    place = open_or_make(root, parent, resolve, directory=True, mode=mode) if above else os.dup(root)
     try:
         try:
-            _make(place, parts[-1], directory=directory)
+            _make(place, parts[-1], mode if directory else None)
         except FileExistsError:
             target = _link(place, parts[-1])
             if target is None or not links:
                 raise
             path = target if target.startswith("/") else f"{parent}/{target}"
-            return open_or_make(root, path, resolve, directory=directory, links=links - 1)
+            return open_or_make(root, path, resolve, directory=directory, links=links - 1, mode=mode)
         return syscalls.openat2(root, "/".join(parts), wanted, resolve)
     finally:
         os.close(place)
 
 
-def _make(place: int, name: str, *, directory: bool) -> None:
-    if directory:
-        os.mkdir(name, 0o755, dir_fd=place)
+def _make(place: int, name: str, mode: int | None) -> None:
+    """`mode`: of a directory; None: a file."""
+    if mode is not None:
+        mask = os.umask(0)
+        try:
+            os.mkdir(name, mode, dir_fd=place)
+        finally:
+            os.umask(mask)
     else:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         os.close(os.open(name, flags, 0o644, dir_fd=place))

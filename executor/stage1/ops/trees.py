@@ -49,8 +49,8 @@ class TakeTree(NamedTuple):
 class TakeVolume(NamedTuple):
     """Copy a volume, or a path that must lie below it, into a detached tree.
 
-    A missing sub path is made as a directory, as the kubelet does; one that leads out of the volume fails
-    (EXDEV), whatever symbolic links the pod itself has put there (CVE-2017-1002101).
+    A missing sub path is made as a directory with the volume's own rights, as the kubelet does; one that leads out of
+    the volume fails (EXDEV), whatever symbolic links the pod itself has put there (CVE-2017-1002101).
     """
 
     name: str
@@ -73,7 +73,8 @@ class TakeVolume(NamedTuple):
             try:
                 place = syscalls.openat2(volume, self.sub_path, os.O_PATH, resolve)
             except FileNotFoundError:
-                place = open_or_make(volume, self.sub_path, resolve, directory=True)
+                mode = os.fstat(volume).st_mode & 0o777
+                place = open_or_make(volume, self.sub_path, resolve, directory=True, mode=mode)
         finally:
             os.close(volume)
         try:
