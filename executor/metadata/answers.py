@@ -5,7 +5,9 @@
     GET  /TOKEN/acMetadata/v1/apps/APP/{annotations[/NAME],image/manifest,image/id}
 
 Every request has the header `Metadata-Flavor: AppContainer`, so that a program which can be talked into fetching a URL
-cannot be talked into this. Errors are one line of text. /NAME is rkt's.
+cannot be talked into this. rkt never asked for it, and appc's last version does not any more: what is as rkt's
+(`strict` is False) asks it of those alone whose headers say that they come from a browser, or through a proxy. Errors
+are one line of text. /NAME is rkt's.
 """
 
 import asyncio
@@ -27,6 +29,7 @@ log = logging.getLogger(__name__)
 
 FLAVOR: Final = "AppContainer"
 BODY_LIMIT: Final = 1 << 20
+_CARRIED: Final = ("Origin", "Referer", "Forwarded", "X-Forwarded-For", "Via", "Sec-Fetch-Mode")
 _FORMS: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 Token = str
@@ -45,8 +48,8 @@ class _Refusal(Exception):
 class Answers:
     """Answers requests; `admit` knows who may ask."""
 
-    def __init__(self, admit: Admit, keys: Keys) -> None:
-        self._admit, self._keys = admit, keys
+    def __init__(self, admit: Admit, keys: Keys, *, strict: bool = True) -> None:
+        self._admit, self._keys, self._strict = admit, keys, strict
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request. The connection ends with it: whoever is slow, or many, is soon gone."""
@@ -64,7 +67,7 @@ class Answers:
         return answer
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
-        if request.headers.get("Metadata-Flavor") != FLAVOR:
+        if not self._means_us(request):
             raise _Refusal(403, f"the header Metadata-Flavor: {FLAVOR} is missing")
         token, *path = [unquote(part) for part in request.rel_url.raw_path.split("/")[1:]]
         find = self._admit(token)
@@ -79,6 +82,12 @@ class Answers:
                 facts = await asyncio.to_thread(find)
                 return _pod(facts, rest) if what == "pod" else _app(facts, *rest)
         raise _Refusal(404, "there is nothing here")
+
+    def _means_us(self, request: web.BaseRequest) -> bool:
+        given = request.headers.get("Metadata-Flavor")
+        if given is not None or self._strict:
+            return given == FLAVOR
+        return not any(name in request.headers for name in _CARRIED)
 
     async def _hmac(self, request: web.BaseRequest, what: str, find: Find) -> web.Response:
         form = await _form(request)

@@ -10,21 +10,27 @@ import json
 import logging
 import secrets
 import socket
+import time
 from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Final
 
-from executor.metadata.doors import SECONDS, Door
+from executor.metadata.doors import PORT, URL_FILE, Door, HasNetwork, Relaying, listen, write_url
 from executor.metadata.facts import plain
-from executor.metadata.registry import PORT_HEADER, SOCKET
-from executor.metadata.service import PORT, URL_FILE, HasNetwork, Relaying, listen, write_url
 
 log = logging.getLogger(__name__)
 
 REGISTERED: Final = "mds-registered"
 """rkt's name (stage0/registration.go) of an empty file in directories of pods that are registered."""
+SOCKET: Final = Path("/run/rkt/metadata-svc.sock")
+PORT_HEADER: Final = "Metadata-Port"
+"""Of the answer to a registration: where the service listens for pods. rkt's does not say, and is where rkt's is."""
+SECONDS: Final = 10.0
 TOKEN_BYTES: Final = 16
+TRIES: Final = 3
+PAUSE: Final = 1.0
+"""Seconds; both as in rkt."""
 _PIECE: Final = 64 << 10
 _PATIENCE: Final = 5.0
 
@@ -49,7 +55,8 @@ class Registration:
         """Register a pod directory and write its URL there, for stage1. Blocking. Raises MetadataError, OSError."""
         manifest = json.loads((directory / "pod").read_bytes())
         token = secrets.token_hex(TOKEN_BYTES)
-        port = _ask(path, "PUT", f"/pods/{uuid}?token={token}", json.dumps(plain(manifest)).encode())
+        body = json.dumps(plain(manifest)).encode()
+        port = _ask(path, "PUT", f"/pods/{uuid}?token={token}", body, tries=TRIES)
         (directory / REGISTERED).touch()
         try:
             for entry in manifest["apps"]:
@@ -142,15 +149,29 @@ def forget(directory: Path, uuid: str, path: Path = SOCKET) -> None:
         log.debug("%s", error)
 
 
-def _ask(path: Path, method: str, place: str, body: bytes | None = None) -> int:
-    """One request to the service; returns the port on which it answers pods. Raises MetadataError."""
+def _ask(path: Path, method: str, place: str, body: bytes | None = None, *, tries: int = 1) -> int:
+    """One request to the service; returns the port on which it answers pods. Raises MetadataError.
+
+    tries: for a service that has only just been started.
+    """
+    while True:
+        tries -= 1
+        try:
+            return _ask_once(path, method, place, body)
+        except ConnectionError as error:
+            if not tries:
+                raise MetadataError(str(error)) from None
+            time.sleep(PAUSE)
+
+
+def _ask_once(path: Path, method: str, place: str, body: bytes | None) -> int:
     connection = _Local(path)
     try:
         connection.request(method, place, body)
         answer = connection.getresponse()
         text = answer.read(1000).decode(errors="replace").strip()
     except (OSError, HTTPException) as error:
-        raise MetadataError(_unreachable(path, error)) from None
+        raise ConnectionError(_unreachable(path, error)) from None
     finally:
         connection.close()
     if answer.status != 200:

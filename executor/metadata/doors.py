@@ -1,29 +1,25 @@
-"""Listening sockets, in whichever network, whose connections are answered or handed on; with limits for whoever is in
-there: connections at a time, seconds a connection may take.
-"""
+"""Listening sockets in pods' networks, whose connections are answered or handed on: so many at a time, and no more."""
 
 import asyncio
 import logging
+import os
 import socket
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol, runtime_checkable
 
-from aiohttp import web
-
-from executor.metadata.answers import BODY_LIMIT
+from executor.pods import netns
+from executor.pods.launcher import LaunchError
 
 log = logging.getLogger(__name__)
 
 CONNECTIONS: Final = 16
-SECONDS: Final = 10.0
 BACKLOG: Final = 64
-LINGER_SECONDS: Final = 2.0
-"""Of reading what is too much: a client that is still sending would not see our answer."""
+PORT: Final = 18112
+"""rkt's, also in pods: below the ports that a kernel gives away by itself."""
+URL_FILE: Final = "metadata-url"
+"""In a pod directory, for root alone: what stage1 puts into AC_METADATA_URL. It is read when the pod is run."""
 
-_quiet = logging.getLogger(f"{__name__}.http")
-_quiet.setLevel(logging.CRITICAL + 1)  # what is wrong with a request is for whoever sent it
-
-Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Take = Callable[[socket.socket, Callable[[], None]], None]
 """Takes a connection over; calls back, once, when it has ended."""
 
@@ -82,87 +78,39 @@ class Door:
         self._watch()
 
 
-class Http:
-    """Answers HTTP on connections that others have accepted."""
+@runtime_checkable
+class Relaying(Protocol):
+    """A sandbox whose network is no namespace of this kernel."""
 
-    def __init__(self, answer: Answer, *, body_limit: int = BODY_LIMIT) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._server = web.Server(answer, request_factory=self._request)
-        self._body_limit = body_limit
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def take(self, connection: socket.socket, ended: Callable[[], None]) -> None:
-        """Answer what is asked there. The socket is ours from here on. See `Take`."""
-        task = self._loop.create_task(self._serve(connection))
-        self._tasks.add(task)
-        task.add_done_callback(lambda done: self._done(done, ended))
-
-    def end(self) -> socket.socket:
-        """A connection to this service without a network: the other side is served, this one is the caller's."""
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        self.take(ours, lambda: None)
-        return theirs
-
-    async def close(self) -> None:
-        """End all connections."""
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    def _done(self, task: "asyncio.Task[None]", ended: Callable[[], None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.debug("metadata: a connection: %s", error)
-        ended()
-
-    async def _serve(self, connection: socket.socket) -> None:
-        """One connection: a request and its answer, within the time there is."""
-        over = self._loop.create_future()
-        try:
-            transport, protocol = await self._loop.connect_accepted_socket(
-                lambda: _Protocol(self._server, self._loop, over), connection
-            )
-        except BaseException:
-            connection.close()
-            raise
-        try:
-            async with asyncio.timeout(SECONDS):
-                await over
-        except TimeoutError:
-            pass  # nothing that it could be told: it is just being slow
-        finally:
-            transport.abort()
-            await protocol.shutdown(0)
-
-    def _request(self, message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]
-        return web.BaseRequest(
-            message, payload, protocol, writer, task, self._loop, client_max_size=self._body_limit
-        )
+    async def relay(self, port: int, connect: Callable[[], socket.socket]) -> None:
+        """Listen on 127.0.0.1:port in the pod's network, before any app runs, and for each connection that comes carry
+        bytes to and from what `connect` gives: a stream socket, the caller's to close. Until the sandbox ends."""
 
 
-class _Protocol(web.RequestHandler):
-    """aiohttp's, which says when it is over."""
+class HasNetwork(Protocol):
+    """A sandbox. pid: of a process in the pod's network, unless it is `Relaying`."""
 
-    __slots__ = ("_over",)
+    @property
+    def pid(self) -> int: ...
 
-    def __init__(
-        self, server: web.Server, loop: asyncio.AbstractEventLoop, over: "asyncio.Future[None]"
-    ) -> None:
-        super().__init__(
-            server,
-            loop=loop,
-            access_log=None,  # type: ignore[arg-type]  # as web.Server does
-            logger=_quiet,
-            keepalive_timeout=SECONDS,
-            lingering_time=LINGER_SECONDS,
-            tcp_keepalive=False,
-            auto_decompress=False,
-        )
-        self._over = over
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        super().connection_lost(exc)
-        if not self._over.done():
-            self._over.set_result(None)
+def write_url(path: Path, url: str) -> None:
+    """Into a pod directory, for stage1. Raises OSError."""
+    fd = os.open(path / URL_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(fd, "w", encoding="ascii") as file:
+        file.write(url)
+
+
+def listen(pid: int, port: int = PORT) -> socket.socket:
+    """A socket that listens on 127.0.0.1 in the network of a process. Raises LaunchError."""
+    made: socket.socket | None = None
+    try:
+        made = netns.make_socket(pid, socket.AF_INET)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(("127.0.0.1", port))
+        made.listen(BACKLOG)
+    except OSError as error:
+        if made is not None:
+            made.close()
+        raise LaunchError(f"listen in the pod's network on 127.0.0.1:{port}: {error.strerror}") from None
+    return made

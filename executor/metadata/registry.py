@@ -26,14 +26,14 @@ from uuid import UUID
 from aiohttp import web
 
 from executor.metadata.answers import Answers
-from executor.metadata.doors import BACKLOG, CONNECTIONS, Door, Http
+from executor.metadata.client import PORT_HEADER, SOCKET
+from executor.metadata.doors import BACKLOG, CONNECTIONS, Door
 from executor.metadata.facts import Facts, Find
+from executor.metadata.http import Http
 from executor.metadata.keys import Keys
 
 log = logging.getLogger(__name__)
 
-SOCKET: Final = Path("/run/rkt/metadata-svc.sock")
-PORT_HEADER: Final = "Metadata-Port"
 PUBLIC_CONNECTIONS: Final = 256
 MANIFEST_LIMIT: Final = 4 << 20
 _APP: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -89,7 +89,7 @@ class Daemon:
 
     def __init__(self, keys: Keys) -> None:
         self.registry = Registry()
-        self._public = Http(Answers(self.registry.admit, keys))
+        self._public = Http(Answers(self.registry.admit, keys, strict=False))
         self._private = Http(_Registrations(self.registry, self._port), body_limit=MANIFEST_LIMIT)
         self._doors: list[Door] = []
 

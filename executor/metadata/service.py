@@ -2,7 +2,7 @@
 
     a network of its own       127.0.0.1:18112 there, made by us before any app of the pod runs, answered by us
     the host's network, fly    one port on the host's loopback for all of them; the token in the URL tells them apart
-    a virtual machine          127.0.0.1:18112 in the guest, whose connections the sandbox carries here (`Relaying`)
+    a virtual machine          127.0.0.1:18112 in there, whose connections the sandbox carries here (`doors.Relaying`)
 
 Which it is, a pod's programs see in AC_METADATA_URL alone. A socket goes with its pod, and all with the executor.
 """
@@ -11,52 +11,39 @@ import hashlib
 import hmac
 import json
 import logging
-import os
 import secrets
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final
 from uuid import UUID
 
 from executor.contract.interface import pod_uuid
 from executor.metadata.answers import Admit, Answers
-from executor.metadata.doors import BACKLOG, Door, Http
+from executor.metadata.doors import (
+    BACKLOG,
+    PORT,
+    URL_FILE,
+    Door,
+    HasNetwork,
+    Relaying,
+    listen,
+    write_url,
+)
 from executor.metadata.facts import Facts, Find, of_kubernetes, plain
+from executor.metadata.http import Http
 from executor.metadata.keys import Keys
-from executor.pods import netns
-from executor.pods.launcher import LaunchError
 from executor.stage1.manifest import FLAVORS
 
 log = logging.getLogger(__name__)
 
-PORT: Final = 18112
-"""rkt's, also in pods: below the ports that a kernel gives away by itself."""
-URL_FILE: Final = "metadata-url"
-"""In a pod directory, for root alone: what stage1 puts into AC_METADATA_URL. It is read when the pod is run."""
 KVM: Final = "kvm"
 HOST_CONNECTIONS: Final = 64
 TOKEN_BYTES: Final = 24
 
 ImageManifest = Callable[[str], Mapping[str, Any]]
 """The appc image manifest of an image id. Blocking; raises OSError, ValueError."""
-
-
-@runtime_checkable
-class Relaying(Protocol):
-    """A sandbox whose network is no namespace of this kernel."""
-
-    async def relay(self, port: int, connect: Callable[[], socket.socket]) -> None:
-        """Listen on 127.0.0.1:port in the pod's network, before any app runs, and for each connection that comes carry
-        bytes to and from what `connect` gives: a stream socket, the caller's to close. Until the sandbox ends."""
-
-
-class HasNetwork(Protocol):
-    """A sandbox. pid: of a process in the pod's network, unless it is `Relaying`."""
-
-    @property
-    def pid(self) -> int: ...
 
 
 @dataclass
@@ -165,28 +152,6 @@ class Service:
             return Facts(uuid, plain(manifest, more), images)
 
         return find
-
-
-def write_url(path: Path, url: str) -> None:
-    """Into a pod directory, for stage1. Raises OSError."""
-    fd = os.open(path / URL_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with open(fd, "w", encoding="ascii") as file:
-        file.write(url)
-
-
-def listen(pid: int, port: int = PORT) -> socket.socket:
-    """A socket that listens on 127.0.0.1 in the network of a process. Raises LaunchError."""
-    made: socket.socket | None = None
-    try:
-        made = netns.make_socket(pid, socket.AF_INET)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(("127.0.0.1", port))
-        made.listen(BACKLOG)
-    except OSError as error:
-        if made is not None:
-            made.close()
-        raise LaunchError(f"listen in the pod's network on 127.0.0.1:{port}: {error.strerror}") from None
-    return made
 
 
 def _same(token: str, digest: bytes) -> bool:

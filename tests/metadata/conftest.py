@@ -15,8 +15,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from executor.metadata.doors import URL_FILE
 from executor.metadata.keys import Keys
-from executor.metadata.service import URL_FILE, Service
+from executor.metadata.service import Service
 from executor.pods import netns
 
 IMAGE = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from executor.metadata import answers, doors
+from executor.metadata import answers, http
 from executor.metadata.service import Service
 
 BASE = "/acMetadata/v1"
@@ -217,7 +217,7 @@ async def test_a_connection_is_for_one_request(make_pod: MakePod) -> None:
 async def test_whoever_is_slow_has_to_go(
     make_pod: MakePod, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doors, "SECONDS", 0.2)
+    monkeypatch.setattr(http, "SECONDS", 0.2)
     pod = make_pod()
     half = (
         f"POST {{}}{BASE}/pod/hmac/sign HTTP/1.1\r\nHost: x\r\nMetadata-Flavor: AppContainer\r\n"

@@ -16,8 +16,8 @@ import pytest
 
 from executor.metadata import client, registry
 from executor.metadata.client import MetadataError, Registration
+from executor.metadata.doors import PORT, URL_FILE
 from executor.metadata.keys import Keys
-from executor.metadata.service import PORT, URL_FILE
 
 Ask = Any
 
@@ -79,7 +79,10 @@ async def test_register_ask_unregister(daemon: Service, ask: Ask) -> None:
     assert (await ask(f"{url}/apps/web/image/id")).text == "sha512-ab"
     assert (await ask(f"{url}/apps/web/annotations")).json == [{"name": "a", "value": "pod's"}]
     assert (await ask(f"{url}/apps/web/image/manifest")).json == appc_image()
-    assert (await ask(f"{url}/pod/uuid", headers={})).status == 403
+    assert (await ask(f"{url}/pod/uuid", headers={})).status == 200  # as rkt's
+    for header in ("Origin", "Referer", "X-Forwarded-For", "Via"):
+        assert (await ask(f"{url}/pod/uuid", headers={header: "x"})).status == 403
+    assert (await ask(f"{url}/pod/uuid", headers={"Metadata-Flavor": "Google"})).status == 403
     # Once more, under another token: the one before is no longer good.
     other = TOKEN[::-1]
     assert await daemon.register("PUT", f"/pods/{uuid}?token={other}", appc_pod()) == (200, "")
@@ -228,7 +231,32 @@ async def test_a_pod_that_was_killed_is_forgotten_when_it_is_collected(
     assert (await ask(f"{url}/acMetadata/v1/pod/uuid")).status == 401
 
 
-def test_no_service(pod_dir: Path, tmp_path: Path) -> None:
+async def test_a_service_that_has_only_just_been_started_is_waited_for(
+    keys: Keys, pod_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "TRIES", 1000)
+    monkeypatch.setattr(client, "PAUSE", 0.02)
+    path, tried = tmp_path / "late.sock", asyncio.Event()
+    loop, unreachable = asyncio.get_running_loop(), client._unreachable
+
+    def failed(*args: Any) -> str:
+        loop.call_soon_threadsafe(tried.set)
+        return unreachable(*args)
+
+    monkeypatch.setattr(client, "_unreachable", failed)
+    registering = asyncio.create_task(
+        asyncio.to_thread(lambda: Registration.register(pod_dir, str(uuid4()), host_network=True, path=path))
+    )
+    async with asyncio.timeout(20):
+        await tried.wait()
+        task = asyncio.create_task(registry.serve(keys, 0, path=path))
+        await registering
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def test_no_service(pod_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "PAUSE", 0.0)
     with pytest.raises(MetadataError, match="gantry rkt metadata-service"):
         client.reachable(tmp_path / "none.sock")
     with pytest.raises(MetadataError, match="could not reach the metadata service"):

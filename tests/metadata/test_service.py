@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from executor.metadata.service import PORT, URL_FILE, Service, listen
+from executor.metadata.doors import PORT, URL_FILE, listen
+from executor.metadata.service import Service
 from executor.pods.launcher import LaunchError
 
 pytestmark = pytest.mark.root
