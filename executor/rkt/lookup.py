@@ -29,7 +29,13 @@ from executor.rkt.common import Globals
 from executor.rkt.flags import Failure
 from executor.stage0 import names, operations, settings
 from executor.stage0.cas import Cas
-from executor.stage0.errors import ImageError, ImageNeverPull, ImageNotFound, ImageUntrusted
+from executor.stage0.errors import (
+    ImageError,
+    ImageNeverPull,
+    ImageNotFound,
+    ImageUntrusted,
+    RegistryUnavailable,
+)
 from executor.stage0.operations import Stored
 from executor.stage0.settings import Host, Settings
 from executor.stage0.store import Image, ImageStore
@@ -45,6 +51,7 @@ _RKT_SAYS = tuple(
     for pattern, words in (
         (r"is not signed", "error opening signature file"),
         (r"which is not trusted|no key is trusted", "openpgp: signature made by unknown entity"),
+        (r"HTTP (401|403)", r"bad HTTP status code: \1"),
         (r"the image is for (\w+)/", r'bad os "\1"'),
         (r"label (\S+) is None, ", r'requested label "\1" not provided by the image manifest'),
         (
@@ -188,7 +195,14 @@ class Finder:
         except ImageUntrusted as error:
             raise Failure(f"{as_rkt_says(str(error), ref)} (--insecure-options=image does without)") from None
         except ImageError as error:
-            raise Failure(as_rkt_says(str(error), ref)) from None
+            text = as_rkt_says(str(error), ref)
+            if (
+                isinstance(error, RegistryUnavailable)
+                and "image" not in self.g.insecure
+                and not text.endswith("]")
+            ):
+                text += " [error downloading the signature file]"  # that comes first
+            raise Failure(text) from None
 
     async def _find(self, store: ImageStore, ref: str, text: str) -> Image:
         parsed = names.parse(ref)
