@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from executor.kvm import kernel, runtime
+from executor.kvm import acpi, kernel, runtime
 from executor.kvm.cpio import Archive
 from executor.kvm.kernel import Kernel
 
 MODULES: Final = ("virtio_mmio", "virtio_console", "virtiofs", "overlay")
 NETWORK_MODULES: Final = ("virtio_net",)
 """For those machines that have a network card."""
+TEMPLATE_MODULES: Final = ("virtio_pci", *NETWORK_MODULES)
+"""For machines that others go on from: what any of them may need."""
 _INIT: Final = f"#!/{runtime.PROGRAM} -IS\nfrom executor.kvm.guest.main import main\nmain()\n"
 _DIRECTORIES: Final = ("dev", "proc", "sys", "share", "pods", "run", "tmp", "root", "etc")
 _CONSOLE: Final = (5, 1)  # Documentation/admin-guide/devices.txt
@@ -32,6 +34,11 @@ class Boot:
     kernel: Path
     root: Path
 
+    @property
+    def template(self) -> Path:
+        """The root for machines that others go on from (executor/kvm/template.py)."""
+        return self.root.with_name("template.cpio")
+
 
 def make(found: Kernel, directory: Path) -> Boot:
     """Slow the first time (seconds). Raises KernelError, RuntimeFailure, OSError."""
@@ -41,7 +48,13 @@ def make(found: Kernel, directory: Path) -> Boot:
         return made
     place.mkdir(parents=True, exist_ok=True)
     _put(made.kernel, kernel.unpack(found.path.read_bytes()))
-    _put(made.root, first_root(found))
+    root = first_root(found)
+    tables = Archive()
+    tables.file(acpi.PATH, acpi.table())
+    _put(
+        made.template, tables.pack() + root
+    )  # the kernel takes one archive after the other, and tables from the first
+    _put(made.root, root)
     return made
 
 
@@ -52,14 +65,14 @@ def first_root(found: Kernel) -> bytes:
         archive.directory(name)
     archive.device("dev/console", *_CONSOLE)
     archive.file("init", _INIT.encode(), executable=True)
-    loaded = kernel.modules(found, MODULES)
-    for name, data in loaded:
+    always = kernel.modules(found, MODULES)
+    lists = {"order": always}
+    for name, wanted in (("network", NETWORK_MODULES), ("template", TEMPLATE_MODULES)):
+        lists[name] = [one for one in kernel.modules(found, wanted) if one not in always]
+    for name, data in dict(one for modules in lists.values() for one in modules).items():
         archive.file(f"modules/{name}.ko", data)
-    network = [one for one in kernel.modules(found, NETWORK_MODULES) if one not in loaded]
-    for name, data in network:
-        archive.file(f"modules/{name}.ko", data)
-    for order, those in (("order", loaded), ("network", network)):
-        archive.file(f"modules/{order}", "".join(f"{name}.ko\n" for name, _ in those).encode())
+    for name, modules in lists.items():
+        archive.file(f"modules/{name}", "".join(f"{module}.ko\n" for module, _ in modules).encode())
     runtime.add(archive)
     return archive.pack()
 

@@ -14,6 +14,7 @@ class Console:
     def __init__(self) -> None:
         self._reader = -1
         self._text = bytearray()
+        self._awaited: tuple[bytes, asyncio.Future[None]] | None = None
 
     def open(self) -> int:
         """The writing end, the caller's to close."""
@@ -21,6 +22,12 @@ class Console:
         os.set_blocking(writer, True)
         asyncio.get_running_loop().add_reader(self._reader, self._read)
         return writer
+
+    async def said(self, text: bytes) -> None:
+        """Wait until it has said something."""
+        self._awaited = text, asyncio.get_running_loop().create_future()
+        self._notice()
+        await self._awaited[1]
 
     def last(self) -> str:
         """Its last lines in one, after a colon; "" when nothing was said."""
@@ -46,3 +53,8 @@ class Console:
             self.close()
             return
         self._text = (self._text + data)[-_KEPT:]
+        self._notice()
+
+    def _notice(self) -> None:
+        if self._awaited is not None and self._awaited[0] in self._text and not self._awaited[1].done():
+            self._awaited[1].set_result(None)

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from executor.kvm import acpi
 from executor.kvm.boot import Boot
+from executor.kvm.guest import waking
 from executor.kvm.guest.main import SHARE, TAG
 from executor.kvm.probe import DEVICE, Accelerator, Tools
 from executor.network.taps import TUN, Link
@@ -46,6 +48,17 @@ _ON_HOST: Final = (
     "resource/memory", "resource/cpu", "os/linux/cpu-shares", "resource/block-bandwidth", "resource/block-iops",
 )  # fmt: skip
 """Isolators of a pod that hold for its machine; all others are for the guest."""
+SHARE_DEVICE: Final = {"driver": "vhost-user-fs-pci", "chardev": "files", "tag": TAG, "bus": "slot1"}
+WIRE_DEVICE: Final = {"driver": "virtserialport", "chardev": "wire", "bus": "serial.0", "nr": 1}
+
+_SHARED_MEMORY: Final = "memory-backend-memfd,id=memory,size={},share=on"
+_WITH_PCI: Final = "microvm,rtc=on,pcie=on"
+_PORT: Final = (
+    "-device",
+    "pcie-root-port,id=slot1,bus=pcie.0,chassis=1,slot=1,addr=1,power_controller_present=off",
+)
+_QMP: Final = ("-chardev", "socket,id=qmp,fd=0", "-mon", "chardev=qmp,mode=control")
+_VERSION: Final = "0.8.11"
 _OOM_SCORE: Final = "os/linux/oom-score-adj"
 _TB_CACHE_MIB: Final = 64
 _SERVICES: Final = ("/usr", "/bin", "/lib", "/lib64", "/sbin", "/etc/ld.so.cache", "/etc/alternatives")
@@ -158,25 +171,57 @@ def _cpu_request(asked: Mapping[str, Any]) -> int:
 
 
 def qemu(tools: Tools, boot: Boot, how: Accelerator, wanted: Size) -> list[str]:
-    """Its command line. Descriptors: 0 is the wire, 1 virtiofsd's socket, 2 the console."""
-    memory = f"{wanted.memory // MIB}M"
-    accel = "kvm" if how.name == "kvm" else f"tcg,thread=multi,tb-size={_TB_CACHE_MIB}"
-    # An emulated processor does not speculate, and its kernel needs no tests of its own at each start.
-    emulated = f" tsc=reliable tsc_early_khz={how.khz} mitigations=off cryptomgr.notests" if how.khz else ""
+    """Its command line for a machine that boots. Descriptors: 0 is the wire, 1 virtiofsd's socket, 2 the console."""
     return [
-        str(tools.qemu), "-name", "gantry", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-        "-machine", "microvm,rtc=on,memory-backend=memory", "-global", "virtio-mmio.force-legacy=false",
-        "-accel", accel, "-cpu", how.cpu, "-smp", str(wanted.cpus), "-m", memory,
-        "-object", f"memory-backend-memfd,id=memory,size={memory},share=on",
-        "-kernel", f"/boot/{boot.kernel.name}", "-initrd", f"/boot/{boot.root.name}",
-        "-append", f"console=ttyS0 quiet loglevel=3 panic=-1 reboot=t LD_LIBRARY_PATH=/lib{emulated}",
-        "-chardev", "file,id=console,path=/dev/stderr", "-serial", "chardev:console",
+        *_qemu(tools, how, wanted, "microvm,rtc=on", _SHARED_MEMORY), *_kernel(boot, boot.root, how),
         "-chardev", "socket,id=files,fd=1", "-device", f"vhost-user-fs-device,chardev=files,tag={TAG}",
         "-readconfig", f"/{TOLD}/{DEVICES}",
         "-chardev", "socket,id=wire,fd=0", "-device", "virtio-serial-device,max_ports=2",
         "-device", "virtserialport,chardev=wire,nr=1",
     ]  # fmt: skip
+
+
+def template_qemu(tools: Tools, boot: Boot, how: Accelerator, wanted: Size) -> list[str]:
+    """The same for a machine that others go on from. Descriptors: 0 is for QMP, 2 the console.
+
+    It must have what they have, but for virtio devices (see `executor.kvm.acpi`). Its memory is not shared: QEMU reads
+    all of it, and shared memory is there when it has been read.
+    """
+    more = f" {waking.VARIABLE}=1 pcie_ports=compat"  # the guest looks for devices when it wants, and waits for nothing
+    return [
+        *_qemu(tools, how, wanted, _WITH_PCI, "memory-backend-ram,id=memory,size={}"),
+        *_kernel(boot, boot.template, how, more), *_PORT, *_QMP,
+    ]  # fmt: skip
+
+
+def going_on_qemu(tools: Tools, how: Accelerator, wanted: Size) -> list[str]:
+    """The same for a machine that goes on from a template. Descriptors: 0 is for QMP, 1 the stream, 2 the console.
+
+    By QMP it gets the shared tree (`SHARE_DEVICE`): QEMU 7.2 goes on with no machine that has it from the start; and,
+    for want of descriptors, the wire (`WIRE_DEVICE`).
+    """
+    return [
+        *_qemu(tools, how, wanted, _WITH_PCI, _SHARED_MEMORY), "-incoming", "fd:1", *_PORT, *_QMP,
+        "-readconfig", f"/{TOLD}/{DEVICES}",
+        "-device", f"virtio-serial-device,id=serial,max_ports=2,bus={acpi.bus(acpi.PLACES[0])}",
+    ]  # fmt: skip
+
+
+def _qemu(tools: Tools, how: Accelerator, wanted: Size, kind: str, memory: str) -> list[str]:
+    size = f"{wanted.memory // MIB}M"
+    accel = "kvm" if how.name == "kvm" else f"tcg,thread=multi,tb-size={_TB_CACHE_MIB}"
+    return [
+        str(tools.qemu), "-name", "gantry", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        "-machine", f"{kind},memory-backend=memory", "-global", "virtio-mmio.force-legacy=false",
+        "-accel", accel, "-cpu", how.cpu, "-smp", str(wanted.cpus), "-m", size, "-object", memory.format(size),
+        "-chardev", "file,id=console,path=/dev/stderr", "-serial", "chardev:console",
+    ]  # fmt: skip
+
+
+def _kernel(boot: Boot, root: Path, how: Accelerator, more: str = "") -> list[str]:
+    said = f"console=ttyS0 quiet loglevel=3 panic=-1 reboot=t LD_LIBRARY_PATH=/lib{how.parameters}{more}"
+    return ["-kernel", f"/boot/{boot.kernel.name}", "-initrd", f"/boot/{root.name}", "-append", said]
 
 
 def virtiofsd(tools: Tools) -> list[str]:
@@ -195,38 +240,22 @@ def host_manifest(
     how: Accelerator,
     wanted: Size,
     directory: str,
+    *,
+    template: bool = False,
 ) -> dict[str, Any]:
     """The PodManifest of the machine, for the host's launcher. layers: of each app, uppermost first.
 
     directory: of this pod; device files in it that nobody may open (see `make_device`) are `kvm` and `tun`.
+    template: it goes on from one.
     """
-    volumes = [{"name": f"host{path.replace('/', '.')}", "kind": "host", "source": path, "readOnly": True,
-                "recursive": False} for path in host_paths()]  # fmt: skip
-    programs: list[dict[str, Any]] = [
-        {"volume": volume["name"], "path": volume["source"]} for volume in volumes
-    ]
-    volumes.append(
-        {
-            "name": "boot",
-            "kind": "host",
-            "source": str(boot.root.parent),
-            "readOnly": True,
-            "recursive": False,
-        }
-    )
+    volumes, programs = _programs()
+    volumes.append(_given("boot", str(boot.root.parent)))
     shares: list[dict[str, Any]] = []
     for volume in pod.get("volumes") or ():
         volumes.append(dict(volume))
         shares.append({"volume": volume["name"], "path": f"{SHARE}/volumes/{volume['name']}"})
     for app, paths in layers.items():
-        image = {
-            "name": f"image.{app}",
-            "kind": "host",
-            "source": paths[-1],
-            "readOnly": True,
-            "recursive": False,
-        }
-        volumes.append({**image, "gantry.io/layers": list(paths)})
+        volumes.append({**_given(f"image.{app}", paths[-1]), "gantry.io/layers": list(paths)})
         shares.append({"volume": f"image.{app}", "path": f"{SHARE}/images/{app}"})
     vm_mounts = [*programs, {"volume": "boot", "path": "/boot"}]
     asked = pod.get("isolators") or ()
@@ -239,6 +268,7 @@ def host_manifest(
             {"name": name, "kind": "host", "source": f"{directory}/{name}", "gantry.io/device": True}
         )
         vm_mounts.append({"volume": name, "path": path})
+    command = going_on_qemu(tools, how, wanted) if template else qemu(tools, boot, how, wanted)
     return {
         "acVersion": pod["acVersion"],
         "acKind": "PodManifest",
@@ -246,13 +276,40 @@ def host_manifest(
             _app(
                 FILES, virtiofsd(tools), "0", [*programs, *shares], _FILES_CAPABILITIES, _FILES_FORBIDDEN, pod
             ),
-            _app(VM, qemu(tools, boot, how, wanted), str(NOBODY), vm_mounts, (), (), pod),
+            _app(VM, command, str(NOBODY), vm_mounts, (), (), pod),
         ],
         "volumes": volumes,
         "isolators": [*_host_limits(wanted), *(one for one in asked if one["name"] in _ON_HOST[2:])],
         "annotations": [{"name": "gantry.io/flavor", "value": "linux"}],
         "ports": [],
     }
+
+
+def template_manifest(tools: Tools, boot: Boot, how: Accelerator, wanted: Size) -> dict[str, Any]:
+    """The PodManifest of a machine that others are to go on from."""
+    volumes, programs = _programs()
+    volumes.append(_given("boot", str(boot.root.parent)))
+    mounts = [*programs, {"volume": "boot", "path": "/boot"}]
+    vm = _app(VM, template_qemu(tools, boot, how, wanted), str(NOBODY), mounts, (), (), {"apps": []})
+    return {
+        "acVersion": _VERSION,
+        "acKind": "PodManifest",
+        "apps": [vm],
+        "volumes": volumes,
+        "isolators": _host_limits(wanted)[:1],
+        "annotations": [{"name": "gantry.io/flavor", "value": "linux"}],
+        "ports": [],
+    }
+
+
+def _programs() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The volumes with the host's programs, and their mounts."""
+    volumes = [_given(f"host{path.replace('/', '.')}", path) for path in host_paths()]
+    return volumes, [{"volume": volume["name"], "path": volume["source"]} for volume in volumes]
+
+
+def _given(name: str, path: str) -> dict[str, Any]:
+    return {"name": name, "kind": "host", "source": path, "readOnly": True, "recursive": False}
 
 
 def device_files(how: Accelerator) -> list[str]:
@@ -273,6 +330,7 @@ def network_devices(links: Sequence[Link]) -> str:
   driver = "virtio-net-device"
   netdev = "net{number}"
   mac = "{link.mac}"
+  bus = "{acpi.bus(acpi.PLACES[1 + number])}"
 
 """
         for number, link in enumerate(links)

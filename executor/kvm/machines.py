@@ -10,19 +10,20 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from executor.kvm import boot, kernel, machine, probe
-from executor.kvm.boot import Boot
+from executor.kvm import equipment, machine
 from executor.kvm.console import Console
+from executor.kvm.equipment import Equipment
 from executor.kvm.guest.main import SHARE
 from executor.kvm.kernel import KernelError
-from executor.kvm.machine import FILES, KVM, VM, MachineError
-from executor.kvm.probe import Accelerator, ProbeError, Tools
+from executor.kvm.machine import FILES, KVM, VM, MachineError, Size
+from executor.kvm.probe import ProbeError
+from executor.kvm.qmp import Qmp, QmpError
 from executor.kvm.runtime import RuntimeFailure
 from executor.kvm.sandbox import Guest, KvmSandbox
+from executor.kvm.template import Template, Templates
 from executor.kvm.wire import Wire
 from executor.network import taps
 from executor.network.taps import Link
@@ -37,28 +38,25 @@ BOOT_SECONDS: Final = 180.0
 EXIT_SECONDS: Final = 1.0
 METADATA_URL: Final = "metadata-url"
 """What stage1 puts into AC_METADATA_URL (docs/stage1-interface.md)."""
+_SEED_BYTES: Final = 64
 _ETC: Final = ("hosts", "hostname", "resolv.conf")
 
 
-@dataclass(frozen=True)
-class Equipment:
-    """What all machines are made of. system: a directory that is their programs' root."""
-
-    tools: Tools
-    boot: Boot
-    how: Accelerator
-    system: Path
-
-
 class Machines:
-    """All virtual machines of this executor. run: starts the pods on the host that they run in."""
+    """All virtual machines of this executor. run: starts the pods on the host that they run in.
 
-    def __init__(self, run: RunPod, state_dir: Path, given_kernel: Path | None = None) -> None:
+    templates: whether they go on from templates, where that is faster; else they boot.
+    """
+
+    def __init__(
+        self, run: RunPod, state_dir: Path, given_kernel: Path | None = None, *, templates: bool = True
+    ) -> None:
         self._run = run
         self._directory = state_dir / "kvm"
         self._kernel = given_kernel
         self._equipment: Equipment | None = None
         self._preparing = asyncio.Lock()
+        self._templates = Templates(run, self._directory / "templates") if templates else None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __call__(
@@ -74,7 +72,7 @@ class Machines:
         async with self._preparing:
             if self._equipment is None:
                 try:
-                    self._equipment = await asyncio.to_thread(self._equip)
+                    self._equipment = await asyncio.to_thread(equipment.find, self._directory, self._kernel)
                 except (ProbeError, KernelError, RuntimeFailure) as error:
                     raise LaunchError(str(error)) from None
                 except OSError as error:
@@ -87,29 +85,26 @@ class Machines:
         self, pod_dir: Path, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]
     ) -> KvmSandbox:
         """As RunPod says. Returns when the guest's launcher has made the pod."""
-        equipment = await self.equipment()
+        found = await self.equipment()
+        template = None
         try:
             pod = json.loads((pod_dir / "pod").read_text())
             machine.check(pod)
-            directory = self._lay_out(pod_dir, pod, equipment)
+            wanted = machine.size(pod, os.cpu_count() or 1)
+            if self._templates is not None:
+                template = await self._templates.get(found, wanted)
+            directory = self._lay_out(pod_dir, pod, found, wanted, template=template is not None)
+            starting = _Start(self, pod_dir, pod, template, on_gone)
+            starting.host = await self._run(directory, starting.on_host_exit, starting.on_host_gone)
+            # Whoever gives pods a network has done so by now.
+            return await starting.boot(on_exit)
         except (MachineError, ManifestError) as error:
             raise LaunchError(str(error)) from None
         except OSError as error:
             raise LaunchError(f"prepare the machine of {pod_dir}: {error}") from None
-        starting = _Start(self, pod_dir, pod, on_gone)
-        starting.host = await self._run(directory, starting.on_host_exit, starting.on_host_gone)
-        # Whoever gives pods a network has done so by now.
-        try:
-            async with asyncio.timeout(BOOT_SECONDS):
-                return await starting.boot(on_exit)
-        except TimeoutError:
-            await starting.give_up()
-            raise LaunchError(
-                f"the machine was not ready after {BOOT_SECONDS:.0f} s{starting.console.last()}"
-            ) from None
-        except BaseException:
-            await starting.give_up()
-            raise
+        finally:
+            if template is not None:
+                template.close()
 
     def spawn(self, work: Any) -> None:
         """Run something that nobody waits for."""
@@ -117,29 +112,22 @@ class Machines:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _equip(self) -> Equipment:
-        tools = probe.tools()
-        found = kernel.find(self._kernel)
-        self._directory.mkdir(parents=True, exist_ok=True)
-        made = boot.make(found, self._directory)
-        how = probe.accelerator(tools.qemu, made.kernel, self._directory / "accelerator.json")
-        return Equipment(tools, made, how, _system(self._directory / "system"))
-
-    def _lay_out(self, pod_dir: Path, pod: dict[str, Any], equipment: Equipment) -> Path:
+    def _lay_out(
+        self, pod_dir: Path, pod: dict[str, Any], found: Equipment, wanted: Size, *, template: bool
+    ) -> Path:
         """The directory of the pod that the machine is on the host, below the pod's own. Its name is the pod's."""
         layers = {
             app["name"]: (pod_dir / "appsinfo" / app["name"] / "lower").read_text().splitlines()
             for app in pod["apps"]
         }
-        wanted = machine.size(pod, os.cpu_count() or 1)
         directory = pod_dir / "machine" / pod_dir.name
-        how = equipment.how
+        tools, how = found.tools, found.how
         manifest = machine.host_manifest(
-            pod, layers, equipment.tools, equipment.boot, how, wanted, str(directory)
+            pod, layers, tools, found.boot, how, wanted, str(directory), template=template
         )
         for app in (FILES, VM):
             (directory / "appsinfo" / app).mkdir(parents=True)
-            (directory / "appsinfo" / app / "lower").write_text(f"{equipment.system}\n")
+            (directory / "appsinfo" / app / "lower").write_text(f"{found.system}\n")
         for path in map(Path, machine.device_files(how)):
             machine.make_device(directory / path.name, path)
         (directory / "pod").write_text(json.dumps(manifest))
@@ -154,11 +142,13 @@ class _Start:
         machines: Machines,
         pod_dir: Path,
         pod: dict[str, Any],
+        template: Template | None,
         on_gone: Callable[[str], None],
     ) -> None:
         self._machines = machines
         self._pod_dir = pod_dir
         self._pod = pod
+        self._template = template
         self._on_gone = on_gone
         self._exit: AppExit | None = None
         self.guest = Guest()
@@ -166,7 +156,19 @@ class _Start:
         self.host: Sandbox
 
     async def boot(self, on_exit: Callable[[AppExit], None]) -> KvmSandbox:
-        """Start virtiofsd, QEMU, and the pod in the guest. Raises LaunchError, OSError."""
+        """Start virtiofsd, QEMU, and the pod in the guest. Raises LaunchError, OSError; nothing of it stays then."""
+        try:
+            async with asyncio.timeout(BOOT_SECONDS):
+                return await self._boot(on_exit)
+        except TimeoutError:
+            late = f"the machine was not ready after {BOOT_SECONDS:.0f} s{self.console.last()}"
+            await self._give_up(distrust=True)
+            raise LaunchError(late) from None
+        except BaseException:
+            await self._give_up(distrust=self._exit is not None)
+            raise
+
+    async def _boot(self, on_exit: Callable[[AppExit], None]) -> KvmSandbox:
         links = await self._take_network()
         await self._start_programs()
         await self.guest.ready
@@ -188,6 +190,7 @@ class _Start:
             name=self._pod_dir.name,
             files=files,
             time=time.time(),
+            seed=os.urandom(_SEED_BYTES).hex(),
             network=machine.network_of_guest(links),
         )
         self.guest.on_lost = self._on_lost
@@ -212,14 +215,42 @@ class _Start:
         try:
             self.guest.wire = await Wire.open(ours, self.guest.on_message, self._on_wire_lost)
             await self.host.start_app(FILES, stdin=listening.fileno(), stdout=console, stderr=console)
-            await self.host.start_app(VM, stdin=theirs.fileno(), stdout=files.fileno(), stderr=console)
+            if self._template is None:
+                await self.host.start_app(VM, stdin=theirs.fileno(), stdout=files.fileno(), stderr=console)
+            else:
+                await self._go_on(self._template, theirs, files, console)
         finally:
             for sock in (theirs, listening, files):
                 sock.close()
             os.close(console)
 
-    async def give_up(self) -> None:
-        """It has not come to a pod: nothing of it stays."""
+    async def _go_on(
+        self, template: Template, wire: socket.socket, files: socket.socket, console: int
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        qmp = Qmp(ours)
+        try:
+            with theirs:
+                await self.host.start_app(VM, stdin=theirs.fileno(), stdout=template.fd, stderr=console)
+            await qmp.open()
+            await qmp.running()
+            await qmp.connect("files", files)
+            await qmp.execute("device_add", machine.SHARE_DEVICE)
+            await qmp.connect("wire", wire)
+            await qmp.execute("device_add", machine.WIRE_DEVICE)
+        except QmpError as error:
+            template.distrust()
+            raise LaunchError(
+                f"the machine does not go on from its template: {error}{self.console.last()}"
+            ) from None
+        finally:
+            qmp.close()
+
+    async def _give_up(self, *, distrust: bool) -> None:
+        """It has not come to a pod: nothing of it stays. distrust: it may have gone on from a bad template."""
+        ready = self.guest.ready
+        if distrust and self._template is not None and not (ready.done() and ready.exception() is None):
+            self._template.distrust()
         self._on_gone = lambda _: None
         self.guest.on_lost = lambda _: None
         if self.guest.wire is not None:
@@ -275,16 +306,6 @@ def _connected() -> tuple[socket.socket, socket.socket]:
     files = socket.socket(socket.AF_UNIX)
     files.connect(listening.getsockname())
     return listening, files
-
-
-def _system(directory: Path) -> Path:
-    """The root of QEMU and virtiofsd: the host's links into /usr, all else is mounted."""
-    directory.mkdir(exist_ok=True)
-    for name in ("bin", "sbin", "lib", "lib64"):
-        host, link = Path("/") / name, directory / name
-        if host.is_symlink() and not link.is_symlink():
-            link.symlink_to(os.readlink(host))
-    return directory
 
 
 def _read(path: Path) -> str:

@@ -39,6 +39,13 @@ class Accelerator:
     khz: int
     why: str
 
+    @property
+    def parameters(self) -> str:
+        """For the command line of the kernel, after a space. An emulated processor does not speculate, and its kernel
+        needs no tests of its own at each start."""
+        clock = f" tsc=reliable tsc_early_khz={self.khz}"
+        return f"{clock} mitigations=off cryptomgr.notests" if self.khz else ""
+
 
 @dataclass(frozen=True)
 class Tools:

@@ -164,6 +164,7 @@ class Guest:
                 asked.answer.set_exception(LaunchError(reason))
         if not self.ready.done():
             self.ready.set_exception(LaunchError(reason))
+            self.ready.exception()  # whether or not somebody waits
         if not self.died.done():
             self.died.set_result(None)
         self.on_lost(reason)

@@ -40,7 +40,10 @@ class Init(NamedTuple):
 class Launcher:
     """Event loop over the control socket, the children's sockets and SIGCHLD."""
 
-    def __init__(self, control: socket.socket, layout: cgroups.Layout, host: int, spares: int) -> None:
+    def __init__(
+        self, control: socket.socket, layout: cgroups.Layout, host: int, spares: int, *, only: Kind | None = None
+    ) -> None:
+        """only: of this kind there will be one pod, and no other."""
         self.layout = layout
         self._control = control
         self._host = host
@@ -49,7 +52,8 @@ class Launcher:
         self._spares = spares
         # Refilled for the kinds that were asked for, and the usual one.
         usual = Kind("linux", host_network=False, users=not userns.why_not())
-        self._spare_inits: dict[Kind, list[Init]] = {usual: []}
+        self._spare_inits: dict[Kind, list[Init]] = {only or usual: []}
+        self._once = only is not None
         self.mappable = userns.Mappable()
         self._spare_starters: list[Child] = []
         self._sandboxes: dict[str, Sandbox] = {}
@@ -251,7 +255,7 @@ class Launcher:
         return children.fork(entry, new_pid_namespace=None)
 
     def _plan_refill(self) -> None:
-        if not self._refill_planned and self._spares:
+        if not self._refill_planned and self._spares and not (self._once and self._sandboxes):
             self._refill_planned = True
             self.later(_REFILL_SECONDS, self._refill)
 

@@ -124,7 +124,12 @@ class Starter:
     launchers: list[Launcher] = field(default_factory=list)
 
     async def __call__(
-        self, apps: dict[str, dict[str, Any]], network: Callable[[int], None] = lambda pid: None, **pod: Any
+        self,
+        apps: dict[str, dict[str, Any]],
+        network: Callable[[int], None] = lambda pid: None,
+        *,
+        templates: bool = True,
+        **pod: Any,
     ) -> Machine:
         """apps: {name: {"exec": […], and what else goes into appc's app; "mounts"}}; pod: of the PodManifest.
 
@@ -157,7 +162,7 @@ class Starter:
             await asyncio.to_thread(network, made.pid)
             return made
 
-        machines = Machines(run, self.state)
+        machines = Machines(run, self.state, templates=templates)
         sandbox = await machines.run_pod(
             directory, lambda ended: exits[ended.app].put_nowait(ended), gone.set_result
         )

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from executor.kvm.guest import frames
+from executor.kvm.guest import frames, waking
 from executor.stage1 import channel, syscalls
 
 if TYPE_CHECKING:
@@ -29,14 +29,14 @@ class Agent:
     """One loop over the wire, the launcher and the streams; nothing in it waits for one of them alone."""
 
     def __init__(
-        self, port: int, control: socket.socket, launcher: int, pods: str, load_modules: Callable[[str], None]
+        self, port: int, control: socket.socket, launcher: int, pods: str, load_network: Callable[[], None]
     ) -> None:
-        """load_modules: of a list (executor/kvm/boot.py)."""
+        """load_network: what network cards need."""
         self._port = port
         self._control = control
         self._launcher = launcher
         self._pods = pods
-        self._load_modules = load_modules
+        self._load_network = load_network
         self._epoll = select.epoll()
         self._masks: dict[int, int] = {}
         self._handlers: dict[int, Callable[[int], None]] = {}
@@ -49,8 +49,10 @@ class Agent:
         self._ports: ports.Ports | None = None
         self._over = False
 
-    def run(self) -> None:
-        """Serve until the launcher ends."""
+    def run(self, said: dict[str, Any] | None = None) -> None:
+        """Serve until the launcher ends. said: what it has said already."""
+        if said is not None:
+            self.send(frames.message(said))
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self.watch(self._port, select.EPOLLIN, self._on_port)
         self.watch(self._control.fileno(), select.EPOLLIN, lambda _: self._on_launcher())
@@ -166,7 +168,7 @@ class Agent:
         if do == "run":
             self._lay_out(request)
             if request["network"]:
-                self._load_modules("network")
+                self._load_network()
         numbers = request.pop("streams", [])
         request["pod"] = self._pod
         self._asked[request["id"]] = {**request, "streams": numbers}
@@ -202,6 +204,7 @@ class Agent:
 
     def _lay_out(self, request: dict[str, Any]) -> None:
         """The pod directory as stage1 wants it, in this machine's memory."""
+        waking.reseed(bytes.fromhex(request.pop("seed")))
         now = float(request.pop("time"))
         if abs(time.time() - now) > _CLOCK_OFF:
             time.clock_settime(time.CLOCK_REALTIME, now)

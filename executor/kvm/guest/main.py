@@ -3,6 +3,7 @@
 No shell, no udev, no program but this interpreter. The kernel starts it as `/init`, its streams are the console.
 """
 
+import errno
 import os
 import select
 import signal
@@ -12,8 +13,8 @@ import time
 import traceback
 from typing import Final
 
-from executor.kvm.guest import agent
-from executor.stage1 import cgroups, channel, launcher, ops, syscalls
+from executor.kvm.guest import agent, waking
+from executor.stage1 import cgroups, channel, children, launcher, ops, syscalls
 from executor.stage1.syscalls import (
     MS_BIND,
     MS_NODEV,
@@ -22,6 +23,7 @@ from executor.stage1.syscalls import (
     MS_RDONLY,
     MS_REC,
     MS_REMOUNT,
+    MS_SHARED,
     MS_SLAVE,
 )
 
@@ -31,6 +33,7 @@ PODS: Final = "/pods"
 TAG: Final = "share"
 _PORTS: Final = "/sys/class/virtio-ports"
 _PORT_SECONDS: Final = 60.0
+_LOOK_SECONDS: Final = 0.003
 _MS_MOVE: Final = 8192
 _SYSTEM: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
 
@@ -39,15 +42,19 @@ def main() -> None:
     """Never returns: the machine ends with it."""
     try:
         _prepare()
-        port = _open_port()
         ours, theirs = channel.pair()
         pid = os.fork()
         if pid == 0:
             ours.close()
-            os.close(port)
             os._exit(_launch(theirs))
         theirs.close()
-        agent.Agent(port, ours, pid, PODS, _load_modules).run()
+        said = None
+        if waking.is_template():
+            said, _ = channel.receive_json(ours)
+            waking.become_template()
+        port = _open_port()
+        _mount_share()
+        agent.Agent(port, ours, pid, PODS, _load_network).run(said)
     except BaseException:  # noqa: BLE001 - the last frame there is: said on the console, which the host keeps
         traceback.print_exc()
     finally:
@@ -58,13 +65,17 @@ def main() -> None:
 def _prepare() -> None:
     syscalls.mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID)
     _load_modules("order")
+    if waking.is_template():
+        _load_modules("template")
     syscalls.mount("proc", "/proc", "proc", _SYSTEM)
     syscalls.mount("sysfs", "/sys", "sysfs", _SYSTEM)
     syscalls.mount("cgroup2", "/sys/fs/cgroup", "cgroup2", _SYSTEM)
     cgroups.write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu +memory +pids")
     _leave_first_root()
     os.makedirs("/tmp", exist_ok=True)
-    syscalls.mount(TAG, SHARE, "virtiofs", MS_NOSUID | MS_NODEV)
+    syscalls.mount(
+        "none", "/", None, MS_REC | MS_SHARED
+    )  # what is mounted from now on the launcher sees, too
     syscalls.mount("tmpfs", PODS, "tmpfs", MS_NOSUID, "mode=755,size=100%")
     syscalls.mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
     syscalls.mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
@@ -82,9 +93,18 @@ def _load(path: str) -> None:
     try:
         syscalls.load_module(fd)
     except OSError as error:
+        if error.errno == errno.EEXIST:
+            return  # a template has it already
         raise OSError(error.errno, f"load {path}: {error.strerror}") from None
     finally:
         os.close(fd)
+
+
+def _load_network() -> None:
+    """What network cards need."""
+    _load_modules("network")
+    if waking.is_template():
+        waking.find_others()
 
 
 def _leave_first_root() -> None:
@@ -102,13 +122,40 @@ def _open_port() -> int:
     deadline = time.monotonic() + _PORT_SECONDS
     port = -1
     while True:
+        if port < 0 and waking.is_template():
+            waking.find_first()
         if port < 0 and (names := os.listdir(_PORTS)):
-            port = os.open(f"/dev/{names[0]}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            port = _try_port(f"/dev/{names[0]}")
         if port >= 0 and not _hung_up(port):
             return port
         if time.monotonic() > deadline:
             raise FileNotFoundError("the host has not given this machine a port, or has not opened it")
-        time.sleep(0.005)
+        time.sleep(_LOOK_SECONDS)
+
+
+def _try_port(path: str) -> int:
+    """-1 while it is being made: its name comes before it can be opened (drivers/char/virtio_console.c, add_port)."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENXIO):
+            raise
+    return -1
+
+
+def _mount_share() -> None:
+    """The tree of the host: what the pod may see of it."""
+    deadline = time.monotonic() + _PORT_SECONDS
+    while True:
+        if waking.is_template():
+            waking.find_share()
+        try:
+            syscalls.mount(TAG, SHARE, "virtiofs", MS_NOSUID | MS_NODEV)
+            return
+        except OSError:
+            if not waking.is_template() or time.monotonic() > deadline:
+                raise
+        time.sleep(_LOOK_SECONDS)
 
 
 def _hung_up(port: int) -> bool:
@@ -134,7 +181,8 @@ def _launch(control: socket.socket) -> int:
             layout = cgroups.detect(own.read(), mounts.read())
         for root in layout.roots:
             os.makedirs(root, exist_ok=True)
-        made = launcher.Launcher(control, layout, host, 0)
+        pod = children.Kind("linux", host_network=False, users=False)
+        made = launcher.Launcher(control, layout, host, 1 if waking.is_template() else 0, only=pod)
     except (OSError, ops.StageError, cgroups.CgroupError) as error:
         channel.send_json(control, {"ready": False, "error": str(error)})
         return 1

@@ -1,0 +1,215 @@
+"""Machines that have booted once, so that others need not: each goes on where its template was written to a file.
+
+A template is a machine without a pod, and without devices but a console, in which everything is done that can be done
+before a pod is known: the kernel has booted, the launcher waits. For each size of machine there is one, made when the
+first machine of that size is started, in the pod's own confinement. It holds nothing of any pod. Machines that go on
+from it get a clock, and random numbers, of their own (executor/kvm/guest/waking.py).
+
+Only for emulated machines, which boot slowly. Where a template cannot be made, or used, machines boot.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Final
+
+from executor.kvm import machine, stream
+from executor.kvm.console import Console
+from executor.kvm.equipment import Equipment
+from executor.kvm.guest import waking
+from executor.kvm.machine import MIB, VM, Size
+from executor.kvm.qmp import Qmp, QmpError
+from executor.pods.launcher import AppExit, LaunchError
+from executor.pods.ports import RunPod, Sandbox
+
+log = logging.getLogger(__name__)
+
+LARGEST: Final = 8192 * MIB
+"""QEMU reads all of a machine's memory to write it: more would take longer than it saves."""
+KEPT: Final = 8
+"""How many sizes are kept, of about 100 MB each: those used last."""
+_SECONDS: Final = 180.0
+_WRITTEN_SECONDS: Final = 0.02
+_OLD_SECONDS: Final = 3600.0
+_SUFFIX: Final = ".template"
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Templates:
+    """Those of one executor, in a directory. run: starts the pods on the host that machines run in."""
+
+    def __init__(self, run: RunPod, directory: Path) -> None:
+        self._run = run
+        self._directory = directory
+        self._making: dict[Path, asyncio.Task[bool]] = {}
+        self._unusable: set[Path] = set()
+
+    async def get(self, equipment: Equipment, wanted: Size) -> "Template | None":
+        """One to go on from, made if need be; None: boot. Raises nothing."""
+        if equipment.how.name != "tcg" or wanted.memory > LARGEST:
+            return None
+        path = self._directory / f"{_key(equipment, wanted)}{_SUFFIX}"
+        if path in self._unusable:
+            return None
+        try:
+            return Template(path, self._unusable)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log.warning("virtual machines boot, for %s cannot be read: %s", path, error)
+            return None
+        made = self._making.get(path)
+        if made is None:
+            made = self._making[path] = asyncio.create_task(self._make(path, equipment, wanted))
+            made.add_done_callback(lambda _: self._making.pop(path, None))
+        try:
+            return Template(path, self._unusable) if await asyncio.shield(made) else None
+        except OSError:
+            return None  # it was removed at once: there are many sizes
+
+    async def _make(self, path: Path, equipment: Equipment, wanted: Size) -> bool:
+        began = time.monotonic()
+        place = self._directory / f"making-{uuid.uuid4()}"
+        try:
+            await asyncio.to_thread(self._tidy, path)
+            place.mkdir(mode=0o700, parents=True)
+            with tempfile.TemporaryFile(dir=place) as file:
+                async with asyncio.timeout(_SECONDS):
+                    await _Boot(self._run, place / place.name, equipment, wanted).write(file.fileno())
+                await asyncio.to_thread(_write_lean, file.fileno(), place / "lean")
+            os.rename(place / "lean", path)
+        except (LaunchError, QmpError, stream.StreamError, OSError, TimeoutError) as error:
+            self._unusable.add(path)
+            log.warning(
+                "virtual machines of this size boot, for no template can be made: %s",
+                str(error) or "it takes too long",
+            )
+            return False
+        finally:
+            await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
+        log.info(
+            "a template for machines of %d MiB was made in %.1f s",
+            wanted.memory // MIB,
+            time.monotonic() - began,
+        )
+        return True
+
+    def _tidy(self, coming: Path) -> None:
+        """What is used least goes, and what executors that were killed have left."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        used = {path: path.stat().st_mtime for path in self._directory.iterdir() if path != coming}
+        templates = sorted((path for path in used if path.suffix == _SUFFIX), key=lambda path: used[path])
+        for path in templates[: max(0, len(templates) - KEPT + 1)]:
+            path.unlink(missing_ok=True)
+        for path, at in used.items():
+            if path.suffix != _SUFFIX and at < time.time() - _OLD_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+class Template:
+    """One to go on from, open: nobody minds when its file is removed meanwhile. Raises OSError."""
+
+    def __init__(self, path: Path, unusable: set[Path]) -> None:
+        self._path = path
+        self._unusable = unusable
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        os.utime(path)
+
+    def distrust(self) -> None:
+        """A machine did not go on from it. The next ones boot; an executor that is started anew makes it anew."""
+        self._unusable.add(self._path)
+        self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class _Boot:
+    """A machine that becomes a template, as a pod on the host in a directory of its own."""
+
+    def __init__(self, run: RunPod, directory: Path, equipment: Equipment, wanted: Size) -> None:
+        self._run = run
+        self._directory = directory
+        self._equipment = equipment
+        self._wanted = wanted
+        self._console = Console()
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def write(self, fd: int) -> None:
+        """Boot, and write it to a file. Raises LaunchError, QmpError, OSError."""
+        asked = self._equipment
+        manifest = machine.template_manifest(asked.tools, asked.boot, asked.how, self._wanted)
+        (self._directory / "appsinfo" / VM).mkdir(parents=True)
+        (self._directory / "appsinfo" / VM / "lower").write_text(f"{asked.system}\n")
+        (self._directory / "pod").write_text(json.dumps(manifest))
+        sandbox = await self._run(self._directory, self._on_exit, self._on_gone)
+        try:
+            await self._write(sandbox, fd)
+        finally:
+            await sandbox.stop()
+            self._console.close()
+
+    async def _write(self, sandbox: Sandbox, fd: int) -> None:
+        ours, theirs = socket.socketpair()
+        qmp = Qmp(ours)
+        console = self._console.open()
+        try:
+            await sandbox.start_app(VM, stdin=theirs.fileno(), stdout=console, stderr=console)
+        finally:
+            os.close(console)
+            theirs.close()
+        try:
+            ready = asyncio.ensure_future(self._console.said(waking.READY))
+            await asyncio.wait((ready, self._ended), return_when=asyncio.FIRST_COMPLETED)
+            ready.cancel()
+            if self._ended.done():
+                raise LaunchError(f"the machine has ended{self._console.last()}")
+            await qmp.open()
+            # All at once: nothing else is to be done meanwhile.
+            await qmp.execute("migrate-set-parameters", {"max-bandwidth": 1 << 40, "downtime-limit": 60_000})
+            await qmp.execute("getfd", {"fdname": "stream"}, fd=fd)
+            await qmp.execute("migrate", {"uri": "fd:stream"})
+            while (state := await qmp.execute("query-migrate"))["status"] != "completed":
+                if state["status"] in ("failed", "cancelled"):
+                    raise QmpError(f"migrate: {state.get('error-desc', state['status'])}")
+                await asyncio.sleep(_WRITTEN_SECONDS)
+        finally:
+            qmp.close()
+
+    def _on_exit(self, _: AppExit) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def _on_gone(self, _: str) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+
+def _key(equipment: Equipment, wanted: Size) -> str:
+    """Of all that a machine and its template must have in common. The counter is measured at each boot of the host."""
+    tools, boot, how = equipment.tools, equipment.boot, equipment.how
+    info = tools.qemu.stat()
+    facts = [_BOOT_ID.read_text(), f"{info.st_size} {info.st_mtime_ns}", str(boot.root)]
+    facts += machine.template_qemu(tools, boot, how, wanted)
+    facts += machine.going_on_qemu(tools, how, wanted)
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+
+
+def _write_lean(fd: int, path: Path) -> None:
+    """Raises StreamError, OSError."""
+    data = os.pread(fd, os.fstat(fd).st_size, 0)
+    with path.open("xb") as file:
+        path.chmod(0o600)
+        for part in stream.lean(memoryview(data)):
+            file.write(part)

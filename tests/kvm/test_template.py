@@ -1,0 +1,269 @@
+"""Templates: the table of devices, the stream of a machine, QMP; and machines that go on from one, or cannot."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from executor.kvm import acpi, stream
+from executor.kvm.qmp import Qmp, QmpError
+from executor.kvm.stream import StreamError
+from executor.pods.launcher import LaunchError
+
+PAGE = 4096
+END = struct.pack(">Q", 0x10)
+FOOTER = struct.pack(">BI", 0x7E, 2)
+
+
+def test_the_table_of_devices_is_one_that_firmware_would_give() -> None:
+    table = acpi.table()
+    assert table[:4] == b"SSDT"
+    assert int.from_bytes(table[4:8], "little") == len(table)
+    assert sum(table) % 256 == 0
+    assert table.count(b"LNRO0005\0") == len(acpi.PLACES)
+    last = struct.pack("<I", 0xFEB00000 + 512 * acpi.PLACES[-1])
+    assert table.count(last) == 1
+    assert 0 not in acpi.PLACES, "its interrupts would be lost"
+
+
+def head(*blocks: tuple[bytes, int]) -> bytes:
+    total = sum(size for _, size in blocks)
+    named = b"".join(bytes((len(name),)) + name + struct.pack(">Q", size) for name, size in blocks)
+    start = struct.pack(">BIB3sIIQ", 1, 2, 3, b"ram", 0, 4, total | 0x04)
+    return b"QEVM" + struct.pack(">IBI", 3, 7, 7) + b"microvm" + start + named + END + FOOTER
+
+
+def section(kind: int, *pages: bytes) -> bytes:
+    return struct.pack(">BI", kind, 2) + b"".join(pages) + END + FOOTER
+
+
+def page(offset: int, content: bytes, block: bytes = b"") -> bytes:
+    flags = (0x08 if len(content) == PAGE else 0x02) | (0 if block else 0x20)
+    return struct.pack(">Q", offset | flags) + (bytes((len(block),)) + block if block else b"") + content
+
+
+def test_pages_that_are_zero_or_written_again_are_left_out() -> None:
+    a, b, zero = b"a" * PAGE, b"b" * PAGE, b"\0"
+    blocks = head((b"memory", 4 * PAGE), (b"firmware", PAGE))
+    devices = b"\x04 whatever follows: as it is \x7e"
+    written = b"".join((
+        blocks,
+        section(2, page(0, a, b"memory"), page(PAGE, zero), page(2 * PAGE, a)),
+        section(2, page(3 * PAGE, a), page(0, zero, b"firmware")),
+        section(3, page(2 * PAGE, b, b"memory"), page(3 * PAGE, zero)),
+        devices,
+    ))  # fmt: skip
+    lean = b"".join(stream.lean(memoryview(written)))
+    kept = section(3, page(0, a, b"memory"), page(2 * PAGE, b), page(0, zero, b"firmware"))
+    assert lean == blocks + kept + devices
+    assert b"".join(stream.lean(memoryview(lean))) == lean
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda data: b"QEVN" + data[4:], "another version"),
+        (lambda data: data[:-PAGE], "too early"),
+        (lambda data: data.replace(b"\x03ram", b"\x03rum"), "something else"),
+        (lambda data: data.replace(page(0, b"a" * PAGE), struct.pack(">Q", 0x128)), "another way: 0x128"),
+    ],
+)
+def test_what_is_no_stream_that_we_know_is_refused(damage: Any, what: str) -> None:
+    good = (
+        head((b"memory", PAGE))
+        + section(2, page(0, b"b" * PAGE, b"memory"), page(0, b"a" * PAGE))
+        + section(3)
+    )
+    list(stream.lean(memoryview(good)))
+    with pytest.raises(StreamError, match=what):
+        list(stream.lean(memoryview(damage(good))))
+
+
+class Peer:
+    """Speaks QMP as QEMU does, from a list of answers; keeps what it was asked, and the descriptors."""
+
+    def __init__(self, answers: list[bytes], *, ends: bool) -> None:
+        ours, self.theirs = socket.socketpair()
+        self.ends = ends
+        self.answers = answers
+        self.asked: list[dict[str, Any]] = []
+        self.fds: list[int] = []
+        self.qmp = Qmp(ours)
+        self._task = asyncio.create_task(asyncio.to_thread(self._serve))
+
+    def _serve(self) -> None:
+        with self.theirs, contextlib.suppress(ConnectionError):
+            self.theirs.sendall(b'{"QMP": {"version": {}}}\r\n')
+            for answer in self.answers:
+                data, fds, _, _ = socket.recv_fds(self.theirs, 65536, 4)
+                if not data:
+                    return
+                self.asked.append(json.loads(data))
+                self.fds += fds
+                self.theirs.sendall(answer)
+            if not self.ends:
+                self.theirs.recv(1)
+
+    async def close(self) -> None:
+        self.qmp.close()
+        await self._task
+        for fd in self.fds:
+            os.close(fd)
+
+
+@pytest_asyncio.fixture
+async def peers() -> AsyncIterator[Any]:
+    made: list[Peer] = []
+
+    def make(*answers: bytes, ends: bool = False) -> Peer:
+        made.append(Peer(list(answers), ends=ends))
+        return made[-1]
+
+    yield make
+    for peer in made:
+        await peer.close()
+
+
+DONE = b'{"return": {}}\r\n'
+
+
+async def test_qmp_asks_waits_and_gives_descriptors(peers: Any) -> None:
+    status = b'{"return": {"status": "inmigrate"}}\r\n{"event": "RESUME"}\r\n'
+    peer = peers(DONE, status, DONE, DONE)
+    await peer.qmp.open()
+    await peer.qmp.running()
+    with socket.socket(socket.AF_UNIX) as sock:
+        await peer.qmp.connect("files", sock)
+    assert [one["execute"] for one in peer.asked] == [
+        "qmp_capabilities",
+        "query-status",
+        "getfd",
+        "chardev-add",
+    ]
+    assert len(peer.fds) == 1
+    assert peer.asked[3]["arguments"]["backend"]["data"]["addr"]["data"]["str"] == "files"
+
+
+async def test_qmp_says_what_qemu_refuses(peers: Any) -> None:
+    peer = peers(b'{"error": {"class": "GenericError", "desc": "no such bus"}}\r\n', DONE)
+    with pytest.raises(QmpError, match="device_add: no such bus"):
+        await peer.qmp.execute("device_add", {"driver": "x"})
+    await peer.qmp.execute("stop")
+
+
+@pytest.mark.parametrize(
+    ("answer", "what"),
+    [(b"what?\r\n", "protocol"), (b"[]\r\n", "protocol"), (b"x" * (2 << 20), "more than anybody asked for")],
+    ids=["no JSON", "no object", "endless"],
+)
+async def test_qmp_does_not_believe_everything(peers: Any, answer: bytes, what: str) -> None:
+    peer = peers(answer)
+    with pytest.raises(QmpError, match=what):
+        await peer.qmp.open()
+    with pytest.raises(QmpError, match=what):
+        await peer.qmp.execute("stop")
+
+
+async def test_an_ended_qemu_is_noticed(peers: Any) -> None:
+    peer = peers(DONE, ends=True)
+    await peer.qmp.open()
+    for _ in range(2):
+        with pytest.raises(QmpError):
+            await peer.qmp.running()
+
+
+machines = [
+    pytest.mark.root,
+    pytest.mark.timeout(300),
+    pytest.mark.xdist_group("machines"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
+SAYS = [
+    "sh",
+    "-c",
+    "cat /proc/sys/kernel/random/boot_id; od -An -tx1 -N16 /dev/urandom; date +%s; cat /share/x",
+]
+
+
+def _apps() -> dict[str, Any]:
+    """memory: of a size that no other test has."""
+    memory = {"name": "resource/memory", "value": {"limit": "57Mi"}}
+    return {"app": {"exec": SAYS, "isolators": [memory], "mounts": [{"volume": "host", "path": "/share"}]}}
+
+
+def _volumes(host: Path) -> list[dict[str, Any]]:
+    return [{"name": "host", "kind": "host", "source": str(host)}]
+
+
+class TestMachines:
+    pytestmark = machines
+
+    async def test_go_on_from_one_template_and_are_not_the_same(
+        self, start: Any, state: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "x").write_text("of the host\n")
+        before = _templates(state)
+        said = []
+        for _ in range(2):
+            machine = await start(_apps(), volumes=_volumes(tmp_path))
+            ended, output = await machine.run("app")
+            assert ended.exit_code == 0, output
+            said.append(output.splitlines())
+            await machine.sandbox.stop()
+        made = _templates(state) - before
+        if not _emulated(state):
+            assert not made, "where KVM works machines boot"
+            return
+        assert len(made) == 1
+        assert not list((state / "kvm" / "templates").glob("making-*"))
+        assert next(iter(made)).stat().st_mode & 0o077 == 0
+        for at, what in enumerate(("boot_id", "random numbers")):
+            assert said[0][at] != said[1][at], what
+        for lines in said:
+            assert abs(int(lines[2]) - time.time()) < 60, "the clock is the host's"
+            assert lines[3] == "of the host"
+
+    async def test_a_damaged_template_is_made_anew(self, start: Any, state: Path, tmp_path: Path) -> None:
+        """After it has been noticed: that machine is started again by whoever wanted it."""
+        (tmp_path / "x").write_text("of the host\n")
+        machine = await start(_apps(), volumes=_volumes(tmp_path))
+        await machine.sandbox.stop()
+        if not _emulated(state):
+            pytest.skip("where KVM works machines boot")
+        newest = max(_templates(state), key=lambda path: path.stat().st_mtime)
+        os.truncate(newest, newest.stat().st_size // 2)
+        with pytest.raises(LaunchError, match="does not go on from its template"):
+            await start(_apps(), volumes=_volumes(tmp_path))
+        assert not newest.exists()
+        machine = await start(_apps(), volumes=_volumes(tmp_path))
+        ended, output = await machine.run("app")
+        assert (ended.exit_code, output.splitlines()[3]) == (0, "of the host")
+        await machine.sandbox.stop()
+        newest.unlink()
+
+    async def test_boot_where_there_are_no_templates(self, start: Any, state: Path, tmp_path: Path) -> None:
+        (tmp_path / "x").write_text("of the host\n")
+        before = _templates(state)
+        machine = await start(_apps(), volumes=_volumes(tmp_path), templates=False)
+        ended, output = await machine.run("app")
+        assert (ended.exit_code, output.splitlines()[3]) == (0, "of the host")
+        assert _templates(state) == before
+        await machine.sandbox.stop()
+
+
+def _templates(state: Path) -> set[Path]:
+    return set((state / "kvm" / "templates").glob("*.template"))
+
+
+def _emulated(state: Path) -> bool:
+    found: dict[str, Any] = json.loads((state / "kvm" / "accelerator.json").read_text())
+    return bool(found["name"] == "tcg")
