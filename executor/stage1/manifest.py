@@ -295,15 +295,6 @@ def _app(raw: dict[str, Any], volumes: dict[str, Volume]) -> App:
     )
 
 
-def _one_of(app: str, notes: dict[str, str], name: str, words: tuple[str, ...]) -> str:
-    word = notes.get(name, words[0])
-    if word not in words:
-        raise ManifestError(f"app {app}: annotation {name}: {word!r} is not one of {', '.join(words)}")
-    return word
-
-
-def _own_volumes(app: str, raw: dict[str, Any]) -> tuple[str, ...]:
-    paths = sorted(map(str, raw.get("gantry.io/image-volumes") or ()))
 def _principal(app: str, text: str) -> str:
     """A user or group, in whatever way it is named."""
     try:
@@ -313,6 +304,15 @@ def _principal(app: str, text: str) -> str:
     return text
 
 
+def _one_of(app: str, notes: dict[str, str], name: str, words: tuple[str, ...]) -> str:
+    word = notes.get(name, words[0])
+    if word not in words:
+        raise ManifestError(f"app {app}: annotation {name}: {word!r} is not one of {', '.join(words)}")
+    return word
+
+
+def _own_volumes(app: str, raw: dict[str, Any]) -> tuple[str, ...]:
+    paths = sorted(map(str, raw.get("gantry.io/image-volumes") or ()))
     if wrong := [path for path in paths if not path.startswith("/") or not path.strip("/")]:
         raise ManifestError(f"app {app}: gantry.io/image-volumes: {wrong[0]!r} is not a path below /")
     return tuple(paths)
