@@ -25,9 +25,11 @@ import orjson
 from yarl import URL
 
 from executor.rkt import config
+from executor.rkt.auth import Logins
 from executor.rkt.common import Globals
 from executor.rkt.flags import Failure
 from executor.stage0 import names, operations, settings
+from executor.stage0.acisource import MAX_SIGNATURE
 from executor.stage0.cas import Cas
 from executor.stage0.errors import (
     ImageError,
@@ -146,24 +148,14 @@ def image_settings(g: Globals, ref: str = "") -> Settings:
     found = config.load(g.config_dirs)
     if found.docker:
         made = replace(made, docker_config=_in_memory(found.docker))
-    _no_login_for(found, ref)
+    if found.auth:
+        made = replace(made, login=Logins(found, plain=ref.startswith("http://")))
     if g.insecure & {"tls", "http"}:
         fields = {name: getattr(made, name) for name in made.__dataclass_fields__}
         # A registry named without a scheme stays with HTTPS: HTTP is for what is asked for by address or name.
         plain = "http" in g.insecure and ref.startswith(("http://", "appc:"))
         made = _Lax(**fields, skip_tls="tls" in g.insecure, plain=plain)
     return made
-
-
-def _no_login_for(found: config.Config, ref: str) -> None:
-    """Better no fetch than one without the login that somebody has configured for it."""
-    place = (
-        URL(ref) if ref.startswith(("http://", "https://")) else URL(f"https://{ref.removeprefix('appc:')}")
-    )
-    if ref and (place.host in found.auth or place.authority in found.auth):
-        raise Failure(
-            f"{ref}: the configuration has rktKind auth for {place.host}: logins for ACIs are not supported"
-        )
 
 
 def _in_memory(logins: dict[str, tuple[str, str]]) -> Path:
@@ -186,9 +178,8 @@ class Finder:
     async def find(self, text: str, signature: str = "") -> tuple[Image, ImageStore]:
         """The image, and the store to hold it in. Failure."""
         ref = reference(text)
-        self._check_signature(ref, signature)
         made = image_settings(self.g, ref)
-        store = ImageStore(self.g.data, settings=made)
+        store = ImageStore(self.g.data, settings=made, signatures=read_signature(ref, signature))
         self._stores.append(store)
         try:
             return await self._find(store, ref, text), store
@@ -244,15 +235,21 @@ class Finder:
             raise untrusted or ImageNeverPull(f"{text}: is not in the store")
         return None
 
-    @staticmethod
-    def _check_signature(ref: str, signature: str) -> None:
-        if signature and (
-            not ref.startswith("file:")
-            or os.path.realpath(signature) != os.path.realpath(ref.removeprefix("file:") + ".asc")
-        ):
-            raise Failure(
-                f"--signature {signature}: only IMAGE.aci.asc beside a local IMAGE.aci is supported"
-            )
+
+def read_signature(ref: str, path: str) -> dict[str, bytes]:
+    """`--signature`: a file, for ACIs from wherever they come. Failure."""
+    if not path:
+        return {}
+    if not isinstance(names.parse(ref), names.Appc | names.Url | names.Archive):
+        raise Failure(f"--signature {path}: signatures are of ACIs, and {ref} is none")
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_SIGNATURE + 1)
+    except OSError as error:
+        raise Failure(f"error opening signature file: {path}: {error.strerror}") from None
+    if len(data) > MAX_SIGNATURE:
+        raise Failure(f"--signature {path}: longer than {MAX_SIGNATURE} bytes, no signature")
+    return {ref: data}
 
 
 def as_rkt_says(text: str, ref: str) -> str:

@@ -86,7 +86,11 @@ class TarFiles:
 class ArchiveSource:
     """The image of an archive file."""
 
-    def __init__(self, reference: Archive, cas: Cas, importer: acisource.Importer) -> None:
+    def __init__(
+        self, reference: Archive, cas: Cas, importer: acisource.Importer, signature: bytes | None = None
+    ) -> None:
+        """signature: of an ACI, instead of that beside it."""
+        self._given = signature
         self._ref, self._cas, self._importer, self._path = reference, cas, importer, Path(reference.path)
         self._files: TarFiles | None = None
 
@@ -117,7 +121,9 @@ class ArchiveSource:
         with self._file_errors():
             file: IO[bytes] = self._path.open("rb", buffering=0)
             try:
-                signature = acisource.signature_beside(self._path)
+                signature = self._given
+                if signature is None:
+                    signature = acisource.signature_beside(self._path)
                 if self._path.suffix != ".aci" and signature is None and not is_aci(file, self._cas.limits):
                     file.close()
                     return None

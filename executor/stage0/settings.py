@@ -77,9 +77,16 @@ class Collection:
     interval: float = 300.0
 
 
+Login = Callable[[str, URL], Mapping[str, str]]
+"""The headers that a request (method, address) of an ACI, of what leads to it or of a key has to have for its host."""
+
+
 @dataclass(frozen=True)
 class Settings:
-    """The whole file; the defaults are those of no file at all. hosts by `host[:port]`, mirrors by registry."""
+    """The whole file; the defaults are those of no file at all. hosts by `host[:port]`, mirrors by registry.
+
+    login is in no file of ours: rkt's configuration has it.
+    """
 
     docker_config: Path | None = None
     hosts: Mapping[str, Host] = field(default_factory=dict)
@@ -88,6 +95,7 @@ class Settings:
     gc: Collection = field(default_factory=Collection)
     gate: Gate = field(default_factory=Gate)
     stage1: Mapping[str, Stage1Image] = field(default_factory=dict)
+    login: Login | None = None
 
     def host(self, url: URL) -> Host | None:
         """What is set for the host of an address, by its authority, with and without the usual port."""

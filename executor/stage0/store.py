@@ -88,13 +88,15 @@ class ImageStore:
     """All images of a node, below `state_dir`/store. Usable from several processes at a time.
 
     local_images: directory of OCI layouts for `localhost/NAME:TAG`; settings: hosts, mirrors, the node's logins;
-    trust: policy and trusted keys, may be replaced at any time. Nothing is touched before the first call.
+    trust: policy and trusted keys, may be replaced at any time; signatures: of ACIs, by reference, instead of those
+    beside them. Nothing is touched before the first call.
     """
 
     def __init__(
         self, state_dir: Path, *, local_images: Path | None = None, limits: Limits | None = None,
-        settings: Settings | None = None, trust: Gate | None = None,
+        settings: Settings | None = None, trust: Gate | None = None, signatures: Mapping[str, bytes] | None = None,
     ) -> None:  # fmt: skip
+        self._signatures = signatures or {}
         self.trust = trust or (settings or Settings()).gate
         self._state_dir, self._full = state_dir, asyncio.Event()
         self._cas = Cas(state_dir.absolute() / "store", limits or Limits())
@@ -430,12 +432,14 @@ class ImageStore:
             case names.Layout():
                 return sources.LayoutSource(Path(reference.path), reference.tag)
             case names.Archive():
-                return ArchiveSource(reference, self._cas, self._importer)
+                return ArchiveSource(reference, self._cas, self._importer, self._signatures.get(ref))
             case names.Registry():
                 node = read_docker_config(self._settings.docker_config)
                 return RegistrySource(reference, self._settings, dict(who), node)
             case names.Url() | names.Appc():
-                return WebAciSource(reference, self._cas, self._settings, self._importer)
+                return WebAciSource(
+                    reference, self._cas, self._settings, self._importer, self._signatures.get(ref)
+                )
         raise AssertionError(f"{ref}: stored images have no source")
 
 

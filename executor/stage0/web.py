@@ -19,7 +19,7 @@ import aiohttp
 from yarl import URL
 
 from executor.stage0.errors import ImageBroken, ImageNotFound, RegistryUnavailable, StoreError
-from executor.stage0.settings import Settings, authority
+from executor.stage0.settings import Login, Settings, authority
 
 T = TypeVar("T")
 MAX_REDIRECTS = 5
@@ -40,10 +40,10 @@ class Interrupted(Exception):
 
 
 class Web:
-    """The HTTP of one pull. Used on one event loop."""
+    """The HTTP of one pull. Used on one event loop. login: for the hosts that requests begin with, and no others."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, login: Login | None = None) -> None:
+        self._settings, self._login = settings, login
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._http: aiohttp.ClientSession | None = None
 
@@ -83,6 +83,8 @@ class Web:
             sent = dict(headers)
             if authorization and url.origin() == start.origin():
                 sent["Authorization"] = authorization
+            if self._login is not None and url.origin() == start.origin():
+                sent |= self._login(method, url)
             answer = await self.send(method, url, sent)
             if answer.status not in _REDIRECTS:
                 return answer

@@ -39,9 +39,16 @@ class WebAciSource:
     """One ACI. cache: what a later pull needs to know to spare the download."""
 
     def __init__(
-        self, reference: names.Url | names.Appc, cas: Cas, settings: Settings, importer: acisource.Importer
+        self,
+        reference: names.Url | names.Appc,
+        cas: Cas,
+        settings: Settings,
+        importer: acisource.Importer,
+        signature: bytes | None = None,
     ) -> None:
-        self._ref, self._cas, self._importer, self._web = reference, cas, importer, Web(settings)
+        """signature: of the ACI, instead of that beside it."""
+        self._ref, self._cas, self._importer, self._given = reference, cas, importer, signature
+        self._web = Web(settings, settings.login)
         self.cache: dict[str, Any] = {}
 
     def fingerprint(self) -> Fingerprint | None:
@@ -130,6 +137,8 @@ class WebAciSource:
 
     async def _signature(self, place: Place) -> bytes | None:
         """The bytes of the `.asc`: b"" when there is none, None when it will be there later."""
+        if self._given is not None:
+            return self._given
 
         async def attempt() -> bytes | None:
             answer = await self._web.follow("GET", place.signature, {})

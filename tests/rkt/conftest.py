@@ -237,3 +237,30 @@ def traces() -> Callable[[str], list[str]]:
         return found
 
     return look
+
+
+@pytest.fixture
+def signed(images, tmp_path):
+    """(ACI with a signature beside it, the public key's file)."""
+    home = tmp_path / "gpg"
+    home.mkdir(mode=0o700)
+    gpg = [
+        "gpg",
+        "--homedir",
+        str(home),
+        "--batch",
+        "--quiet",
+        "--pinentry-mode",
+        "loopback",
+        "--passphrase",
+        "",
+    ]
+    subprocess.run([*gpg, "--quick-generate-key", "Tester <t@example.com>", "ed25519", "sign"], check=True,
+                   capture_output=True)  # fmt: skip
+    aci = tmp_path / "box.aci"
+    shutil.copy(images.aci, aci)
+    subprocess.run([*gpg, "--armor", "--output", f"{aci}.asc", "--detach-sign", str(aci)], check=True)
+    key = tmp_path / "key.asc"
+    subprocess.run([*gpg, "--armor", "--output", str(key), "--export"], check=True)
+    yield aci, key
+    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False, capture_output=True)

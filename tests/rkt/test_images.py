@@ -2,41 +2,12 @@
 
 import io
 import json
-import shutil
-import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture
-def signed(images, tmp_path):
-    """(ACI with a signature beside it, the public key's file)."""
-    home = tmp_path / "gpg"
-    home.mkdir(mode=0o700)
-    gpg = [
-        "gpg",
-        "--homedir",
-        str(home),
-        "--batch",
-        "--quiet",
-        "--pinentry-mode",
-        "loopback",
-        "--passphrase",
-        "",
-    ]
-    subprocess.run([*gpg, "--quick-generate-key", "Tester <t@example.com>", "ed25519", "sign"], check=True,
-                   capture_output=True)  # fmt: skip
-    aci = tmp_path / "box.aci"
-    shutil.copy(images.aci, aci)
-    subprocess.run([*gpg, "--armor", "--output", f"{aci}.asc", "--detach-sign", str(aci)], check=True)
-    key = tmp_path / "key.asc"
-    subprocess.run([*gpg, "--armor", "--output", str(key), "--export"], check=True)
-    yield aci, key
-    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False, capture_output=True)
 
 
 def test_acis_have_to_be_signed(rkt, images, signed):

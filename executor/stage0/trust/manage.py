@@ -152,7 +152,7 @@ def fetch(prefix: str, places: Sequence[str], settings: Settings) -> list[tuple[
 
 
 async def _fetch(prefix: str, places: Sequence[str], settings: Settings) -> list[tuple[str, list[PublicKey]]]:
-    http = Web(settings)
+    http = Web(settings, settings.login)
     try:
         if not places:
             places = [str(url) for url in await discovery.keys(http, prefix)]
