@@ -8,6 +8,7 @@ agent. When it ends, the kernel kills whatever is left in the namespace; nothing
 import http.client
 import json
 import os
+import shlex
 import shutil
 import signal
 import ssl
@@ -85,7 +86,8 @@ def executor_command(settings: Settings) -> str:
     options += ["--device-dir", settings.device_dir]
     if settings.image_config is not None:
         options += ["--image-config", settings.image_config]
-    return " ".join(f"'{word}'" for word in gantry("executor", *map(str, options)))
+    options += settings.executor_options
+    return shlex.join(gantry("executor", *map(str, options)))
 
 
 def flags(values: dict[str, object]) -> list[str]:

@@ -42,6 +42,7 @@ class Settings:
     agent_attributes: str = ""
     device_dir: Path = Path("/dev")
     image_config: Path | None = None
+    executor_options: tuple[str, ...] = ()
     log_level: str = "info"
     master: str = ""
     ha: bool = False

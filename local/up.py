@@ -12,6 +12,7 @@ the kernel ends every process in there and drops every mount; only cgroups, whic
 import argparse
 import fcntl
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -58,6 +59,10 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--image-config", type=Path, metavar="FILE",
         help="the executors' settings for images, TOML: registries, logins, who has to have signed what, stage1",
+    )  # fmt: skip
+    result.add_argument(
+        "--executor-options", default="", metavar="OPTIONS",
+        help="more flags of gantry executor, as in a shell",
     )  # fmt: skip
     result.add_argument(
         "--listen",
@@ -115,6 +120,13 @@ def settings_of(args: argparse.Namespace) -> Settings:
     return settings
 
 
+def _words(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise UpError(f"--executor-options {text!r}: {error}") from None
+
+
 def settings_from(args: argparse.Namespace, listen: tuple[str, int]) -> Settings:
     return Settings(
         data_dir=args.data_dir.resolve(),
@@ -124,6 +136,7 @@ def settings_from(args: argparse.Namespace, listen: tuple[str, int]) -> Settings
         agent_attributes=args.agent_attributes,
         device_dir=args.device_dir.resolve(),
         image_config=None if args.image_config is None else args.image_config.resolve(),
+        executor_options=_words(args.executor_options),
         log_level=args.log_level,
         ha=args.ha,
     )

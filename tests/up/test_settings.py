@@ -2,13 +2,14 @@
 
 import json
 import os
+import shlex
 import stat
 from pathlib import Path
 
 import pytest
 
 from local import zookeeper
-from local.cluster import components
+from local.cluster import components, executor_command
 from local.settings import Settings, free_ports, write_kubeconfig, write_token
 from local.up import UpError, lock, parse_listen, parser, settings_of
 from scheduler import flags as scheduler_flags
@@ -88,6 +89,15 @@ def test_port_0_becomes_a_real_one(tmp_path):
     settings = settings_of(parser().parse_args(["--listen", "127.0.0.1:0", "--data-dir", str(tmp_path)]))
     assert settings.listen[1] > 0
     assert settings.data_dir == tmp_path.resolve()
+
+
+def test_the_executors_get_their_flags(tmp_path):
+    given = ["--listen", "127.0.0.1:0", "--data-dir", str(tmp_path), "--executor-options"]
+    settings = settings_of(parser().parse_args([*given, "--unenforceable report --state-dir 'a b'"]))
+    words = shlex.split(executor_command(settings))
+    assert words[-4:] == ["--unenforceable", "report", "--state-dir", "a b"]
+    with pytest.raises(UpError, match='--executor-options "\'": No closing quotation'):
+        settings_of(parser().parse_args([*given, "'"]))
 
 
 def test_two_clusters_share_no_cgroup_names(tmp_path):
