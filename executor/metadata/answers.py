@@ -10,7 +10,6 @@ cannot be talked into this. rkt never asked for it, and appc's last version does
 are one line of text. /NAME is rkt's.
 """
 
-import asyncio
 import base64
 import binascii
 import json
@@ -22,7 +21,7 @@ from uuid import UUID
 
 from aiohttp import web
 
-from executor.metadata.facts import Facts, Find
+from executor.metadata.facts import Facts, Pod
 from executor.metadata.keys import Keys
 
 log = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ _CARRIED: Final = ("Origin", "Referer", "Forwarded", "X-Forwarded-For", "Via", "
 _FORMS: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 Token = str
-Admit = Callable[[Token], Find | None]
+Admit = Callable[[Token], Pod | None]
 """Whose token this is; None: nobody's who may ask here. To be as quick for a wrong one as for a right one."""
 
 
@@ -70,16 +69,18 @@ class Answers:
         if not self._means_us(request):
             raise _Refusal(403, f"the header Metadata-Flavor: {FLAVOR} is missing")
         token, *path = [unquote(part) for part in request.rel_url.raw_path.split("/")[1:]]
-        find = self._admit(token)
-        if find is None:
+        pod = self._admit(token)
+        if pod is None:
             raise _Refusal(401, "this is not the URL of a pod that may ask here")
         match path:
             case ["acMetadata", "v1", "pod", "hmac", "sign" | "verify" as what]:
                 _allow(request, "POST")
-                return await self._hmac(request, what, find)
+                return await self._hmac(request, what, pod)
             case ["acMetadata", "v1", "pod" | "apps" as what, *rest] if _known(what, rest):
                 _allow(request, "GET")
-                facts = await asyncio.to_thread(find)
+                if rest == ["uuid"]:
+                    return _text(str(pod.uuid))
+                facts = await pod.facts()
                 return _pod(facts, rest) if what == "pod" else _app(facts, *rest)
         raise _Refusal(404, "there is nothing here")
 
@@ -89,14 +90,13 @@ class Answers:
             return given == FLAVOR
         return not any(name in request.headers for name in _CARRIED)
 
-    async def _hmac(self, request: web.BaseRequest, what: str, find: Find) -> web.Response:
+    async def _hmac(self, request: web.BaseRequest, what: str, asking: Pod) -> web.Response:
         form = await _form(request)
         content = form.get("content", b"")
         if not content:
             raise _Refusal(400, "the form value content is missing")
         if what == "sign":
-            facts = await asyncio.to_thread(find)
-            return _text(self._keys.sign(facts.uuid, content))
+            return _text(self._keys.sign(asking.uuid, content))
         try:
             pod = UUID(form.get("uuid", b"").decode("ascii"))
         except ValueError:
@@ -125,8 +125,6 @@ def _known(what: str, rest: list[str]) -> bool:
 
 
 def _pod(facts: Facts, place: list[str]) -> web.Response:
-    if place[0] == "uuid":
-        return _text(str(facts.uuid))
     if place[0] == "manifest":
         return _json(facts.manifest)
     return _annotations(facts.pod_annotations(), place[1:])

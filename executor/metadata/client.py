@@ -129,12 +129,17 @@ async def _copy(source: socket.socket, target: socket.socket) -> None:
 
 
 def reachable(path: Path = SOCKET) -> None:
-    """Raises MetadataError unless a metadata service listens there."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError as error:
-            raise MetadataError(_unreachable(path, error)) from None
+    """Raises MetadataError unless a metadata service listens there, or soon does. Blocking."""
+    for left in reversed(range(TRIES)):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(path))
+            except OSError as error:
+                if not left:
+                    raise MetadataError(_unreachable(path, error)) from None
+            else:
+                return
+        time.sleep(PAUSE)
 
 
 def forget(directory: Path, uuid: str, path: Path = SOCKET) -> None:

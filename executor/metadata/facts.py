@@ -1,9 +1,9 @@
 """What is known of one pod, and what of it appc's words are. Pure."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from executor.contract.manifest import image_id, isolators
@@ -18,7 +18,6 @@ _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z_0-9.-]*")
 class Facts:
     """A pod as the service tells of it. images: image manifests by app."""
 
-    uuid: UUID
     manifest: Mapping[str, Any]
     images: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -43,8 +42,11 @@ class Facts:
         raise KeyError(app)
 
 
-Find = Callable[[], Facts]
-"""Looks up what is known of a pod, now. Blocking. Raises OSError or ValueError when that cannot be had."""
+class Pod(NamedTuple):
+    """Who asks. facts: looks up what is known of the pod; raises OSError or ValueError when that cannot be had."""
+
+    uuid: UUID
+    facts: Callable[[], Awaitable[Facts]]
 
 
 def of_kubernetes(pod: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from aiohttp import web
 from executor.metadata.answers import Answers
 from executor.metadata.client import PORT_HEADER, SOCKET
 from executor.metadata.doors import BACKLOG, CONNECTIONS, Door
-from executor.metadata.facts import Facts, Find
+from executor.metadata.facts import Facts
+from executor.metadata.facts import Pod as Asking
 from executor.metadata.http import Http
 from executor.metadata.keys import Keys
 
@@ -75,13 +76,17 @@ class Registry:
             del self._uuids[pod.digest]
         return pod is not None
 
-    def admit(self, token: str) -> Find | None:
+    def admit(self, token: str) -> Asking | None:
         """See `answers.Admit`."""
         uuid = self._uuids.get(_digest(token))
         if uuid is None:
             return None
         pod = self._pods[uuid]
-        return lambda: Facts(uuid, pod.manifest, pod.images)
+
+        async def facts() -> Facts:
+            return Facts(pod.manifest, pod.images)
+
+        return Asking(uuid, facts)
 
 
 class Daemon:

@@ -7,6 +7,7 @@
 Which it is, a pod's programs see in AC_METADATA_URL alone. A socket goes with its pod, and all with the executor.
 """
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -31,7 +32,7 @@ from executor.metadata.doors import (
     listen,
     write_url,
 )
-from executor.metadata.facts import Facts, Find, of_kubernetes, plain
+from executor.metadata.facts import Facts, Pod, of_kubernetes, plain
 from executor.metadata.http import Http
 from executor.metadata.keys import Keys
 from executor.stage1.manifest import FLAVORS
@@ -79,7 +80,7 @@ class Service:
     def __init__(self, keys: Keys, image: ImageManifest) -> None:
         self._keys, self._image = keys, image
         self._served: dict[str, _Served] = {}
-        self._by_digest: dict[bytes, Find] = {}
+        self._by_digest: dict[bytes, Pod] = {}
         self._host: Door | None = None
         self._host_http: Http | None = None
 
@@ -89,13 +90,13 @@ class Service:
             return
         token = secrets.token_hex(TOKEN_BYTES)
         digest = hashlib.sha256(token.encode()).digest()
-        find = self._finder(path, pod)
+        asking = self._asking(path, pod)
         if pod["spec"].get("hostNetwork") or flavor == "fly":
             host, port = self._host_door().address
-            self._by_digest[digest] = find
+            self._by_digest[digest] = asking
             served = _Served(f"http://{host}:{port}/{token}", digest)
         else:
-            http = _Later(lambda given: find if _same(given, digest) else None, self._keys)
+            http = _Later(lambda given: asking if _same(given, digest) else None, self._keys)
             served = _Served(f"http://127.0.0.1:{PORT}/{token}", http=http)
         self.close(path.name)
         self._served[path.name] = served
@@ -137,21 +138,27 @@ class Service:
             log.info("metadata for pods on the host's network: 127.0.0.1:%d", self._host.address[1])
         return self._host
 
-    def _whose(self, token: str) -> Find | None:
+    def _whose(self, token: str) -> Pod | None:
         """By the token's digest: how long that takes says nothing about the token."""
         return self._by_digest.get(hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest())
 
-    def _finder(self, path: Path, pod: Mapping[str, Any]) -> Find:
-        uuid, more = UUID(pod_uuid(str(pod["metadata"]["uid"]))), of_kubernetes(pod)
+    def _asking(self, path: Path, pod: Mapping[str, Any]) -> Pod:
+        """A pod's facts are looked up once, if anybody wants to know: they do not change while it runs."""
+        more, known = of_kubernetes(pod), list[Facts]()
 
-        def find() -> Facts:
+        def look_up() -> Facts:
             manifest = json.loads((path / "pod").read_bytes())
             images = {
                 entry["name"]: self._image(str(entry["image"]["id"])) for entry in manifest.get("apps") or ()
             }
-            return Facts(uuid, plain(manifest, more), images)
+            return Facts(plain(manifest, more), images)
 
-        return find
+        async def facts() -> Facts:
+            if not known:
+                known.append(await asyncio.to_thread(look_up))
+            return known[0]
+
+        return Pod(UUID(pod_uuid(str(pod["metadata"]["uid"]))), facts)
 
 
 def _same(token: str, digest: bytes) -> bool:
