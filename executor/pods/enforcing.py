@@ -5,7 +5,7 @@ refuse (the default): the pod does not run; where the pod alone tells it is told
 condition, its events and its status name each. Nothing is ever left out without a word.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -130,9 +130,10 @@ def _why_not_any(one: Mapping[str, Any], flavor: str, node: Facts, *, of_pod: bo
 
 
 def without_unenforceable(
-    manifest: Mapping[str, Any], flavor: str, node: Facts
+    manifest: Mapping[str, Any], flavor: str, node: Facts, insisted: Container[str] = ()
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Policy report: the PodManifest without what would not be enforced, and a line for each of those.
+    """Policy report: the PodManifest without what would not be enforced, and a line for each of those. insisted: names
+    of isolators that stay, for stage1 to refuse.
 
     Stage1 images of others judge for themselves: they get all, and refuse what they are known not to do.
     """
@@ -144,7 +145,7 @@ def without_unenforceable(
         kept = []
         for one in entries or ():
             why = why_not(one["name"], one["value"], flavor, node, of_pod=of_pod)
-            if why:
+            if why and one["name"] not in insisted:
                 said.append(f"{whose}: isolator {one['name']} is not enforced: {why}")
             else:
                 kept.append(one)

@@ -16,6 +16,7 @@ from executor.rkt import measured, prepare
 from executor.rkt.common import Globals, need_root, words
 from executor.rkt.flags import Failure
 from executor.rkt.foreground import Foreground
+from executor.rkt.isolators import skip
 from executor.rkt.podflags import PodFlags
 from executor.rkt.podmanifest import flavor_of_pod, settle, unrestrict
 from executor.rkt.pods import UNVERIFIED, State, find
@@ -152,6 +153,7 @@ def _settle(g: Globals, asked: PodFlags, making: Making) -> None:
     hostname = asked.flags.values["hostname"] or f"rkt-{making.pod.name}"
     settle(making.manifest, hostname="" if host else hostname, host_network="true" if host else "")
     unrestrict(making.manifest, g.insecure, flavor_of_pod(making.manifest))
+    making.manifest = skip(making.manifest, flavor_of_pod(making.manifest), making.pod.path)
     making.pod.write_manifest(making.manifest)
     files = asked.etc(hostname)
     if files:

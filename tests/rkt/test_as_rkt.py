@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from executor.pods import bandwidth
 from executor.rkt.cli import main
 from executor.stage0 import acmanifest, build
+from executor.stage1 import lsm
 
 pytestmark = pytest.mark.root
 
@@ -159,3 +161,29 @@ def test_the_owner_of_a_file_is_who_the_pod_sees(fetched):
     done = fetched("run", "--net=none", "--private-users", "example.com/box", "--user=/data", "--group=/data",
                    "--exec=/bin/id")  # fmt: skip
     assert "uid=7 gid=8" in done.out, done.err
+
+
+def test_isolators_that_nobody_enforces_are_warned_of(rkt, images, tmp_path):
+    isolators = [
+        {"name": "example.com/odd", "value": {"x": 1}},
+        {"name": "resource/network-bandwidth", "value": {"default": True, "limit": "1G"}},
+        {"name": "resource/memory", "value": {"limit": "64M"}},
+    ]
+    aci = converted(images, tmp_path, isolators=isolators)
+    done = rkt.good("run", "--net=none", aci, "--exec=/bin/echo", "--", "ran")
+    assert done.out == "ran\n"
+    warned = [line.partition("warning: ")[2] for line in done.err.splitlines() if "warning: " in line]
+    assert warned == [
+        "app docked: isolator example.com/odd is not enforced: not known here, skipping",
+        f"app docked: isolator resource/network-bandwidth is not enforced: {bandwidth.WHY_NOT}, skipping",
+    ]
+
+
+def test_a_label_is_insisted_on(rkt, images, tmp_path):
+    if not lsm.why_not(lsm.APPARMOR):
+        pytest.skip("AppArmor is on")
+    aci = converted(
+        images, tmp_path, isolators=[{"name": "os/linux/apparmor-profile", "value": {"profile": "x"}}]
+    )
+    done = rkt("run", "--net=none", aci)
+    assert (done.code, "AppArmor is not on in this kernel" in done.err) == (254, True)
