@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,21 @@ async def test_pods_run_end_and_are_killed(mesos: Mesos) -> None:
             driver.killTask(service, running["agent_id"], {"grace_period": {"nanoseconds": 5 * 10**9}})
             assert await reply.content.read() == b""
     await scheduler.until(service, lambda u: u["state"] == "TASK_KILLED")
+
+
+async def test_pods_may_ask_about_themselves(mesos: Mesos) -> None:
+    scheduler, _ = mesos
+    uid = str(uuid.uuid4())
+    script = (
+        "wget -q -O - --header 'Metadata-Flavor: AppContainer' $AC_METADATA_URL/acMetadata/v1/pod/uuid "
+        "> /dev/termination-log; wget -q -O - --header 'Metadata-Flavor: AppContainer' "
+        "$AC_METADATA_URL/acMetadata/v1/apps/$AC_APP_NAME/image/manifest | grep -q localhost/busybox"
+    )
+    scheduler.waiting.append(task(f"{uid}.1", script))
+    ended = await scheduler.until(f"{uid}.1", lambda u: u["state"] in {"TASK_FINISHED", "TASK_FAILED"})
+    assert ended["state"] == "TASK_FINISHED"
+    (container,) = report(ended).status["containerStatuses"]
+    assert container["state"]["terminated"]["message"] == uid
 
 
 async def test_what_is_no_launch_fails_in_one_line(mesos: Mesos) -> None:
