@@ -388,7 +388,11 @@ def higher_limits():
 @attempt
 def kill_init():
     with open("/proc/1/comm") as file:
-        os.kill(1, signal.SIGKILL if file.read().startswith("gantry") else 0)  # not the machine's
+        ours = file.read().startswith("gantry")
+    os.kill(1, signal.SIGKILL if ours else 0)  # not the machine's
+    if ours:
+        time.sleep(0.1)
+        raise PermissionError(errno.EPERM, "it lives, as does whoever asks")
 
 
 def trace(pid):
