@@ -39,8 +39,10 @@ HOST_OVERHEAD: Final = 192 * MIB
 CPU_OVERHEAD_MILLI: Final = 250
 
 NOBODY: Final = 65534
-TOLD: Final = "told"
+TOLD: Final = "machine.told"
 """The volume, in memory and QEMU's own, in which it finds what is known only when its namespaces are there."""
+OVERLAYS: Final = f"{SHARE}/overlay"
+"""What apps write to their roots, in the guest; on the host it is where that of any flavor is."""
 DEVICES: Final = "devices"
 """The file in it that says what devices there are beside those of every machine."""
 
@@ -63,7 +65,7 @@ _OOM_SCORE: Final = "os/linux/oom-score-adj"
 _TB_CACHE_MIB: Final = 64
 _SERVICES: Final = ("/usr", "/bin", "/lib", "/lib64", "/sbin", "/etc/ld.so.cache", "/etc/alternatives")
 _FILES_CAPABILITIES: Final = (
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP", "CAP_SETGID",
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETFCAP", "CAP_SETGID",
     "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
 )  # fmt: skip
 
@@ -228,7 +230,8 @@ def virtiofsd(tools: Tools) -> list[str]:
     """Its command line. Descriptor 0 is the socket it listens on."""
     return [
         str(tools.virtiofsd), "--fd=0", "-o", f"source={SHARE}", "-o", "sandbox=chroot", "-o", "cache=auto",
-        "-o", "announce_submounts", "-o", "xattr", "-o", "no_posix_lock", "--rlimit-nofile=0", "-o", "log_level=warn",
+        "-o", "announce_submounts", "-o", "xattr", "-o", "no_posix_lock", "-o", "modcaps=-mknod",
+        "--rlimit-nofile=0", "-o", "log_level=warn",
     ]  # fmt: skip
 
 
@@ -239,25 +242,32 @@ def host_manifest(
     boot: Boot,
     how: Accelerator,
     wanted: Size,
+    pod_dir: str,
     directory: str,
     *,
     template: bool = False,
 ) -> dict[str, Any]:
     """The PodManifest of the machine, for the host's launcher. layers: of each app, uppermost first.
 
-    directory: of this pod; device files in it that nobody may open (see `make_device`) are `kvm` and `tun`.
+    pod_dir: of the pod; directory: of this one. Device files in that, which nobody may open (see `make_device`), are
+    `kvm` and `tun`.
     template: it goes on from one.
     """
     volumes, programs = _programs()
-    volumes.append(_given("boot", str(boot.root.parent)))
+    volumes.append(_given("machine.boot", str(boot.root.parent)))
     shares: list[dict[str, Any]] = []
+    volumes.append(
+        {"name": "machine.overlay", "kind": "host", "source": f"{pod_dir}/overlay", "recursive": False}
+    )
+    shares.append({"volume": "machine.overlay", "path": OVERLAYS})
     for volume in pod.get("volumes") or ():
-        volumes.append(dict(volume))
-        shares.append({"volume": volume["name"], "path": f"{SHARE}/volumes/{volume['name']}"})
+        volumes.append({**_on_disk(volume, pod_dir), "name": volume["name"]})
+        mount = {"volume": volume["name"], "path": f"{SHARE}/volumes/{volume['name']}"}
+        shares.append({**mount, "readOnly": _only_read(pod, volume["name"])})
     for app, paths in layers.items():
         volumes.append({**_given(f"image.{app}", paths[-1]), "gantry.io/layers": list(paths)})
         shares.append({"volume": f"image.{app}", "path": f"{SHARE}/images/{app}"})
-    vm_mounts = [*programs, {"volume": "boot", "path": "/boot"}]
+    vm_mounts = [*programs, {"volume": "machine.boot", "path": "/boot"}]
     asked = pod.get("isolators") or ()
     told = {"name": TOLD, "kind": "empty", "mode": "0700", "uid": NOBODY, "gid": NOBODY}
     volumes.append({**told, "gantry.io/medium": "Memory", "gantry.io/size-limit": "64Ki"})
@@ -265,9 +275,14 @@ def host_manifest(
     for path in device_files(how):
         name = os.path.basename(path)
         volumes.append(
-            {"name": name, "kind": "host", "source": f"{directory}/{name}", "gantry.io/device": True}
+            {
+                "name": f"machine.{name}",
+                "kind": "host",
+                "source": f"{directory}/{name}",
+                "gantry.io/device": True,
+            }
         )
-        vm_mounts.append({"volume": name, "path": path})
+        vm_mounts.append({"volume": f"machine.{name}", "path": path})
     command = going_on_qemu(tools, how, wanted) if template else qemu(tools, boot, how, wanted)
     return {
         "acVersion": pod["acVersion"],
@@ -285,11 +300,37 @@ def host_manifest(
     }
 
 
+def _on_disk(volume: Mapping[str, Any], pod_dir: str) -> Mapping[str, Any]:
+    """The volume as it is for the machine's pod on the host: what is not in memory lies in the pod's own directory."""
+    if volume["kind"] != "empty" or volume.get("gantry.io/medium"):
+        return volume
+    return {
+        "kind": "host",
+        "source": f"{pod_dir}/sharedVolumes/{volume['name']}",
+        "readOnly": bool(volume.get("readOnly", False)),
+        "recursive": False,
+    }
+
+
+def _only_read(pod: Mapping[str, Any], volume: str) -> bool:
+    """Whether no app may write to it: then the machine cannot, whatever becomes of what is in it."""
+    for app in pod["apps"]:
+        points = {str(point["path"]): point for point in app["app"].get("mountPoints") or ()}
+        mounts = [*(app.get("mounts") or ())]
+        given = {str(mount["path"]) for mount in mounts}
+        mounts += [{"volume": one["name"], "path": path} for path, one in points.items() if path not in given]
+        for mount in mounts:
+            read_only = mount.get("readOnly") or points.get(str(mount["path"]), {}).get("readOnly")
+            if mount["volume"] == volume and not read_only:
+                return False
+    return True
+
+
 def template_manifest(tools: Tools, boot: Boot, how: Accelerator, wanted: Size) -> dict[str, Any]:
     """The PodManifest of a machine that others are to go on from."""
     volumes, programs = _programs()
-    volumes.append(_given("boot", str(boot.root.parent)))
-    mounts = [*programs, {"volume": "boot", "path": "/boot"}]
+    volumes.append(_given("machine.boot", str(boot.root.parent)))
+    mounts = [*programs, {"volume": "machine.boot", "path": "/boot"}]
     vm = _app(VM, template_qemu(tools, boot, how, wanted), str(NOBODY), mounts, (), (), {"apps": []})
     return {
         "acVersion": _VERSION,
@@ -365,7 +406,12 @@ def host_paths() -> list[str]:
 
 def guest_manifest(pod: Mapping[str, Any]) -> dict[str, Any]:
     """The PodManifest for the launcher in the guest: all volumes come from the host, all else is as it was."""
-    notes = {**_notes(pod), "gantry.io/flavor": "linux", "gantry.io/user-namespace": "host"}
+    notes = {
+        **_notes(pod),
+        "gantry.io/flavor": "linux",
+        "gantry.io/user-namespace": "host",
+        "gantry.io/overlay-attributes": "user",
+    }
     volumes = [
         {
             "name": volume["name"],

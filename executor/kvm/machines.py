@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -121,9 +121,13 @@ class Machines:
             for app in pod["apps"]
         }
         directory = pod_dir / "machine" / pod_dir.name
-        tools, how = found.tools, found.how
+        _make_places(pod_dir, pod)
+        how = found.how
         manifest = machine.host_manifest(
-            pod, layers, tools, found.boot, how, wanted, str(directory), template=template
+            *(pod, layers, found.tools, found.boot, how, wanted),
+            str(pod_dir),
+            str(directory),
+            template=template,
         )
         for app in (FILES, VM):
             (directory / "appsinfo" / app).mkdir(parents=True)
@@ -192,6 +196,7 @@ class _Start:
             time=time.time(),
             seed=os.urandom(_SEED_BYTES).hex(),
             network=machine.network_of_guest(links),
+            overlays=machine.OVERLAYS,
         )
         self.guest.on_lost = self._on_lost
         return sandbox
@@ -289,6 +294,17 @@ class _Start:
         if self._exit is not None and self._exit.oom_killed:
             reason = "the machine was killed: it took more memory than the pod may have"
         self._on_gone(reason)
+
+
+def _make_places(pod_dir: Path, pod: Mapping[str, Any]) -> None:
+    """Where apps write: what stage1 would make in the pod's directory (docs/stage1-interface.md)."""
+    (pod_dir / "overlay").mkdir(exist_ok=True)
+    for volume in pod.get("volumes") or ():
+        place = pod_dir / "sharedVolumes" / volume["name"]
+        if volume["kind"] == "empty" and not volume.get("gantry.io/medium") and not place.is_dir():
+            place.mkdir(parents=True)
+            os.chown(place, int(volume.get("uid") or 0), int(volume.get("gid") or 0))
+            place.chmod(int(str(volume.get("mode") or "0755"), 8))
 
 
 def _how(ended: AppExit) -> str:

@@ -42,9 +42,6 @@ def main(g: Globals, args: list[str]) -> int:
     app = flags.values["app"] or only_app(pod)
     if app not in [one["name"] for one in pod.apps()]:
         raise Failure(f'pod "{pod.uuid}" has no app {app!r}')
-    notes = {note["name"]: note["value"] for note in pod.manifest().get("annotations") or ()}
-    if notes.get("gantry.io/flavor") == KVM:
-        raise Failure("what was written in a machine (stage1-kvm) went with it; there is nothing to export")
     try:
         lock = take(pod).lock  # nobody removes it meanwhile
     except FileNotFoundError:
@@ -73,7 +70,9 @@ def _export(pod: Seen, app: str, target: Path) -> None:
         work.mkdir(mode=0o755)
         root = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            aci.render(trees, root)
+            notes = {note["name"]: note["value"] for note in pod.manifest().get("annotations") or ()}
+            in_machine = upper.is_dir() and notes.get("gantry.io/flavor") == KVM
+            aci.render(trees, root, user_attributes=in_machine)  # executor/kvm/machine.py, guest_manifest
         finally:
             os.close(root)
         build.build_aci(work, target, _manifest(pod, app), build.Options(epoch=None), "none")

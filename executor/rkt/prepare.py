@@ -20,7 +20,7 @@ from executor.rkt.common import Globals, need_root
 from executor.rkt.flags import Failure
 from executor.rkt.inside import Inside
 from executor.rkt.podflags import PodFlags
-from executor.rkt.podmanifest import KVM, Fill, Source, build, mounts, settle
+from executor.rkt.podmanifest import Fill, Source, build, mounts, settle
 from executor.rkt.pods import CREATED, UNVERIFIED
 from executor.rkt.stage1 import FOREIGN
 
@@ -102,11 +102,6 @@ async def fill(g: Globals, asked: PodFlags, making: Making, *, quiet: bool = Fal
         fills = _complete(manifest, sources)
     else:
         manifest, fills = build(asked.apps, sources, asked.environments(), flavor)
-    if flavor == KVM and fills:
-        raise Failure(
-            f"app {fills[0].app}: the image's volume {fills[0].path} begins with the image's content, which "
-            "machines (stage1-kvm) do not get; mount a --volume there"
-        )
     check_sources(manifest)
     notes = {"flavor": flavor, "user_namespace": "private" if flags.is_on("private-users") else ""}
     settle(manifest, **notes)

@@ -91,15 +91,22 @@ def unpack(source: Reader, root: int, limits: Limits, split: Path) -> Unpacked:
     return Unpacked(tar.digest(), tar.count, contents.finish(), contents.manifest)
 
 
-def render(trees: Sequence[Path], root: int, whitelist: Iterable[str] | None = None) -> Summary:
+def render(
+    trees: Sequence[Path],
+    root: int,
+    whitelist: Iterable[str] | None = None,
+    *,
+    user_attributes: bool = False,
+) -> Summary:
     """What overlayfs would show of `trees` (uppermost first), copied into the empty directory `root`.
 
-    With a pathWhitelist, of it only those paths and the directories above them. StoreError.
+    With a pathWhitelist, of it only those paths and the directories above them. user_attributes: the uppermost was
+    written by an overlay with the option userxattr. StoreError.
     """
     fds: list[int] = []
     try:
         fds.extend(os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for tree in trees)
-        return _Copy(root, fds, whitelist).run()
+        return _Copy(root, fds, whitelist, fds[0] if user_attributes else -1).run()
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise StoreError(f"rendering: {where}{error.strerror}") from None
@@ -111,12 +118,14 @@ def render(trees: Sequence[Path], root: int, whitelist: Iterable[str] | None = N
 class _Copy:
     """Merges and copies; paths are relative to the trees' roots."""
 
-    def __init__(self, root: int, trees: Sequence[int], whitelist: Iterable[str] | None) -> None:
-        self._root, self._trees = root, trees
+    def __init__(self, root: int, trees: Sequence[int], whitelist: Iterable[str] | None, user: int) -> None:
+        """user: the tree whose overlay keeps its notes in user.* attributes; -1: there is none."""
+        self._root, self._trees, self._user = root, trees, user
         self._kept: set[str] | None = None
         if whitelist is not None:
             kept = {os.path.normpath(path).strip("/") for path in whitelist} - {".", ""}
             self._kept = kept | {path[:at] for path in kept for at in range(len(path)) if path[at] == "/"}
+        self._notes = ("trusted.", "user.overlay.") if user >= 0 else ("trusted.",)
         self._links: dict[tuple[int, int], str] = {}
         self._bytes = self._entries = 0
 
@@ -150,7 +159,7 @@ class _Copy:
             try:
                 with os.scandir(fd) as entries:
                     infos = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
-                opaque = "trusted.overlay.opaque" in os.listxattr(fd)
+                opaque = f"{'user' if tree == self._user else 'trusted'}.overlay.opaque" in os.listxattr(fd)
             finally:
                 os.close(fd)
             for base, info in infos.items():
@@ -210,7 +219,7 @@ class _Copy:
             os.fchown(target, info.st_uid, info.st_gid)
             os.fchmod(target, stat.S_IMODE(info.st_mode))
             for name in os.listxattr(source):
-                if not name.startswith("trusted."):
+                if not name.startswith(self._notes):
                     os.setxattr(target, name, os.getxattr(source, name))
             os.utime(target, ns=(info.st_mtime_ns, info.st_mtime_ns))
         finally:

@@ -99,6 +99,7 @@ class Pod(NamedTuple):
     metadata_url: str = ""  # of the metadata service, for this pod; "" when it has none
     host_pid: bool = False  # its apps see all processes of the host
     host_ipc: bool = False
+    user_attributes: bool = False  # overlays keep what they note in user.* attributes: their disk takes no trusted.*
 
     @property
     def isolated(self) -> bool:
@@ -175,6 +176,7 @@ def _pod(raw: dict[str, Any]) -> Pod:
         privileged=notes.get("gantry.io/privileged") == "true",
         host_pid=notes.get("gantry.io/host-pid") == "true",
         host_ipc=notes.get("gantry.io/host-ipc") == "true",
+        user_attributes=_user_attributes(notes),
     )
     _check(pod)
     return pod
@@ -204,6 +206,13 @@ def _check(pod: Pod) -> None:
             "annotation gantry.io/user-namespace: private needs flavor linux, nothing of the host (network, pid, ipc), "
             f"no privileged app, and users and groups below {userns.SIZE}"
         )
+
+
+def _user_attributes(notes: dict[str, str]) -> bool:
+    word = notes.get("gantry.io/overlay-attributes", "trusted")
+    if word not in ("trusted", "user"):
+        raise ManifestError(f"annotation gantry.io/overlay-attributes: {word!r} is neither trusted nor user")
+    return word == "user"
 
 
 def _annotations(raw: dict[str, Any]) -> dict[str, str]:

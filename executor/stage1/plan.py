@@ -146,7 +146,9 @@ def app_plan(pod: Pod, app: App, paths: Paths, lowers: tuple[str, ...], members:
     device_files = app.privileged or not linux
     upper, work, mapped = paths.upper(app.name), paths.work(app.name), bool(pod.ids)
     label = lsm.files_context(app.label)
-    plan.append(ops.MountOverlay(target, lowers, upper, work, device_files, mapped, label))
+    plan.append(
+        ops.MountOverlay(target, lowers, upper, work, device_files, mapped, label, pod.user_attributes)
+    )
     plan += [ops.OwnVolume(path) for path in app.own_volumes]
     plan += _system(app, pod.ids) if linux else _host_system()
     plan += [ops.Attach(f"etc/{name}", f"etc/{name}", mapped=mapped) for name in _etc(app)]

@@ -82,7 +82,7 @@ def test_stage1_takes_both_manifests(how: Accelerator) -> None:
         ],
     )
     made = machine.host_manifest(
-        asked, {"app0": ["/l/2", "/l/1"]}, TOOLS, BOOT, how, machine.size(asked, 2), "/machine"
+        asked, {"app0": ["/l/2", "/l/1"]}, TOOLS, BOOT, how, machine.size(asked, 2), "/pod", "/machine"
     )
     host = manifest._pod(made)
     assert set(host.apps) == {"vm", "files"}
@@ -91,7 +91,7 @@ def test_stage1_takes_both_manifests(how: Accelerator) -> None:
     assert host.volumes["image.app0"].layers == ("/l/2", "/l/1")
     assert host.volumes["image.app0"].read_only
     assert host.volumes["v"].read_only
-    assert ("kvm" in host.volumes) == (how is KVM)
+    assert ("machine.kvm" in host.volumes) == (how is KVM)
     assert host.limits.memory_limit == machine.size(asked, 2).host_memory
     assert host.limits.block_iops == 100, "the disks are the host's"
     guest = manifest._pod(machine.guest_manifest(asked))

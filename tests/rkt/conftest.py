@@ -150,7 +150,11 @@ class Rkt:
         ]
 
     def __call__(
-        self, *args: str | Path, stdin: str | None = None, env: dict[str, str] | None = None
+        self,
+        *args: str | Path,
+        stdin: str | None = None,
+        env: dict[str, str] | None = None,
+        seconds: float = SECONDS,
     ) -> Done:
         here = args[0] in HERE or (args[0] == "app" and args[1] not in {"sandbox", "exec"})
         if here and env is None:
@@ -159,7 +163,7 @@ class Rkt:
                 code = main([*self.flags, *map(str, args)])
             return Done(code, out.getvalue(), err.getvalue())
         done = subprocess.run(
-            self.command(*args), input=stdin, capture_output=True, text=True, check=False, timeout=SECONDS,
+            self.command(*args), input=stdin, capture_output=True, text=True, check=False, timeout=seconds,
             env={**os.environ, **(env or {})},
         )  # fmt: skip
         return Done(done.returncode, done.stdout, done.stderr)

@@ -7,9 +7,12 @@ import re
 import signal
 import stat
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
+
+from executor.kvm import kernel, probe
 
 pytestmark = pytest.mark.root
 
@@ -205,9 +208,31 @@ def test_fly(fetched):
     assert done.out.strip() == os.uname().nodename
 
 
-def test_machines_do_not_get_what_they_would_lose(fetched, images):
-    done = fetched("run", "--net=none", "--stage1-name=coreos.com/rkt/stage1-kvm", images.oci)
-    assert (done.code, "mount a --volume there" in done.err) == (254, True)
+@pytest.mark.timeout(300)
+@pytest.mark.xdist_group("machines")
+def test_machines_have_the_image_s_volumes_and_leave_what_was_written(fetched, images, tmp_path):
+    """The last app's root is exported: what it removed, and replaced, is gone."""
+    try:
+        probe.tools()
+        kernel.find()
+    except (probe.ProbeError, kernel.KernelError) as error:
+        pytest.skip(str(error))
+    script = (
+        "cat /data/file; echo more > /data/more; cat /data/more; rm -r /etc; busybox mkdir /etc /made; "
+        "echo new > /etc/new; rm /tmp/../bin/stty"
+    )
+    file = tmp_path / "uuid"
+    done = fetched(
+        "run", "--net=none", "--stage1-name=coreos.com/rkt/stage1-kvm", f"--uuid-file-save={file}", images.oci,
+        "--exec=/bin/sh", "--", "-c", script, seconds=240,
+    )  # fmt: skip
+    assert (done.out, done.code) == ("of the image\nmore\n", 0), done.err
+    fetched.good("export", file.read_text(), tmp_path / "out.aci")
+    with tarfile.open(tmp_path / "out.aci") as tar:
+        names = {name.removeprefix("rootfs/") for name in tar.getnames()}
+        assert not any("overlay" in key for member in tar for key in member.pax_headers)
+    assert {"etc/new", "made", "bin/sh"} <= names
+    assert names.isdisjoint({"etc/passwd", "bin/stty"})
 
 
 def test_a_pod_manifest(fetched, tmp_path):

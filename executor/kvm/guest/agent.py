@@ -47,6 +47,7 @@ class Agent:
         self._pod = ""
         self._network = -1  # a process whose network is the pod's, until this one has gone there
         self._ports: ports.Ports | None = None
+        self._removals = 0
         self._over = False
 
     def run(self, said: dict[str, Any] | None = None) -> None:
@@ -210,6 +211,7 @@ class Agent:
             time.clock_settime(time.CLOCK_REALTIME, now)
         self._pod = f"{self._pods}/{request.pop('name')}"
         os.makedirs(f"{self._pod}/etc")
+        os.symlink(request.pop("overlays"), f"{self._pod}/overlay")
         for path, text in request.pop("files").items():
             target = f"{self._pod}/{path}"
             os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -263,21 +265,13 @@ class Agent:
                 stream.end()
 
     def _clear(self, app: str) -> None:
-        """What an app wrote to its root; the launcher leaves that to whoever asked."""
+        """What an app wrote to its root; the launcher leaves that to whoever asked, and the host removes it."""
+        self._removals += 1
+        overlay = f"{self._pod}/overlay"
+        if os.path.isdir(f"{overlay}/{app}"):
+            os.rename(f"{overlay}/{app}", f"{overlay}/.{app}.{self._removals}")
         for name in ("upper", "work"):
-            directory = f"{self._pod}/overlay/{app}/{name}"
-            _empty(directory)
-            os.makedirs(directory, exist_ok=True)
-
-
-def _empty(directory: str) -> None:
-    """Remove what is in a directory. (shutil would bring three compressors along.)"""
-    for path, directories, files in os.walk(directory, topdown=False):
-        for name in files:
-            os.unlink(f"{path}/{name}")
-        for name in directories:
-            below = f"{path}/{name}"
-            (os.unlink if os.path.islink(below) else os.rmdir)(below)
+            os.makedirs(f"{overlay}/{app}/{name}")
 
 
 class Stream:

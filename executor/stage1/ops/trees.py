@@ -118,6 +118,7 @@ class MountOverlay(NamedTuple):
     device_files: bool
     mapped: bool = False
     context: str = ""  # SELinux's, of all files in it
+    user_attributes: bool = False
 
     def describe(self) -> str:
         labelled = f", labelled {self.context}" if self.context else ""
@@ -129,7 +130,8 @@ class MountOverlay(NamedTuple):
             for path in (*self.lowers, os.path.dirname(self.upper)):
                 _map_in_place(path, context.fds["users"])
         flags = 0 if self.device_files else MS_NODEV
-        _mount_layers(self.target, self.lowers, (self.upper, self.work), flags, self.context)
+        options = f"{',userxattr' if self.user_attributes else ''}{_labelled(self.context)}"
+        _mount_layers(self.target, self.lowers, (self.upper, self.work), flags, options)
         context.fds["root"] = os.open(self.target, O_DIR | os.O_CLOEXEC)
 
 
@@ -156,9 +158,9 @@ class TakeLayers(NamedTuple):
 
 
 def _mount_layers(
-    target: str, lowers: tuple[str, ...], writable: tuple[str, ...], flags: int, context: str = ""
+    target: str, lowers: tuple[str, ...], writable: tuple[str, ...], flags: int, options: str = ""
 ) -> None:
-    """An overlay; `writable` are its upper and work directories, or nothing."""
+    """An overlay; `writable` are its upper and work directories, or nothing. options: more, each after a comma."""
     # Descriptors instead of paths: no limit on their length, and no character needs escaping.
     place, names = _below_one(lowers)
     fds = [os.open(path, O_DIR | os.O_CLOEXEC) for path in (*(() if place else lowers), *writable)]
@@ -166,7 +168,7 @@ def _mount_layers(
     data = f"lowerdir={':'.join(names if place else paths[: len(lowers)])}"
     if writable:
         data += f",upperdir={paths[-2]},workdir={paths[-1]}"
-    data += _labelled(context)
+    data += options
     here = os.open(".", os.O_PATH | os.O_CLOEXEC)
     try:
         if place:
