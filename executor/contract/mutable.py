@@ -10,6 +10,7 @@ from typing import Any
 
 from executor.contract import files, tree
 from executor.contract.client import ENVIRONMENT, Ended
+from executor.contract.console import Console
 from executor.contract.interface import FAILED, ROOTFS, app_arguments
 from executor.contract.sandbox import ForeignSandbox, Job
 from executor.pods.launcher import AppExit, LaunchError
@@ -22,7 +23,7 @@ class Mutable(ForeignSandbox):
     """An empty pod, into which apps are put when they are to start.
 
     What `run` writes, and what a stage1's supervisor lets apps write there, goes to `stage1/output`. What `app/start`
-    hands on of its own streams is an app's output.
+    hands on of its own streams is an app's output, and the lines that `run` labels as its (`console`).
     """
 
     def __init__(self, job: Job, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]) -> None:
@@ -37,10 +38,11 @@ class Mutable(ForeignSandbox):
         await super().open()
         self._log = LogWriter(self.job.pod_dir / "stage1" / "output")
         streams = (self._log.attach("stdout"), self._log.attach("stderr"))
+        self.console = Console(streams)
         try:
-            await self.execute_run(streams, interactive=False)
+            await self.execute_run(self.console.fds, interactive=False)
         finally:
-            for fd in streams:
+            for fd in (*streams, *self.console.fds):
                 os.close(fd)
 
     async def stop(self) -> None:
@@ -64,6 +66,8 @@ class Mutable(ForeignSandbox):
             ])  # fmt: skip
             self._reported.discard(app)
             streams = (stdout, stderr) if stdin is None else (stdin, stdout, stderr)
+            if self.console is not None:
+                self.console.add(app, stdout)
             await self._call("start", app, streams)
             self._started.append(app)
         return self.pod_pid

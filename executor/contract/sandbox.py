@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from executor.contract import files, tree
 from executor.contract.client import ENVIRONMENT, Ended, Holder, Program
+from executor.contract.console import Console
 from executor.contract.disposal import collect
 from executor.contract.interface import (
     FAILED,
@@ -137,6 +138,7 @@ class ForeignSandbox:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._kills = 0
+        self.console: Console | None = None
 
     @property
     def name(self) -> str:
@@ -274,6 +276,8 @@ class ForeignSandbox:
         """An app has ended. Once."""
         if app in self._reported:
             return
+        if self.console is not None:
+            self.console.drain()  # with what it has said
         self._reported.add(app)
         kills = self._cgroup.oom_kills("")
         oom = kills > self._kills and how.code != 0
@@ -383,6 +387,9 @@ class ForeignSandbox:
         if holder is not None:
             await holder.close()
             self._holder = None
+        if self.console is not None:
+            self.console.close()
+            self.console = None
 
     async def start_again(self) -> None:
         """A pod whose `run` has ended, as it was before `run`. Raises LaunchError."""
@@ -403,6 +410,9 @@ class ForeignSandbox:
 class Immutable(ForeignSandbox):
     """All apps at once, by `run`."""
 
+    splits = True
+    """Whether lines that the stage1 labels as an app's are that app's."""
+
     def __init__(self, job: Job, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]) -> None:
         super().__init__(job, on_exit, on_gone)
         self._running: asyncio.Task[None] | None = None
@@ -422,15 +432,23 @@ class Immutable(ForeignSandbox):
             raise LaunchError(f"{self.name}: it cannot start {app} again while the pod runs")
         first = not self._started
         self._started.append(app)
+        made: tuple[int, ...] = ()
+        if self.splits and not interactive:
+            if first:
+                if self.console is not None:
+                    self.console.close()
+                self.console = Console((streams[-2], streams[-1]), self.job.apps)
+                made = self.console.fds
+            if self.console is not None:
+                self.console.add(app, streams[-2])
+            streams = (*streams[:-2], *made) if made else streams
         if first:
             self._how, self._ended = None, asyncio.Event()
             run = self.execute_run(streams, interactive=interactive, terminal=terminal)
             self._running = asyncio.create_task(run)
         else:
-            line = (
-                f"gantry: {self.name} has one output for all apps: it is in the log of {self._started[0]}\n"
-            )
-            os.write(streams[-1], line.encode())
+            where = f"what it does not label as an app's is in the log of {self._started[0]}"
+            os.write(streams[-1], f"gantry: {self.name} has one output for all apps: {where}\n".encode())
         if self._running is None:
             raise LaunchError(f"{self.name}: the pod does not run")
         try:
@@ -438,6 +456,9 @@ class Immutable(ForeignSandbox):
         except LaunchError:
             self._started.remove(app)
             raise
+        finally:
+            for fd in made:
+                os.close(fd)
         if self._how is not None:  # it was too fast for this app's start
             asyncio.get_running_loop().call_soon(self._report_end, app, self._how)
         return self.pod_pid

@@ -89,6 +89,7 @@ async def execute(g: Globals, asked: PodFlags, making: Making, ready: Coroutine[
 class _Sandbox(Immutable):
     """With the files of /etc that stage0 gives (name → text), and `run` on a terminal if that is wanted."""
 
+    splits = False  # it is shown as it comes
     files: Mapping[str, str]
 
     async def open(self) -> None:

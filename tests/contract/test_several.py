@@ -45,7 +45,22 @@ async def test_the_output_of_all_is_the_firsts(world: Any, output: Any) -> None:
     await world.exit_of("a0")
     await world.exit_of("a1")
     assert sorted(first.text.splitlines()) == ["one", "two"]
-    assert second.text == f"gantry: stage1 {name} has one output for all apps: it is in the log of a0\n"
+    told = "what it does not label as an app's is in the log of a0"
+    assert second.text == f"gantry: stage1 {name} has one output for all apps: {told}\n"
+
+
+async def test_what_is_labelled_is_the_apps(world: Any, output: Any) -> None:
+    """As systemd's journal does on the console."""
+    name = world.stage1("several", None)
+    first, second = output("0"), output("1")
+    pod = world.pod(
+        name, "echo [   12.345678] a1[7]: of the other; exit 0", "echo [12.345678] a0[8]: of one; exit 0"
+    )
+    await start(world, pod, first, second)
+    await world.exit_of("a0")
+    await world.exit_of("a1")
+    assert first.text == "of one\n"
+    assert "of the other" in second.text.splitlines()
 
 
 async def test_no_app_starts_again(world: Any, output: Any) -> None:
