@@ -67,11 +67,13 @@ class Compare(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """The same action for several calls; all conditions must hold."""
+    """The same action for several calls; all conditions must hold. ours: names of our own lists, of which a libseccomp
+    that is older than they may not know all."""
 
     names: tuple[str, ...]
     action: int
     conditions: tuple[Compare, ...] = ()
+    ours: bool = False
 
 
 class Filter(NamedTuple):
@@ -125,15 +127,17 @@ def retain(names: Iterable[str], number: int | None) -> Filter | None:
         return None
     other = KILL_PROCESS if number is None else refusal(number)
     default: tuple[Rule, ...] = ()
-    listed: list[str] = []
+    listed: dict[bool, set[str]] = {False: set(), True: set()}
     for name in names:
         if name in ("@rkt/default-whitelist", "@docker/default-whitelist", "@systemd/default-whitelist"):
-            default = default_filter(frozenset()).rules
+            default = tuple(rule._replace(ours=True) for rule in default_filter(frozenset()).rules)
         else:
-            listed += _expand(name)
+            listed[name.startswith("@")].update(_expand(name))
     if not {"clone3", "@systemd/process"} & set(names) and not default:
         default = (Rule(("clone3",), refusal(errno.ENOSYS)),)  # which glibc's posix_spawn tries before clone
-    return Filter(other, (*default, Rule(tuple(sorted({*listed, *NEEDED})), ALLOW)))
+    own = Rule(tuple(sorted({*listed[False], *NEEDED})), ALLOW)
+    sets = Rule(tuple(sorted(listed[True] - set(own.names))), ALLOW, ours=True)
+    return Filter(other, (*default, *([sets] if sets.names else []), own))
 
 
 def remove(names: Iterable[str], number: int | None, capabilities: frozenset[str]) -> Filter:
@@ -326,7 +330,7 @@ def _add(library: Any, context: int, wanted: Filter, rule: Rule) -> None:
         number = library.seccomp_syscall_resolve_name(name.encode())
         if number == _UNKNOWN:
             # Left out of an allow-list of ours or of a profile it stays forbidden; anything else would fail open.
-            if wanted.strict or rule.action not in (ALLOW, _ACTIONS["SCMP_ACT_LOG"]):
+            if (wanted.strict and not rule.ours) or rule.action not in (ALLOW, _ACTIONS["SCMP_ACT_LOG"]):
                 raise SeccompError(f"seccomp: Linux has no system call {name!r} (that this libseccomp knows)")
             continue
         result = library.seccomp_rule_add_array(

@@ -68,6 +68,21 @@ def test_a_remove_set_fails_closed(names: list[str], number: int | None, message
         seccomp.compile_filter(seccomp.remove(names, number, caps.DEFAULT))
 
 
+@pytest.mark.parametrize("name", ["@rkt/default-whitelist", "@docker/default-whitelist", "@systemd/process"])
+def test_lists_of_ours_compile_with_a_libseccomp_that_is_older(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not know all of their calls, which then stay forbidden; what somebody has written it has to know."""
+    monkeypatch.setitem(WILDCARDS, "@systemd/process", (*WILDCARDS["@systemd/process"], "call_of_tomorrow"))
+    kept = seccomp.retain([name, "read"], errno.EPERM)
+    assert kept is not None
+    assert seccomp.compile_filter(kept)
+    typo = seccomp.retain([name, "raed"], errno.EPERM)
+    assert typo is not None
+    with pytest.raises(SeccompError, match="no system call 'raed'"):
+        seccomp.compile_filter(typo)
+
+
 def test_an_empty_remove_set_is_the_default_and_retaining_all_is_no_filter() -> None:
     assert seccomp.remove(["@appc.io/empty"], None, caps.DEFAULT) == seccomp.default_filter(caps.DEFAULT)
     assert seccomp.retain(["@appc.io/all"], None) is None
