@@ -13,9 +13,9 @@ from executor.rkt.flags import Failure
 
 def main(g: Globals, args: list[str]) -> int:
     """`metadata-service`: until it is told to end. Its socket may be systemd's."""
+    from executor.metadata.doors import PORT
     from executor.metadata.keys import Keys
     from executor.metadata.registry import serve
-    from executor.metadata.service import PORT
 
     flags = g.flags("[flags]")
     flags.text("listen-port", str(PORT), "where pods on this machine's network, and we for the others, ask")

@@ -143,6 +143,8 @@ def make_entry(app: App, source: Source, environments: Environments) -> dict[str
     notes |= {
         e["name"]: e["value"] for e in image.get("annotations") or () if e["name"] == "gantry.io/stop-signal"
     }
+    if not source.docker and not app.texts.get("working-dir") and body.get("workingDirectory", "/") != "/":
+        notes["gantry.io/working-directory"] = "exists"  # appc aci.md: else the start fails
     if app.user_annotations:
         body["userAnnotations"] = app.user_annotations
     if app.user_labels:

@@ -182,6 +182,16 @@ def test_names_of_apps():
         app_name("a/_")
 
 
+@pytest.mark.parametrize(
+    ("docker", "directory", "flag", "notes"),
+    [(False, "/w", "", ["exists"]), (False, "/", "", []), (False, "/w", "/v", []), (True, "/w", "", [])],
+)
+def test_an_aci_s_own_working_directory_has_to_be_there(docker, directory, flag, notes):
+    app = App("x", texts={"working-dir": flag} if flag else {})
+    entry = made(app, image(docker=docker, workingDirectory=directory))
+    assert [note["value"] for note in entry["annotations"]] == notes
+
+
 def test_settled_annotations_replace_what_was_there():
     pod = {"annotations": [{"name": "gantry.io/host-network", "value": "true"}, {"name": "x", "value": "y"}]}
     settle(pod, host_network="", hostname="h")
