@@ -234,6 +234,7 @@ def outside(settings: Settings, argv: list[str]) -> int:
         "unshare",
         "--pid",
         "--mount",
+        "--propagation=slave",  # mounts of this machine that come later are seen, as pods may want (mountPropagation)
         "--mount-proc",
         "--fork",
         "--kill-child=KILL",

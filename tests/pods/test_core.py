@@ -68,6 +68,22 @@ def test_a_port_that_is_not_mapped_is_told(host_network: bool, told: int) -> Non
     )
 
 
+@pytest.mark.parametrize(
+    ("spec", "names", "told"),
+    [
+        ({"shareProcessNamespace": False}, "ab", 1),
+        ({"shareProcessNamespace": False}, "a", 0),
+        ({"shareProcessNamespace": True}, "ab", 0),
+        ({}, "ab", 0),
+    ],
+)
+def test_containers_that_would_rather_be_alone_are_told(spec: dict[str, Any], names: str, told: int) -> None:
+    containers = [{"name": name, "image": "i"} for name in names]
+    pod = {"metadata": {"name": "p", "uid": "u"}, "spec": {"containers": containers, **spec}}
+    remarks = read_pod(pod, host_ip="", pod_ip="", qos_class="BestEffort").remarks
+    assert len([one for one in remarks if one.startswith("shareProcessNamespace: false: ")]) == told
+
+
 def test_the_facts_of_a_pod() -> None:
     spec = {
         "containers": [{"name": "a", "image": "i"}],

@@ -101,7 +101,7 @@ def read_pod(pod: Mapping[str, Any], *, host_ip: str, pod_ip: str, qos_class: st
         host_ip=host_ip,
         pod_ip=pod_ip,
         qos_class=qos_class,
-        remarks=() if spec.get("hostNetwork") else tuple(_unmapped_ports(spec)),
+        remarks=tuple(_remarks(spec)),
     )
 
 
@@ -131,6 +131,13 @@ def _probe(probe: Mapping[str, Any] | None) -> Probe | None:
         int(probe.get("failureThreshold") or 3),
         None if grace is None else float(grace),
     )
+
+
+def _remarks(spec: Mapping[str, Any]) -> Iterator[str]:
+    if not spec.get("hostNetwork"):
+        yield from _unmapped_ports(spec)
+    if spec.get("shareProcessNamespace") is False and not spec.get("hostPID") and len(spec["containers"]) > 1:
+        yield "shareProcessNamespace: false: the containers of a pod see one another's processes, whatever it says"
 
 
 def _unmapped_ports(spec: Mapping[str, Any]) -> Iterator[str]:
