@@ -1,7 +1,8 @@
 """`stop`, `rm`, `gc`: the ways in which pods end, and go.
 
 gc and rm do nothing but rename and remove, under the pod's lock: whatever kills them, the next one goes on. There is
-nothing else to clean up: mounts die with their namespaces, and a pod's lock is free only when its last process is gone.
+nothing else to clean up but cgroups, if a launcher was killed: mounts die with their namespaces, and a pod's lock is
+free only when its last process is gone.
 """
 
 # ruff: noqa: T201  (a command line prints)
@@ -16,6 +17,7 @@ from executor.rkt.common import Globals, need_root, words
 from executor.rkt.flags import Failure, Flags, duration
 from executor.rkt.pods import STAGE1_ID, Seen, State, find, named, walk
 from executor.rkt.show import wait_unlocked
+from executor.stage1 import strays
 
 _EMBRYO_SECONDS = 60.0
 _REGISTERED = "mds-registered"  # with the metadata service; by whom that was killed
@@ -68,6 +70,7 @@ def rm(g: Globals, args: list[str]) -> int:
         try:
             pod = find(g.pods, text)
             _removable(pod)
+            strays.sweep([pod.uuid])
             with suppress(FileNotFoundError):  # somebody else is removing it
                 _delete(take(pod))
         except Failure as error:
@@ -132,13 +135,18 @@ def gc(g: Globals, args: list[str]) -> int:
         if not pod.locked and _age(pod) > expire:
             g.say(f'moving expired prepared pod "{pod.uuid}" to garbage')
             _move(g, pod, Phase.GARBAGE)
-    failed = False
+    due = []
     for pod in walk(g.pods, (Phase.EXITED, Phase.GARBAGE)):
         if pod.phase is Phase.EXITED and _age(pod) <= grace:
             g.say(f'pod "{pod.uuid}" not removed: still within grace period ({flags.values["grace-period"]})')
             continue
-        failed |= not _sweep(g, pod)
-    return 254 if failed else 0
+        due.append(pod)
+    if due:
+        strays.sweep(
+            [pod.uuid for pod in due]
+        )  # before their directories: who is killed here leaves it to the next
+    swept = [_sweep(g, pod) for pod in due]
+    return 0 if all(swept) else 254
 
 
 def _duration(flags: Flags, name: str) -> float:

@@ -338,10 +338,15 @@ def leftovers(layout: Layout) -> dict[str, int]:
     for root in layout.roots:
         for entry in os.scandir(root):
             if entry.name.startswith(PREFIX):
-                fd = _hold(entry.path, fcntl.LOCK_EX)
+                fd = hold_leftover(entry.path)
                 if fd >= 0:
                     found[entry.path] = fd
     return found
+
+
+def hold_leftover(directory: str) -> int:
+    """The descriptor that holds a pod's directory from now on; -1 when a launcher has it, or it is gone."""
+    return _hold(directory, fcntl.LOCK_EX)
 
 
 def _make_held(directory: str) -> int:

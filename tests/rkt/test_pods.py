@@ -14,6 +14,7 @@ from executor.pods.poddir import Phase, PodDir, PodDirs
 from executor.rkt.cli import main
 from executor.rkt.flags import Failure
 from executor.rkt.pods import State, find, walk
+from executor.stage1 import cgroups
 
 SLEEP = ("--exec=/bin/sleep", "--", "1000")
 
@@ -280,6 +281,48 @@ def test_gc_goes_on_where_another_was_killed(dirs, tmp_path):
         killed += 1
     assert killed > 20
     assert not any(any(phase.iterdir()) for phase in dirs.root.iterdir())
+
+
+@pytest.fixture
+def elsewhere():
+    """The directories of a cgroup of its own in every hierarchy, as another session would have."""
+    detected = cgroups.detect(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
+    roots = [Path(root, f"test-rkt-{os.getpid()}") for root in detected.roots]
+    for root in roots:
+        root.mkdir(parents=True)
+    yield roots
+    for root in roots:
+        assert cgroups.remove_tree(str(root))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("verb", ["gc", "rm"])
+def test_cgroups_of_launchers_that_were_killed_elsewhere_go_too(dirs, tmp_path, elsewhere, verb):
+    for name in ("killed", "other"):
+        pod = dirs.create(f"{name}-{os.getpid()}")
+        pod.move(Phase.RUN)
+        (pod.path / "pod-created").touch()
+        os.close(pod.lock)
+    left, held = (f"gantry.{name}-{os.getpid()}" for name in ("killed", "other"))
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        for root in elsewhere:
+            (root / left / "app").mkdir(parents=True)
+            (root / left / "app/cgroup.procs").write_text(str(process.pid))
+            (root / held).mkdir()
+        locks = [os.open(root / held, os.O_RDONLY) for root in elsewhere]
+        for lock in locks:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        more = (
+            ["--grace-period=0s"]
+            if verb == "gc"
+            else [left.removeprefix("gantry."), held.removeprefix("gantry.")]
+        )
+        assert main([f"--dir={tmp_path}", verb, *more]) == 0
+        assert process.wait() == -signal.SIGKILL
+    assert not [root for root in elsewhere if (root / left).exists()]
+    assert all((root / held).exists() for root in elsewhere)
+    for lock in locks:
+        os.close(lock)
 
 
 @pytest.mark.root
