@@ -11,6 +11,7 @@ import yaml
 from executor.config import MAX_PIDS
 from executor.pods import manifest as pods
 from executor.pods import users
+from executor.pods.enforcing import NO_FACTS, facts, without_unenforceable
 from executor.pods.env import ConfigError, Node
 from executor.pods.rules import Rules
 from executor.stage0.config import ImageConfig
@@ -19,6 +20,7 @@ from executor.stage0.store import ImageStore
 from executor.stage1 import cgroups, describe, manifest, userns
 from executor.stage1.ops import StageError
 
+_LACKING: Final = "not enforced here; the pod is refused, unless the executor has --unenforceable report:"
 _NOT_HERE: Final = "(layers of {}, which is not on this node: fetch it with `gantry image fetch`)"
 
 
@@ -47,13 +49,17 @@ async def plan_file(file: Path, state_dir: Path, local_images: Path | None, flav
             name = str(raw["metadata"]["uid"])
         else:
             raise PlanError(f"{file}: neither a v1 Pod nor an appc PodManifest")
+        kind = _flavor(made)
+        _, lacking = without_unenforceable(made, kind, facts(state_dir))
+        made, _ = without_unenforceable(made, kind, NO_FACTS)  # what no plan can have, on whatever machine
         pod = manifest.read(json.dumps(made))
         if not lowers:
             lowers = {app: (f"(layers of {app})",) for app in pod.apps}
         own, mounts = Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text()
         layout = cgroups.detect(own, mounts)
         directory = f"{state_dir}/pods/run/{name}"
-        return describe.pod_plan(pod, directory, lowers, layout, why_no_users=userns.why_not())
+        planned = describe.pod_plan(pod, directory, lowers, layout, why_no_users=userns.why_not())
+        return {**planned, "notEnforced": list(lacking)}
     except (ConfigError, StageError, cgroups.CgroupError, ValueError) as error:
         raise PlanError(f"{file}: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
@@ -62,7 +68,13 @@ async def plan_file(file: Path, state_dir: Path, local_images: Path | None, flav
 
 def text(made: Mapping[str, Any]) -> str:
     """For people."""
-    return describe.text(made)
+    lines = [f"  {line}\n" for line in made["notEnforced"]]
+    return describe.text(made) + "".join([f"{_LACKING}\n", *lines] if lines else [])
+
+
+def _flavor(made: Mapping[str, Any]) -> str:
+    notes = {one["name"]: one["value"] for one in made.get("annotations") or ()}
+    return str(notes.get("gantry.io/flavor", "linux"))
 
 
 async def _of_pod(

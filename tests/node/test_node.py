@@ -88,6 +88,19 @@ def test_the_plan_of_a_pod_manifest(capsys: pytest.CaptureFixture[str], tmp_path
     assert "mount proc on proc" in made["operations"]
 
 
+def test_the_plan_says_what_would_not_be_enforced(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    odd = [{"name": "example.com/odd", "value": 1}, {"name": "os/linux/no-new-privileges", "value": True}]
+    app = {"name": "a", "app": {"exec": ["/x"], "isolators": odd}}
+    (tmp_path / "pod").write_text(json.dumps({"acKind": "PodManifest", "apps": [app]}))
+    code, out, _ = run(capsys, "plan", str(tmp_path / "pod"), "--state-dir", str(tmp_path))
+    assert code == 0
+    assert "no_new_privs: yes" in out
+    assert out.endswith(
+        "not enforced here; the pod is refused, unless the executor has --unenforceable report:\n"
+        "  container a: isolator example.com/odd is not enforced: not known here\n"
+    )
+
+
 def test_the_plan_of_a_container_of_nspawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     _, out, _ = run(capsys, "plan", pod(tmp_path, runtimeClassName="nspawn"), "--state-dir", str(tmp_path))
     assert "  1 run systemd-nspawn --quiet " in out
