@@ -56,7 +56,7 @@ class Templates:
         """One to go on from, made if need be; None: boot. Raises nothing."""
         if equipment.how.name != "tcg" or wanted.memory > LARGEST:
             return None
-        path = self._directory / f"{_key(equipment, wanted)}{_SUFFIX}"
+        path = self._directory / f"{_boot_id()}.{_key(equipment, wanted)}{_SUFFIX}"
         if path in self._unusable:
             return None
         try:
@@ -103,11 +103,12 @@ class Templates:
         return True
 
     def _tidy(self, coming: Path) -> None:
-        """What is used least goes, and what executors that were killed have left."""
+        """What is of another boot of the host, or used least, goes; and what executors that were killed have left."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         used = {path: path.stat().st_mtime for path in self._directory.iterdir() if path != coming}
         templates = sorted((path for path in used if path.suffix == _SUFFIX), key=lambda path: used[path])
-        for path in templates[: max(0, len(templates) - KEPT + 1)]:
+        usable = [path for path in templates if path.name.startswith(_boot_id())]
+        for path in {*templates} - {*usable[-(KEPT - 1) :]}:
             path.unlink(missing_ok=True)
         for path, at in used.items():
             if path.suffix != _SUFFIX and at < time.time() - _OLD_SECONDS:
@@ -120,8 +121,8 @@ class Template:
     def __init__(self, path: Path, unusable: set[Path]) -> None:
         self._path = path
         self._unusable = unusable
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         os.utime(path)
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def distrust(self) -> None:
         """A machine did not go on from it. The next ones boot; an executor that is started anew makes it anew."""
@@ -197,13 +198,18 @@ class _Boot:
 
 
 def _key(equipment: Equipment, wanted: Size) -> str:
-    """Of all that a machine and its template must have in common. The counter is measured at each boot of the host."""
+    """Of all that a machine and its template must have in common, beside the boot of the host: in each of these the
+    speed of its counter is measured anew."""
     tools, boot, how = equipment.tools, equipment.boot, equipment.how
     info = tools.qemu.stat()
-    facts = [_BOOT_ID.read_text(), f"{info.st_size} {info.st_mtime_ns}", str(boot.root)]
+    facts = [f"{info.st_size} {info.st_mtime_ns}", str(boot.root)]
     facts += machine.template_qemu(tools, boot, how, wanted)
     facts += machine.going_on_qemu(tools, how, wanted)
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+
+
+def _boot_id() -> str:
+    return _BOOT_ID.read_text().strip()
 
 
 def _write_lean(fd: int, path: Path) -> None:

@@ -6,8 +6,10 @@ import json
 import os
 import socket
 import struct
+import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,17 @@ import pytest
 import pytest_asyncio
 
 from executor.kvm import acpi, stream
+from executor.kvm.boot import Boot
+from executor.kvm.equipment import Equipment
+from executor.kvm.machine import MIB, Size
+from executor.kvm.probe import Accelerator, Tools
 from executor.kvm.qmp import Qmp, QmpError
 from executor.kvm.stream import StreamError
+from executor.kvm.template import KEPT, LARGEST, Templates
 from executor.pods.launcher import LaunchError
 
 PAGE = 4096
+TCG = Accelerator("tcg", "max", 2_000_000, "there is no /dev/kvm")
 END = struct.pack(">Q", 0x10)
 FOOTER = struct.pack(">BI", 0x7E, 2)
 
@@ -181,6 +189,40 @@ async def test_an_ended_qemu_is_noticed(peers: Any) -> None:
             await peer.qmp.running()
 
 
+async def test_what_nobody_can_use_any_more_is_removed(tmp_path: Path) -> None:
+    """When one is made, even if that fails: then machines of that size boot, and nothing is tried again."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    ours = [tmp_path / f"{boot_id}.{number}.template" for number in range(12)]
+    for at, path in enumerate(ours):
+        path.touch()
+        os.utime(path, (at, at))
+    other = tmp_path / "another-boot.0.template"
+    other.touch()
+    for name, age in (("making-old", 7200), ("making-new", 0)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    asked = 0
+
+    async def run(*_: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        raise LaunchError("there is no room")
+
+    tools = Tools(Path(sys.executable), Path(sys.executable))
+    found = Equipment(tools, Boot(tmp_path / "kernel", tmp_path / "root"), TCG, tmp_path)
+    templates = Templates(run, tmp_path)
+    for _ in range(2):
+        assert await templates.get(found, Size(64 * MIB, 1, None, 100)) is None
+    assert asked == 1
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in ours[-KEPT + 1 :]} | {
+        "making-new"
+    }
+    large = Size(LARGEST + MIB, 1, None, 100)
+    assert await templates.get(found, large) is None
+    assert await templates.get(replace(found, how=Accelerator("kvm", "host", 0, "")), large) is None
+    assert asked == 1
+
+
 machines = [
     pytest.mark.root,
     pytest.mark.timeout(300),
@@ -196,7 +238,7 @@ SAYS = [
 
 def _apps() -> dict[str, Any]:
     """memory: of a size that no other test has."""
-    memory = {"name": "resource/memory", "value": {"limit": "57Mi"}}
+    memory = {"name": "resource/memory", "value": {"limit": "357Mi"}}
     return {"app": {"exec": SAYS, "isolators": [memory], "mounts": [{"volume": "host", "path": "/share"}]}}
 
 
@@ -218,6 +260,7 @@ class TestMachines:
             ended, output = await machine.run("app")
             assert ended.exit_code == 0, output
             said.append(output.splitlines())
+            assert _held(machine) < 250 * MIB, "what the guest has not used, the host has not given"
             await machine.sandbox.stop()
         made = _templates(state) - before
         if not _emulated(state):
@@ -258,6 +301,18 @@ class TestMachines:
         assert (ended.exit_code, output.splitlines()[3]) == (0, "of the host")
         assert _templates(state) == before
         await machine.sandbox.stop()
+
+
+def _held(machine: Any) -> int:
+    """Bytes of the machine's memory that there are."""
+    cgroup = next(Path("/sys/fs/cgroup").rglob(f"gantry.{machine.directory.name}"))
+    held = 0
+    for pid in (int(pid) for file in cgroup.rglob("cgroup.procs") for pid in file.read_text().split()):
+        if b"qemu-system" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            status = Path(f"/proc/{pid}/status").read_text()
+            held += int(status.partition("RssShmem:")[2].split()[0]) * 1024
+    assert held
+    return held
 
 
 def _templates(state: Path) -> set[Path]:

@@ -24,6 +24,7 @@ _PLACE: Final = "LNRO0005"
 _SLOT: Final = "/sys/bus/pci/devices/0000:00:01.0"
 """Where there will be the shared tree."""
 _QUIET_ROUNDS: Final = 10
+_ROUNDS: Final = 500
 _ROUND_SECONDS: Final = 0.02
 # Of include/uapi/linux/random.h:
 _ADD_ENTROPY: Final = 0x40085203
@@ -39,13 +40,20 @@ def become_template() -> None:
     """Wait until all is done that can be done without knowing the pod, and say so. Raises OSError."""
     for path in (f"{_DEVICES}/{_PLACE}:00", _DRIVER, _SLOT):
         os.stat(path)  # a kernel that takes no further tables, or knows no PCI, would find no devices later
+    _settle()
+    os.write(2, READY + b"\n")
+
+
+def _settle() -> None:
+    """Wait until nothing else runs, but not for ever."""
     quiet = 0
-    while quiet < _QUIET_ROUNDS:
+    for _ in range(_ROUNDS):
         time.sleep(_ROUND_SECONDS)
         with open("/proc/loadavg", encoding="ascii") as file:
             running = file.read().split()[3].partition("/")[0]
         quiet = quiet + 1 if running == "1" else 0  # it is this one
-    os.write(2, READY + b"\n")
+        if quiet == _QUIET_ROUNDS:
+            return
 
 
 def find_first() -> None:
