@@ -12,6 +12,9 @@ from typing import Final
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _syscall: Final = _libc.syscall
 _syscall.restype = ctypes.c_long
+_mmap: Final = _libc.mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 
 # Numbers above 423 are the same on every architecture (include/uapi/asm-generic/unistd.h).
 _PER_MACHINE: Final = {"x86_64": (155, 250, 317, 313), "aarch64": (41, 219, 277, 273)}
@@ -144,6 +147,13 @@ def set_file_ids(uid: int, gid: int) -> None:
     _libc.setfsuid(uid)
 
 
+def forget_file_ids() -> None:
+    """Undo `set_file_ids`."""
+    _libc.setfsuid(0)
+    _libc.setfsgid(0)
+    prctl(PR_SET_SECUREBITS, 0)
+
+
 def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
     """openat2(2), always close-on-exec.
 
@@ -176,6 +186,16 @@ def prefault() -> None:
         if permissions == "rw-p":
             start, end = (int(part, 16) for part in span.split("-"))
             _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_POPULATE_WRITE)
+
+
+def map_code(fd: int, size: int) -> int:
+    """Map a file's bytes so that they can be executed, but not changed; returns the address (mmap(2))."""
+    read, execute, private = 1, 4, 2
+    address: int | None = _mmap(None, size, read | execute, private, fd, 0)
+    if address is None or address == ctypes.c_void_p(-1).value:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return address
 
 
 def prctl(option: int, argument: int, second: int = 0) -> int:
