@@ -6,12 +6,14 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from executor.contract import files, tree
 from executor.contract.client import ENVIRONMENT, Ended
 from executor.contract.console import Console
 from executor.contract.interface import FAILED, ROOTFS, app_arguments
+from executor.contract.manifest import Foreign
 from executor.contract.sandbox import ForeignSandbox, Job
 from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.logs import LogWriter
@@ -29,6 +31,8 @@ class Mutable(ForeignSandbox):
     def __init__(self, job: Job, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]) -> None:
         super().__init__(job, on_exit, on_gone)
         self._entries = {app["name"]: app for app in job.foreign.manifest["apps"]}
+        self._volumes: dict[str, list[dict[str, Any]]] = {}
+        """Of apps that came later."""
         self._added: list[str] = []
         self._changing = asyncio.Lock()
         self._log: LogWriter | None = None
@@ -36,14 +40,22 @@ class Mutable(ForeignSandbox):
     async def open(self) -> None:
         self._write_pod()
         await super().open()
-        self._log = LogWriter(self.job.pod_dir / "stage1" / "output")
-        streams = (self._log.attach("stdout"), self._log.attach("stderr"))
+        await self.before_run()
+        streams = self.output()
         self.console = Console(streams)
         try:
             await self.execute_run(self.console.fds, interactive=False)
         finally:
             for fd in (*streams, *self.console.fds):
                 os.close(fd)
+
+    async def before_run(self) -> None:
+        """What else `run` needs. Raises LaunchError."""
+
+    def output(self) -> tuple[int, int]:
+        """Where goes what `run` writes; to be closed when it has it."""
+        self._log = LogWriter(self.job.pod_dir / "stage1" / "output")
+        return self._log.attach("stdout"), self._log.attach("stderr")
 
     async def stop(self) -> None:
         await super().stop()
@@ -71,6 +83,30 @@ class Mutable(ForeignSandbox):
             await self._call("start", app, streams)
             self._started.append(app)
         return self.pod_pid
+
+    async def add_app(self, foreign: Foreign, app: str) -> None:
+        """`app/add` of one that the pod was not started with. foreign: a pod of this app alone; its files are there.
+        Raises LaunchError, and then it is not in the pod."""
+        async with self._changing:
+            taken = {one["name"] for name, volumes in self._volumes.items() if name != app for one in volumes}
+            taken |= {one["name"] for one in self.job.foreign.manifest["volumes"]}
+            names = {one["name"]: _free(f"{app}-{one['name']}", taken) for one in foreign.manifest["volumes"]}
+            [entry] = [one for one in foreign.manifest["apps"] if one["name"] == app]
+            mounts = [{**mount, "volume": names[mount["volume"]]} for mount in entry["mounts"]]
+            self._entries[app] = {**entry, "mounts": mounts}
+            self._volumes[app] = [{**one, "name": names[one["name"]]} for one in foreign.manifest["volumes"]]
+            await asyncio.to_thread(tree.write_app, self.job.pod_dir, app)
+            try:
+                await self.holder.prepare(tree.place_steps(foreign.places))
+                await self._add(app)
+            except LaunchError:
+                top = str(self.job.pod_dir / ROOTFS)
+                with suppress(LaunchError):  # it was perhaps not mounted yet
+                    await self.holder.prepare(
+                        [{"do": "unmount", "root": top, "path": f"opt/stage2/{app}/rootfs"}]
+                    )
+                del self._entries[app], self._volumes[app]
+                raise
 
     async def _add(self, app: str) -> None:
         job = self.job
@@ -123,7 +159,15 @@ class Mutable(ForeignSandbox):
 
     def _write_pod(self) -> None:
         manifest: dict[str, Any] = self.job.foreign.manifest
-        tree.write_pod(self.job.pod_dir, {**manifest, "apps": [self._entries[app] for app in self._added]})
+        more = [volume for app in self._added for volume in self._volumes.get(app, ())]
+        tree.write_pod(
+            self.job.pod_dir,
+            {
+                **manifest,
+                "apps": [self._entries[app] for app in self._added],
+                "volumes": [*manifest["volumes"], *more],
+            },
+        )
 
     async def run_ended(self, how: Ended) -> None:
         why = "its own failure, exit code 254" if how.code == FAILED else str(how)
@@ -171,4 +215,14 @@ class Mutable(ForeignSandbox):
             self._added.remove(app)
             if app in self._started:
                 self._started.remove(app)
+            if self._volumes.pop(app, None) is not None:
+                del self._entries[app]
             self._write_pod()
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """This name, or one like it that no other volume has; it is taken then."""
+    while name in taken:
+        name += "-x"
+    taken.add(name)
+    return name

@@ -44,9 +44,14 @@ def write(pod_dir: Path, stage1: Stage1, layers: Sequence[Path], foreign: Foreig
     (pod_dir / "stage1" / "lower").write_text("".join(f"{one}\n" for one in lower))
     put(pod_dir / "stage1TreeStoreID", tree_id("stage1", lower))
     for app in foreign.manifest["apps"]:
-        info = pod_dir / "appsinfo" / app["name"]
-        put(info / "treeStoreID", tree_id("app", _lines(info / "lower")))
+        write_app(pod_dir, app["name"])
     put(pod_dir / "stage1" / "manifest", json.dumps(dict(stage1.manifest)))
+
+
+def write_app(pod_dir: Path, app: str) -> None:
+    """Likewise, of one app."""
+    info = pod_dir / "appsinfo" / app
+    put(info / "treeStoreID", tree_id("app", _lines(info / "lower")))
 
 
 def write_pod(pod_dir: Path, manifest: Mapping[str, Any]) -> None:

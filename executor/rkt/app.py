@@ -42,16 +42,26 @@ def sandbox(g: Globals, args: list[str]) -> int:
     if words(flags, args):
         raise Failure("takes no images: they come with `app add`")
     asked.tell(g)
-    asked.check_running(g, 0)
-    flavor = asked.flavor(g)
+    choice = asked.stage1(g)
+    flavor = choice.flavor
     if flavor == KVM:
         raise Failure("stage1-kvm: a machine takes no apps later; use another stage1")
-    if flavor == FOREIGN:
-        raise Failure("app sandbox with a stage1 image of others is not supported; use one of ours")
+    asked.check_running(g, 0, flavor)
+    if flavor == FOREIGN and flags.values["tpm"]:
+        raise Failure("--tpm: apps that come later to a stage1 of somebody else's are not measured")
     given = [_pairs(flags, name) for name in ("annotation", "user-annotation", "user-label")]
     making = prepare.new(g)
     save_uuid(making, flags.values["uuid-file-save"])
-    return asyncio.run(execute(g, asked, making, _fill(g, making, flavor, *given), MutablePod))
+    ready = _fill(g, making, flavor, *given)
+    if flavor != FOREIGN:
+        return asyncio.run(execute(g, asked, making, ready, MutablePod))
+    from executor.rkt import foreign
+
+    async def both() -> None:
+        await ready
+        await foreign.prepare(g, choice, making, mutable=True)
+
+    return asyncio.run(foreign.execute(g, asked, making, both(), mutable=True))
 
 
 def _pairs(flags: Flags, name: str) -> dict[str, str]:

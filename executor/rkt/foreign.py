@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from executor.contract import disposal
-from executor.contract.interface import ROOTFS, ContractError
+from executor.contract.interface import ROOTFS, ContractError, Stage1
 from executor.contract.interface import Run as RunArguments
 from executor.contract.manifest import convert
 from executor.contract.sandbox import Immutable, Job, Patience
@@ -23,7 +23,7 @@ from executor.contract.stages import rewrite
 from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.poddir import Phase
 from executor.pods.ports import Sandbox
-from executor.rkt import stage1
+from executor.rkt import measured, stage1
 from executor.rkt.appstreams import AppStreams, modes_of
 from executor.rkt.common import Globals
 from executor.rkt.flags import Failure
@@ -39,27 +39,32 @@ _ALL: Final = {"stdin": "null", "stdout": "log", "stderr": "log"}
 _NOTHING: Final = {"stdin": "null", "stdout": "null", "stderr": "null"}
 
 
-async def prepare(g: Globals, choice: Choice, making: Making) -> None:
+async def prepare(g: Globals, choice: Choice, making: Making, *, mutable: bool = False) -> None:
     """Find the image and write down which it is. Failure."""
     image, store = await stage1.find(g, choice)
-    known = stage1.read(g, image)
+    known = stage1.read(g, image, mutable=mutable)
     making.holds.callback(store.hold(image).close)
     directory = making.pod.path / "stage1"
     directory.mkdir(exist_ok=True)
     (making.pod.path / STAGE1_ID).write_text(image.id)
     (directory / "name").write_text(known.name)
     for entry in making.manifest["apps"]:
-        if modes_of(entry) != _ALL:
-            raise Failure(
-                f"app {entry['name']}: stage1 {known.name} has one output for all apps: no --stdout=…"
-            )
+        check_modes(known, entry)
     try:
         convert(known, json.dumps(making.manifest), making.pod.path)
     except ContractError as error:
         raise Failure(str(error)) from None
 
 
-async def execute(g: Globals, asked: PodFlags, making: Making, ready: Coroutine[Any, Any, None]) -> int:
+def check_modes(known: Stage1, entry: Mapping[str, Any]) -> None:
+    """Failure when the streams of an app are to be others than the stage1's."""
+    if modes_of(entry) != _ALL:
+        raise Failure(f"app {entry['name']}: stage1 {known.name} has one output for all apps: no --stdout=…")
+
+
+async def execute(
+    g: Globals, asked: PodFlags, making: Making, ready: Coroutine[Any, Any, None], *, mutable: bool = False
+) -> int:
     """As `run.execute`. Failure."""
     try:
         try:
@@ -71,8 +76,12 @@ async def execute(g: Globals, asked: PodFlags, making: Making, ready: Coroutine[
             settle(
                 making.manifest, hostname=asked.flags.values["hostname"], host_network="true" if host else ""
             )
-            pod = ForeignPod(g, making, asked)
+            kind = _mutable() if mutable else ForeignPod
+            pod = kind(g, making, asked)
             await pod.load()
+            making.pod.write_manifest(making.manifest)
+            if pod.tpm is not None:
+                await measured.measure(g, pod.tpm, None, making.pod.path, making.digests)
             making.pod.move(Phase.RUN)
         except BaseException:
             if making.pod.phase is not Phase.PREPARED:
@@ -86,6 +95,20 @@ async def execute(g: Globals, asked: PodFlags, making: Making, ready: Coroutine[
         raise Failure(f"{error.filename or making.pod.path}: {error.strerror}") from None
 
 
+def _mutable() -> "type[ForeignPod]":
+    from executor.rkt.foreignapps import MutableForeignPod
+
+    return MutableForeignPod
+
+
+def file_steps(pod_dir: Path, files: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What puts the files of /etc there that stage0 gives (name → text)."""
+    top = str(pod_dir / ROOTFS)
+    return [
+        {"do": "file", "root": top, "path": f"etc/rkt-{name}", "text": text} for name, text in files.items()
+    ]
+
+
 class _Sandbox(Immutable):
     """With the files of /etc that stage0 gives (name → text), and `run` on a terminal if that is wanted."""
 
@@ -94,13 +117,7 @@ class _Sandbox(Immutable):
 
     async def open(self) -> None:
         await super().open()
-        top = str(self.job.pod_dir / ROOTFS)
-        await self.holder.prepare(
-            [
-                {"do": "file", "root": top, "path": f"etc/rkt-{name}", "text": text}
-                for name, text in self.files.items()
-            ]
-        )
+        await self.holder.prepare(file_steps(self.job.pod_dir, self.files))
 
     async def start_terminal(self, app: str) -> tuple[int, int]:
         master, slave = os.openpty()
@@ -118,8 +135,11 @@ class _Sandbox(Immutable):
 class ForeignPod(Foreground):
     """One running pod. `load` first."""
 
+    mutable = False
+
     def __init__(self, g: Globals, making: Making, asked: PodFlags) -> None:
-        super().__init__(g, making, None, interactive=asked.flags.is_on("interactive"))
+        tpm = measured.settings(g, asked.flags)
+        super().__init__(g, making, None, interactive=asked.flags.is_on("interactive"), tpm=tpm)
         self._asked, self._making = asked, making
         self._begun = False
 
@@ -129,7 +149,8 @@ class ForeignPod(Foreground):
         choice = Choice(FOREIGN, (Place(wanted, "never", trusted=True),))
         image, store = await stage1.find(self.g, choice)
         self._making.holds.callback(store.hold(image).close)
-        self._stage1, self._layers = stage1.read(self.g, image), image.layers
+        self.stage1 = stage1.read(self.g, image, mutable=self.mutable)
+        self._layers = image.layers
 
     def _handlers(self, name: str, event: str) -> list[list[str]]:
         return []  # the stage1's to run
@@ -144,14 +165,8 @@ class ForeignPod(Foreground):
     async def _run_stage1(
         self, pod_dir: Path, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]
     ) -> Sandbox:
-        run, files = self._arguments()
-        foreign = convert(self._stage1, json.dumps(self.manifest), pod_dir)
-        foreign = foreign._replace(run=run)
-        rewrite(pod_dir, foreign.manifest)
-        layout = cgroups.detect(
-            Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text()
-        )
-        job = Job(pod_dir, self._stage1, self._layers, foreign, layout, self.pod.lock, Patience())
+        job, files = self.job(pod_dir)
+        rewrite(pod_dir, job.foreign.manifest)
         sandbox = _Sandbox(job, on_exit, on_gone)
         sandbox.files = files
         try:
@@ -160,6 +175,16 @@ class ForeignPod(Foreground):
             await sandbox.stop()
             raise
         return sandbox
+
+    def job(self, pod_dir: Path) -> tuple[Job, dict[str, str]]:
+        """All that is to be known of the pod, and files of /etc. ContractError, Failure."""
+        run, files = self._arguments()
+        foreign = convert(self.stage1, json.dumps(self.manifest), pod_dir)
+        layout = cgroups.detect(
+            Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text()
+        )
+        foreign = foreign._replace(run=run)
+        return Job(pod_dir, self.stage1, self._layers, foreign, layout, self.pod.lock, Patience()), files
 
     def _arguments(self) -> tuple[RunArguments, dict[str, str]]:
         """What `run` is told: of the flags those that are the stage1's to heed; and files of /etc. Failure."""
@@ -184,6 +209,7 @@ class ForeignPod(Foreground):
             unrestricted_seccomp="seccomp" in self.g.insecure,
             ipc="" if values["ipc"] == "auto" else values["ipc"],
             debug=self.g.debug,
+            mutable=self.mutable,
         )
         return run, {name: texts[name] for name, mode in modes.items() if mode == "stage0"}
 

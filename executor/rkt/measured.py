@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from executor.rkt.common import Globals, words
 from executor.rkt.flags import Failure, Flags
 from executor.rkt.podmanifest import KVM
+from executor.rkt.pods import STAGE1_ID
+from executor.rkt.stage1 import FOREIGN
 
 if TYPE_CHECKING:
     from executor.pods.launcher import Launcher
@@ -48,6 +50,8 @@ async def measure(
     from executor.tpm.program import Parts
 
     async def parts(flavor: str) -> Parts | None:
+        if flavor == FOREIGN:
+            return Parts(image=(path / STAGE1_ID).read_text())
         if flavor != KVM:
             return None
         from executor.kvm.machines import Machines

@@ -43,12 +43,12 @@ class MutablePod(Foreground):
         self,
         g: Globals,
         making: Making,
-        launcher: Launcher,
+        launcher: Launcher | None,
         *,
         interactive: bool,
         tpm: "TpmSettings | None" = None,
     ) -> None:
-        super().__init__(g, making, launcher, interactive=interactive, tpm=tpm)
+        Foreground.__init__(self, g, making, launcher, interactive=interactive, tpm=tpm)
         self._digests: dict[str, str] = {}
         self._changing = asyncio.Lock()
         self._pins: dict[str, Pin] = {}
@@ -91,7 +91,7 @@ class MutablePod(Foreground):
                 manifest, fills = joined(
                     self.manifest, entry, message["volumes"], message["mounts"], docker=source.docker
                 )
-                unrestrict({"apps": [entry]}, insecure, self._flavor)
+                self.check(entry, insecure)
                 await asyncio.to_thread(self._forget, name, set())  # what somebody has left that was killed
                 await asyncio.to_thread(prepare.write_app, self.pod, name, source, image.layers, fills)
                 self.write(f"{STATUS}/{name}-created", "")
@@ -103,6 +103,10 @@ class MutablePod(Foreground):
                 raise
             self._pins[name], self._digests[name] = pin, image.digest
         return {}
+
+    def check(self, entry: dict[str, Any], insecure: set[str]) -> None:
+        """Put into an app what is not insisted on. Failure for what cannot be."""
+        unrestrict({"apps": [entry]}, insecure, self._flavor)
 
     async def _change(self, manifest: dict[str, Any], digests: Mapping[str, str] | None = None) -> None:
         """Let the pod have another manifest; LaunchError, and all is as it was. digests: of the images, to measure."""

@@ -141,8 +141,9 @@ async def find(g: Globals, choice: Choice) -> "tuple[Image, ImageStore]":
     raise Failure(f"stage1: {problem}")
 
 
-def read(g: Globals, image: "Image") -> "Stage1":
-    """What the image offers to pods whose apps start together. Failure when it is no stage1."""
+def read(g: Globals, image: "Image", *, mutable: bool = False) -> "Stage1":
+    """What the image offers to pods whose apps start together; mutable: come and go. Failure when it is no stage1, or
+    not for such pods."""
     import json
 
     from executor.contract import interface
@@ -157,6 +158,10 @@ def read(g: Globals, image: "Image") -> "Stage1":
         known = interface.read(str(manifest["name"]), json.dumps(manifest))
     except (ImageError, interface.ContractError) as error:
         raise Failure(str(error)) from None
+    if mutable:
+        if not known.mutable:
+            raise Failure(f"stage1 {known.name} has no app/add, app/start, app/stop and app/rm: use another")
+        return known
     return replace(
         known, entrypoints={k: v for k, v in known.entrypoints.items() if not k.startswith("app/")}
     )
