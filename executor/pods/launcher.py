@@ -84,16 +84,18 @@ class Launcher:
         """Done, with the exit status as `subprocess` gives it, when the launcher has ended: all pods are dead."""
 
     @classmethod
-    async def start(cls, *, spares: int = 1, hold: tuple[int, ...] = ()) -> "Launcher":
+    async def start(cls, *, spares: int = 1, hold: tuple[int, ...] = (), lists: bool = True) -> "Launcher":
         """Start the launcher; raises LaunchError with what is missing (not root, no overlay, …).
 
-        `spares` sandboxes and starters are forked ahead of need; 0 saves their memory (a few MiB). `hold`: descriptors
-        that stay open in the launcher, and in nothing it starts, for as long as it lives.
+        `spares` sandboxes and starters are there ahead of need; 0 saves their memory (a few MiB). `hold`: descriptors
+        that stay open in the launcher, and in nothing it starts, for as long as it lives. `lists` off: pods are started
+        as on machines for which stage1 has no program that executes lists of system calls; slower.
         """
         ours, theirs = channel.pair()
         root = str(Path(__file__).resolve().parents[2])
         command = [sys.executable, "-I", "-S", "-c", _CODE.format(root)]
         command += ["--fd", str(theirs.fileno()), "--parent", str(os.getpid()), "--spares", str(spares)]
+        command += [] if lists else ["--lists", "0"]
         with theirs:
             process = subprocess.Popen(  # noqa: ASYNC220 - a vfork; asyncio's own would add a watcher thread
                 command,

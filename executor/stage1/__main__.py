@@ -22,7 +22,7 @@ _DISPENSABLE: Final = (
 
 
 def main(argv: list[str]) -> int:
-    """argv: pairs of --fd, --parent, --spares and (second step) --host with their integer values."""
+    """argv: pairs of --fd, --parent, --spares, --lists and (second step) --host with their integer values."""
     options = {name: int(value) for name, value in zip(argv[::2], argv[1::2], strict=True)}
     control = socket.socket(fileno=options["--fd"])
     control.set_inheritable(False)
@@ -38,7 +38,8 @@ def main(argv: list[str]) -> int:
         os.set_inheritable(options["--host"], False)
         layout = _layout()
         collect(layout)
-        launcher = Launcher(control, layout, options["--host"], options.get("--spares", 1))
+        lists = bool(options.get("--lists", 1))
+        launcher = Launcher(control, layout, options["--host"], options.get("--spares", 1), lists=lists)
     except (OSError, StageError, cgroups.CgroupError) as error:
         try:
             channel.send_json(control, {"ready": False, "error": str(error)})

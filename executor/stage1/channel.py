@@ -53,6 +53,11 @@ def receive(sock: socket.socket) -> tuple[Any, list[int]]:
     return (marshal.loads(data) if data else None), fds
 
 
+def receive_bytes(sock: socket.socket) -> tuple[bytes, list[int]]:
+    """The next packet as it is, and its descriptors; empty when the other side has gone."""
+    return _receive(sock)
+
+
 def _send(sock: socket.socket, data: bytes, fds: Sequence[int]) -> None:
     if len(data) <= _PACKET:
         _sendmsg(sock, data, fds)

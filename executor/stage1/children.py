@@ -160,14 +160,15 @@ def starter(sock: socket.socket, *, host: int, last_cap: int, spare: bool) -> No
         return
     packed, process, names = job
     streams = fds[: len(fds) - len(names)]
-    for number, fd in enumerate(streams):
-        os.dup2(fd, number, inheritable=True)
     context = ops.Context({"home": home, "host": host, **dict(zip(names, fds[len(streams) :], strict=True))})
+    context.streams = streams
     todo = ops.unpack(packed)
     if not streams:
         todo.append(ops.Terminal(console="app" not in names))
     try:
         ops.execute(todo, context)
+        for number, fd in enumerate(context.streams):
+            os.dup2(fd, number, inheritable=True)
         pid = _spawn(sock, Process(*process), last_cap, context.fds)
         channel.send(sock, pid)
     except ops.StageError as error:

@@ -1,6 +1,6 @@
 """The launcher: a single-threaded fork server that runs pods for one executor.
 
-Started once, forks everything else, and is the parent of all: apps are spawned by a short-lived starter and
+Started once, starts everything else, and is the parent of all: apps are spawned by a starter's child and
 inherited by the launcher (it is their subreaper), so it sees every exit status itself. It ends when the
 executor does (the control socket closes, or SIGTERM by PR_SET_PDEATHSIG), killing all pods; when it is killed
 itself, the pods' inits follow (children.py). It never blocks on a child and keeps no state on disk but the
@@ -17,38 +17,40 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from executor.stage1 import caps, cgroups, channel, children, nspawn, seccomp, userns
+from executor.stage1 import caps, cgroups, channel, children, machine, seccomp, userns
 from executor.stage1.children import Kind
+from executor.stage1.inits import Init, Maker
 from executor.stage1.ops import StageError
 from executor.stage1.sandbox import Sandbox
-from executor.stage1.starters import Answer
+from executor.stage1.starters import Answer, Child
+from executor.stage1.worker import worker
 
 _REFILL_SECONDS: Final = 0.002
-Child = tuple[int, socket.socket]  # its pid and our end of the socket to it
-
-
-class Init(NamedTuple):
-    """A pod's init: its pid, our end of the socket to it, and the ids of its user namespace, if it has one."""
-
-    pid: int
-    socket: socket.socket
-    ids: userns.Range | None
+_IDLE_SECONDS: Final = 5.0
 
 
 class Launcher:
     """Event loop over the control socket, the children's sockets and SIGCHLD."""
 
     def __init__(
-        self, control: socket.socket, layout: cgroups.Layout, host: int, spares: int, *, only: Kind | None = None
+        self,
+        control: socket.socket,
+        layout: cgroups.Layout,
+        host: int,
+        spares: int,
+        *,
+        only: Kind | None = None,
+        lists: bool = True,
     ) -> None:
-        """only: of this kind there will be one pod, and no other."""
+        """only: of this kind there will be one pod, and no other. lists: use the program that executes them."""
         self.layout = layout
         self._control = control
         self._host = host
-        self._own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._last_cap = caps.last_cap()
+        self._machine = machine.get() if lists else None
+        self._inits = Maker(self._machine, self._last_cap)
         self._spares = spares
         # Refilled for the kinds that were asked for, and the usual one.
         usual = Kind("linux", host_network=False, users=not userns.why_not())
@@ -94,19 +96,40 @@ class Launcher:
     def take_init(self, kind: Kind) -> Init:
         """An init that has made, or is making, its namespaces."""
         spares = self._spare_inits.setdefault(kind, [])
-        return spares.pop() if spares else self._fork_init(kind)
+        return spares.pop() if spares else self._inits.start(kind)
 
-    def take_starter(self) -> Child:
-        """A process that waits for an app to start; call `starter_done` when it has answered."""
+    def take_starter(self, *, lists: bool = True) -> Child:
+        """A process that waits for an app to start; call `starter_done` when it has answered.
+
+        `lists`: whether the app may be started by a program that executes them.
+        """
         self._starting += 1
-        return self._spare_starters.pop() if self._spare_starters else self._fork_starter(spare=False)
+        if self._spare_starters and lists:
+            return self._spare_starters.pop()
+        return self._fork_starter(spare=False, lists=lists)
 
-    def starter_done(self) -> None:
-        """One start has ended: unclaimed exit statuses are of interest only while one goes on."""
+    def starter_done(self, starter: Child, *, well: bool) -> None:
+        """One start has ended: unclaimed exit statuses are of interest only while one goes on.
+
+        A starter that is `well` waits for the next, a while if there are more than are to be spare.
+        """
         self._starting -= 1
         if not self._starting:
             self._early.clear()
+        if well and starter.lasts and self._spares and not self._closing:
+            self._spare_starters.append(starter)
+            self.expect(starter.pid, partial(self._lose_starter, starter))
+            if len(self._spare_starters) > self._spares:
+                self.later(_IDLE_SECONDS, self._dismiss)
+        else:
+            starter.socket.close()
         self._plan_refill()
+
+    def _dismiss(self) -> None:
+        if len(self._spare_starters) > self._spares:
+            idle = self._spare_starters.pop(0)
+            self.expect(idle.pid, lambda _: None)
+            idle.socket.close()
 
     def send_event(self, event: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         """Tell the executor; if it is gone the loop notices by itself."""
@@ -235,24 +258,16 @@ class Launcher:
 
     # -- children -----------------------------------------------------------------------------------------
 
-    def _fork_init(self, kind: Kind) -> Init:
-        ids = userns.take_range() if kind.users else None
-        base = ids.base if ids else 0
+    def _fork_starter(self, *, spare: bool, lists: bool = True) -> Child:
+        native = self._machine if lists else None
 
         def entry(sock: socket.socket) -> None:
-            if kind.flavor == "nspawn":
-                nspawn.keeper(sock, host_network=kind.host_network, last_cap=self._last_cap)
-                return
-            children.init(sock, kind, ids=base, last_cap=self._last_cap)
+            if native is None:
+                children.starter(sock, host=self._host, last_cap=self._last_cap, spare=spare)
+            else:
+                worker(sock, native, host=self._host, last_cap=self._last_cap, spare=spare)
 
-        pid_namespace = self._own_pid_ns if kind.flavor == "linux" and not kind.host_pid else None
-        return Init(*children.fork(entry, new_pid_namespace=pid_namespace), ids)
-
-    def _fork_starter(self, *, spare: bool) -> Child:
-        def entry(sock: socket.socket) -> None:
-            children.starter(sock, host=self._host, last_cap=self._last_cap, spare=spare)
-
-        return children.fork(entry, new_pid_namespace=None)
+        return Child(*children.fork(entry, new_pid_namespace=None), native is not None)
 
     def _plan_refill(self) -> None:
         if not self._refill_planned and self._spares and not (self._once and self._sandboxes):
@@ -264,15 +279,15 @@ class Launcher:
         self._refill_planned = False
         if self._closing or self._starting:
             return  # the end of that start plans the next
-        if len(self._spare_starters) < self._spares:
+        if len(self._spare_starters) < self._spares:  # nobody is busy: `_starting` is 0
             starter = self._fork_starter(spare=True)
             self._spare_starters.append(starter)
-            self.expect(starter[0], partial(self._lose_starter, starter))
+            self.expect(starter.pid, partial(self._lose_starter, starter))
             self._plan_refill()
             return
         for kind, spares in self._spare_inits.items():
             if len(spares) < self._spares:
-                init = self._fork_init(kind)
+                init = self._inits.start(kind)
                 spares.append(init)
                 self.expect(init.pid, partial(self._lose_init, kind, init))
                 self._plan_refill()
@@ -283,7 +298,7 @@ class Launcher:
     def _lose_starter(self, starter: Child, _status: int) -> None:
         if starter in self._spare_starters:
             self._spare_starters.remove(starter)
-            starter[1].close()
+            starter.socket.close()
 
     def _lose_init(self, kind: Kind, init: Init, _status: int) -> None:
         if init in self._spare_inits[kind]:
@@ -295,9 +310,10 @@ class Launcher:
     def _kill_everything(self) -> None:
         self.unwatch(self._control.fileno())  # what is asked for from here on would live on
         inits = [init for spares in self._spare_inits.values() for init in spares]
-        for pid, sock in [*self._spare_starters, *((init.pid, init.socket) for init in inits)]:
-            self.expect(pid, lambda _: None)
-            sock.close()
+        spares: list[Init | Child] = [*self._spare_starters, *inits]
+        for spare in spares:
+            self.expect(spare.pid, lambda _: None)
+            spare.socket.close()
         for sandbox in list(self._sandboxes.values()):
             try:
                 sandbox.stop(lambda *_: None)

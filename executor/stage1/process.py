@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import stat
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from executor.stage1 import caps, syscalls, users
@@ -62,31 +63,20 @@ def spawn(
     The calling process is of no use afterwards: it has the app's user and capabilities.
     `keep` is a descriptor that stays open here (it is close-on-exec); 0, 1 and 2 become the app's.
     """
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    identity = users.resolve(
-        root, process.user, process.group, process.supplementary_gids, strict=process.strict_groups, ids=process.ids,
-    )  # fmt: skip
-    environment = dict(process.environment)
-    _complete(environment, identity, terminal=terminal)
-    _step("give the app its streams", lambda: _own_streams(process.ids + identity.uid))
-    if user_namespace >= 0:
-        _step("enter the user namespace", lambda: syscalls.setns(user_namespace, syscalls.CLONE_NEWUSER))
-    _step(f"chdir {process.directory}", lambda: _chdir(root, process.directory, make=process.makes_directory))
-    tty = f"/dev/pts/{os.minor(os.fstat(0).st_rdev)}" if terminal else ""
-    program = find_program(root, process.argv[0], environment["PATH"])
+    ready = settle(process, (0, 1, 2), user_namespace=user_namespace, terminal=terminal)
     syscalls.close_range(3, keep - 1)
     syscalls.close_range(keep + 1)
-    _step("drop privileges", lambda: _become(identity, process, last_cap))
+    _step("drop privileges", lambda: _become(ready.identity, process, last_cap))
     actions: list[tuple[Any, ...]] = []
     if terminal:
         # The first terminal that the leader of a session opens becomes the session's (tty_ioctl(4)).
-        actions.append((os.POSIX_SPAWN_OPEN, 0, tty, os.O_RDWR, 0))
+        actions.append((os.POSIX_SPAWN_OPEN, 0, ready.terminal, os.O_RDWR, 0))
         actions += [(os.POSIX_SPAWN_DUP2, 0, stream) for stream in (1, 2)]
     try:
         return os.posix_spawn(
-            program,
+            ready.program,
             process.argv,
-            environment,
+            ready.environment,
             file_actions=actions,
             setsid=True,
             setsigmask=(),
@@ -94,6 +84,36 @@ def spawn(
         )
     except (OSError, ValueError) as error:
         raise StageError(f"exec {process.argv[0]}: {_reason(error)}") from None
+
+
+class Settled(NamedTuple):
+    """What the app's root says of a process: who it is, its environment, its program, the path of its terminal."""
+
+    identity: users.Identity
+    environment: dict[str, str]
+    program: str
+    terminal: str
+
+
+def settle(
+    process: Process, streams: Sequence[int], *, user_namespace: int = -1, terminal: bool = False
+) -> Settled:
+    """Give the app its streams, and stand in its working directory; what else there is to know. Raises StageError.
+
+    `user_namespace` is entered, if it is one: for a caller that is of no use afterwards.
+    """
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    identity = users.resolve(
+        root, process.user, process.group, process.supplementary_gids, strict=process.strict_groups, ids=process.ids,
+    )  # fmt: skip
+    environment = dict(process.environment)
+    _complete(environment, identity, terminal=terminal)
+    _step("give the app its streams", lambda: _own_streams(process.ids + identity.uid, streams))
+    if user_namespace >= 0:
+        _step("enter the user namespace", lambda: syscalls.setns(user_namespace, syscalls.CLONE_NEWUSER))
+    _step(f"chdir {process.directory}", lambda: _chdir(root, process.directory, make=process.makes_directory))
+    tty = f"/dev/pts/{os.minor(os.fstat(streams[0]).st_rdev)}" if terminal else ""
+    return Settled(identity, environment, find_program(root, process.argv[0], environment["PATH"]), tty)
 
 
 def _complete(environment: dict[str, str], identity: users.Identity, *, terminal: bool) -> None:
@@ -162,11 +182,11 @@ def _base(root: int, path: str) -> int:
     return root if path.startswith("/") else os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _own_streams(uid: int) -> None:
+def _own_streams(uid: int, streams: Sequence[int]) -> None:
     """Let an unprivileged app open /dev/stdout and /dev/stderr again: its pipes and its terminal belong to it."""
     if uid:
-        for fd in (0, 1, 2):
-            if stat.S_ISFIFO(os.fstat(fd).st_mode) or (fd == 0 and os.isatty(fd)):
+        for fd in streams:
+            if stat.S_ISFIFO(os.fstat(fd).st_mode) or (fd == streams[0] and os.isatty(fd)):
                 os.fchown(fd, uid, -1)
 
 

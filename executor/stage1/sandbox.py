@@ -8,8 +8,21 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from executor.stage1 import caps, cgroups, channel, isolators, manifest, nspawn, ops, plan, podfiles, userns
+from executor.stage1 import (
+    caps,
+    cgroups,
+    channel,
+    inits,
+    isolators,
+    manifest,
+    nspawn,
+    ops,
+    plan,
+    podfiles,
+    userns,
+)
 from executor.stage1.children import Kind
+from executor.stage1.inits import Init
 from executor.stage1.ops import StageError
 from executor.stage1.process import Process
 from executor.stage1.starters import Answer, Starter
@@ -45,7 +58,7 @@ class Sandbox:
         self._execs: dict[int, Instance] = {}
         self._exec_count = 0
         self._removing: set[str] = set()
-        self._init = -1
+        self._init: Init | None = None
         self._init_fd = -1
         self._door = -1  # whom the apps' starters enter: init, or somebody in its place
         self._init_socket: socket.socket | None = None
@@ -65,9 +78,9 @@ class Sandbox:
         """Make the pod's init and cgroups; answers {"pid"} or {"error"}."""
         launcher = self._launcher
         self._take_init()
-        assert self._init_socket is not None
-        launcher.expect(self._init, self._on_init_exit)
-        launcher.watch(self._init_socket.fileno(), self._on_init_message)
+        assert self._init is not None
+        launcher.expect(self._init.pid, self._on_init_exit)
+        launcher.watch(self._init.socket.fileno(), self._on_init_message)
         self._on_running = answer
         try:
             self._cgroup.create()
@@ -87,10 +100,9 @@ class Sandbox:
         users = pod.users == "private" or (
             pod.users != "host" and pod.may_have_users and not why_not and self._can_map()
         )
-        self._init, self._init_socket, self._ids = launcher.take_init(
-            Kind(pod.flavor, pod.host_network, users, pod.host_pid, pod.host_ipc)
-        )
-        self._init_fd = self._door = os.pidfd_open(self._init)
+        self._init = launcher.take_init(Kind(pod.flavor, pod.host_network, users, pod.host_pid, pod.host_ipc))
+        self._init_socket, self._ids = self._init.socket, self._init.ids
+        self._init_fd = self._door = os.pidfd_open(self._init.pid)
         if self._ids is not None:
             self._pod = self._first = pod._replace(ids=self._ids.base)
 
@@ -106,42 +118,25 @@ class Sandbox:
         return [path for path, deep in places if not self._launcher.mappable.can_map(path, recursive=deep)]
 
     def _send_pod(self) -> None:
-        assert self._init_socket is not None
-        job = self._init_job()
-        fds = [os.open(self._cgroup.kill_directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
-        fds += [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in self._cgroup.init_members()]
-        try:
-            channel.send(self._init_socket, job, fds)
-        except OSError:
-            pass  # it has failed and says why: see _on_init_message
-        finally:
-            for fd in fds:
-                os.close(fd)
-
-    def _init_job(self) -> Any:
-        todo = ops.pack(plan.pod_plan(self._pod))
-        if self._pod.flavor != "nspawn":
-            return todo
-        root, name = (
-            f"{self._paths.pod}/stage1/rootfs",
-            nspawn.machine_name(os.path.basename(self._paths.pod)),
-        )
-        nspawn.prepare(root)
-        return todo, nspawn.command(root, name, self._pod.hostname, host_network=self._pod.host_network)
+        assert self._init is not None
+        command: list[str] | None = None
+        if self._pod.flavor == "nspawn":
+            root = f"{self._paths.pod}/stage1/rootfs"
+            name = nspawn.machine_name(os.path.basename(self._paths.pod))
+            nspawn.prepare(root)
+            command = nspawn.command(root, name, self._pod.hostname, host_network=self._pod.host_network)
+        inits.tell(self._init, self._pod, self._cgroup, command)
 
     def _on_init_message(self) -> None:
-        assert self._init_socket is not None
-        try:
-            message, self._users = channel.receive(self._init_socket)
-        except OSError as error:
-            message = str(error)
-        self._launcher.unwatch(self._init_socket.fileno())
+        assert self._init is not None
+        wrong, self._users = inits.hear(self._init)
+        self._launcher.unwatch(self._init.socket.fileno())
         if self._pod.flavor == "nspawn" and self._users:
             self._door = self._users.pop()
         if self._ending:
             return
-        if message != "":
-            self._fail(message or "the pod's init died")
+        if wrong:
+            self._fail(wrong)
             return
         answer, self._on_running = self._on_running, None
         if answer is not None:
@@ -151,8 +146,9 @@ class Sandbox:
 
     def _prepare(self) -> None:
         """Files and directories the apps will need, in advance; what fails here fails again, loudly, at `start`."""
+        assert self._init is not None
         try:
-            podfiles.write(f"{self._paths.pod}/pid", f"{self._init}\n")
+            podfiles.write(f"{self._paths.pod}/pid", f"{self._init.pid}\n")
             podfiles.link(f"{self._paths.pod}/flavor", self._pod.flavor)
             self._make_pod_ready()
             for name in self._pod.apps:
@@ -242,16 +238,21 @@ class Sandbox:
                 self._cgroup.kill(name)
             answer({"error": reason or self._why_it_died(app or name, kills)})
 
-        return Starter(self._launcher, self._starters, name, on_started, on_failed, answer, self._advance)
+        # A label is for the next program that is executed: of a process that may execute another first, it is lost.
+        labelled = self._pod.apps[app or name].label is not None
+        child = self._launcher.take_starter(lists=not labelled)
+        return Starter(
+            self._launcher, child, self._starters, name, on_started, on_failed, answer, self._advance
+        )
 
     def _on_started(self, name: str, pid: int, kills: int) -> None:
         """The app's program has been executed; called before anybody is told, so that its exit is not missed."""
         self._apps[name] = Instance(pid, _pidfd(pid), kills)
+        if not self._ending and not self._handlers.get(name):
+            self._note(f"{name}-started", f"{time.time():.6f}\n")
         self._launcher.expect(pid, lambda status: self._on_exit(name, status))
         if self._ending:
             self._cgroup.kill(name)
-        elif name in self._apps and not self._handlers.get(name):
-            self._note(f"{name}-started", f"{time.time():.6f}\n")
 
     def _note(self, name: str, text: str) -> None:
         """Write a status file. A disk that the apps have filled must not keep their ends from being told."""

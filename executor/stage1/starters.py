@@ -1,13 +1,22 @@
 """The launcher's side of a starter: the process that prepares one process of an app, spawns it and ends."""
 
 import os
+import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from executor.stage1 import channel, children
 
 if TYPE_CHECKING:
     from executor.stage1.launcher import Launcher
+
+
+class Child(NamedTuple):
+    """Its pid and our end of the socket to it; whether it starts one app after the other (worker.py), or one."""
+
+    pid: int
+    socket: socket.socket
+    lasts: bool
 
 
 class Answer(Protocol):
@@ -22,6 +31,7 @@ class Starter:
     def __init__(
         self,
         launcher: "Launcher",
+        child: Child,
         starters: dict[str, int],
         name: str,
         on_started: Callable[[int], None],
@@ -37,7 +47,8 @@ class Starter:
         self._answer = answer
         self._on_end = on_end
         self._master = -1
-        self._pid, self._socket = launcher.take_starter()
+        self._child = child
+        self._pid, self._socket = child.pid, child.socket
         starters[name] = self._pid
         launcher.expect(self._pid, self._on_exit)
         launcher.watch(self._socket.fileno(), self._on_message)
@@ -59,14 +70,13 @@ class Starter:
             for fd in null:
                 os.close(fd)
 
-    def end(self) -> None:
-        """Forget it."""
+    def end(self, *, well: bool = False) -> None:
+        """Forget it. `well`: it has started what it should, and may be of use for more."""
         self._launcher.unwatch(self._socket.fileno())
-        self._socket.close()
         del self._starters[self._name]
         if self._master >= 0:
             os.close(self._master)
-        self._launcher.starter_done()
+        self._launcher.starter_done(self._child, well=well)
 
     def _on_message(self) -> None:
         message: Any
@@ -81,7 +91,7 @@ class Starter:
             # The answer first: an exit that has come already is told right after it.
             self._answer({"pid": message}, (self._master,) if self._master >= 0 else ())
             self._on_started(message)
-            self.end()
+            self.end(well=True)
         else:
             self.end()
             self._on_failed(message or "")

@@ -19,10 +19,11 @@ class StageError(Exception):
 
 
 class Context:
-    """What operations of one execution share: named descriptors."""
+    """What operations of one execution share: named descriptors, and the app's stdin, stdout and stderr."""
 
     def __init__(self, fds: dict[str, int]) -> None:
         self.fds = fds
+        self.streams: list[int] = []
 
 
 class Op(Protocol):

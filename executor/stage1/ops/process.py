@@ -104,7 +104,7 @@ class JoinCgroup(NamedTuple):
 
 
 class Terminal(NamedTuple):
-    """A new terminal of the app's own devpts: its user side becomes stdin, stdout and stderr, `master` the other.
+    """A new terminal of the app's own devpts: its user side becomes the app's streams, `master` the other.
 
     Opened below the app's root without links, so it is a terminal of the pod or nothing (CVE-2016-9962's kin). With
     `console` it is the app's /dev/console as well.
@@ -130,9 +130,7 @@ class Terminal(NamedTuple):
             name = f"dev/pts/{os.minor(os.fstat(slave).st_rdev)}"
             _mount_file(root, name, "dev/console", resolve)
         os.close(root)
-        for stream in (0, 1, 2):
-            os.dup2(slave, stream, inheritable=True)
-        os.close(slave)
+        context.streams = [slave] * 3
         context.fds["master"] = master
 
 

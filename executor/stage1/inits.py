@@ -1,0 +1,115 @@
+"""The launcher's side of a pod's init: how it is started, told its pod, and heard.
+
+In flavor linux it is a program of some hundred bytes that executes lists (machine/init.py); in the others, and where
+there is no such program, a fork of the launcher (children.py).
+"""
+
+import os
+import socket
+import struct
+from typing import Final, NamedTuple
+
+from executor.stage1 import cgroups, channel, children, nspawn, ops, plan, syscalls, userns
+from executor.stage1 import machine as native
+from executor.stage1.children import Kind
+from executor.stage1.manifest import Pod
+from executor.stage1.ops import StageError
+
+_REPORT: Final = struct.Struct("<II")
+
+
+class Init(NamedTuple):
+    """Its pid, our end of the socket to it, and the ids of its user namespace, if it has one.
+
+    `lists`: what it was told to do; empty for a fork of ours.
+    """
+
+    pid: int
+    socket: socket.socket
+    ids: userns.Range | None
+    lists: "list[native.Program]"
+
+
+class Maker:
+    """Starts inits, of all kinds."""
+
+    def __init__(self, machine: "native.Machine | None", last_cap: int) -> None:
+        self._machine = machine
+        self._last_cap = last_cap
+        self._own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+
+    def start(self, kind: Kind) -> Init:
+        """An init that makes its namespaces. Raises OSError."""
+        ids = userns.take_range() if kind.users else None
+        base = ids.base if ids else 0
+        confined = kind.flavor == "linux" and not kind.host_pid
+        if self._machine is not None and confined:
+            return self._spawn(self._machine, kind, ids, base)
+
+        def entry(sock: socket.socket) -> None:
+            if kind.flavor == "nspawn":
+                nspawn.keeper(sock, host_network=kind.host_network, last_cap=self._last_cap)
+                return
+            children.init(sock, kind, ids=base, last_cap=self._last_cap)
+
+        pid_namespace = self._own_pid_ns if confined else None
+        return Init(*children.fork(entry, new_pid_namespace=pid_namespace), ids, [])
+
+    def _spawn(self, machine: "native.Machine", kind: Kind, ids: userns.Range | None, base: int) -> Init:
+        program = native.first(
+            host_network=kind.host_network, host_ipc=kind.host_ipc, ids=base, last_cap=self._last_cap
+        )
+        ours, theirs = channel.pair()
+        with theirs:
+            fds = (self._null, self._null, 2, theirs.fileno(), theirs.fileno())
+            pid = machine.spawn(fds, name="gantry-init", flags=syscalls.CLONE_NEWPID)
+        try:
+            ours.send(program.data)
+        except OSError:
+            pass  # it has died: its exit is on the way to us
+        return Init(pid, ours, ids, [program])
+
+
+def tell(init: Init, pod: Pod, cgroup: cgroups.PodCgroup, more: object = None) -> None:
+    """Tell an init its pod. `more`: what a fork is told besides. Raises OSError, StageError."""
+    todo = plan.pod_plan(pod)
+    if init.lists:
+        init.lists.append(native.second(todo, users=init.ids is not None))
+        _send(init, init.lists[-1].data)
+        return
+    job = ops.pack(todo) if more is None else (ops.pack(todo), more)
+    fds = [os.open(cgroup.kill_directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+    fds += [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in cgroup.init_members()]
+    try:
+        _send(init, channel.encode(job), fds)
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _send(init: Init, data: bytes, fds: "list[int] | tuple[()]" = ()) -> None:
+    try:
+        channel.send_encoded(init.socket, data, fds)
+    except OSError:
+        pass  # it has failed and says why: see `hear`
+
+
+def hear(init: Init) -> tuple[str, list[int]]:
+    """What it says: nothing ("") when it is done, else what went wrong; and the user namespace, if it has made one."""
+    try:
+        if not init.lists:
+            message, fds = channel.receive(init.socket)
+            return ("the pod's init died" if message is None else str(message)), fds
+        data, fds = channel.receive_bytes(init.socket)
+    except OSError as error:
+        return str(error), []
+    if len(data) != _REPORT.size:
+        return "the pod's init died", fds
+    record, number = _REPORT.unpack(data)
+    if not number:
+        return "", fds
+    for one in init.lists:
+        if (text := one.failure(record, number)) is not None:
+            return text, fds
+    raise StageError(f"the pod's init failed in call {record}: {os.strerror(number)}")

@@ -1,0 +1,128 @@
+"""The process that starts apps one after another: what it is afterwards, and what is done without it."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.pods.launcher import Launcher, LaunchError
+
+pytestmark = pytest.mark.root
+
+
+def starters(launcher: Launcher) -> list[int]:
+    """Processes of the launcher's that start apps."""
+    try:
+        pids = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        return [int(pid) for pid in pids if Path(f"/proc/{pid}/comm").read_text() == "gantry-start\n"]
+    except FileNotFoundError:
+        return []  # one has just ended: ask again
+
+
+def standing(pid: int) -> dict[str, object]:
+    """What a start may have changed in a process, but for its mount namespace: each app gets a copy of its own."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    wanted = ("Umask", "Uid", "Gid", "Groups", "Cap", "Seccomp", "NoNewPrivs", "SigB", "SigI", "SigC")
+    found: dict[str, object] = {line: "" for line in status if line.startswith(wanted)}
+    for name in ("net", "ipc", "uts", "pid", "pid_for_children", "user", "cgroup"):
+        found[name] = os.readlink(f"/proc/{pid}/ns/{name}")
+    found["cgroup of"] = Path(f"/proc/{pid}/cgroup").read_text()
+    found["root"], found["cwd"] = os.readlink(f"/proc/{pid}/root"), os.readlink(f"/proc/{pid}/cwd")
+    found["limits"] = Path(f"/proc/{pid}/limits").read_text()
+    found["oom"] = Path(f"/proc/{pid}/oom_score_adj").read_text()
+    found["descriptors"] = len(os.listdir(f"/proc/{pid}/fd"))
+    found["mounts"] = len(Path(f"/proc/{pid}/mountinfo").read_text().splitlines())
+    found["keyring"] = Path(f"/proc/{pid}/sessionid").read_text()
+    return found
+
+
+@pytest.fixture
+async def other(pods: Any) -> AsyncIterator[Launcher]:
+    """A launcher without lists."""
+    launcher = await Launcher.start(lists=False)
+    try:
+        yield launcher
+    finally:
+        await launcher.close()
+
+
+async def test_it_is_the_same_after_whatever_it_has_started(
+    runner: Any, eventually: Callable[..., Any]
+) -> None:
+    await eventually(lambda: len(starters(runner.launcher)) == 1)
+    (before,) = starters(runner.launcher)
+    await (await runner.pod(runner.pods.make(runner.pods.app("/bin/true")))).stop()
+    was = standing(before)
+    everything = [
+        {"name": "os/linux/oom-score-adj", "value": 500},
+        {"name": "os/linux/no-new-privileges", "value": True},
+        {"name": "gantry.io/rlimits", "value": {"nofile": {"soft": 77, "hard": 99}}},
+        {"name": "resource/memory", "value": {"limit": "32Mi"}},
+    ]
+    for flavor in ("linux", "fly"):
+        for note in (
+            ({}, {"user_namespace": "host"}, {"host_network": "true"}) if flavor == "linux" else ({},)
+        ):
+            made = runner.pods.app("/bin/sleep", "1000", user="1234", group="2345", isolators=everything)
+            pod = await runner.pod(runner.pods.make(made, flavor=flavor, **note))
+            await pod.start()
+            again = await pod.sandbox.exec("app", ["/bin/true"])
+            assert await again.ended == (0, None)
+            os.close(again.terminal)
+            await pod.stop()
+    assert starters(runner.launcher) == [before]
+    await eventually(lambda: standing(before) == was)
+
+
+async def test_the_next_app_has_nothing_of_the_last_one_s(runner: Any) -> None:
+    show = "id -u; umask; ulimit -n; cat /proc/self/oom_score_adj; ls /proc/self/fd | wc -l; hostname; pwd"
+    first = await runner.sh(show)
+    isolators = [
+        {"name": "os/linux/oom-score-adj", "value": 500},
+        {"name": "gantry.io/rlimits", "value": {"nofile": {"soft": 77, "hard": 99}}},
+    ]
+    changed = await runner.sh(show, user="1234", group="2345", workingDirectory="/tmp", isolators=isolators)
+    assert changed.lines[:4] == ["1234", "0022", "77", "500"]
+    assert (await runner.sh(show)).output == first.output
+
+
+async def test_after_a_start_that_failed_there_is_another(
+    runner: Any, eventually: Callable[..., Any]
+) -> None:
+    await eventually(lambda: len(starters(runner.launcher)) == 1)
+    (before,) = starters(runner.launcher)
+    pod = await runner.pod(
+        runner.pods.make(runner.pods.app("/bin/nope"), runner.pods.app("/bin/true", name="b"))
+    )
+    with pytest.raises(LaunchError, match=r"^exec /bin/nope: No such file or directory$"):
+        await pod.start()
+    await pod.start("b")
+    assert (await pod.ended()).exit_code == 0
+    await eventually(lambda: len(starters(runner.launcher)) == 1)
+    assert starters(runner.launcher) != [before]
+
+
+async def test_at_once_there_are_as_many_as_it_takes(runner: Any, eventually: Callable[..., Any]) -> None:
+    names = [f"a{number}" for number in range(6)]
+    apps = [runner.pods.app("/bin/sh", "-c", f"echo {name}; exit 3", name=name) for name in names]
+    pod = await runner.pod(runner.pods.make(*apps))
+    outputs = [(await pod.start(name))[1] for name in names]
+    assert [await output.text() for output in outputs] == [f"{name}\n" for name in names]
+    assert sorted([(await pod.ended()).app for _ in names]) == names
+    await eventually(lambda: len(starters(runner.launcher)) >= 1)
+
+
+@pytest.mark.parametrize("flavor", ["linux", "fly"])
+async def test_without_lists_it_is_the_same(other: Launcher, runner: Any, flavor: str) -> None:
+    runner.launcher = other
+    result = await runner.sh("id -u; echo $$; exit 7", user="1234", flavor=flavor)
+    assert result.exit.exit_code == 7
+    assert result.lines[0] == "1234"
+    pod = await runner.pod(runner.pods.make(runner.pods.app("/bin/sleep", "1000"), flavor=flavor))
+    await pod.start()
+    made = await pod.sandbox.exec("app", ["/bin/false"])
+    assert await made.ended == (1, None)
+    os.close(made.terminal)
+    await pod.stop()
