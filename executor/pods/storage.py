@@ -66,7 +66,7 @@ def _total(inits: Iterable[Mapping[str, Any]], mains: Iterable[Mapping[str, Any]
 
 def exceeded(wanted: Quotas, pod_dir: Path) -> str:
     """What there is too much of, in the kubelet's words; "" when there is not. Slow: for a thread."""
-    sizes = {name: _used(_volume(pod_dir, name)) for name in wanted.disks}
+    sizes = {name: _used([f"{pod_dir}/sharedVolumes/{name}"]) for name in wanted.disks}
     for name, limit in wanted.volumes.items():
         if sizes[name] > quantity_bytes(limit):
             return f'Usage of EmptyDir volume "{name}" exceeds the limit "{limit}". '
@@ -106,12 +106,6 @@ class Watch:
                 self._tell(message)
                 return
             await asyncio.sleep(self._seconds)
-
-
-def _volume(pod_dir: Path, name: str) -> list[str]:
-    """Of a pod in a virtual machine it is the machine's."""
-    places = (pod_dir / "sharedVolumes" / name, pod_dir / "machine" / pod_dir.name / "sharedVolumes" / name)
-    return [str(place) for place in places]
 
 
 def _of_container(pod_dir: Path, name: str) -> list[str]:

@@ -33,11 +33,6 @@ def _of_container(container: Mapping[str, Any], path: str) -> Iterator[tuple[str
     for key in ("limits", "requests"):
         if str((resources.get(key) or {}).get(GPU, "0")) != "0":
             yield f"{path}.resources.{key}[{GPU}]", "a virtual machine has no devices of the node"
-    if (resources.get("limits") or {}).get("ephemeral-storage"):
-        yield (
-            f"{path}.resources.limits[ephemeral-storage]",
-            "what a container writes in a virtual machine is in its memory",
-        )
     for index, mount in enumerate(container.get("volumeMounts") or ()):
         if (mount.get("mountPropagation") or "None") != "None":
             yield (

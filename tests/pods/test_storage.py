@@ -77,13 +77,11 @@ def test_what_is_too_much(tmp_path: Path) -> None:
 
 
 def test_other_places(tmp_path: Path) -> None:
-    """Of a machine's volumes, and of a stage1 that is not ours."""
-    wanted = quotas(pod(container("c", "64Ki"), volumes=[{"name": "a", "emptyDir": {"sizeLimit": "64Ki"}}]))
+    """Of a stage1 that is not ours."""
+    wanted = quotas(pod(container("c", "64Ki")))
     assert wanted is not None
     fill(tmp_path / "overlay/tree/upper/c/x", 80)
     assert exceeded(wanted, tmp_path).startswith("Pod ephemeral")
-    fill(tmp_path / "machine" / tmp_path.name / "sharedVolumes/a/x", 80)
-    assert exceeded(wanted, tmp_path).startswith("Usage of EmptyDir")
 
 
 def test_a_pod_is_evicted(world: Any) -> None:
