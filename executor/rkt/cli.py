@@ -48,12 +48,12 @@ VERBS: dict[str, tuple[str, str]] = {
     "app exec": ("executor.rkt.enter:main", "as `enter`"),
     "attest": ("executor.rkt.measured:attest", "have the TPM sign what this machine has started"),
     "metadata-service": ("executor.rkt.metadata:main", "tell pods what they may ask about themselves"),
+    "completion": ("executor.rkt.completion:main", "a script for bash that completes all this"),
     "gc": ("executor.rkt.end:gc", "remove pods that have ended long enough ago"),
     "image fetch": ("executor.rkt.images:fetch", ""),
 }
 ABSENT = {
     "api-service": "rkt's gRPC service is not there; use `list` and `status` with --format=json",
-    "completion": "there is no completion for shells",
 }
 
 

@@ -81,6 +81,10 @@ class Flags:
 
             self._flags[name] = _Flag("", take, "")
 
+    def names(self) -> list[str]:
+        """Of those that help shows."""
+        return sorted(name for name, flag in self._flags.items() if flag.text)
+
     def knows(self, name: str) -> bool:
         """Whether there is such a flag."""
         return name in self._flags or name == "help"
