@@ -79,7 +79,7 @@ class PodFlags:
         self._add_network()
         measured.add_flags(flags)
         flags.switch("interactive", "give the app this terminal, or this standard input")
-        flags.text("ipc", "auto", "auto or private")
+        flags.text("ipc", "auto", "auto or private: of the pod's own; parent: this machine's")
         flags.switch("mds-register", "tell the metadata service of the pod")
 
     # -- what it comes to
@@ -123,8 +123,7 @@ class PodFlags:
             from executor.rkt import metadata
 
             metadata.check()
-        if flags.values["ipc"] not in {"", "auto", "private"}:
-            raise Failure(f"--ipc={flags.values['ipc']} is not supported; pods have their own IPC namespace")
+        _check_ipc(flags.values["ipc"], flavor)
         if self.network == "default":
             g.say("no networks are configured yet: the pod has only loopback (--net=host: this machine's)")
 
@@ -181,6 +180,15 @@ class PodFlags:
         elif values["net"] != "host":
             made["hosts"] = _hosts(hostname)
         return made
+
+
+def _check_ipc(mode: str, flavor: str) -> None:
+    if mode not in {"", "auto", "private", "parent"}:
+        raise Failure(f"unknown value for --ipc parameter: {mode}")
+    if mode == "parent" and flavor not in {"linux", "fly"}:
+        raise Failure(f"--ipc=parent: flavor {flavor} requires a private IPC namespace (try to remove --ipc)")
+    if mode == "private" and flavor == "fly":
+        raise Failure("--ipc=private: flavor fly has no namespaces (try to remove --ipc)")
 
 
 def _hosts(hostname: str) -> str:

@@ -152,6 +152,8 @@ def _settle(g: Globals, asked: PodFlags, making: Making) -> None:
     host = asked.network == "host"
     hostname = asked.flags.values["hostname"] or f"rkt-{making.pod.name}"
     settle(making.manifest, hostname="" if host else hostname, host_network="true" if host else "")
+    if asked.flags.values["ipc"] == "parent" and flavor_of_pod(making.manifest) == "linux":
+        settle(making.manifest, host_ipc="true")
     unrestrict(making.manifest, g.insecure, flavor_of_pod(making.manifest))
     making.manifest = skip(making.manifest, flavor_of_pod(making.manifest), making.pod.path)
     making.pod.write_manifest(making.manifest)

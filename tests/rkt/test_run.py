@@ -316,3 +316,16 @@ def test_what_others_may_not_see(box):
     assert not [link for link in os.scandir(f"/proc/{pid}/fd") if uuid in os.readlink(link.path)]
     process.terminate()
     process.wait()
+
+
+def test_ipc(fetched):
+    def of(*flags):
+        script = "ls -l /proc/self/ns/ipc"
+        done = fetched("run", "--net=none", *flags, "example.com/box", "--exec=/bin/sh", "--", "-c", script)
+        return done.out.strip().rpartition(" ")[2] or done.err
+
+    assert of("--ipc=parent") == os.readlink("/proc/self/ns/ipc")
+    assert of("--ipc=private") != os.readlink("/proc/self/ns/ipc")
+    assert "unknown value for --ipc parameter: odd" in of("--ipc=odd")
+    assert "requires a private IPC namespace" in of("--ipc=parent", "--stage1-name=stage1-kvm")
+    assert "has no namespaces" in of("--ipc=private", "--stage1-name=stage1-fly")
