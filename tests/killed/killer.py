@@ -64,10 +64,10 @@ def descendants() -> dict[int, str]:
     return found
 
 
-def reap(but: int) -> None:
-    """Take in what has lost its parent and ended; not the executor, which `subprocess` waits for."""
+def reap(*but: int) -> None:
+    """Take in what has lost its parent and ended; not whom `subprocess` waits for."""
     for entry in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-        if int(entry) != but:
+        if int(entry) not in but:
             try:
                 os.waitpid(int(entry), os.WNOHANG)
             except ChildProcessError:
@@ -139,11 +139,11 @@ class World:
             pipe.close()
         deadline = time.monotonic() + SECONDS
         while left := descendants():
-            reap(-1)
+            reap()
             if time.monotonic() > deadline:
                 raise Wrong(f"processes outlive their executor: {left}")
             time.sleep(0.005)
-        reap(-1)
+        reap()
 
     # -- a round ------------------------------------------------------------------------------------------
 
@@ -167,10 +167,13 @@ class World:
 
     def round(self, kills: int) -> None:
         self.start()
-        for _ in range(kills):
+        enough = sum(self.killed.values()) + kills
+        while sum(self.killed.values()) < enough:
             assert self.node is not None
             time.sleep(self.chance.choice((0.001, 0.01, 0.05, 0.1, 0.3)))
             reap(self.node.pid)
+            if self.node.poll() is not None:
+                raise Wrong("the executor ended by itself")
             if self.kill_something():
                 self.end()
                 self.start()
