@@ -71,6 +71,7 @@ def layers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     (lower / "replaced" / "old").write_text("not to be seen\n")
     (upper / "replaced").mkdir()
     (upper / "replaced" / "new").write_text("new\n")
+    (upper / "leads-out").symlink_to("/../../../led-out")
     if os.geteuid() == 0:
         os.mknod(upper / "removed", 0o20000, os.makedev(0, 0))
         os.setxattr(upper / "replaced", "trusted.overlay.opaque", b"y")
@@ -91,6 +92,7 @@ class Machine:
     host: Launcher
     exits: dict[str, "asyncio.Queue[AppExit]"]
     gone: "asyncio.Future[str]"
+    layers: tuple[Path, ...]
 
     async def run(self, app: str, *, stdin: int | None = None) -> tuple[AppExit, str]:
         """Start an app, and wait for its end and output."""
@@ -131,7 +133,7 @@ class Starter:
         templates: bool = True,
         **pod: Any,
     ) -> Machine:
-        """apps: {name: {"exec": […], and what else goes into appc's app; "mounts"}}; pod: of the PodManifest.
+        """apps: {name: {"exec": […], and what else goes into appc's app; "mounts"; "notes"}}; pod: of the PodManifest.
 
         network: puts interfaces into the network namespace of a process.
         """
@@ -141,8 +143,8 @@ class Starter:
             info = directory / "appsinfo" / name
             info.mkdir(parents=True)
             (info / "lower").write_text("".join(f"{layer}\n" for layer in self.layers))
-            mounts = app.pop("mounts", [])
-            entries.append({"name": name, "app": {"user": "0", "group": "0", **app}, "mounts": mounts})
+            more = {"mounts": app.pop("mounts", []), "annotations": app.pop("notes", [])}
+            entries.append({"name": name, "app": {"user": "0", "group": "0", **app}, **more})
         notes = {"gantry.io/flavor": "kvm", "gantry.io/hostname": "web", **pod.pop("notes", {})}
         manifest = {
             "acVersion": "0.8.11",
@@ -166,7 +168,7 @@ class Starter:
         sandbox = await machines.run_pod(
             directory, lambda ended: exits[ended.app].put_nowait(ended), gone.set_result
         )
-        made = Machine(sandbox, directory, host, exits, gone)
+        made = Machine(sandbox, directory, host, exits, gone, self.layers)
         self.started.append(made)
         return made
 

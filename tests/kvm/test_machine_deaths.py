@@ -31,7 +31,7 @@ async def _end(pid: int) -> None:
     loop = asyncio.get_running_loop()
     loop.add_reader(pidfd, ended.set)
     try:
-        await asyncio.wait_for(ended.wait(), 30)
+        await asyncio.wait_for(ended.wait(), 90)
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)
@@ -56,7 +56,7 @@ async def test_qemu_is_nobody_and_in_the_pod_s_cgroup(start: Any, leftovers: Any
         assert os.readlink(f"/proc/{qemu}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}")
 
     os.kill(qemu, signal.SIGKILL)
-    reason = await asyncio.wait_for(machine.gone, 30)
+    reason = await asyncio.wait_for(machine.gone, 90)
     assert "QEMU ended with signal 9" in reason
     assert leftovers(machine.directory) == []
     with pytest.raises(LaunchError, match="the machine has ended"):
@@ -73,5 +73,5 @@ async def test_nothing_outlives_the_launcher_of_the_host(start: Any) -> None:
     ends = [asyncio.create_task(_end(pid)) for pid in (virtiofsd, qemu)]
     await asyncio.sleep(0)
     os.kill(machine.host.pid, signal.SIGKILL)
-    await asyncio.wait_for(machine.gone, 30)
+    await asyncio.wait_for(machine.gone, 90)
     await asyncio.gather(*ends)

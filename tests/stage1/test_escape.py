@@ -144,7 +144,7 @@ def machine() -> list[str]:
     return [*settings, *mounts, Path("/proc/swaps").read_text()]
 
 
-COLUMNS = ("linux", "linux, hostUsers", "nspawn", "fly", "fly, not root")
+COLUMNS = ("linux", "linux, hostUsers", "nspawn", "fly", "fly, not root", "kvm")  # kvm: tests/kvm
 
 
 class Row(NamedTuple):
