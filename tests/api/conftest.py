@@ -133,7 +133,7 @@ class Stream:
 
     async def next(self) -> Any:
         """The next event, None at the end."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             line = await self.response.content.readline()
         return json.loads(line) if line else None
 
@@ -290,17 +290,17 @@ class ThreadedServer:
 
     def __enter__(self) -> "ThreadedServer":
         self._thread.start()
-        assert self._ready.wait(30)
+        assert self._ready.wait(90)
         if self._error is not None:
             raise self._error
         return self
 
     def __exit__(self, *_: object) -> None:
         self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(30)
+        self._thread.join(90)
 
     def call(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(90)
 
     def _main(self) -> None:
         try:

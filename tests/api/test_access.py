@@ -102,7 +102,7 @@ async def test_port_in_use_for_a_while(app, caplog):
         taken.listen()
         port = taken.getsockname()[1]
         starting = asyncio.create_task(start_server(app, "127.0.0.1", port, patience=30.0))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while "is in use, trying again" not in caplog.text:
                 assert not starting.done()
                 await asyncio.sleep(0.01)

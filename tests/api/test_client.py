@@ -82,7 +82,7 @@ def test_watch(core, live):
     ):
         assert (event["type"], event["object"].metadata.name) == ("ADDED", "b")
         stream.stop()
-    thread.join(20)
+    thread.join(60)
 
 
 def test_logs(core, live):

@@ -182,7 +182,7 @@ async def test_namespace_deletion_goes_on_after_a_restart(app, store, pod):
     watch = store.watch("namespaces")
     runner, _ = await start_server(app, "127.0.0.1", 0)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             async for event in watch:
                 if event.type == "DELETED":
                     break

@@ -300,7 +300,7 @@ def test_delete_waits_until_the_engine_removes_the_pod(kubectl, live):
     thread.start()
     live.call(_until_deleting(watch))
     live.remove("web")
-    thread.join(40)
+    thread.join(90)
     assert done == ['pod "web" deleted\n']
 
 

@@ -195,7 +195,7 @@ async def test_bookmarks_come_when_asked_for(api, pod, store, monkeypatch):
     first = await stream.next()
     assert (first["type"], first["object"]["metadata"]["resourceVersion"]) == ("BOOKMARK", str(store.version))
     await api("POST", "/api/v1/namespaces", {"metadata": {"name": "elsewhere"}})
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await stream.next())["object"]["metadata"]["resourceVersion"] != str(store.version):
             pass
     stream.close()
@@ -236,7 +236,7 @@ async def test_client_that_goes_away_is_forgotten(api, app, store):
     stream = await api.watch(PODS, resourceVersion=store.version)
     assert len(app[API].watches) == 1
     stream.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await app[API].watches.none.wait()
 
 
@@ -246,7 +246,7 @@ async def test_client_that_does_not_read_is_dropped(api, app, pod, store, stored
     stream = await api.watch(PODS, resourceVersion=store.version)
     for i in range(30):
         await stored("pods", "default", "web", metadata={"annotations": {"x": str(i % 10) * 900_000}})
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await app[API].watches.none.wait()
     stream.close()
 

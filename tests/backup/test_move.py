@@ -8,7 +8,7 @@ import pytest
 
 from scheduler.backup.commands import backup, restore
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 
 def _load(path):

@@ -26,7 +26,7 @@ from executor.stage0.build import Options, build_aci
 from executor.stage0.manifest import host_platform
 from executor.stage0.settings import parse
 
-SECONDS = 20.0
+SECONDS = 60.0
 QUICK = Patience(start=5.0, stop=2.0, force=1.0, gc=3.0, poll=0.02, look=0.05, between_gc=0.05)
 SCRIPTS = Path(__file__).parent / "stage1"
 

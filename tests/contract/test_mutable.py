@@ -67,7 +67,7 @@ async def test_removing_one_keeps_what_another_of_the_same_image_wrote(
     await until(lambda: "up" in out[1].text)
     await sandbox.remove_app("a0")
     ran = await sandbox.exec("a1", ["/bin/cat", "/kept"], streams=(out[0].fd, out[0].fd))
-    assert await asyncio.wait_for(ran.ended, 20) == (0, None)
+    assert await asyncio.wait_for(ran.ended, 60) == (0, None)
     assert out[0].text == "mine\n"
 
 

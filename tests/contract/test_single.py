@@ -189,7 +189,7 @@ async def test_exec_goes_through_enter(world: Any, output: Any, until: Any) -> N
         ["/bin/sh", "-c", "cat /mark; echo $AC_APP_NAME; cat /proc/self/cgroup; exit 5"],
         streams=(out.fd, out.fd),
     )
-    assert await asyncio.wait_for(ran.ended, 20) == (5, None)
+    assert await asyncio.wait_for(ran.ended, 60) == (5, None)
     lines = out.text.splitlines()
     assert lines[:2] == ["here", "a0"]
     assert all(
@@ -204,7 +204,7 @@ async def test_exec_on_a_terminal(world: Any, output: Any) -> None:
     sandbox = await start(world, pod, output())
     ran = await sandbox.exec("a0", ["/bin/sh", "-c", "test -t 0 && echo yes; exit 0"])
     try:
-        assert await asyncio.wait_for(ran.ended, 20) == (0, None)
+        assert await asyncio.wait_for(ran.ended, 60) == (0, None)
         assert os.read(ran.terminal, 100) == b"yes\r\n"
     finally:
         os.close(ran.terminal)

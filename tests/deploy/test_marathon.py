@@ -258,7 +258,7 @@ def test_two_instances_run_as_marathon_runs_them(bundle, processes, zookeeper, t
     assert other.get("/api/v1/namespaces", "t0ken")[0] == 200
     leader.process.wait()
     os.kill(other.process.pid, signal.SIGTERM)
-    assert other.process.wait(30) == 0
+    assert other.process.wait(90) == 0
 
 
 def test_another_archive_is_not_run(bundle, processes, tmp_path):

@@ -33,7 +33,7 @@ async def test_what_is_told_of_a_leader_may_change(voter: Any) -> None:
     one, two = voter("one").enter(), voter("two")
     await two.follows_one("one")
     one.candidacy.enter(Candidate("one", "https://elsewhere:2", "ab"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await two.told.get())[0] != "follows":
             pass
     assert await one.hears("leads") is not None

@@ -19,7 +19,7 @@ import urllib3
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(240),
     pytest.mark.xdist_group("failover"),
     pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl"),
 ]

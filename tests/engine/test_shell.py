@@ -167,7 +167,7 @@ class Driver:
         return [call[1:] for call in self.calls if call[0] == name]
 
     async def wait(self, name: str) -> tuple[Any, ...]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not self.of(name):
                 self.said.clear()
                 await self.said.wait()

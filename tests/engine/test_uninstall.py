@@ -21,7 +21,7 @@ from scheduler.store import Key, open_store
 from shared.mesos import operator
 from shared.mesos.scheduler_driver import Scheduler, SchedulerDriver
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMEWORK = Framework("gantry", ("gantry",), "root", 3600.0, "", "h", "")
@@ -55,7 +55,7 @@ async def register(master: str) -> str:
     there: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     driver = SchedulerDriver(Registering(), FRAMEWORK.info(""), master)
     await driver.start()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         framework_id = await there
     await driver.stop()
     return framework_id

@@ -193,7 +193,7 @@ async def carry_on(replay: Replay) -> None:
     replay.cluster.agent.send_signal(signal.SIGCONT)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 async def test_scheduler_api(cluster, executor_command):
     await cluster.start(
         master=("--agent_ping_timeout", "2secs", "--max_agent_ping_timeouts", "3"),
@@ -239,4 +239,4 @@ async def test_the_calls_of_a_loser_are_refused_while_the_winner_goes_on(cluster
     assert status == 400
     assert "didn't match the stream ID" in text
     assert await winner.call("REVIVE") == (202, "")
-    await asyncio.wait_for(winner.offer(), 10)
+    await asyncio.wait_for(winner.offer(), 60)

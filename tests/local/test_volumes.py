@@ -71,7 +71,7 @@ async def use(scheduler, what):
 async def offered(scheduler, found):
     """The next offer whose reserved resources satisfy `found`; others are declined."""
     while True:
-        offer = await asyncio.wait_for(scheduler.offer(), 20)
+        offer = await asyncio.wait_for(scheduler.offer(), 60)
         if found(special(offer)):
             return offer
         await scheduler.call("DECLINE", {"offer_ids": [offer["id"]], "filters": {"refuse_seconds": 0}})

@@ -309,7 +309,7 @@ class EmbeddedMesos:
         for process, end in reversed(self._processes):
             process.send_signal(end)
             try:
-                process.wait(timeout=10)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()

@@ -85,7 +85,7 @@ async def test_a_token_is_renewed_while_subscribed(
     await driver.start()
     await (await peer.stream()).send(SUBSCRIBED)
     await scheduler.next("registered")
-    await asyncio.wait_for(renewed.wait(), 10)
+    await asyncio.wait_for(renewed.wait(), 60)
     driver.reviveOffers()
     await peer.call()
     assert shown(peer) == [f"token={iam.tokens[0]}", f"token={iam.tokens[1]}"]

@@ -63,7 +63,7 @@ class Cluster:
     async def callback(self, name: str) -> tuple[Any, ...]:
         """The arguments of the next callback of that name; others are passed over."""
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(90):
                 while True:
                     got = await self.scheduler.seen.get()
                     if got[0] == name:

@@ -150,7 +150,7 @@ async def test_what_is_not_acknowledged_comes_with_the_next_subscribe(
     assert body["unacknowledged_updates"][0] == running
     await executor.next("reregistered")
     await stream.send(acknowledged(running), acknowledged(finished))
-    await asyncio.wait_for(driver._all_acknowledged.wait(), 10)
+    await asyncio.wait_for(driver._all_acknowledged.wait(), 60)
     stream.cut()
     assert (await peer.stream()).body["subscribe"] == {
         "unacknowledged_tasks": [],
@@ -203,7 +203,7 @@ async def test_an_agent_that_stays_away_means_shutdown(make: Make, peer: Any, ex
     await peer.close()
     await executor.next("disconnected")
     await executor.next("shutdown")
-    assert await asyncio.wait_for(one.join(), 10) is None
+    assert await asyncio.wait_for(one.join(), 60) is None
 
 
 async def test_without_checkpointing_a_disconnection_is_shutdown(
@@ -217,7 +217,7 @@ async def test_without_checkpointing_a_disconnection_is_shutdown(
     stream.end()
     await executor.next("disconnected")
     await executor.next("shutdown")
-    await asyncio.wait_for(one.join(), 10)
+    await asyncio.wait_for(one.join(), 60)
     assert len(peer.subscribes) == 1
 
 
@@ -230,7 +230,7 @@ async def test_an_unknown_executor_is_an_error(make: Make, peer: Any, executor: 
     await one.start()
     (message,) = await executor.next("error")
     assert message == "the agent refused the subscription: HTTP 400: Executor cannot be found"
-    assert await asyncio.wait_for(one.join(), 10) == message
+    assert await asyncio.wait_for(one.join(), 60) == message
 
 
 async def test_a_token_that_is_not_accepted_is_tried_again(make: Make, peer: Any, executor: Any) -> None:
@@ -264,7 +264,7 @@ async def test_the_token_is_taken_out_of_the_environment(peer: Any, executor: An
 async def test_an_error_event_is_final(driver: ExecutorDriver, peer: Any, executor: Any) -> None:
     await peer.now.send({"type": "ERROR", "error": {"message": "no"}})
     assert await executor.next("error") == ("no",)
-    await asyncio.wait_for(driver.join(), 10)
+    await asyncio.wait_for(driver.join(), 60)
     assert len(peer.subscribes) == 1
 
 
@@ -281,7 +281,7 @@ async def test_stop_waits_for_the_acknowledgement(driver: ExecutorDriver, peer: 
     update = (await peer.call())["update"]
     assert not stopping.done()
     await peer.now.send(acknowledged(update))
-    await asyncio.wait_for(stopping, 10)
+    await asyncio.wait_for(stopping, 60)
     assert not driver.updates
     assert not driver.tasks
     assert executor.nothing()
@@ -295,7 +295,7 @@ async def test_stop_over_a_reconnection(driver: ExecutorDriver, peer: Any) -> No
     stream = await peer.stream()
     await stream.send(SUBSCRIBED)
     await stream.send(acknowledged(stream.body["subscribe"]["unacknowledged_updates"][0]))
-    await asyncio.wait_for(stopping, 10)
+    await asyncio.wait_for(stopping, 60)
     assert not driver.updates
 
 

@@ -19,7 +19,7 @@ def test_a_task_of_stock_pymesos_completes(mesos: Any) -> None:
     command = shlex.join([sys.executable, str(STOCK / "executor.py")])
     scheduler = mesos.spawn("scheduler", str(STOCK / "scheduler.py"), address, command, pipe=True)
     try:
-        output, _ = scheduler.communicate(timeout=40)
+        output, _ = scheduler.communicate(timeout=90)
     except subprocess.TimeoutExpired:
         scheduler.kill()
         output, _ = scheduler.communicate()

@@ -66,7 +66,7 @@ class Log(logging.Handler):
 
     async def until(self, text: str) -> str:
         """The next message with that in it."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while text not in (message := await self.said.get()):
                 pass
         return message

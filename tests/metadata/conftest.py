@@ -27,7 +27,7 @@ IMAGE = {
     "annotations": [{"name": "authors", "value": "Ann"}, {"name": "tier", "value": "image's"}],
 }
 HEADERS = {"Metadata-Flavor": "AppContainer"}
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ async def raw(url: str, request: str) -> str:
     reader, writer = await asyncio.open_connection(address, int(port))
     writer.write(request.replace("{}", f"/{token}").encode("latin-1"))
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return (await reader.read()).decode("latin-1")
     finally:
         writer.close()

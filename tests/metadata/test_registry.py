@@ -35,7 +35,7 @@ class Service:
 async def daemon(keys: Keys, tmp_path: Path) -> AsyncIterator[Service]:
     path = tmp_path / "run" / "mds.sock"
     task = asyncio.create_task(registry.serve(keys, 0, path=path))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not path.exists():
             assert not task.done(), task.exception()
             await asyncio.sleep(0.005)
@@ -247,7 +247,7 @@ async def test_a_service_that_has_only_just_been_started_is_waited_for(
     registering = asyncio.create_task(
         asyncio.to_thread(lambda: Registration.register(pod_dir, str(uuid4()), host_network=True, path=path))
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await tried.wait()
         task = asyncio.create_task(registry.serve(keys, 0, path=path))
         await registering

@@ -84,7 +84,7 @@ class Machine:
         with self.connect() as ours:
             ours.setblocking(False)
             loop = asyncio.get_running_loop()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await loop.sock_sendall(ours, text)
                 answer = b""
                 while data := await loop.sock_recv(ours, 1 << 16):

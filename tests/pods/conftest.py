@@ -266,7 +266,7 @@ def image_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 IMAGE = "localhost/busybox:1"
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 @pytest.fixture(scope="session")

@@ -210,7 +210,7 @@ async def place(host: Host) -> AsyncIterator[Callable[..., Any]]:
 
 
 async def until_open(place: Place, port: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await probe(place, {"tcpSocket": {"port": port}}))[0] is not Answer.SUCCESS:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

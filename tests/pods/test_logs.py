@@ -158,10 +158,10 @@ async def test_follow_sees_lines_as_they_come_and_ends_with_the_writer(tmp_path:
     await asyncio.sleep(0)
     assert not waiting.done()
     made.feed("stdout", b" line\n")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await waiting == b"incomplete line\n"
     made.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert [block async for block in blocks] == []
 
 
@@ -179,7 +179,7 @@ async def test_follow_goes_on_over_rotations(tmp_path: Path) -> None:
         made.feed("stdout", b"%d\n" % number)
         await asyncio.sleep(0)
     made.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await reading
     assert [int(n) for n in got.split()] == list(range(200))
 
@@ -190,7 +190,7 @@ async def test_pipes_are_read_to_their_end(tmp_path: Path) -> None:
     os.write(out, b"to out\n")
     os.write(err, b"to err\n")
     os.close(out)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while b"to err" not in made.path.read_bytes():
             await made.changed()
     os.write(err, b"last words")

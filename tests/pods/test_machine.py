@@ -27,7 +27,7 @@ from executor.server.app import Tokens, make_app
 from executor.stage0.config import ImageConfig
 from executor.stage0.errors import ImageNotFound
 
-SECONDS = 10.0
+SECONDS = 60.0
 
 
 @dataclass(frozen=True)

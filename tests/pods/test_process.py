@@ -24,7 +24,7 @@ from shared.wire import IDLE_TIMEOUT_VARIABLE, Launch, Report
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
-SECONDS = 30.0
+SECONDS = 90.0
 ROOT = Path(__file__).resolve().parents[2]
 CGROUPS_ROOT = f"mesos-test-{os.getpid()}"
 FRAMEWORK = {"user": "root", "name": "test", "roles": ["*"], "failover_timeout": 3600.0, "checkpoint": True,

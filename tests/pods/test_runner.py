@@ -19,7 +19,7 @@ from executor.stage0 import ImageRefused, inventory
 pytestmark = pytest.mark.root
 
 IMAGE = "localhost/busybox:1"
-SECONDS = 20.0
+SECONDS = 60.0
 Host = Any
 """The machine of conftest."""
 

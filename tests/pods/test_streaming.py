@@ -35,7 +35,7 @@ async def server(host: Host) -> AsyncIterator[TestServer]:
 @pytest.fixture
 async def client(server: TestServer) -> AsyncIterator[aiohttp.ClientSession]:
     async with (
-        asyncio.timeout(30),
+        asyncio.timeout(90),
         aiohttp.ClientSession(server.make_url("/"), headers={"Authorization": "Bearer secret"}) as made,
     ):
         yield made
@@ -278,7 +278,7 @@ async def test_exec_over_spdy(server: TestServer, pod: Callable[..., Any]) -> No
     writer.write(spdy.data(streams["stdin"], b"hello"))
     writer.write(spdy.data(streams["stdin"], fin=True))
     said: dict[int, bytes] = {}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async for stream, last, data in frames(reader.readexactly):
             said[stream] = said.get(stream, b"") + data
             if last and stream == streams["stdout"]:

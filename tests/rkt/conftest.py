@@ -19,7 +19,7 @@ import pytest
 from executor.rkt.cli import main
 from executor.stage0 import acmanifest, build
 
-SECONDS = 30.0
+SECONDS = 90.0
 HERE = frozenset(["fetch", "trust", "image", "prepare", "list", "cat-manifest", "rm", "gc", "export"])
 """Verbs that need no process of their own: that saves the start of one."""
 

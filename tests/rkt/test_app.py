@@ -78,7 +78,7 @@ def test_add_start_remove(box, sandbox, traces):
     assert not [path for path in pod.rglob("*") if path.name.startswith("box")]
     assert box.good("status", uuid).lines[0] == "state=running"
     box.good("stop", uuid)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     assert traces(uuid) == []
 
 
@@ -104,7 +104,7 @@ def test_several_apps(box, sandbox, states):
         box.good("app", "rm", uuid, f"--app={name}")
     assert states(uuid) == {}
     process.terminate()
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 def test_stop_and_start_again(box, sandbox, states):
@@ -124,7 +124,7 @@ def test_stop_and_start_again(box, sandbox, states):
     box.good("app", "start", uuid, "--app=box")
     assert "/made" not in until(process, "fresh")
     process.terminate()
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert err.count("/made: No such file") == 2
     assert box.good("app", "list", "--no-legend", uuid).lines == ["box\texited"]
     box.good("app", "rm", uuid, "--app=box")
@@ -280,7 +280,7 @@ def test_many_at_once(box, sandbox, states):
     _, uuid = sandbox()
     commands = [box.command("app", "add", uuid, NAME, f"--name=a{n}", "--exec=/bin/true") for n in range(6)]
     running = [subprocess.Popen(command) for command in commands]
-    assert [one.wait(30) for one in running] == [0] * 6
+    assert [one.wait(90) for one in running] == [0] * 6
     assert set(states(uuid)) == {f"a{n}" for n in range(6)}
     (box.data / "pods/run" / uuid / "pod").read_text()
 

@@ -71,9 +71,9 @@ def test_streams(box, shell):
     assert second.returncode == 0
     first.stdin.write("tty; echo err >&2; echo end; exit 4\n")
     first.stdin.flush()
-    out, err = first.communicate(timeout=20)
+    out, err = first.communicate(timeout=60)
     assert (first.returncode, out.splitlines()[-2:], err) == (0, ["not a tty", "end"], "err\n")
-    assert process.wait(20) == 4
+    assert process.wait(60) == 4
     assert process.stdout.read() == ""
 
 
@@ -88,7 +88,7 @@ def test_the_end_of_what_is_typed_is_not_the_apps(box, shell):
         os.close(reading)
         assert one.stdout.readline() == f"{word}\n"
         one.send_signal(signal.SIGINT)
-        assert one.wait(20) == 0
+        assert one.wait(60) == 0
 
 
 @pytest.mark.root
@@ -99,7 +99,7 @@ def test_some_streams(box, shell):
     done = box("attach", "--mode=stdout", uuid)
     assert (done.code, "has no stdout to attach to, but stdin" in done.err) == (254, True)
     box.good("attach", uuid, stdin="echo out; echo err >&2; exit\n")
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert (out, "err" in err) == ("out\n", False)
 
 
@@ -134,13 +134,13 @@ def test_a_terminal(box, shell):
     os.write(ours, b"tty; stty size\n")
     until(b"/dev/pts/0\r\n33 101")
     os.write(ours, b"\x03")
-    assert one.wait(20) == 0
+    assert one.wait(60) == 0
     assert process.poll() is None
     os.close(ours)
     # Without a terminal of our own, too.
     done = box.good("attach", uuid, stdin="exit 5\n")
     assert "exit 5" in done.out
-    assert process.wait(20) == 5
+    assert process.wait(60) == 5
 
 
 @pytest.mark.root
@@ -152,7 +152,7 @@ def test_who_does_not_read_holds_nobody_up_for_ever(box, shell):
     lazy.stdin.flush()
     assert lazy.stdout.buffer.read(1) == b"\0"
     lazy.kill()
-    assert process.wait(20) == 3
+    assert process.wait(60) == 3
 
 
 @pytest.mark.root
@@ -210,5 +210,5 @@ def test_a_pod_that_is_stopped_before_it_starts(rkt, handled):
     process = rkt.start("run", "--net=none", handled("echo begun; exec sleep 1000", "", "echo never"))
     assert process.stdout.readline() == "begun\n"
     process.terminate()
-    assert process.communicate(timeout=20)[0] == ""
+    assert process.communicate(timeout=60)[0] == ""
     assert process.returncode == 0

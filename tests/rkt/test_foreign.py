@@ -100,7 +100,7 @@ def test_entered_and_stopped(box, stage1, traces):
     assert (done.code, done.out) == (3, "in\n"), done.err
     assert box.good("status", uuid).out.count("state=running") == 1
     box.good("stop", uuid)
-    assert process.communicate(timeout=20)[0] == "ended\n"
+    assert process.communicate(timeout=60)[0] == "ended\n"
     assert process.returncode == 0
     assert (box.data / "pods/run" / uuid / "stop-arguments").read_text() == f"{uuid}\n"
     assert traces(uuid) == []
@@ -120,7 +120,7 @@ def test_killed_with_whoever_runs_it(box, stage1, traces, tmp_path):
 def test_a_stop_that_does_nothing_is_forced(box, stage1):
     process, uuid = box.running(f"--stage1-path={stage1(stop='exit 0')}", *sh("while :; do sleep 0.05; done"))
     box.good("stop", "--force", uuid)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 @pytest.mark.root
@@ -137,7 +137,7 @@ def test_a_terminal(box, stage1):
     os.write(ours, b"word\n")
     while b"got word" not in text:
         text += os.read(ours, 4096)
-    assert process.wait(20) == 3
+    assert process.wait(60) == 3
     process.stderr.close()
     os.close(ours)
 

@@ -82,7 +82,7 @@ def test_apps_come_and_go(box, stage1, tmp_path, traces):
         done = box("app", "add", uuid, *args)
         assert (done.code, why in done.err) == (254, True)
     box.good("stop", uuid)
-    assert process.wait(30) == 0
+    assert process.wait(90) == 0
     assert traces(uuid) == []
     box.good("rm", uuid)
 

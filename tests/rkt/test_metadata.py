@@ -76,4 +76,4 @@ def test_without_a_service(fetched):
 
 def test_it_ends_when_told_to(service):
     service.process.terminate()
-    assert service.process.wait(20) == 0
+    assert service.process.wait(60) == 0

@@ -182,7 +182,7 @@ def test_whoever_enters_takes_the_program_along(box):
     assert entered.stdout.readline() == "here\n"
     entered.kill()
     # Its end of the pipe is closed when the program is dead.
-    assert entered.communicate(timeout=20)[0] == ""
+    assert entered.communicate(timeout=60)[0] == ""
     process.terminate()
     process.wait()
 
@@ -193,8 +193,8 @@ def test_stop(box):
     assert "is currently running" in box("rm", uuid).err
     waiting = box.start("status", "--wait", uuid)
     assert box.good("stop", uuid).out == f'"{uuid}"\n'
-    assert process.wait(10) == 0
-    assert waiting.communicate(timeout=20)[0].startswith("state=exited\n")
+    assert process.wait(60) == 0
+    assert waiting.communicate(timeout=60)[0].startswith("state=exited\n")
     assert box.good("stop", uuid).out == f'pod "{uuid}" is already stopped\n'
     prepared = box.good("prepare", "--quiet", "example.com/box").out.strip()
     done = box("stop", prepared, "nope")
@@ -206,11 +206,11 @@ def test_stop_with_force(box, traces):
     script = "trap '' TERM; while :; do sleep 0.05; done"
     process, uuid = box.running("example.com/box", "--exec=/bin/sh", "--", "-c", script)
     box.good("stop", "--force", uuid)
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     process, uuid = box.running("example.com/box", *SLEEP)
     process.send_signal(signal.SIGSTOP)  # whoever should answer does not
     box.good("stop", "--force", uuid)
-    assert process.wait(10) == -signal.SIGKILL
+    assert process.wait(60) == -signal.SIGKILL
     assert traces(uuid) == []
 
 

@@ -65,7 +65,7 @@ def test_a_terminal_of_its_own(fetched):
             text += data
     except OSError:
         pass  # the other side was closed
-    assert process.wait(30) == 3, process.communicate()
+    assert process.wait(90) == 3, process.communicate()
     process.communicate()
     os.close(ours)
     assert b"/dev/pts/0" in text
@@ -290,7 +290,7 @@ def test_a_signal_ends_the_pod_in_order(box, signum):
     process, uuid = box.running("example.com/box", "--exec=/bin/sh", "--", "-c", script)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signum)
-    assert (process.communicate(timeout=20)[0], process.returncode) == ("bye\n", 0)
+    assert (process.communicate(timeout=60)[0], process.returncode) == ("bye\n", 0)
     assert box.good("status", uuid).lines[-1] == "app-box=0"
 
 

@@ -19,7 +19,7 @@ from executor.stage0 import ImageError, ImageStore
 from executor.stage0.streams import Limits
 from executor.stage0.trust import Gate, Policy
 
-SECONDS = 20
+SECONDS = 60
 LIMITS = Limits(unpacked_bytes=8 << 20, entries=500, ratio=100, ratio_from=2 << 20)
 MEMORY = 3 << 30
 EMPTY_TAR = bytes(1024)

@@ -288,7 +288,7 @@ def test_the_bar_on_a_terminal() -> None:
     thread.start()
     with os.fdopen(slave, "w") as out, Bar("layers", lambda: (5 << 20, 10 << 20), out) as bar:
         bar.say("a line")
-        assert seen.wait(20)
+        assert seen.wait(60)
     thread.join()
     os.close(master)
     text = b"".join(drawn)

@@ -77,7 +77,7 @@ def test_processes_import_a_layer_once(layout: Any, tar: Any, state: Path, tmp_p
         process.stdin.write("go\n")
         process.stdin.flush()
     for process in processes:
-        outputs.append(process.communicate(timeout=50)[0])
+        outputs.append(process.communicate(timeout=90)[0])
         assert process.returncode == 0
     assert sum(output.count(": done\n") for output in outputs) == 1
     assert len({line for output in outputs for line in output.splitlines() if line.startswith("image")}) == 1

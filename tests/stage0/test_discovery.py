@@ -360,7 +360,7 @@ async def test_circles_of_dependencies_that_are_discovered(
         "example.com/example.com/b.aci": needing("b", "a"),
     }
     pulls = [appc.pull(f"appc://example.com/{name}", "IfNotPresent") for name in "abab"]
-    results = await asyncio.wait_for(asyncio.gather(*pulls, return_exceptions=True), 30)
+    results = await asyncio.wait_for(asyncio.gather(*pulls, return_exceptions=True), 90)
     for name, other, result in zip("abab", "baba", results, strict=True):
         assert isinstance(result, ImageBroken)
         circle = f"example.com/{name} → example.com/{other} → example.com/{name}"

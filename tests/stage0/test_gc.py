@@ -215,7 +215,7 @@ def test_a_lock_that_is_removed_while_somebody_waits(state: Path) -> None:
         waiter = threading.Thread(target=wait)
         waiter.start()
         path.unlink()
-    waiter.join(20)
+    waiter.join(60)
     assert inodes
     assert collect(state, Collection()).images == []
 
@@ -231,7 +231,7 @@ async def test_a_full_disk_is_collected_at_once(
     layout.image("big", tar().add("large", os.urandom(20 * MiB)).bytes())
     with pytest.raises(StoreError, match="No space left"):
         await store.pull("localhost/app:big", "Always")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while unused.layers[0].exists():  # noqa: ASYNC110 - another task removes it, in a thread
             await asyncio.sleep(0.01)
         assert (await store.pull("localhost/app:big", "Always")).layers[0].exists()

@@ -439,7 +439,7 @@ async def test_a_cancelled_pull_leaves_no_thread_waiting(fake: Fake, store: Imag
         asyncio.run(main())
 
     outer = asyncio.get_running_loop()
-    await asyncio.wait_for(asyncio.to_thread(import_it), 20)
+    await asyncio.wait_for(asyncio.to_thread(import_it), 60)
 
 
 async def test_slow_downloads_are_in_nobodys_way(
@@ -456,9 +456,9 @@ async def test_slow_downloads_are_in_nobodys_way(
 
     fake.handlers = {"blobs": blobs}
     slow = [asyncio.create_task(store.pull(f"{fake.host}/app:t{n}", "Always")) for n in range(40)]
-    await asyncio.wait_for(hanging.wait(), 20)
+    await asyncio.wait_for(hanging.wait(), 60)
     layout.image("v1", tar().add("local").bytes())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert (await store.pull("localhost/app:v1", "Always")).id
         release.set()
         assert len({image.id for image in await asyncio.gather(*slow)}) == 1

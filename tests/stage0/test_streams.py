@@ -144,7 +144,7 @@ class _Stuck:
 
     def read(self, n: int, /) -> bytes:
         self.asked.set()
-        assert self.woken.wait(20)
+        assert self.woken.wait(60)
         return b""
 
 
@@ -173,6 +173,6 @@ def test_ahead_ends_with_its_reader(slots: int) -> None:
     stuck = _Stuck()
     ahead = Ahead(stuck if not slots else io.BytesIO(bytes(100 * CHUNK)), stuck.woken.set)
     if not slots:
-        assert stuck.asked.wait(20)
+        assert stuck.asked.wait(60)
     ahead.close()  # joins its thread
     assert stuck.woken.is_set()

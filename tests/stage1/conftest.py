@@ -19,7 +19,7 @@ import pytest
 
 from executor.pods.launcher import AppExit, Launcher, Sandbox
 
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 def _why_not() -> str:

@@ -41,7 +41,7 @@ from executor.stage1.manifest import FLAVORS
 
 pytestmark = pytest.mark.root
 
-SECONDS = 40.0
+SECONDS = 90.0
 # Emulated it takes its time; machines start one at a time.
 MACHINE = [pytest.mark.timeout(300), pytest.mark.xdist_group("machines")]
 VALIDATOR = r"""#!/bin/sh

@@ -324,6 +324,6 @@ def test_what_is_being_collected_is_made_again_when_it_has_gone(tmp_path: Path) 
         for path, fd in held.items():
             os.rename(path, f"{path}.gone")
             os.close(fd)
-        made.result(20)
+        made.result(60)
     assert [os.stat(path).st_ino for path in held] != before
     assert leftovers(layout) == [f"{tmp_path}/{name}/own/gantry.u1.gone" for name in ("cpu", "memory")]

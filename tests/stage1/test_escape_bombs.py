@@ -116,7 +116,7 @@ async def test_a_full_disk(small_disk: Path, pods: Any, flavor: str, nothing_lef
         read_end, write_end = os.pipe()
         for _ in range(2):  # the second time it is full from the beginning
             await sandbox.start_app("app", stdin=None, stdout=write_end, stderr=write_end)
-            ended = await asyncio.wait_for(exits.get(), 20)
+            ended = await asyncio.wait_for(exits.get(), 60)
             assert ended.exit_code == 7
         os.close(write_end)
         with os.fdopen(read_end, "rb") as file:

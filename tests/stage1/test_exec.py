@@ -26,8 +26,8 @@ async def run(
     made = await running.sandbox.exec(app, argv, streams=(write_end, write_end), **more)
     os.close(write_end)
     with os.fdopen(read_end, "rb") as file:
-        output = await asyncio.wait_for(asyncio.to_thread(file.read), 20)
-    return output.decode(), await asyncio.wait_for(made.ended, 20)
+        output = await asyncio.wait_for(asyncio.to_thread(file.read), 60)
+    return output.decode(), await asyncio.wait_for(made.ended, 60)
 
 
 def facts_of(pid: int) -> dict[str, Any]:
@@ -74,7 +74,7 @@ async def test_an_executed_process_is_what_the_app_is(runner: Any, flavor: str, 
     os.close(null)
     assert facts_of(made.pid) == facts_of(pid)
     await made.signal(signal.SIGKILL)
-    assert await asyncio.wait_for(made.ended, 20) == (None, signal.SIGKILL)
+    assert await asyncio.wait_for(made.ended, 60) == (None, signal.SIGKILL)
     assert Path(f"/proc/{pid}").exists()
 
 
@@ -112,7 +112,7 @@ async def test_it_ends_with_the_app(runner: Any) -> None:
     os.close(null)
     await running.sandbox.signal_app("app", signal.SIGTERM)
     await running.sandbox.signal_app("app", signal.SIGKILL)
-    assert await asyncio.wait_for(made.ended, 20) == (None, signal.SIGKILL)
+    assert await asyncio.wait_for(made.ended, 60) == (None, signal.SIGKILL)
     await running.ended()
 
 
@@ -140,7 +140,7 @@ async def test_it_counts_against_the_memory_of_the_app(runner: Any) -> None:
 async def read_until(fd: int, wanted: bytes) -> bytes:
     data = b""
     while wanted not in data:
-        data += await asyncio.wait_for(asyncio.to_thread(os.read, fd, 4096), 20)
+        data += await asyncio.wait_for(asyncio.to_thread(os.read, fd, 4096), 60)
     return data
 
 
@@ -154,7 +154,7 @@ async def test_a_terminal(runner: Any, user: str) -> None:
     seen = await read_until(made.terminal, b" 42")
     assert b"/dev/pts/0" in seen
     os.write(made.terminal, b"exit 3\n")
-    code, signum = await asyncio.wait_for(made.ended, 20)
+    code, signum = await asyncio.wait_for(made.ended, 60)
     assert (code, signum) == (3, None)
     os.close(made.terminal)
 
@@ -183,7 +183,7 @@ async def test_ctrl_c_reaches_what_runs_on_the_terminal(runner: Any) -> None:
     made = await running.sandbox.exec("app", ["/bin/sh", "-c", "echo up; exec sleep 1000"])
     await read_until(made.terminal, b"up\r\n")
     os.write(made.terminal, b"\x03")
-    assert await asyncio.wait_for(made.ended, 20) == (None, signal.SIGINT)
+    assert await asyncio.wait_for(made.ended, 60) == (None, signal.SIGINT)
     os.close(made.terminal)
 
 

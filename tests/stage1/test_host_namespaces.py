@@ -124,11 +124,11 @@ async def test_nothing_survives_its_parent(runner: Any, nothing_left: Any, victi
     running = await runner.pod(runner.pods.make(app, host_pid="true"))
     pid, _ = await running.start()
     os.kill(runner.launcher.pid if victim == "launcher" else running.sandbox.pid, signal.SIGKILL)
-    await asyncio.wait_for(running.gone, 20)
+    await asyncio.wait_for(running.gone, 60)
     if victim == "init":
         await nothing_left(running.directory)
         return
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while os.path.exists(f"/proc/{pid}"):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

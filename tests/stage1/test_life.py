@@ -232,7 +232,7 @@ async def test_kill_of_init_is_the_end_of_the_pod(runner: Any, nothing_left: Any
     os.kill(pod.sandbox.pid, signal.SIGKILL)
     assert (await pod.ended()).signal == 9
     await output.text()
-    assert await asyncio.wait_for(pod.gone, 20) == "the pod's init died"
+    assert await asyncio.wait_for(pod.gone, 60) == "the pod's init died"
     await nothing_left(pod.directory)
 
 
@@ -248,10 +248,10 @@ async def test_kill_of_the_launcher_is_the_end_of_all_pods(
     await sandbox.start_app("app", stdin=None, stdout=write_end, stderr=write_end)
     os.close(write_end)
     os.kill(launcher.pid, signal.SIGKILL)
-    assert await asyncio.wait_for(gone, 20) == "the launcher has ended"
-    assert await asyncio.wait_for(launcher.died, 20) == -signal.SIGKILL
+    assert await asyncio.wait_for(gone, 60) == "the launcher has ended"
+    assert await asyncio.wait_for(launcher.died, 60) == -signal.SIGKILL
     assert (
-        await asyncio.wait_for(asyncio.to_thread(os.read, read_end, 1), 20) == b""
+        await asyncio.wait_for(asyncio.to_thread(os.read, read_end, 1), 60) == b""
     )  # all that held it are dead
     os.close(read_end)
     with pytest.raises(LaunchError, match="the launcher has ended"):
@@ -291,7 +291,7 @@ async def test_kill_of_the_executor_is_the_end_of_all(pods: Any, flavor: str, no
     assert executor.stdout is not None
     with executor:
         try:
-            assert await asyncio.wait_for(asyncio.to_thread(executor.stdout.readline), 20) == b"started\n"
+            assert await asyncio.wait_for(asyncio.to_thread(executor.stdout.readline), 60) == b"started\n"
         finally:
             executor.kill()
         rest = await asyncio.wait_for(
@@ -337,7 +337,7 @@ async def test_without_spares_it_is_the_same(pods: Any) -> None:
         directory = pods.make(pods.app("/bin/sh", "-c", "exit 5"))
         sandbox = await launcher.run_pod(directory, ended.set_result, lambda _: None)
         await sandbox.start_app("app", stdin=None, stdout=1, stderr=1)
-        assert (await asyncio.wait_for(ended, 20)).exit_code == 5
+        assert (await asyncio.wait_for(ended, 60)).exit_code == 5
     finally:
         await launcher.close()
 

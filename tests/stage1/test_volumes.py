@@ -265,7 +265,7 @@ async def test_mounts_travel_as_asked(shared_place: Path, pods: Any, flavor: str
             os.close(write_end)
             syscalls.mount("tmpfs", str(shared_place / "late"), "tmpfs", 0, "size=64k")
             (shared_place / "late" / "file").touch()
-            await asyncio.wait_for(exits.get(), 20)
+            await asyncio.wait_for(exits.get(), 60)
             with os.fdopen(read_end) as file:
                 assert ("seen" in file.read()) == (chosen is not none)
             back = str(shared_place / "back")

@@ -85,7 +85,7 @@ class Scenario:
     async def check(self) -> None:
         for proxy, _ in self.members:
             self.heal(proxy)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             await asyncio.gather(*self.writes)
             while True:
                 before = set(self.acknowledged)

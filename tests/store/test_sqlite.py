@@ -216,7 +216,7 @@ async def test_full_disk_fails_writes_for_good_but_not_reads(tmp_path, put, capl
 async def limit_pages(store: SqliteStore) -> None:
     """SQLite then says "disk is full" as it does on a full disk."""
     future = store._thread.submit(lambda: store._file._db.execute("PRAGMA max_page_count = 20").fetchone())
-    assert future.result(10) == (20,)
+    assert future.result(60) == (20,)
 
 
 async def test_log_is_folded_into_the_file(tmp_path, put, monkeypatch):

@@ -293,7 +293,7 @@ async def test_zookeeper_that_is_not_there_yet_is_waited_for(servers, settings_t
                 await asyncio.sleep(0.01)
         assert store.trouble == f"waiting for ZooKeeper at {server.address}: Connection refused"
         server.start()
-        await asyncio.wait_for(opening, 50)
+        await asyncio.wait_for(opening, 90)
         assert store.trouble == ""
         assert store.list("pods") == ([], 0)
         await store.close()

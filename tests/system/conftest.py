@@ -80,7 +80,7 @@ class UpCluster:
         self.process.send_signal(how)
         assert self.process.stdout is not None
         self.process.stdout.read()
-        code = self.process.wait(timeout=30)
+        code = self.process.wait(timeout=90)
         self.process.stdout.close()
         self.process = None
         return code

@@ -8,7 +8,7 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.system,
     pytest.mark.xdist_group("cluster"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(240),
 ]
 
 kubernetes = pytest.importorskip("kubernetes")

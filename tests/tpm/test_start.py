@@ -24,7 +24,7 @@ from executor.tpm.program import program_digest
 from executor.tpm.transport import parse
 from executor.tpm.verify import load_key, verify
 
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 class World:

@@ -111,7 +111,7 @@ def test_a_character_device(swtpm):
                 assert device.pcr_read(15) != bytes(32)
         finally:
             os.write(theirs, b"END")
-            thread.join(10)
+            thread.join(60)
             os.close(ours)
             os.close(theirs)
     assert not thread.is_alive()
@@ -192,6 +192,6 @@ def test_a_tpm_that_wants_to_be_asked_again(tmp_path):
     thread.start()
     with opened(parse(f"swtpm:path={path}")) as tpm:
         tpm.pcr_extend(15, bytes(32))
-    thread.join(10)
+    thread.join(60)
     assert len(asked) == 3
     assert len(set(asked)) == 1

@@ -55,7 +55,7 @@ async def door():
 
 
 async def answer(listen, text):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 if got := await ask(listen, text):

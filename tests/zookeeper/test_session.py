@@ -181,7 +181,7 @@ async def test_tls_of_zookeepers_own(authority: Any, servers: Any, session_to: A
         tls = client_context(ca_file=authority.ca_file, cert_file=client_pem)
         session = await session_to(server.address, tls=tls, session_timeout=20.0)
         root = session.location.path
-        await asyncio.wait_for(session.ensure(root), 50)
+        await asyncio.wait_for(session.ensure(root), 90)
         # Many answers at once share TLS records; each must arrive without waiting for the next one.
         big = b"x" * 50_000
         await within(asyncio.gather(*(session.create(f"{root}/{i}", big) for i in range(60))))

@@ -163,7 +163,7 @@ class Proxy:
     def close(self) -> None:
         self._stop.set()
         for thread in list(self._threads):
-            thread.join(5.0)
+            thread.join(60.0)
         self.listener.close()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("uninstall")]
+pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("uninstall")]
 
 CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
 VOLUMES = "/api/v1/persistentvolumes"
