@@ -216,7 +216,7 @@ class Instance:
         if token:
             request.add_header("Authorization", f"Bearer {token}")
         try:
-            with urllib.request.urlopen(request, timeout=10, context=context) as answer:
+            with urllib.request.urlopen(request, timeout=60, context=context) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -251,7 +251,7 @@ def test_two_instances_run_as_marathon_runs_them(bundle, processes, zookeeper, t
         status, body = one.get("/api/v1/namespaces", "t0ken")
         assert (status, "default" in body) == (200, True)
         url = f"http://127.0.0.1:{one.bundles}/bundles/sha256-{bundle[1]}.tar.gz"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             assert int(answer.headers["Content-Length"]) == bundle[0].stat().st_size
     os.killpg(leader.process.pid, signal.SIGKILL)
     tools.until("the other one to lead", other.leads, processes.logs)

@@ -133,7 +133,7 @@ async def test_many_candidates_one_leader_at_a_time(voter: Any) -> None:
     epochs = []
     while voters:
         leads = {asyncio.create_task(one.hears("leads")): one for one in voters}
-        done, others = await asyncio.wait(leads, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        done, others = await asyncio.wait(leads, timeout=60, return_when=asyncio.FIRST_COMPLETED)
         assert len(done) == 1
         for task in others:
             task.cancel()

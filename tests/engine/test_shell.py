@@ -520,7 +520,7 @@ async def test_nothing_is_said_when_it_cannot_be_saved(store: Store) -> None:
     async with running(Failing(store), silent) as (_, mesos, deciding):
         mesos.reregistered(type("D", (), {"framework_id": "F1"})(), {})
         mesos.resourceOffers(silent, [offer_json()])  # type: ignore[arg-type]
-        await asyncio.wait([deciding], timeout=10)
+        await asyncio.wait([deciding], timeout=60)
         assert isinstance(deciding.exception(), StoreFailed)
         assert not silent.of("acceptOffers")
 
@@ -555,7 +555,7 @@ async def test_nothing_is_decided_while_it_is_uncertain_who_leads(store: Store) 
         await driver.wait("acceptOffers")
         engine.pause(True)
         engine.stop()  # an end in order needs no certainty
-        await asyncio.wait([deciding], timeout=10)
+        await asyncio.wait([deciding], timeout=60)
         assert deciding.done()
 
 
@@ -592,7 +592,7 @@ async def test_an_error_of_the_master_halts(store: Store) -> None:
     driver = Driver()
     async with running(store, driver) as (_, mesos, deciding):
         mesos.error(driver, "Framework has been removed")  # type: ignore[arg-type]
-        await asyncio.wait([deciding], timeout=10)
+        await asyncio.wait([deciding], timeout=60)
         assert isinstance(deciding.exception(), Halted)
 
 

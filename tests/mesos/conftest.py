@@ -318,7 +318,7 @@ class EmbeddedMesos:
 
     def _endpoint(self, work_dir: Path, process: Any) -> str:
         """What `--port 0` came to, once it is written."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while time.monotonic() < deadline and process.poll() is None:
             try:
                 text = (work_dir / "endpoint").read_text().strip()

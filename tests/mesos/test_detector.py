@@ -95,7 +95,7 @@ def zookeeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process, address = _start_zookeeper(directory)
     try:
         client = KazooClient(address)
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 90
         try:
             client.start(timeout=40)
         except KazooTimeoutError:

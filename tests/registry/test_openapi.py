@@ -201,7 +201,7 @@ def test_kubectl_explains_from_it(server, tmp_path):
         ["kubectl", "--server", server, "--cache-dir", tmp_path, "explain", "pod.spec.containers.ports"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=False,
         env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(tmp_path), "KUBECONFIG": "/dev/null"},
     )

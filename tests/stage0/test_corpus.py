@@ -29,7 +29,7 @@ def test_corpus(part: str, tmp_path: Path) -> None:
     python = [sys.executable, "-W", "error", str(RUNNER)]
     argv = ["unshare", "--mount", "sh", "-c", ENTER, "sh", str(site), *python]
     environ = {"PYTHONPATH": str(RUNNER.parents[2]), "PATH": os.environ["PATH"], "KINDS": " ".join(kinds)}
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=55, env=environ)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=90, env=environ)
     if "mount:" in done.stderr:
         pytest.skip(f"no tmpfs can be mounted: {done.stderr.strip()}")
     said = [json.loads(line) for line in done.stdout.splitlines()]

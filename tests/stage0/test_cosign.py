@@ -51,7 +51,7 @@ class Remote:
 
     def _send(self, method: str, url: str, data: bytes = b"", kind: str = "application/octet-stream") -> Any:
         request = urllib.request.Request(url, data, {"Content-Type": kind}, method=method)
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.headers
 
     def blob(self, data: bytes, kind: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def directories(cluster):
 def reserved(cluster):
     """What the master says is reserved on its agents."""
     endpoint = next(cluster.directory.glob("**/master/endpoint")).read_text()
-    with urllib.request.urlopen(f"http://{endpoint}/state", timeout=10) as reply:
+    with urllib.request.urlopen(f"http://{endpoint}/state", timeout=60) as reply:
         return [agent["reserved_resources"] for agent in json.load(reply)["slaves"]]
 
 

@@ -47,7 +47,7 @@ class Swtpm:
         raise AssertionError("swtpm does not start")
 
     def _listens(self, port: int) -> bool:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self._process is not None and self._process.poll() is None:
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()

@@ -107,7 +107,7 @@ def test_as_json_and_through_pipes(node, swtpm, tmp_path, attestation, monkeypat
 
 def test_tpm2_checkquote_agrees(attestation):
     words = ["tpm2_checkquote", "-u", "ak.pem", "-m", "quote.msg", "-s", "quote.sig", "-g", "sha256"]
-    done = subprocess.run([*words, "-q", NONCE], cwd=attestation, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([*words, "-q", NONCE], cwd=attestation, capture_output=True, text=True, timeout=90)
     assert done.returncode == 0, done.stderr
     done = subprocess.run(
         [*words, "-q", "00" * 16], cwd=attestation, capture_output=True, text=True, timeout=30

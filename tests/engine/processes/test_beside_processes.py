@@ -26,7 +26,7 @@ Local = Any
 def holds_nothing(local: Local) -> bool:
     """Neither of usual resources nor of revocable ones, in no role."""
     url = f"http://127.0.0.1:{local.mesos}/master/frameworks"
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         frameworks = json.loads(answer.read())["frameworks"]
     return not next(one for one in frameworks if one["name"] == "gantry")["offers"]
 

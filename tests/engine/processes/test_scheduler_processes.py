@@ -120,7 +120,7 @@ def test_a_framework_taken_over_or_removed_has_its_own_exit_code(local: Local) -
     framework = _post(local, "/api/v1", {"type": "GET_FRAMEWORKS"})["get_frameworks"]["frameworks"][0][
         "framework_info"
     ]
-    connection = http.client.HTTPConnection("127.0.0.1", local.mesos, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", local.mesos, timeout=60)
     try:
         stream = _take_over(connection, framework)
         assert local.processes.pop("scheduler").wait(PATIENCE) == 5
@@ -153,7 +153,7 @@ def _post(local: Local, path: str, body: dict[str, Any], headers: dict[str, str]
     request = urllib.request.Request(
         f"http://127.0.0.1:{local.mesos}{path}", data, {**plain, **(headers or {})}
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return json.loads(answer.read() or b"{}")
 
 
@@ -268,7 +268,7 @@ def test_an_agent_may_restart_and_no_pod_notices(local: Local) -> None:
 def offered(local: Local) -> dict[str, dict[str, float]]:
     """What each framework holds offers of now, by its name, as the master has it."""
     url = f"http://127.0.0.1:{local.mesos}/master/state"
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         frameworks = json.loads(answer.read())["frameworks"]
     return {one["name"]: one["offered_resources"] for one in frameworks}
 
@@ -337,7 +337,7 @@ def test_roles_and_executors_as_annotations_say(local: Local) -> None:
         assert 'Unsupported value: \\"spark\\"' in answer.read().decode()
     local.all_running(3)
     assert len(local.executor_pids()) == 3, "one for each role, one for the pod that wants its own"
-    with urllib.request.urlopen(f"http://127.0.0.1:{local.mesos}/master/state", timeout=10) as state:
+    with urllib.request.urlopen(f"http://127.0.0.1:{local.mesos}/master/state", timeout=60) as state:
         (framework,) = json.loads(state.read())["frameworks"]
     assert sorted(one["role"] for one in framework["tasks"]) == ["batch", "gantry", "gantry"]
 

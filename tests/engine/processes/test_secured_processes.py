@@ -97,7 +97,7 @@ class Secured:
         request.add_header("Authorization", f"Basic {pair}")
         request.add_header("Content-Type", "application/json")
         context = ssl.create_default_context(cafile=str(self.ca))
-        with urllib.request.urlopen(request, timeout=10, context=context) as answer:
+        with urllib.request.urlopen(request, timeout=60, context=context) as answer:
             return json.loads(answer.read() or b"{}")
 
     def offered(self) -> list[Any]:
