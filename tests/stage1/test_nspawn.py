@@ -83,6 +83,18 @@ async def test_namespaces(runner: Any) -> None:
 
 
 @NEEDS
+async def test_the_sandbox_s_process_is_in_the_pod_s_network_and_has_its_mounts(runner: Any) -> None:
+    volumes = [{"name": "v", "kind": "empty", "gantry.io/medium": "Memory"}]
+    app = runner.pods.app("/bin/sleep", "1000", mounts=[{"volume": "v", "path": "/v"}])
+    pod = await runner.pod(runner.pods.make(app, volumes=volumes, flavor="nspawn"))
+    pid, _ = await pod.start()
+    ours, theirs, apps = (os.readlink(f"/proc/{who}/ns/net") for who in ("self", pod.sandbox.pid, pid))
+    assert ours != theirs == apps
+    Path(f"/proc/{pod.sandbox.pid}/root/volume.v/file").write_text("from outside")
+    assert Path(f"/proc/{pid}/root/v/file").read_text() == "from outside"
+
+
+@NEEDS
 async def test_volumes_sysctls_and_exec(runner: Any) -> None:
     volumes = [{"name": "v", "kind": "empty", "gantry.io/medium": "Memory"}]
     sysctls = [{"name": "os/unix/sysctl", "value": {"net.ipv4.ip_unprivileged_port_start": "7"}}]
