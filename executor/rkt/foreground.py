@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from executor.pods.launcher import AppExit, Launcher, LaunchError
 from executor.pods.ports import Sandbox
+from executor.rkt.apps import MODES
 from executor.rkt.appstreams import AppStreams, modes_of, notes_of, plain_log
 from executor.rkt.common import Globals
 from executor.rkt.control import Server, Session, Verb, follow, status_of
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from executor.tpm.settings import TpmSettings
 
 _GRACE: Final = 10.0  # seconds
+_USUAL: Final = {(name, allowed[0]) for name, allowed in MODES.items()}
 
 
 class Run:
@@ -91,8 +93,11 @@ class Foreground:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(signum, self._stop, False)
-        for entry in self.entries.values():
-            modes_of(entry)
+        for name, entry in self.entries.items():
+            if set(modes_of(entry).items()) - _USUAL and self._interactive:
+                raise Failure(
+                    f"app {name}: --interactive and --stdin, --stdout, --stderr exclude one another"
+                )
         server: Server | None = None
         try:
             server = Server(self.pod.path, self.verbs())

@@ -1,6 +1,7 @@
 """`app …`: pods whose apps come and go; real ones."""
 
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -238,11 +239,15 @@ def test_attach_and_logs_as_cri_wants_them(box, sandbox, tmp_path):
     assert sorted(lines) == ["stderr err", "stdout out", "stdout rest"]
 
 
-def test_fly(box, sandbox):
-    process, uuid = sandbox("--stage1-name=coreos.com/rkt/stage1-fly")
+@pytest.mark.parametrize("flavor", ["coreos.com/rkt/stage1-fly", "nspawn"])
+def test_other_flavors(box, sandbox, flavor):
+    if flavor == "nspawn" and shutil.which("systemd-nspawn") is None:
+        pytest.skip("needs systemd-nspawn")
+    process, uuid = sandbox(f"--stage1-name={flavor}")
     box.good("app", "add", uuid, NAME, "--exec=/bin/echo", "--", "flies")
     box.good("app", "start", uuid, "--app=box")
     until(process, "flies")
+    box.good("app", "rm", uuid, "--app=box")
 
 
 def test_privileged_apps_where_they_were_expected(box, sandbox):

@@ -110,6 +110,8 @@ def test_what_cannot_be_attached_to(box, on):
     assert (done.code, "there is nothing to attach to" in done.err) == (254, True)
     done = box("run", "example.com/box", "--stdin=tty")
     assert (done.code, "--stdin=tty --stdout=tty --stderr=tty" in done.err) == (254, True)
+    done = box("run", "--interactive", "example.com/box", "--stdout=null")
+    assert (done.code, "exclude one another" in done.err) == (254, True)
     assert "invalid stdout mode" in box("run", "example.com/box", "--stdout=interactive").err
 
 
