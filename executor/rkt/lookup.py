@@ -31,13 +31,7 @@ from executor.rkt.flags import Failure
 from executor.stage0 import names, operations, settings
 from executor.stage0.acisource import MAX_SIGNATURE
 from executor.stage0.cas import Cas
-from executor.stage0.errors import (
-    ImageError,
-    ImageNeverPull,
-    ImageNotFound,
-    ImageUntrusted,
-    RegistryUnavailable,
-)
+from executor.stage0.errors import ImageError, ImageNeverPull, ImageNotFound, ImageUntrusted
 from executor.stage0.operations import Stored
 from executor.stage0.settings import Host, Settings
 from executor.stage0.store import Image, ImageStore
@@ -187,11 +181,8 @@ class Finder:
             raise Failure(f"{as_rkt_says(str(error), ref)} (--insecure-options=image does without)") from None
         except ImageError as error:
             text = as_rkt_says(str(error), ref)
-            if (
-                isinstance(error, RegistryUnavailable)
-                and "image" not in self.g.insecure
-                and not text.endswith("]")
-            ):
+            far = ref.startswith(("http://", "https://", "appc:"))
+            if far and "image" not in self.g.insecure and text == str(error):
                 text += " [error downloading the signature file]"  # that comes first
             raise Failure(text) from None
 

@@ -102,6 +102,9 @@ async def fill(g: Globals, asked: PodFlags, making: Making, *, quiet: bool = Fal
         fills = _complete(manifest, sources)
     else:
         manifest, fills = build(asked.apps, sources, asked.environments(), flavor)
+    for entry in manifest["apps"]:
+        if entry["app"].get("eventHandlers"):
+            settle(entry, handlers="root")  # whoever the app is (rkt `tests/rkt_run_test.go`, TestPreStart)
     check_sources(manifest)
     notes = {"flavor": flavor, "user_namespace": "private" if flags.is_on("private-users") else ""}
     settle(manifest, **notes)

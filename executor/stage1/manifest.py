@@ -81,6 +81,7 @@ class App(NamedTuple):
     label: lsm.Label | None = None  # for the kernel's security module
     own_volumes: tuple[str, ...] = ()  # paths that are writable, whatever its root is
     makes_directory: bool = True  # its working directory, when that is missing
+    root_handlers: bool = False  # its event handlers run as root, not as its user
 
 
 class Pod(NamedTuple):
@@ -308,6 +309,7 @@ def _principal(app: str, text: str) -> str:
     """A user or group, in whatever way it is named."""
     try:
         userns.number(text)
+        root_handlers=_one_of(name, notes, "gantry.io/handlers", ("app", "root")) == "root",
     except ValueError as error:
         raise ManifestError(f"app {app}: {error}") from None
     return text

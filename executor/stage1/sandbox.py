@@ -177,7 +177,10 @@ class Sandbox:
         process = plan.app_process(self._pod, app)
         self._check_capabilities(app, process)
         if handler:
-            return self._job(todo, process._replace(argv=handler), "init")
+            process = process._replace(argv=handler)
+            if app.root_handlers:
+                process = process._replace(user="0", group="0", supplementary_gids=())
+            return self._job(todo, process, "init")
         job = self._job(todo, process, "init")
         self._ready[name] = (lowers, job)
         return job

@@ -187,3 +187,20 @@ def test_a_label_is_insisted_on(rkt, images, tmp_path):
     )
     done = rkt("run", "--net=none", aci)
     assert (done.code, "AppArmor is not on in this kernel" in done.err) == (254, True)
+
+
+def test_who_is_asked_first_for_a_signature(rkt):
+    """Nobody is there."""
+    flags = ("prepare", "https://127.0.0.1:1/x.aci")
+    rkt.strict = True
+    assert "[error downloading the signature file]" in rkt(*flags).err
+    rkt.strict = False
+    assert "signature" not in rkt(*flags).err
+
+
+def test_event_handlers_are_root(rkt, images, tmp_path):
+    """They make ready what an app without rights then uses."""
+    handler = {"name": "pre-start", "exec": ["/bin/sh", "-c", "id; echo made > /made"]}
+    aci = converted(images, tmp_path, eventHandlers=[handler], user="1234", group="2345")
+    done = rkt.good("run", "--net=none", aci, "--exec=/bin/sh", "--", "-c", "id; cat /made")
+    assert [line.split(" ")[0] for line in done.lines] == ["uid=0", "uid=1234", "made"]
