@@ -298,6 +298,7 @@ def _app(raw: dict[str, Any], volumes: dict[str, Volume]) -> App:
         seccomp=isolated["seccomp"],
         default_seccomp=not isolated["seccomp_given"],
         whole_proc=_one_of(name, notes, "gantry.io/proc-mount", ("default", "unmasked")) == "unmasked",
+        root_handlers=_one_of(name, notes, "gantry.io/handlers", ("app", "root")) == "root",
         strict_groups=_one_of(name, notes, "gantry.io/groups", ("merge", "strict")) == "strict",
         label=isolated["label"],
         own_volumes=_own_volumes(name, raw),
@@ -309,7 +310,6 @@ def _principal(app: str, text: str) -> str:
     """A user or group, in whatever way it is named."""
     try:
         userns.number(text)
-        root_handlers=_one_of(name, notes, "gantry.io/handlers", ("app", "root")) == "root",
     except ValueError as error:
         raise ManifestError(f"app {app}: {error}") from None
     return text
