@@ -23,6 +23,7 @@ from executor.rkt.common import Globals
 from executor.rkt.control import Server, Session, Verb, follow, status_of
 from executor.rkt.diagnose import NOT_THERE, missing
 from executor.rkt.flags import Failure
+from executor.rkt.notify import Listener, tell
 from executor.rkt.podmanifest import KVM, flavor_of_pod
 from executor.rkt.pods import READY, STATUS
 from executor.rkt.prepare import Making
@@ -78,6 +79,7 @@ class Foreground:
         self.registration: Registration | None = None
         """With the metadata service."""
         self.sandbox: Sandbox | None = None
+        self._listener: Listener | None = None
 
     @property
     def entries(self) -> dict[str, dict[str, Any]]:
@@ -101,6 +103,7 @@ class Foreground:
         server: Server | None = None
         try:
             server = Server(self.pod.path, self.verbs())
+            self._listener = Listener(self.pod.path, self.manifest)
             self.sandbox = await self._open()
             if self.sandbox is None:
                 return 0
@@ -118,6 +121,8 @@ class Foreground:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             for name in list(self.runs):
                 await self._over(name, 128 + signal.SIGKILL)
+            if self._listener is not None:
+                self._listener.close()
             if self.registration is not None:
                 await self.registration.close(self.pod.name)
             if server is not None:
@@ -146,9 +151,12 @@ class Foreground:
         finally:
             for task in waited:
                 task.cancel()
+        if self._listener is not None:
+            await self._listener.ready()
         ready = self.pod.path / READY
         ready.parent.mkdir(parents=True, exist_ok=True)
         ready.symlink_to("ready")
+        tell("READY=1")
 
     async def _open(self) -> Sandbox | None:
         """Start the sandbox; None when the pod was stopped before it was there: a machine takes its time."""
@@ -292,6 +300,7 @@ class Foreground:
 
     async def _end(self) -> None:
         """Ask the apps that still run to end, wait, as long as nobody asks again; the rest is killed by our caller."""
+        tell("STOPPING=1")
         if self._stops > 1:
             return
         asked = self._stops

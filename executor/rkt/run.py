@@ -12,13 +12,13 @@ from typing import Any
 
 from executor.pods.launcher import Launcher, LaunchError
 from executor.pods.poddir import Phase, PodDir
-from executor.rkt import measured, prepare
+from executor.rkt import measured, notify, prepare
 from executor.rkt.common import Globals, need_root, words
 from executor.rkt.flags import Failure
 from executor.rkt.foreground import Foreground
 from executor.rkt.isolators import skip
 from executor.rkt.podflags import PodFlags
-from executor.rkt.podmanifest import flavor_of_pod, settle, unrestrict
+from executor.rkt.podmanifest import KVM, flavor_of_pod, settle, unrestrict
 from executor.rkt.pods import UNVERIFIED, State, find
 from executor.rkt.prepare import Making
 from executor.rkt.stage1 import FOREIGN
@@ -156,6 +156,8 @@ def _settle(g: Globals, asked: PodFlags, making: Making) -> None:
         settle(making.manifest, host_ipc="true")
     unrestrict(making.manifest, g.insecure, flavor_of_pod(making.manifest))
     making.manifest = skip(making.manifest, flavor_of_pod(making.manifest), making.pod.path)
+    if flavor_of_pod(making.manifest) != KVM:  # a machine has no sockets of ours
+        notify.add(making.manifest, making.pod.path, g.pods / Phase.RUN / making.pod.name)
     making.pod.write_manifest(making.manifest)
     files = asked.etc(hostname)
     if files:
