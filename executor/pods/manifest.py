@@ -27,6 +27,8 @@ INIT: Final = "gantry.io/init"
 """Annotation of an app that is an init container: `once`, or `sidecar` if it stays."""
 HOSTNAME_MAX: Final = 63
 DEFAULT_TERMINATION_PATH: Final = "/dev/termination-log"
+_OWN_PROCESSES: Final = ("linux", "nspawn", "kvm")
+"""The flavors whose containers can have processes of their own."""
 HOST_PATH_TYPES: Final = frozenset(
     {"", "DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice"}
 )
@@ -109,6 +111,8 @@ def pod_manifest(level: PodLevel, apps: list[dict[str, Any]]) -> dict[str, Any]:
     for field_name, note in (("hostPID", "host-pid"), ("hostIPC", "host-ipc")):
         if level.pod["spec"].get(field_name):
             notes[f"gantry.io/{note}"] = "true"
+    if own_processes(level.pod["spec"], level.flavor):
+        notes["gantry.io/processes"] = "own"
     if (host_users := level.pod["spec"].get("hostUsers")) is not None:
         notes["gantry.io/user-namespace"] = "host" if host_users else "private"
     return {
@@ -124,6 +128,12 @@ def pod_manifest(level: PodLevel, apps: list[dict[str, Any]]) -> dict[str, Any]:
         "annotations": [{"name": name, "value": value} for name, value in notes.items()],
         "ports": [],
     }
+
+
+def own_processes(spec: Mapping[str, Any], flavor: str) -> bool:
+    """Whether each container is to have its own, and can: of those who say nothing they are the pod's, as in rkt."""
+    asked = spec.get("shareProcessNamespace") is False and not spec.get("hostPID")
+    return asked and flavor in _OWN_PROCESSES
 
 
 def _pod_isolators(level: PodLevel) -> list[dict[str, Any]]:

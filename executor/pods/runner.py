@@ -111,7 +111,11 @@ class PodRunner:
             storage.quotas(pod), machine.count_seconds, lambda message: self.dispatch(ev.Evicted(message))
         )
         self._facts = read_pod(
-            pod, host_ip=node.ip, pod_ip=self._level.pod_ip, qos_class=self._level.qos_class
+            pod,
+            host_ip=node.ip,
+            pod_ip=self._level.pod_ip,
+            qos_class=self._level.qos_class,
+            own_processes=manifest.own_processes(pod["spec"], flavor),
         )
         self._prepared: dict[str, _Prepared] = {}
         self._holds = Holds(machine.images)

@@ -100,6 +100,7 @@ class Pod(NamedTuple):
     metadata_url: str = ""  # of the metadata service, for this pod; "" when it has none
     host_pid: bool = False  # its apps see all processes of the host
     host_ipc: bool = False
+    own_processes: bool = False  # each app has a pid namespace, below the pod's
     user_attributes: bool = False  # overlays keep what they note in user.* attributes: their disk takes no trusted.*
 
     @property
@@ -177,14 +178,24 @@ def _pod(raw: dict[str, Any]) -> Pod:
         privileged=notes.get("gantry.io/privileged") == "true",
         host_pid=notes.get("gantry.io/host-pid") == "true",
         host_ipc=notes.get("gantry.io/host-ipc") == "true",
+        own_processes=_processes(notes) == "own",
         user_attributes=_user_attributes(notes),
     )
     _check(pod)
     return pod
 
 
+def _processes(notes: dict[str, str]) -> str:
+    word = notes.get("gantry.io/processes", "shared")
+    if word not in ("shared", "own"):
+        raise ManifestError(f"annotation gantry.io/processes: {word!r} is neither shared nor own")
+    return word
+
+
 def _check(pod: Pod) -> None:
     """What does not go together. Raises ManifestError."""
+    if pod.own_processes and (not pod.isolated or pod.host_pid):
+        raise ManifestError("annotation gantry.io/processes: own: the pod has the host's processes")
     if pod.flavor == "nspawn" and (pod.host_pid or pod.host_ipc):
         name = "host-pid" if pod.host_pid else "host-ipc"
         raise ManifestError(f"annotation gantry.io/{name}: flavor nspawn always has a namespace of its own")

@@ -201,8 +201,16 @@ def app_process(pod: Pod, app: App) -> Process:
         ids=pod.ids,
         rlimits=app.rlimits,
         strict_groups=app.strict_groups,
+        own_proc=_own_proc(pod, app),
         makes_directory=app.makes_directory,
     )
+
+
+def _own_proc(pod: Pod, app: App) -> str:
+    """Of what kind, when the app has processes of its own."""
+    if not pod.own_processes:
+        return ""
+    return "whole" if app.privileged or app.whole_proc else "masked"
 
 
 def seccomp_filter(pod: Pod, app: App) -> seccomp.Filter | None:

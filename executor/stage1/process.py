@@ -42,6 +42,7 @@ class Process(NamedTuple):
     rlimits: tuple[tuple[int, int, int], ...] = ()
     strict_groups: bool = False
     makes_directory: bool = True
+    own_proc: str = ""  # "masked", "whole": it begins a pid namespace of its own, with a /proc of that
 
     def describe(self) -> str:
         """One line, for people."""
@@ -63,6 +64,10 @@ def spawn(
     The calling process is of no use afterwards: it has the app's user and capabilities.
     `keep` is a descriptor that stays open here (it is close-on-exec); 0, 1 and 2 become the app's.
     """
+    if process.own_proc:
+        raise StageError(
+            "gantry.io/processes: own is not for apps with an AppArmor or SELinux label, nor for this machine"
+        )
     ready = settle(process, (0, 1, 2), user_namespace=user_namespace, terminal=terminal)
     syscalls.close_range(3, keep - 1)
     syscalls.close_range(keep + 1)

@@ -298,6 +298,7 @@ class Sandbox:
             argv=argv,
             environment=(*process.environment, *(request.get("environment") or {}).items()),
             directory=request.get("directory") or process.directory,
+            own_proc="",  # that of the app's process, which it enters
         )
         todo = ops.pack(plan.enter_plan(self._pod, app, self._cgroup.app_members(name)))
         self._exec_count += 1

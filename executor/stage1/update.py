@@ -7,7 +7,8 @@ from executor.stage1.manifest import Pod
 from executor.stage1.ops import StageError
 
 _FIXED: Final = (
-    "flavor", "hostname", "host_network", "host_pid", "host_ipc", "users", "limits", "sysctls", "privileged",
+    "flavor", "hostname", "host_network", "host_pid", "host_ipc", "own_processes", "users", "limits", "sysctls",
+    "privileged",
 )  # fmt: skip
 
 

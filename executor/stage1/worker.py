@@ -18,6 +18,7 @@ from executor.stage1.ops import StageError
 from executor.stage1.process import Process, settle
 
 _REPORT: Final = struct.Struct("<II")
+_CREDENTIALS: Final = struct.Struct("iII")  # struct ucred
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -94,6 +95,30 @@ class _Job:
             self._todo.append(ops.Terminal(console="app" not in names))
         self._given: list[int] = []
         self._prelude = machine.Prelude()
+        self._told = -1
+        if self._process.own_proc:
+            self._told = self._tell()
+
+    def _tell(self) -> int:
+        """Our end of a socket that says who has written to its other end, which is the first descriptor given."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._prelude = self._prelude._replace(told=self._give(theirs.detach()))
+        return ours.detach()
+
+    def _who(self) -> int:
+        """The pid of the app that is the first of its own pid namespace, as the kernel tells us (unix(7))."""
+        with socket.socket(fileno=self._told) as sock:
+            try:
+                _, ancillary, _, _ = sock.recvmsg(
+                    1, socket.CMSG_SPACE(_CREDENTIALS.size), socket.MSG_DONTWAIT
+                )
+            except BlockingIOError:
+                ancillary = []  # whoever should have said so was killed before
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                return int(_CREDENTIALS.unpack(data[: _CREDENTIALS.size])[0])
+        raise StageError("")
 
     def run(self, last_cap: int) -> int:
         """Returns the app's pid; "" when whoever started it died. Raises StageError."""
@@ -153,7 +178,7 @@ class _Job:
         value, number = _REPORT.unpack(said)
         if number:
             raise StageError(program.failure(value, number) or f"call {value}: {os.strerror(number)}")
-        return int(value)
+        return self._who() if self._told >= 0 else int(value)
 
 
 def _open_member(path: str, op: ops.JoinCgroup) -> int:

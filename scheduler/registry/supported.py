@@ -20,8 +20,8 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
             activeDeadlineSeconds affinity automountServiceAccountToken containers dnsPolicy enableServiceLinks
             hostIPC hostNetwork hostPID hostUsers hostname imagePullSecrets initContainers nodeName nodeSelector
             overhead preemptionPolicy priority restartPolicy runtimeClassName schedulerName securityContext
-            serviceAccount serviceAccountName terminationGracePeriodSeconds tolerations topologySpreadConstraints
-            volumes
+            serviceAccount serviceAccountName shareProcessNamespace terminationGracePeriodSeconds tolerations
+            topologySpreadConstraints volumes
         """,
         "Container": """
             args command env envFrom image imagePullPolicy lifecycle livenessProbe name ports readinessProbe
@@ -52,7 +52,6 @@ SUPPORTED: Mapping[str, frozenset[str]] = {
 HARMLESS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "PodSpec": {
         "os": ({"name": "linux"},),
-        "shareProcessNamespace": (True, False),  # the apps of a pod always see one another, as in rkt
     },
     "Container": {},
 }

@@ -84,8 +84,11 @@ class Pod:
     remarks: tuple[str, ...] = ()
 
 
-def read_pod(pod: Mapping[str, Any], *, host_ip: str, pod_ip: str, qos_class: str) -> Pod:
-    """Pick the facts out of a v1 Pod object. Raises KeyError for an object without uid, name or containers."""
+def read_pod(
+    pod: Mapping[str, Any], *, host_ip: str, pod_ip: str, qos_class: str, own_processes: bool = False
+) -> Pod:
+    """Pick the facts out of a v1 Pod object. own_processes: each container has. Raises KeyError for an object without
+    uid, name or containers."""
     meta, spec = pod["metadata"], pod["spec"]
     inits = tuple(_app(c, init=True) for c in spec.get("initContainers") or ())
     deadline = spec.get("activeDeadlineSeconds")
@@ -101,7 +104,7 @@ def read_pod(pod: Mapping[str, Any], *, host_ip: str, pod_ip: str, qos_class: st
         host_ip=host_ip,
         pod_ip=pod_ip,
         qos_class=qos_class,
-        remarks=tuple(_remarks(spec)),
+        remarks=tuple(_remarks(spec, own_processes=own_processes)),
     )
 
 
@@ -133,11 +136,12 @@ def _probe(probe: Mapping[str, Any] | None) -> Probe | None:
     )
 
 
-def _remarks(spec: Mapping[str, Any]) -> Iterator[str]:
+def _remarks(spec: Mapping[str, Any], *, own_processes: bool) -> Iterator[str]:
     if not spec.get("hostNetwork"):
         yield from _unmapped_ports(spec)
-    if spec.get("shareProcessNamespace") is False and not spec.get("hostPID") and len(spec["containers"]) > 1:
-        yield "shareProcessNamespace: false: the containers of a pod see one another's processes, whatever it says"
+    shared = not own_processes and not spec.get("hostPID") and len(spec["containers"]) > 1
+    if spec.get("shareProcessNamespace") is False and shared:
+        yield "shareProcessNamespace: false: containers of this flavor see one another's processes"
 
 
 def _unmapped_ports(spec: Mapping[str, Any]) -> Iterator[str]:

@@ -5,20 +5,24 @@ them has what it was given: the app's streams, and what is named here, none of w
 appears in the pod. It was spawned by somebody who stands in the app's root and working directory (see `worker`).
 """
 
+import errno
 import os
 import signal
 import struct
 from typing import Final, NamedTuple
 
 from executor.stage1 import caps, syscalls
-from executor.stage1.machine.assemble import Label, List, Place, Value
+from executor.stage1.machine.assemble import ANY, Label, List, Place, Value
 from executor.stage1.machine.init import Program
 from executor.stage1.machine.run import REPORT, SOURCE
+from executor.stage1.plan import HIDDEN, READ_ONLY
 from executor.stage1.process import Process
+from executor.stage1.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT
 from executor.stage1.users import Identity
 
 FIRST_OWN: Final = REPORT + 1
-_CLONE: Final = 0x100 | 0x4000 | signal.SIGCHLD  # VM, VFORK
+_VFORK, _PARENT = 0x4000, 0x8000
+_CLONE: Final = 0x100 | _VFORK | signal.SIGCHLD  # VM, VFORK
 _SETMASK, _F_SETFD, _FD_CLOEXEC = 2, 2, 1
 _FILTER: Final = 1  # SECCOMP_SET_MODE_FILTER
 _INSTRUCTION: Final = 8
@@ -29,7 +33,7 @@ class Prelude(NamedTuple):
     """What comes before the app's user: descriptors of the program, -1 for what there is not.
 
     `members` are files of cgroups, `namespaces` a pidfd (to be entered by `flags`), `users` the user namespace, `proc`
-    the host's /proc.
+    the host's /proc. `told`: a socket that tells whoever reads it who has written (SO_PASSCRED), the first of them.
     """
 
     members: tuple[int, ...] = ()
@@ -40,6 +44,7 @@ class Prelude(NamedTuple):
     flags: int = 0
     users: int = -1
     proc: int = -1
+    told: int = -1
     oom_score: int | None = None
 
 
@@ -64,11 +69,16 @@ def start(
     todo.call("rt_sigprocmask", _SETMASK, zeros, 0, 8)
     todo.call("keyctl", syscalls.KEYCTL_JOIN_SESSION_KEYRING, 0)
     _enter(todo, prelude)
-    todo.call("close_range", FIRST_OWN, 0xFFFFFFFF, 0)
+    if process.own_proc:
+        _own_processes(todo, masked=process.own_proc == "masked")
+    if prelude.users >= 0:
+        todo.doing = "enter the user namespace"
+        todo.call("setns", prelude.users, syscalls.CLONE_NEWUSER)
+    todo.call("close_range", FIRST_OWN + (1 if process.own_proc else 0), 0xFFFFFFFF, 0)
     todo.doing = "drop privileges"
     _become(todo, identity, process, last_cap)
     todo.doing = f"exec {process.argv[0]}"
-    _execute(todo, program, process.argv, environment, terminal)
+    _execute(todo, program, process.argv, environment, terminal, first=bool(process.own_proc))
     return Program(todo.finish(), 0, tuple(todo.steps))
 
 
@@ -84,9 +94,47 @@ def _enter(todo: List, prelude: Prelude) -> None:
     if prelude.flags:
         todo.doing = f"enter the namespaces of {prelude.whose}"
         todo.call("setns", prelude.namespaces, prelude.flags)
-    if prelude.users >= 0:
-        todo.doing = "enter the user namespace"
-        todo.call("setns", prelude.users, syscalls.CLONE_NEWUSER)
+
+
+def _own_processes(todo: List, *, masked: bool) -> None:
+    """Goes on as the first process of a pid namespace below the pod's, with its /proc on the pod's.
+
+        program ── child: in the pod's namespace, where alone one below can be made
+           └────── grandchild (CLONE_PARENT): goes on, and becomes the app
+
+    The program, which is out here, is its parent: else the pod's init would inherit it, and not the launcher. Nobody
+    is in that namespace to see it.
+    """
+    todo.doing = "make a pid namespace of the app's own"
+    pid, child, parent, first, last = todo.room(8), Label(), Label(), Label(), Label()
+    todo.call("fcntl", FIRST_OWN, _F_SETFD, _FD_CLOEXEC)
+    todo.call("clone", _VFORK | signal.SIGCHLD, result=pid, forks=True, jump=child, then=parent)
+    todo.label(parent)
+    todo.call("wait4", Value(pid), 0, 0, 0)
+    _report(todo, pid)  # if nothing failed; who the app is it has said itself
+    todo.label(child)
+    todo.call("unshare", syscalls.CLONE_NEWPID)
+    todo.call("clone", _CLONE | _PARENT, forks=True, jump=first, then=last)
+    todo.label(last)
+    todo.call("exit_group", 0)
+    todo.label(first)
+    todo.call("write", FIRST_OWN, "x", 1)
+    todo.doing = "mount the app's own /proc"
+    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+    todo.call("mount", "proc", "/proc", "proc", flags, 0)
+    if not masked:
+        return
+    for path in (f"/{one}" for one in HIDDEN if one.startswith("proc/")):
+        directory, following = Label(), Label()
+        todo.call("mount", "/dev/null", path, 0, MS_BIND, 0, tolerate=ANY, jump=directory, then=following)
+        todo.label(directory)
+        todo.call("mount", "tmpfs", path, "tmpfs", flags | MS_RDONLY, "size=4k", tolerate=errno.ENOENT)
+        todo.label(following)
+    for path in (f"/{one}" for one in READ_ONLY):
+        following = Label()
+        todo.call("mount", path, path, 0, MS_BIND, 0, tolerate=errno.ENOENT, jump=following)
+        todo.call("mount", "none", path, 0, flags | MS_BIND | MS_REMOUNT | MS_RDONLY, 0)
+        todo.label(following)
 
 
 def _write(todo: List, directory: int, path: str, text: str) -> None:
@@ -136,12 +184,22 @@ def _own_sets(todo: List, keep: int) -> None:
 
 
 def _execute(
-    todo: List, program: str, argv: tuple[str, ...], environment: dict[str, str], terminal: str
+    todo: List,
+    program: str,
+    argv: tuple[str, ...],
+    environment: dict[str, str],
+    terminal: str,
+    *,
+    first: bool,
 ) -> None:
-    """Only the child is in the pod's pid namespace, and nothing of ours is in it: its descriptors are the app's."""
+    """Only the child is in the pod's pid namespace, and nothing of ours is in it: its descriptors are the app's.
+
+    `first`: of its own pid namespace it is already.
+    """
     pid, child, parent = todo.room(8), Label(), Label()
-    todo.call("clone", _CLONE, result=pid, forks=True, jump=child, then=parent)
-    todo.label(child)
+    if not first:
+        todo.call("clone", _CLONE, result=pid, forks=True, jump=child, then=parent)
+        todo.label(child)
     todo.call("setsid")
     if terminal:
         # The first terminal that the leader of a session opens becomes the session's (tty_ioctl(4)).
@@ -151,8 +209,9 @@ def _execute(
             todo.call("dup3", 0, stream, 0)
     variables = [f"{name}={value}" for name, value in environment.items()]
     todo.call("execve", program, todo.pointers(argv), todo.pointers(variables))
-    todo.label(parent)
-    _report(todo, pid)
+    if not first:
+        todo.label(parent)
+        _report(todo, pid)
 
 
 def _report(todo: List, pid: Place) -> None:
