@@ -12,7 +12,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
 from executor.stage1.manifest import Limits
@@ -25,6 +25,8 @@ PREFIX: Final = "gantry."
 INIT_LEAF: Final = ".init"
 _V2_CONTROLLERS: Final = ("cpu", "memory", "pids", "io")
 _PERIOD_US: Final = 100_000
+_PAGES: Final = 65_536
+_NO_DIRECTORIES: Final = 2
 _LOCK_SECONDS: Final = 10.0  # nobody has it for more than milliseconds, unless he is stopped
 
 
@@ -150,19 +152,38 @@ def _block_writes(version: int, limits: Limits, disk: str) -> list[tuple[str, st
 
 
 class PodCgroup:
-    """The cgroups of one pod. `disk`: of which it, or an app of it, has a limited part (see `disk_below`)."""
+    """The cgroups of one pod. `disk`: of which it, or an app of it, has a limited part (see `disk_below`).
 
-    def __init__(self, layout: Layout, pod: str, *, disk: str = "") -> None:
-        if not disk:
-            layout = Layout(
-                layout.version, {name: path for name, path in layout.base.items() if name != BLOCK}
-            )
-        self.layout = layout
+    `without`: controllers of v1 that it need not be in, for nothing there is limited; each costs every start.
+    """
+
+    def __init__(self, layout: Layout, pod: str, *, disk: str = "", without: Collection[str] = ()) -> None:
+        self._whole = layout
         self._disk = disk
         self.name = PREFIX + pod
-        self.directories = tuple(os.path.join(root, self.name) for root in layout.roots)
+        self._choose(without)
         self._members = "tasks" if layout.version == 1 else "cgroup.procs"
         self._alive: list[int] = []
+        self._apps: set[str] = set()
+
+    def _choose(self, without: Collection[str]) -> None:
+        without = without if self._disk else (*without, BLOCK)
+        base = {name: path for name, path in self._whole.base.items() if name not in without}
+        self.layout = Layout(self._whole.version, base)
+        self.directories = tuple(os.path.join(root, self.name) for root in self.layout.roots)
+
+    def extend(self, without: Collection[str]) -> None:
+        """Be in more of them, for apps that come later, too. Raises OSError, CgroupError."""
+        before = self.directories
+        self._choose(without)
+        lock = Lock(self.layout, exclusive=False)
+        try:
+            for directory in self.directories:
+                if directory not in before:
+                    self._alive.append(_make_held(directory))
+        finally:
+            lock.release()
+        self.directories = tuple(dict.fromkeys((*before, *self.directories)))
 
     def create(self) -> None:
         """Make the pod's directories (and on v2 pass the controllers down), and hold them (see `leftovers`).
@@ -185,6 +206,7 @@ class PodCgroup:
 
     def create_app(self, app: str, limits: Limits) -> None:
         """Make the app's directories and set its limits; raises CgroupError when one cannot be enforced."""
+        self._apps.add(app)
         for directory in self.directories:
             _mkdir(os.path.join(directory, app))
         self.limit(limits, app)
@@ -241,7 +263,8 @@ class PodCgroup:
 
     def remove(self, app: str = "") -> bool:
         """Remove the directories of the app (of the pod); False when one is still in use: try again soon."""
-        gone = [remove_tree(os.path.join(directory, app)) for directory in self.directories]
+        names = [app] if app else [*self._apps, ""]
+        gone = [remove_tree(os.path.join(place, name)) for name in names for place in self.directories]
         if all(gone) and not app:
             while self._alive:
                 os.close(self._alive.pop())
@@ -283,6 +306,14 @@ def kill_tree(directory: str, version: int) -> bool:
 
 def remove_tree(directory: str) -> bool:
     """rmdir a cgroup and the ones below; True when it is gone, False when the kernel still holds one."""
+    try:
+        os.rmdir(directory)
+        return True
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+            raise
     try:
         names = [entry.path for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
@@ -434,16 +465,32 @@ def _counter(path: str, key: str) -> int:
 
 def _pids(directory: str) -> Iterator[int]:
     """Process ids in a cgroup and all below."""
-    for path, _, files in os.walk(directory):
-        if "cgroup.procs" in files:
-            yield from map(int, _read(os.path.join(path, "cgroup.procs")).split())
+    yield from map(int, _read(os.path.join(directory, "cgroup.procs")).split())
+    for path in _below_it(directory):
+        yield from _pids(path)
+
+
+def _below_it(directory: str) -> list[str]:
+    """The cgroups directly in one: as many as it has links more than two (stat(2), as everywhere but in btrfs)."""
+    try:
+        if os.stat(directory).st_nlink == _NO_DIRECTORIES:
+            return []
+        return [entry.path for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
 
 
 def _read(path: str) -> str:
     """A cgroup file; nothing for one whose cgroup goes away meanwhile (ENODEV between open and read)."""
     try:
-        with open(path, encoding="ascii") as file:
-            return file.read()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            parts = []
+            while part := os.read(fd, _PAGES):
+                parts.append(part)
+            return b"".join(parts).decode("ascii")
+        finally:
+            os.close(fd)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENODEV):
             raise

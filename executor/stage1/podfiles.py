@@ -2,8 +2,11 @@
 
 import os
 import stat
+from typing import Final
 
-from executor.stage1 import manifest, plan
+from executor.stage1 import manifest, plan, syscalls
+
+_PART: Final = 65_536
 
 
 def prepare(paths: plan.Paths, pod: manifest.Pod) -> None:
@@ -13,20 +16,26 @@ def prepare(paths: plan.Paths, pod: manifest.Pod) -> None:
         if volume.kind == "empty" and not volume.memory:
             _make_volume(paths.volume(volume.name), volume)
     make_directory(os.path.dirname(paths.etc("")))
-    name = pod.hostname or os.uname().nodename
+    for file in ("hosts", "hostname", "resolv.conf"):
+        if not os.path.exists(paths.etc(file)):
+            _write(paths.etc(file), _etc(file, pod))
+
+
+def _etc(file: str, pod: manifest.Pod) -> str:
+    if file == "hosts":
+        return _hosts(pod)
+    return (
+        _read_host("/etc/resolv.conf")
+        if file == "resolv.conf"
+        else f"{pod.hostname or os.uname().nodename}\n"
+    )
+
+
+def _hosts(pod: manifest.Pod) -> str:
     hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
     if pod.host_network or not pod.isolated:
-        hosts = _read_host("/etc/hosts") or hosts
-    elif pod.hostname:
-        hosts += f"127.0.0.1\t{pod.hostname}\n"
-    for file, text in (
-        ("hosts", hosts),
-        ("hostname", name + "\n"),
-        ("resolv.conf", _read_host("/etc/resolv.conf")),
-    ):
-        if not os.path.exists(paths.etc(file)):
-            with open(paths.etc(file), "w", encoding="utf-8", errors="surrogateescape") as new:
-                new.write(text)
+        return _read_host("/etc/hosts") or hosts
+    return hosts + (f"127.0.0.1\t{pod.hostname}\n" if pod.hostname else "")
 
 
 def make_directory(path: str) -> None:
@@ -57,11 +66,42 @@ def _read_host(path: str) -> str:
         return ""
 
 
+def read(path: str) -> bytes:
+    """A small file, in as few calls as it takes. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(fd, _PART):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
+
+
 def write(path: str, text: str) -> None:
-    """Write a small file so that a reader sees all of it or the one before."""
-    with open(f"{path}.new", "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
-    os.replace(f"{path}.new", path)
+    """Write a small file so that a reader sees all of it or the one before.
+
+    An exchange and not a rename: ext4 takes that for a program that wants its file on the disk, and starts to write
+    (auto_da_alloc, ext4(5)), which is milliseconds where a disk is busy; these files need not outlive the machine.
+    """
+    new = f"{path}.new"
+    _write(new, text)
+    try:
+        syscalls.exchange(new, path)
+    except OSError:  # there was none, or the file system cannot
+        os.replace(new, path)
+    else:
+        os.unlink(new)
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        rest = os.fsencode(text)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+    finally:
+        os.close(fd)
 
 
 def link(path: str, target: str) -> None:

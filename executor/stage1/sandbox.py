@@ -50,9 +50,8 @@ class Sandbox:
         self._key = directory
         self._paths = plan.Paths(directory.rstrip("/"))
         self._pod = self._first = _read_manifest(directory)._replace(metadata_url=_read_url(directory))
-        self._cgroup = cgroups.PodCgroup(
-            launcher.layout, os.path.basename(self._paths.pod), disk=_disk(self._pod, self._paths.pod)
-        )
+        name, disk = os.path.basename(self._paths.pod), _disk(self._pod, self._paths.pod)
+        self._cgroup = cgroups.PodCgroup(launcher.layout, name, disk=disk, without=_unlimited(self._pod))
         self._apps: dict[str, Instance] = {}
         self._starters: dict[str, int] = {}
         self._execs: dict[int, Instance] = {}
@@ -140,7 +139,8 @@ class Sandbox:
             return
         answer, self._on_running = self._on_running, None
         if answer is not None:
-            answer({"pid": userns.on_host(self._door)})  # who has the pod's network and mounts
+            there = self._door == self._init_fd  # it has the pod's network and mounts itself
+            answer({"pid": self._init.pid if there else userns.on_host(self._door)})
         # While the executor makes up its mind:
         self._prepare()
 
@@ -274,6 +274,7 @@ class Sandbox:
             raise StageError(
                 f"{places[0]}: its file system cannot be id-mapped, and the pod has ids of its own"
             )
+        self._cgroup.extend(without=_unlimited(pod))
         self._pod, self._prepared = pod, False
         self._ready.clear()
         answer({})
@@ -469,15 +470,11 @@ class Sandbox:
 
     def _finish(self) -> bool:
         """Kill and remove what is left; True when there is nothing (and says so, once)."""
-        empty = self._cgroup.kill()
-        if (
-            self._init_fd >= 0
-            or self._apps
-            or self._starters
-            or self._execs
-            or not empty
-            or not self._cgroup.remove()
-        ):
+        mine = bool(self._apps or self._starters or self._execs)
+        if mine or self._init_fd >= 0 or not self._cgroup.remove():
+            # Of a pod without apps there is nothing to kill but init, which is dying; or the removal would have worked.
+            if mine or self._init_fd < 0:
+                self._cgroup.kill()
             return False
         self._report("")
         return True
@@ -503,8 +500,7 @@ class Sandbox:
 def _read_manifest(directory: str) -> manifest.Pod:
     path = f"{directory}/pod"
     try:
-        with open(path, "rb") as file:
-            return manifest.read(file.read())
+        return manifest.read(podfiles.read(path))
     except OSError as error:
         raise StageError(f"read {path}: {_text(error)}") from None
     except manifest.ManifestError as error:
@@ -514,8 +510,7 @@ def _read_manifest(directory: str) -> manifest.Pod:
 def _read_url(directory: str) -> str:
     """What AC_METADATA_URL will be, "" without a metadata service. A secret, so no part of the manifest."""
     try:
-        with open(f"{directory}/metadata-url", encoding="ascii") as file:
-            return file.read().strip()
+        return podfiles.read(f"{directory}/metadata-url").decode("ascii").strip()
     except FileNotFoundError:
         return ""
     except (OSError, ValueError) as error:
@@ -533,9 +528,14 @@ def _disk(pod: manifest.Pod, directory: str) -> str:
         raise StageError(f"run {directory}: {_text(error)}") from None
 
 
+def _unlimited(pod: manifest.Pod) -> tuple[str, ...]:
+    """Controllers that this pod needs no cgroups of. What it uses of the processor is its executor's use, too."""
+    limits = [pod.limits, *(app.limits for app in pod.apps.values())]
+    return ("cpuacct",) if any(one.pids is not None for one in limits) else ("cpuacct", "pids")
+
+
 def _read_lowers(paths: plan.Paths, app: str) -> tuple[str, ...]:
-    with open(paths.lowers(app), encoding="utf-8", errors="surrogateescape") as file:
-        lowers = tuple(line for line in file.read().splitlines() if line)
+    lowers = tuple(line for line in os.fsdecode(podfiles.read(paths.lowers(app))).splitlines() if line)
     if not lowers:
         raise StageError(f"start {app}: {paths.lowers(app)} names no layer")
     return lowers

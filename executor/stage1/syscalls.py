@@ -17,9 +17,9 @@ _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 
 # Numbers above 423 are the same on every architecture (include/uapi/asm-generic/unistd.h).
-_PER_MACHINE: Final = {"x86_64": (155, 250, 317, 313), "aarch64": (41, 219, 277, 273)}
+_PER_MACHINE: Final = {"x86_64": (155, 250, 317, 313, 316), "aarch64": (41, 219, 277, 273, 276)}
 SUPPORTED_MACHINE: Final = os.uname().machine in _PER_MACHINE
-_PIVOT_ROOT, _KEYCTL, _SECCOMP, _FINIT_MODULE = _PER_MACHINE.get(os.uname().machine, (-1, -1, -1, -1))
+_PIVOT_ROOT, _KEYCTL, _SECCOMP, _FINIT_MODULE, _RENAMEAT2 = _PER_MACHINE.get(os.uname().machine, (-1,) * 5)
 _OPEN_TREE, _MOVE_MOUNT, _PIDFD_OPEN, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 428, 429, 434, 436, 437, 442
 
 CLONE_NEWNS: Final = 0x00020000
@@ -152,6 +152,11 @@ def forget_file_ids() -> None:
     _libc.setfsuid(0)
     _libc.setfsgid(0)
     prctl(PR_SET_SECUREBITS, 0)
+
+
+def exchange(one: str, other: str) -> None:
+    """Swap two files that are there (renameat2(2), RENAME_EXCHANGE)."""
+    _check(_syscall(_RENAMEAT2, AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), ctypes.c_uint(2)))
 
 
 def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:

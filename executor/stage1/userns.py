@@ -41,23 +41,32 @@ class Range(NamedTuple):
 
     base: int
     lock: int
+    directory: str = RANGES
 
     def release(self) -> None:
         """Give them back. Once."""
+        _ours.discard((self.directory, (self.base - FIRST) // SIZE))
         os.close(self.lock)
+
+
+_ours: Final[set[tuple[str, int]]] = set()
+"""Ranges that this process has: they need no trying. There may be thousands."""
 
 
 def take_range(directory: str = RANGES) -> Range:
     """The first free range. Raises OSError."""
     os.makedirs(directory, mode=0o700, exist_ok=True)
     for number in range(COUNT):
+        if (directory, number) in _ours:
+            continue
         fd = os.open(f"{directory}/{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
             continue
-        return Range(FIRST + number * SIZE, fd)
+        _ours.add((directory, number))
+        return Range(FIRST + number * SIZE, fd, directory)
     raise OSError(f"all {COUNT} ranges of user ids are in use ({directory})")
 
 

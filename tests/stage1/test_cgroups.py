@@ -79,6 +79,22 @@ def fake_v1(base: Path) -> Layout:
     return layout
 
 
+def test_v1_only_where_something_is_limited(tmp_path: Path) -> None:
+    layout = fake_v1(tmp_path)
+    pod = PodCgroup(layout, "u1", without=("cpu",))
+    pod.create()
+    pod.create_app("a", Limits())
+    assert pod.app_members("a") == (f"{tmp_path}/memory/own/gantry.u1/a/tasks",)
+    assert not (tmp_path / "cpu/own/gantry.u1").exists()
+    pod.extend(without=())
+    pod.create_app("b", Limits())
+    assert (tmp_path / "cpu/own/gantry.u1/b").is_dir()
+    assert list(cgroups.leftovers(layout)) == []
+    pod.extend(without=("cpu",))  # what is there stays
+    assert pod.remove()
+    assert not list(tmp_path.rglob("gantry.u1"))
+
+
 def test_v1_tree(tmp_path: Path) -> None:
     pod = PodCgroup(fake_v1(tmp_path), "u1")
     pod.create()
