@@ -75,6 +75,7 @@ def test_groups_namespaces_and_paths(cluster):
     own = run(cluster, pod("its-own", read)).split()
     assert pid != own[0]
     assert ipc == os.readlink("/proc/self/ns/ipc") != own[1]
+    assert run(cluster, pod("alone", "echo $$$$", shareProcessNamespace=False)) == "1\n"
     refused = cluster.kubectl(
         "run",
         "both",
