@@ -19,6 +19,7 @@ from executor.kvm.guest import waking
 from executor.kvm.guest.main import SHARE, TAG
 from executor.kvm.probe import DEVICE, Accelerator, Tools
 from executor.network.taps import TUN, Link
+from executor.pods.launcher import AppExit
 from executor.pods.manifest import INIT
 from executor.stage1.manifest import quantity
 from shared.models.machines import lacks
@@ -224,6 +225,14 @@ def _qemu(tools: Tools, how: Accelerator, wanted: Size, kind: str, memory: str) 
 def _kernel(boot: Boot, root: Path, how: Accelerator, more: str = "") -> list[str]:
     said = f"console=ttyS0 quiet loglevel=3 panic=-1 reboot=t LD_LIBRARY_PATH=/lib{how.parameters}{more}"
     return ["-kernel", f"/boot/{boot.kernel.name}", "-initrd", f"/boot/{root.name}", "-append", said]
+
+
+def how_ended(ended: AppExit) -> str:
+    """QEMU, or virtiofsd; after a colon."""
+    what = "QEMU" if ended.app == VM else "virtiofsd"
+    if ended.oom_killed:
+        return f"{what} was killed for the memory it took"
+    return f"{what} ended with {'signal' if ended.signal else 'status'} {ended.signal or ended.exit_code}"
 
 
 def virtiofsd(tools: Tools) -> list[str]:

@@ -267,7 +267,7 @@ class _Start:
         """QEMU or virtiofsd has ended: that is the end of the machine."""
         if self._exit is None or ended.app == VM:
             self._exit = ended
-        self.guest.lost(f"the machine has ended: {_how(ended)}{self.console.last()}")
+        self.guest.lost(f"the machine has ended: {machine.how_ended(ended)}{self.console.last()}")
 
     def on_host_gone(self, reason: str) -> None:
         """The whole pod on the host."""
@@ -305,13 +305,6 @@ def _make_places(pod_dir: Path, pod: Mapping[str, Any]) -> None:
             place.mkdir(parents=True)
             os.chown(place, int(volume.get("uid") or 0), int(volume.get("gid") or 0))
             place.chmod(int(str(volume.get("mode") or "0755"), 8))
-
-
-def _how(ended: AppExit) -> str:
-    what = "QEMU" if ended.app == VM else "virtiofsd"
-    if ended.oom_killed:
-        return f"{what} was killed for the memory it took"
-    return f"{what} ended with {'signal' if ended.signal else 'status'} {ended.signal or ended.exit_code}"
 
 
 def _connected() -> tuple[socket.socket, socket.socket]:

@@ -38,6 +38,7 @@ KEPT: Final = 8
 """How many sizes are kept, of about 100 MB each: those used last."""
 _SECONDS: Final = 180.0
 _WRITTEN_SECONDS: Final = 0.02
+_AGAIN_SECONDS: Final = 600.0
 _OLD_SECONDS: Final = 3600.0
 _SUFFIX: Final = ".template"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -50,14 +51,14 @@ class Templates:
         self._run = run
         self._directory = directory
         self._making: dict[Path, asyncio.Task[bool]] = {}
-        self._unusable: set[Path] = set()
+        self._unusable: dict[Path, float] = {}  # until when
 
     async def get(self, equipment: Equipment, wanted: Size) -> "Template | None":
         """One to go on from, made if need be; None: boot. Raises nothing."""
         if equipment.how.name != "tcg" or wanted.memory > LARGEST:
             return None
         path = self._directory / f"{_boot_id()}.{_key(equipment, wanted)}{_SUFFIX}"
-        if path in self._unusable:
+        if time.monotonic() < self._unusable.get(path, 0.0):
             return None
         try:
             return Template(path, self._unusable)
@@ -87,7 +88,7 @@ class Templates:
                 await asyncio.to_thread(_write_lean, file.fileno(), place / "lean")
             os.rename(place / "lean", path)
         except (LaunchError, QmpError, stream.StreamError, OSError, TimeoutError) as error:
-            self._unusable.add(path)
+            self._unusable[path] = time.monotonic() + _AGAIN_SECONDS
             log.warning(
                 "virtual machines of this size boot, for no template can be made: %s",
                 str(error) or "it takes too long",
@@ -118,15 +119,15 @@ class Templates:
 class Template:
     """One to go on from, open: nobody minds when its file is removed meanwhile. Raises OSError."""
 
-    def __init__(self, path: Path, unusable: set[Path]) -> None:
+    def __init__(self, path: Path, unusable: dict[Path, float]) -> None:
         self._path = path
         self._unusable = unusable
         os.utime(path)
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def distrust(self) -> None:
-        """A machine did not go on from it. The next ones boot; an executor that is started anew makes it anew."""
-        self._unusable.add(self._path)
+        """A machine did not go on from it. The next ones boot; later it is made anew."""
+        self._unusable[self._path] = time.monotonic() + _AGAIN_SECONDS
         self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -145,7 +146,7 @@ class _Boot:
         self._equipment = equipment
         self._wanted = wanted
         self._console = Console()
-        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def write(self, fd: int) -> None:
         """Boot, and write it to a file. Raises LaunchError, QmpError, OSError."""
@@ -175,7 +176,7 @@ class _Boot:
             await asyncio.wait((ready, self._ended), return_when=asyncio.FIRST_COMPLETED)
             ready.cancel()
             if self._ended.done():
-                raise LaunchError(f"the machine has ended{self._console.last()}")
+                raise LaunchError(f"the machine has ended: {self._ended.result()}{self._console.last()}")
             await qmp.open()
             # All at once: nothing else is to be done meanwhile.
             await qmp.execute("migrate-set-parameters", {"max-bandwidth": 1 << 40, "downtime-limit": 60_000})
@@ -188,13 +189,15 @@ class _Boot:
         finally:
             qmp.close()
 
-    def _on_exit(self, _: AppExit) -> None:
-        if not self._ended.done():
-            self._ended.set_result(None)
+    def _on_exit(self, ended: AppExit) -> None:
+        self._end(machine.how_ended(ended))
 
-    def _on_gone(self, _: str) -> None:
+    def _on_gone(self, reason: str) -> None:
+        self._end(reason)
+
+    def _end(self, reason: str) -> None:
         if not self._ended.done():
-            self._ended.set_result(None)
+            self._ended.set_result(reason)
 
 
 def _key(equipment: Equipment, wanted: Size) -> str:

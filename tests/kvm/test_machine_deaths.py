@@ -1,6 +1,7 @@
 """Whatever of a machine is killed, nothing of it stays, and whoever asked is told."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -20,9 +21,19 @@ pytestmark = [
 
 def _pids(machine: Any, program: str) -> list[int]:
     """The machine's processes that run a program."""
-    cgroup = next(Path("/sys/fs/cgroup").rglob(f"gantry.{machine.directory.name}"))
-    pids = [int(pid) for file in cgroup.rglob("cgroup.procs") for pid in file.read_text().split()]
-    return [pid for pid in pids if program in Path(f"/proc/{pid}/cmdline").read_bytes().decode()]
+    return _running(machine.directory.name, program)
+
+
+def _running(pod: str, program: str) -> list[int]:
+    """The processes of a pod on the host that run a program."""
+    cgroups = [path for path in Path("/sys/fs/cgroup").rglob(f"gantry.{pod}") if path.is_dir()][:1]
+    found = []
+    for file in (file for cgroup in cgroups for file in cgroup.rglob("cgroup.procs")):
+        for pid in map(int, file.read_text().split()):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if program in Path(f"/proc/{pid}/cmdline").read_bytes().decode():
+                    found.append(pid)
+    return found
 
 
 async def _end(pid: int) -> None:
@@ -75,3 +86,29 @@ async def test_nothing_outlives_the_launcher_of_the_host(start: Any) -> None:
     os.kill(machine.host.pid, signal.SIGKILL)
     await asyncio.wait_for(machine.gone, 90)
     await asyncio.gather(*ends)
+
+
+async def test_a_pod_boots_when_its_template_dies(start: Any, state: Path, leftovers: Any) -> None:
+    """QEMU is killed while the template is made."""
+    memory = {
+        "name": "resource/memory",
+        "value": {"limit": "93Mi"},
+    }  # no other test has machines of that size
+    starting = asyncio.create_task(start({"app": {"exec": ["echo", "up"], "isolators": [memory]}}))
+    templates = state / "kvm" / "templates"
+    killed: set[int] = set()
+    while not starting.done() and not killed:
+        for place in templates.glob("making-*"):
+            for pid in _running(place.name, "qemu-system"):
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+        await asyncio.wait([starting], timeout=0.05)
+    machine = await starting
+    if '"tcg"' not in (state / "kvm" / "accelerator.json").read_text():
+        pytest.skip("where KVM works there are no templates")
+    assert killed
+    ended, output = await machine.run("app")
+    assert (ended.exit_code, output) == (0, "up\n")
+    assert not list(templates.glob("making-*"))
+    await machine.sandbox.stop()
+    assert leftovers(machine.directory) == []
