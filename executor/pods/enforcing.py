@@ -56,15 +56,12 @@ NO_FACTS: Final = Facts()
 
 
 def facts(pods_dir: Path) -> Facts:
-    """Looks at the machine. Raises OSError."""
-    missing: frozenset[str] = frozenset()
-    needed = frozenset(_CONTROLLERS.values())
+    """Looks at the machine."""
     try:
-        layout = cgroups.detect(_read("/proc/self/cgroup"), _read("/proc/self/mountinfo"))
-    except cgroups.CgroupError:
-        missing = needed
-    else:
-        missing = frozenset(one for one in needed if one not in _controllers(layout))
+        there = controllers(cgroups.detect(_read("/proc/self/cgroup"), _read("/proc/self/mountinfo")))
+    except (OSError, cgroups.CgroupError):
+        there = frozenset()
+    missing = frozenset(_CONTROLLERS.values()) - there
     disk = ""
     try:
         cgroups.disk_below(str(pods_dir))
@@ -74,7 +71,8 @@ def facts(pods_dir: Path) -> Facts:
     return Facts(missing, disk, seccomp.why_not(), {module: lsm.why_not(module) for module in modules})
 
 
-def _controllers(layout: cgroups.Layout) -> frozenset[str]:
+def controllers(layout: cgroups.Layout) -> frozenset[str]:
+    """Those that there are, by their names in v1. Raises OSError."""
     if layout.version == 1:
         return frozenset(layout.base)
     root = Path(next(iter(layout.base.values()))).parent

@@ -10,7 +10,15 @@ import pytest
 
 from executor.config import parser, settings
 from executor.pods import apparmor, bandwidth, labels
-from executor.pods.enforcing import REPORT, EnforceError, Facts, admit, facts, without_unenforceable
+from executor.pods.enforcing import (
+    REPORT,
+    EnforceError,
+    Facts,
+    admit,
+    controllers,
+    facts,
+    without_unenforceable,
+)
 from executor.pods.env import ConfigError, Node
 from executor.pods.isolators import with_image
 from executor.pods.manifest import app_entry, pod_level, pod_manifest
@@ -20,6 +28,7 @@ from executor.pods.users import Identity
 from executor.stage0.config import ImageConfig
 from executor.stage1 import lsm
 from executor.stage1 import manifest as stage1
+from executor.stage1.cgroups import Layout
 from executor.stage1.isolators import OF_A_POD, OF_AN_APP, WITHIN_DEFAULT
 
 NODE = Node("node-1", "10.0.0.1", Fraction(4), 8 << 30)
@@ -222,6 +231,12 @@ def test_the_facts_of_this_machine(tmp_path: Path) -> None:
     found = facts(tmp_path)
     assert set(found.labels) == {lsm.APPARMOR, lsm.SELINUX}
     assert found.missing <= {"cpu", "memory", "pids", "blkio"}
+
+
+def test_the_controllers_of_both_versions(tmp_path: Path) -> None:
+    assert controllers(Layout(1, {"cpu": "/x", "blkio": "/y"})) == {"cpu", "blkio"}
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory\n")
+    assert controllers(Layout(2, {"": f"{tmp_path}/gantry"})) == {"cpuset", "cpu", "blkio", "memory"}
 
 
 def test_the_flag() -> None:

@@ -16,7 +16,9 @@ SLEEP = "exec sleep 1000 >&- 2>&-"
 
 
 async def test_each_app_is_the_first_of_its_own(runner: Any) -> None:
-    script = f"echo $$; ls -d /proc/[0-9]*; cat /proc/1/comm; readlink /proc/self/ns/pid; readlink /proc/self/ns/ipc; {SLEEP}"
+    script = f"""
+    echo $$; ls -d /proc/[0-9]*; cat /proc/1/comm; readlink /proc/self/ns/pid; readlink /proc/self/ns/ipc; {SLEEP}
+    """
     apps = [runner.pods.app("/bin/sh", "-c", script, name=name) for name in ("a", "b")]
     running = await runner.pod(runner.pods.make(*apps, processes="own"))
     seen = []
