@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from executor.kvm import acpi
+from executor.kvm import commands
 from executor.kvm.boot import Boot
-from executor.kvm.guest import waking
-from executor.kvm.guest.main import SHARE, TAG
+from executor.kvm.guest.main import SHARE
 from executor.kvm.probe import DEVICE, Accelerator, Tools
 from executor.network.taps import TUN, Link
 from executor.pods.launcher import AppExit
@@ -40,30 +39,14 @@ HOST_OVERHEAD: Final = 192 * MIB
 CPU_OVERHEAD_MILLI: Final = 250
 
 NOBODY: Final = 65534
-TOLD: Final = "machine.told"
-"""The volume, in memory and QEMU's own, in which it finds what is known only when its namespaces are there."""
 OVERLAYS: Final = f"{SHARE}/overlay"
 """What apps write to their roots, in the guest; on the host it is where that of any flavor is."""
-DEVICES: Final = "devices"
-"""The file in it that says what devices there are beside those of every machine."""
-
 _ON_HOST: Final = (
     "resource/memory", "resource/cpu", "os/linux/cpu-shares", "resource/block-bandwidth", "resource/block-iops",
 )  # fmt: skip
 """Isolators of a pod that hold for its machine; all others are for the guest."""
-SHARE_DEVICE: Final = {"driver": "vhost-user-fs-pci", "chardev": "files", "tag": TAG, "bus": "slot1"}
-WIRE_DEVICE: Final = {"driver": "virtserialport", "chardev": "wire", "bus": "serial.0", "nr": 1}
-
-_SHARED_MEMORY: Final = "memory-backend-memfd,id=memory,size={},share=on"
-_WITH_PCI: Final = "microvm,rtc=on,pcie=on"
-_PORT: Final = (
-    "-device",
-    "pcie-root-port,id=slot1,bus=pcie.0,chassis=1,slot=1,addr=1,power_controller_present=off",
-)
-_QMP: Final = ("-chardev", "socket,id=qmp,fd=0", "-mon", "chardev=qmp,mode=control")
 _VERSION: Final = "0.8.11"
 _OOM_SCORE: Final = "os/linux/oom-score-adj"
-_TB_CACHE_MIB: Final = 64
 _SERVICES: Final = ("/usr", "/bin", "/lib", "/lib64", "/sbin", "/etc/ld.so.cache", "/etc/alternatives")
 _FILES_CAPABILITIES: Final = (
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETFCAP", "CAP_SETGID",
@@ -173,75 +156,12 @@ def _cpu_request(asked: Mapping[str, Any]) -> int:
     return quantity(cpu.get("request") or cpu.get("limit") or 0, scale=3)
 
 
-def qemu(tools: Tools, boot: Boot, how: Accelerator, wanted: Size) -> list[str]:
-    """Its command line for a machine that boots. Descriptors: 0 is the wire, 1 virtiofsd's socket, 2 the console."""
-    return [
-        *_qemu(tools, how, wanted, "microvm,rtc=on", _SHARED_MEMORY), *_kernel(boot, boot.root, how),
-        "-chardev", "socket,id=files,fd=1", "-device", f"vhost-user-fs-device,chardev=files,tag={TAG}",
-        "-readconfig", f"/{TOLD}/{DEVICES}",
-        "-chardev", "socket,id=wire,fd=0", "-device", "virtio-serial-device,max_ports=2",
-        "-device", "virtserialport,chardev=wire,nr=1",
-    ]  # fmt: skip
-
-
-def template_qemu(tools: Tools, boot: Boot, how: Accelerator, wanted: Size) -> list[str]:
-    """The same for a machine that others go on from. Descriptors: 0 is for QMP, 2 the console.
-
-    It must have what they have, but for virtio devices (see `executor.kvm.acpi`). Its memory is not shared: QEMU reads
-    all of it, and shared memory is there when it has been read.
-    """
-    more = f" {waking.VARIABLE}=1 pcie_ports=compat"  # the guest looks for devices when it wants, and waits for nothing
-    return [
-        *_qemu(tools, how, wanted, _WITH_PCI, "memory-backend-ram,id=memory,size={}"),
-        *_kernel(boot, boot.template, how, more), *_PORT, *_QMP,
-    ]  # fmt: skip
-
-
-def going_on_qemu(tools: Tools, how: Accelerator, wanted: Size) -> list[str]:
-    """The same for a machine that goes on from a template. Descriptors: 0 is for QMP, 1 the stream, 2 the console.
-
-    By QMP it gets the shared tree (`SHARE_DEVICE`): QEMU 7.2 goes on with no machine that has it from the start; and,
-    for want of descriptors, the wire (`WIRE_DEVICE`).
-    """
-    return [
-        *_qemu(tools, how, wanted, _WITH_PCI, _SHARED_MEMORY), "-incoming", "fd:1", *_PORT, *_QMP,
-        "-readconfig", f"/{TOLD}/{DEVICES}",
-        "-device", f"virtio-serial-device,id=serial,max_ports=2,bus={acpi.bus(acpi.PLACES[0])}",
-    ]  # fmt: skip
-
-
-def _qemu(tools: Tools, how: Accelerator, wanted: Size, kind: str, memory: str) -> list[str]:
-    size = f"{wanted.memory // MIB}M"
-    accel = "kvm" if how.name == "kvm" else f"tcg,thread=multi,tb-size={_TB_CACHE_MIB}"
-    return [
-        str(tools.qemu), "-name", "gantry", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-        "-machine", f"{kind},memory-backend=memory", "-global", "virtio-mmio.force-legacy=false",
-        "-accel", accel, "-cpu", how.cpu, "-smp", str(wanted.cpus), "-m", size, "-object", memory.format(size),
-        "-chardev", "file,id=console,path=/dev/stderr", "-serial", "chardev:console",
-    ]  # fmt: skip
-
-
-def _kernel(boot: Boot, root: Path, how: Accelerator, more: str = "") -> list[str]:
-    said = f"console=ttyS0 quiet loglevel=3 panic=-1 reboot=t LD_LIBRARY_PATH=/lib{how.parameters}{more}"
-    return ["-kernel", f"/boot/{boot.kernel.name}", "-initrd", f"/boot/{root.name}", "-append", said]
-
-
 def how_ended(ended: AppExit) -> str:
     """QEMU, or virtiofsd; after a colon."""
     what = "QEMU" if ended.app == VM else "virtiofsd"
     if ended.oom_killed:
         return f"{what} was killed for the memory it took"
     return f"{what} ended with {'signal' if ended.signal else 'status'} {ended.signal or ended.exit_code}"
-
-
-def virtiofsd(tools: Tools) -> list[str]:
-    """Its command line. Descriptor 0 is the socket it listens on."""
-    return [
-        str(tools.virtiofsd), "--fd=0", "-o", f"source={SHARE}", "-o", "sandbox=chroot", "-o", "cache=auto",
-        "-o", "announce_submounts", "-o", "xattr", "-o", "no_posix_lock", "-o", "modcaps=-mknod",
-        "--rlimit-nofile=0", "-o", "log_level=warn",
-    ]  # fmt: skip
 
 
 def host_manifest(
@@ -278,9 +198,9 @@ def host_manifest(
         shares.append({"volume": f"image.{app}", "path": f"{SHARE}/images/{app}"})
     vm_mounts = [*programs, {"volume": "machine.boot", "path": "/boot"}]
     asked = pod.get("isolators") or ()
-    told = {"name": TOLD, "kind": "empty", "mode": "0700", "uid": NOBODY, "gid": NOBODY}
+    told = {"name": commands.TOLD, "kind": "empty", "mode": "0700", "uid": NOBODY, "gid": NOBODY}
     volumes.append({**told, "gantry.io/medium": "Memory", "gantry.io/size-limit": "64Ki"})
-    vm_mounts.append({"volume": TOLD, "path": f"/{TOLD}", "readOnly": True})
+    vm_mounts.append({"volume": commands.TOLD, "path": f"/{commands.TOLD}", "readOnly": True})
     for path in device_files(how):
         name = os.path.basename(path)
         volumes.append(
@@ -292,13 +212,21 @@ def host_manifest(
             }
         )
         vm_mounts.append({"volume": f"machine.{name}", "path": path})
-    command = going_on_qemu(tools, how, wanted) if template else qemu(tools, boot, how, wanted)
+    command = (
+        commands.going_on(tools, how, wanted) if template else commands.booting(tools, boot, how, wanted)
+    )
     return {
         "acVersion": pod["acVersion"],
         "acKind": "PodManifest",
         "apps": [
             _app(
-                FILES, virtiofsd(tools), "0", [*programs, *shares], _FILES_CAPABILITIES, _FILES_FORBIDDEN, pod
+                FILES,
+                commands.virtiofsd(tools),
+                "0",
+                [*programs, *shares],
+                _FILES_CAPABILITIES,
+                _FILES_FORBIDDEN,
+                pod,
             ),
             _app(VM, command, str(NOBODY), vm_mounts, (), (), pod),
         ],
@@ -340,7 +268,7 @@ def template_manifest(tools: Tools, boot: Boot, how: Accelerator, wanted: Size) 
     volumes, programs = _programs()
     volumes.append(_given("machine.boot", str(boot.root.parent)))
     mounts = [*programs, {"volume": "machine.boot", "path": "/boot"}]
-    vm = _app(VM, template_qemu(tools, boot, how, wanted), str(NOBODY), mounts, (), (), {"apps": []})
+    vm = _app(VM, commands.template(tools, boot, how, wanted), str(NOBODY), mounts, (), (), {"apps": []})
     return {
         "acVersion": _VERSION,
         "acKind": "PodManifest",
@@ -365,26 +293,6 @@ def _given(name: str, path: str) -> dict[str, Any]:
 def device_files(how: Accelerator) -> list[str]:
     """The host's that QEMU opens: KVM's where it works, and that of taps. It makes none: it may open those it owns."""
     return [*([str(DEVICE)] if how.name == "kvm" else []), *([TUN] if os.path.exists(TUN) else [])]
-
-
-def network_devices(links: Sequence[Link]) -> str:
-    """What QEMU reads: a network card for each interface (qemu(1), -readconfig)."""
-    return "".join(
-        f"""[netdev "net{number}"]
-  type = "tap"
-  ifname = "{link.tap}"
-  script = "no"
-  downscript = "no"
-
-[device "card{number}"]
-  driver = "virtio-net-device"
-  netdev = "net{number}"
-  mac = "{link.mac}"
-  bus = "{acpi.bus(acpi.PLACES[1 + number])}"
-
-"""
-        for number, link in enumerate(links)
-    )
 
 
 def network_of_guest(links: Sequence[Link]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from executor.kvm import equipment, machine
+from executor.kvm import commands, equipment, machine
 from executor.kvm.console import Console
 from executor.kvm.equipment import Equipment
 from executor.kvm.guest.main import SHARE
@@ -203,14 +203,14 @@ class _Start:
 
     async def _take_network(self) -> tuple[Link, ...]:
         """What interfaces the network namespace on the host has are the machine's. Raises LaunchError, OSError."""
-        told = f"/proc/{self.host.pid}/root/volume.{machine.TOLD}"  # docs/stage1-interface.md
+        told = f"/proc/{self.host.pid}/root/volume.{commands.TOLD}"  # docs/stage1-interface.md
         try:
             links = await asyncio.to_thread(taps.attach, self.host.pid, os.stat(told).st_uid)
         except taps.NetworkError as error:
             raise LaunchError(str(error)) from None
-        fd = os.open(f"{told}/{machine.DEVICES}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+        fd = os.open(f"{told}/{commands.DEVICES}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
         with open(fd, "w", encoding="ascii") as file:  # noqa: ASYNC230 - in memory
-            file.write(machine.network_devices(links))
+            file.write(commands.network_devices(links))
         return links
 
     async def _start_programs(self) -> None:
@@ -240,9 +240,9 @@ class _Start:
             await qmp.open()
             await qmp.running()
             await qmp.connect("files", files)
-            await qmp.execute("device_add", machine.SHARE_DEVICE)
+            await qmp.execute("device_add", commands.SHARE_DEVICE)
             await qmp.connect("wire", wire)
-            await qmp.execute("device_add", machine.WIRE_DEVICE)
+            await qmp.execute("device_add", commands.WIRE_DEVICE)
         except QmpError as error:
             template.distrust()
             raise LaunchError(

@@ -21,7 +21,7 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from executor.kvm import machine, stream
+from executor.kvm import commands, machine, stream
 from executor.kvm.console import Console
 from executor.kvm.equipment import Equipment
 from executor.kvm.guest import waking
@@ -206,8 +206,8 @@ def _key(equipment: Equipment, wanted: Size) -> str:
     tools, boot, how = equipment.tools, equipment.boot, equipment.how
     info = tools.qemu.stat()
     facts = [f"{info.st_size} {info.st_mtime_ns}", str(boot.root)]
-    facts += machine.template_qemu(tools, boot, how, wanted)
-    facts += machine.going_on_qemu(tools, how, wanted)
+    facts += commands.template(tools, boot, how, wanted)
+    facts += commands.going_on(tools, how, wanted)
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
 
