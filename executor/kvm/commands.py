@@ -32,7 +32,7 @@ _QMP: Final = ("-chardev", "socket,id=qmp,fd=0", "-mon", "chardev=qmp,mode=contr
 _TB_CACHE_MIB: Final = 64
 
 
-def booting(tools: Tools, boot: Boot, how: Accelerator, wanted: Size) -> list[str]:
+def booting(tools: Tools, boot: Boot, how: Accelerator, wanted: "Size") -> list[str]:
     """QEMU's for a machine that boots. Descriptors: 0 is the wire, 1 virtiofsd's socket, 2 the console."""
     return [
         *_qemu(tools, how, wanted, "microvm,rtc=on", _SHARED_MEMORY), *_kernel(boot, boot.root, how),
@@ -43,7 +43,7 @@ def booting(tools: Tools, boot: Boot, how: Accelerator, wanted: Size) -> list[st
     ]  # fmt: skip
 
 
-def template(tools: Tools, boot: Boot, how: Accelerator, wanted: Size) -> list[str]:
+def template(tools: Tools, boot: Boot, how: Accelerator, wanted: "Size") -> list[str]:
     """The same for a machine that others go on from. Descriptors: 0 is for QMP, 2 the console.
 
     It must have what they have, but for virtio devices (see `executor.kvm.acpi`). Its memory is not shared: QEMU reads
@@ -56,7 +56,7 @@ def template(tools: Tools, boot: Boot, how: Accelerator, wanted: Size) -> list[s
     ]  # fmt: skip
 
 
-def going_on(tools: Tools, how: Accelerator, wanted: Size) -> list[str]:
+def going_on(tools: Tools, how: Accelerator, wanted: "Size") -> list[str]:
     """The same for a machine that goes on from a template. Descriptors: 0 is for QMP, 1 the stream, 2 the console.
 
     By QMP it gets the shared tree (`SHARE_DEVICE`): QEMU 7.2 goes on with no machine that has it from the start; and,
@@ -69,7 +69,7 @@ def going_on(tools: Tools, how: Accelerator, wanted: Size) -> list[str]:
     ]  # fmt: skip
 
 
-def _qemu(tools: Tools, how: Accelerator, wanted: Size, kind: str, memory: str) -> list[str]:
+def _qemu(tools: Tools, how: Accelerator, wanted: "Size", kind: str, memory: str) -> list[str]:
     size = f"{wanted.memory >> 20}M"
     accel = "kvm" if how.name == "kvm" else f"tcg,thread=multi,tb-size={_TB_CACHE_MIB}"
     return [
