@@ -71,6 +71,7 @@ class Guest:
         if self.wire is None or self._over:
             raise ConnectionError(self._over or "the machine has not started")
         ours, theirs = socket.socketpair()
+        ours.setblocking(False)
         stream = self.wire.connection(theirs)
         try:
             await self._ask(self.wire, "connect", [stream], address=address, port=port)

@@ -23,8 +23,8 @@ class Located(Protocol):
 class Dialling(Protocol):
     """A sandbox that makes connections in the pod's network itself.
 
-    address: an IPv4 or IPv6 address. The result behaves as a connected stream socket does. Raises OSError, with the
-    errno of the connect(2) that failed.
+    address: an IPv4 or IPv6 address. The result behaves as a connected stream socket does that does not block. Raises
+    OSError, with the errno of the connect(2) that failed.
     """
 
     async def dial(self, address: str, port: int) -> socket.socket: ...

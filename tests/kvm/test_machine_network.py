@@ -259,6 +259,7 @@ async def test_a_client_that_goes_is_not_waited_for(machine: Any) -> None:
     loop = asyncio.get_running_loop()
     wire = machine.sandbox._guest.wire
     sock = await connect(machine.sandbox, "127.0.0.1", 8001)
+    assert not sock.getblocking()
     before = set(wire.streams)
     await loop.sock_sendall(sock, b"x")
     sock.close()
