@@ -6,7 +6,7 @@ Source: rkt `Documentation/devel/stage1-implementors-guide.md`, `stage0/{run,ent
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -148,6 +148,19 @@ def stop_arguments(pod: str, *, force: bool) -> list[str]:
 def enter_arguments(pid: int, app: str, argv: list[str]) -> list[str]:
     """Arguments of `enter`."""
     return [f"--pid={pid}", f"--appname={app}", "--", *argv]
+
+
+def attach_arguments(app: str, wanted: Collection[str] | None) -> list[str]:
+    """Arguments of `attach`. wanted: of stdin, stdout, stderr, tty-in, tty-out; None: which there are, as JSON."""
+    if wanted is None:
+        return ["--action=list", f"--app={app}", "--debug=false"]
+    endpoints = ("tty-in", "tty-out", "stdin", "stdout", "stderr")
+    return [
+        "--action=custom-attach",
+        *(f"--{one}={str(one in wanted).lower()}" for one in endpoints),
+        f"--app={app}",
+        "--debug=false",
+    ]
 
 
 def app_arguments(what: str, pod: str, app: str) -> list[str]:

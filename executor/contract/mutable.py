@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from executor.contract import files, tree
-from executor.contract.client import ENVIRONMENT, Ended
+from executor.contract.client import Ended
 from executor.contract.console import Console
 from executor.contract.interface import FAILED, ROOTFS, app_arguments
 from executor.contract.manifest import Foreign
@@ -130,13 +130,7 @@ class Mutable(ForeignSandbox):
     async def _call(self, what: str, app: str, streams: tuple[int, ...] = ()) -> None:
         """A crossing entrypoint. With streams they are its own, and so perhaps the app's. Raises LaunchError."""
         job, patience = self.job, self.job.patience
-        environment = {
-            **ENVIRONMENT,
-            "RKT_STAGE1_ENTERPID": str(self.pod_pid),
-            "RKT_STAGE1_ENTERAPP": app,
-        }
-        if "enter" in job.stage1.entrypoints:
-            environment["RKT_STAGE1_ENTERCMD"] = tree.entrypoint(job.pod_dir, job.stage1, "enter")
+        environment = self.crossing(app)
         command = [
             tree.entrypoint(job.pod_dir, job.stage1, f"app/{what}"),
             *app_arguments(what, job.pod_dir.name, app),

@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from executor.contract.interface import (
     FAILED,
     ContractError,
     Stage1,
+    attach_arguments,
     enter_arguments,
     run_arguments,
     stop_arguments,
@@ -336,6 +337,22 @@ class ForeignSandbox:
         finally:
             os.close(slave)
         return Exec(started, master)
+
+    def crossing(self, app: str) -> dict[str, str]:
+        """The environment of entrypoints that go into the pod on their own."""
+        made = {**ENVIRONMENT, "RKT_STAGE1_ENTERPID": str(self.pod_pid), "RKT_STAGE1_ENTERAPP": app}
+        if "enter" in self.job.stage1.entrypoints:
+            made["RKT_STAGE1_ENTERCMD"] = tree.entrypoint(self.job.pod_dir, self.job.stage1, "enter")
+        return made
+
+    async def attach(self, app: str, wanted: Collection[str] | None, streams: tuple[int, ...]) -> Exec:
+        """Execute `attach`; wanted as in `attach_arguments`. Raises LaunchError."""
+        if "attach" not in self.job.stage1.entrypoints:
+            raise LaunchError(f"{self.name} cannot attach to apps: its image has no attach entrypoint")
+        self._check_runs(app)
+        program = tree.entrypoint(self.job.pod_dir, self.job.stage1, "attach")
+        command = [program, *attach_arguments(app, wanted)]
+        return Exec(await self.holder.spawn(command, streams, environment=self.crossing(app)), None)
 
     async def start_terminal(self, app: str) -> tuple[int, int]:
         """Not by the contract: only `rkt`'s own attach gives an app a terminal."""

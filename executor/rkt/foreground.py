@@ -200,11 +200,15 @@ class Foreground:
         handlers = self.entries[name]["app"].get("eventHandlers") or ()
         return [list(map(str, one["exec"])) for one in handlers if one["name"] == event]
 
+    def modes(self, entry: dict[str, Any]) -> dict[str, str]:
+        """How the streams of an app are to be. Failure."""
+        return modes_of(entry)
+
     async def start(self, name: str) -> None:
         """Start an app, its pre-start handlers first: one that fails is the app's failure. LaunchError, Failure."""
         assert self.sandbox is not None
         entry = self.entries[name]
-        modes = modes_of(entry)
+        modes = self.modes(entry)
         log = plain_log(self.manifest, entry) if "stream" in modes.values() else None
         labelled = self.lasting or len(self.entries) > 1
         run = self.runs[name] = Run()

@@ -7,8 +7,10 @@
 The pod ends as `run` does, or as the first app that failed; a network is the stage1's own to make, from --net.
 """
 
+import asyncio
 import json
 import os
+import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
@@ -18,7 +20,7 @@ from executor.contract import disposal
 from executor.contract.interface import ROOTFS, ContractError, Stage1
 from executor.contract.interface import Run as RunArguments
 from executor.contract.manifest import convert
-from executor.contract.sandbox import Immutable, Job, Patience
+from executor.contract.sandbox import ForeignSandbox, Immutable, Job, Patience
 from executor.contract.stages import rewrite
 from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.poddir import Phase
@@ -26,6 +28,7 @@ from executor.pods.ports import Sandbox
 from executor.rkt import measured, stage1
 from executor.rkt.appstreams import AppStreams, modes_of
 from executor.rkt.common import Globals
+from executor.rkt.control import Session
 from executor.rkt.flags import Failure
 from executor.rkt.foreground import Foreground, Run
 from executor.rkt.podflags import PodFlags
@@ -57,9 +60,24 @@ async def prepare(g: Globals, choice: Choice, making: Making, *, mutable: bool =
 
 
 def check_modes(known: Stage1, entry: Mapping[str, Any]) -> None:
-    """Failure when the streams of an app are to be others than the stage1's."""
-    if modes_of(entry) != _ALL:
-        raise Failure(f"app {entry['name']}: stage1 {known.name} has one output for all apps: no --stdout=…")
+    """Failure when the streams of an app are to be others than what the stage1 gives it."""
+    if modes_of(entry) != _ALL and "attach" not in known.entrypoints:
+        raise Failure(
+            f"app {entry['name']}: stage1 {known.name} has one output for all apps and no attach: no --stdout=…"
+        )
+
+
+async def _gather(fd: int) -> bytes:
+    """What comes from a pipe; it is closed then."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb")
+    )
+    try:
+        return await reader.read(1 << 16)
+    finally:
+        transport.close()
 
 
 async def execute(
@@ -161,6 +179,58 @@ class ForeignPod(Foreground):
 
     def _run_pod(self) -> Callable[..., Awaitable[Sandbox]]:
         return self._run_stage1
+
+    def modes(self, entry: Mapping[str, Any]) -> dict[str, str]:
+        """What the annotations say is the stage1's to heed."""
+        return _ALL
+
+    async def _on_attach(self, session: Session) -> dict[str, Any] | None:
+        """By the stage1's own `attach`, which gets pipes whose other ends are for who asks."""
+        name = str(session.message["app"])
+        if not isinstance(self.sandbox, ForeignSandbox) or name not in self.runs:
+            raise Failure(f"app {name!r} does not run: there is nothing to attach to")
+        if "wanted" not in session.message:
+            return {"endpoints": await self._endpoints(self.sandbox, name)}
+        wanted = [str(one) for one in session.message["wanted"]]
+        pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
+        theirs = [pipes[0][0], pipes[1][1], pipes[2][1]]
+        ours = {
+            "stdin": pipes[0][1], "tty-in": pipes[0][1], "stdout": pipes[1][0], "tty-out": pipes[1][0],
+            "stderr": pipes[2][0],
+        }  # fmt: skip
+        try:
+            started = await self.sandbox.attach(name, wanted, tuple(theirs))
+            session.reply({"endpoints": wanted}, [ours[one] for one in wanted])
+        finally:
+            for fd in {*theirs, *ours.values()}:
+                os.close(fd)
+        try:
+            await session.until_gone_or(started.ended)
+        finally:
+            if not started.ended.done():
+                await started.signal(signal.SIGKILL)
+        code, _ = started.ended.result() if started.ended.done() else (0, None)
+        if code:
+            raise Failure(f"app {name!r}: the stage1's attach ended with {code}")
+        return {"ended": True}
+
+    async def _endpoints(self, sandbox: ForeignSandbox, name: str) -> list[str]:
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        try:
+            started = await sandbox.attach(name, None, (writing, writing))
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        text = await _gather(reading)
+        code, _ = await started.ended
+        try:
+            if code == 0:
+                return [str(one["name"]) for one in json.loads(text)["targets"]]
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise Failure(f"app {name!r}: there is nothing to attach to: {text.decode(errors='replace').strip()}")
 
     async def _run_stage1(
         self, pod_dir: Path, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]

@@ -13,6 +13,7 @@ import termios
 import time
 import tty
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 READ_SIZE = 64 << 10
 
@@ -136,7 +137,8 @@ class Relay:
     def _resize(self) -> None:
         size = fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8))
         if any(struct.unpack("4H", size)[:2]):
-            fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
+            with suppress(OSError):  # one that is behind a pipe keeps its size
+                fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
 
     def _typed(self) -> None:
         try:

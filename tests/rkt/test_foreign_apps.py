@@ -13,6 +13,14 @@ pytestmark = pytest.mark.root
 
 SCRIPTS = Path(__file__).parents[1] / "contract/stage1/mutable"
 NAME = "example.com/box"
+ATTACH = """#!/bin/sh
+echo "$@" >> attached
+case "$*" in
+    *--action=list*) echo '{"version": 1, "targets": [{"name": "stdin"}, {"name": "stdout"}]}' ;;
+    *--app=two*) echo "no endpoints" >&2; exit 254 ;;
+    *) read line; echo "$RKT_STAGE1_ENTERAPP got $line"; echo err >&2 ;;
+esac
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -25,9 +33,11 @@ def on(monkeypatch):
 def stage1(tmp_path):
     """The file of the image. without: entrypoints that it has not."""
 
-    def make(*without):
+    def make(*without, attach=""):
         rootfs = tmp_path / "rootfs"
         shutil.copytree(SCRIPTS, rootfs)
+        if attach:
+            (rootfs / "attach").write_text(attach)
         notes = {"interface-version": "6"}
         for path in rootfs.iterdir():
             path.chmod(0o755)
@@ -93,3 +103,30 @@ def test_not_every_stage1_can(box, stage1):
     done = box("app", "sandbox", f"--stage1-path={box.base}/stage1.aci", "--tpm=/dev/tpmrm0")
     assert (done.code, "--tpm" in done.err) == (1, True)
     assert box.good("list", "--no-legend").out.strip() == ""
+
+
+def test_attach_by_the_stage1_itself(box, stage1):
+    file = box.base / "uuid"
+    os.mkfifo(file)
+    box.start("app", "sandbox", "--net=none", stage1(attach=ATTACH), f"--uuid-file-save={file}")
+    uuid = file.read_text()
+    box.good("status", "--wait-ready=30s", uuid)
+    flags = ("--stdin=stream", "--stdout=stream", "--stderr=stream")
+    for name in ("one", "two"):
+        box.good(
+            "app", "add", uuid, NAME, f"--name={name}", *flags, "--exec=/bin/sh", "--", "-c", "sleep 1000"
+        )
+        done = box("attach", f"--app={name}", uuid)
+        assert (done.code, "does not run" in done.err) == (254, True)
+        box.good("app", "start", uuid, f"--app={name}")
+    entry = box.good("cat-manifest", uuid).json["apps"][0]
+    assert {"name": "coreos.com/rkt/stage2/stdin", "value": "stream"} in entry["annotations"]
+    assert box.good("attach", "--mode=list", "--app=one", uuid).lines == ["stdin", "stdout"]
+    done = box.good("attach", "--mode=stdin,stdout,stderr", "--app=one", uuid, stdin="word\n")
+    assert (done.out, done.err) == ("one got word\n", "err\n")
+    told = (box.data / "pods/run" / uuid / "attached").read_text().splitlines()
+    assert told[-1] == (
+        "--action=custom-attach --tty-in=false --tty-out=false --stdin=true --stdout=true --stderr=true "
+        "--app=one --debug=false"
+    )
+    box.good("stop", uuid)
