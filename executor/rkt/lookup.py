@@ -31,7 +31,7 @@ from executor.rkt.flags import Failure
 from executor.stage0 import names, operations, settings
 from executor.stage0.acisource import MAX_SIGNATURE
 from executor.stage0.cas import Cas
-from executor.stage0.errors import ImageError, ImageNeverPull, ImageNotFound, ImageUntrusted
+from executor.stage0.errors import ImageError, ImageNeverPull, ImageUntrusted
 from executor.stage0.operations import Stored
 from executor.stage0.settings import Host, Settings
 from executor.stage0.store import Image, ImageStore
@@ -41,12 +41,15 @@ from executor.stage0.trust.keystore import Keystore
 
 _log = logging.getLogger("executor.stage0.webaci")
 
+_SHORTEST = len("sha512-00")
 Pull = Literal["new", "update", "never"]
 _RKT_SAYS = tuple(
     (re.compile(pattern), words)
     for pattern, words in (
         (r"is not signed", "error opening signature file"),
         (r"which is not trusted|no key is trusted", "openpgp: signature made by unknown entity"),
+        (r"no such image in the store", "no image IDs found"),
+        (r"is ambiguous: ", "ambiguous image ID"),
         (r"HTTP (401|403)", r"bad HTTP status code: \1"),
         (r"the image is for (\w+)/", r'bad os "\1"'),
         (r"label (\S+) is None, ", r'requested label "\1" not provided by the image manifest'),
@@ -288,19 +291,19 @@ def everything(data: Path) -> list[Stored]:
 def in_store(g: Globals, text: str) -> Stored:
     """An image of the store by anything that names one. Failure."""
     ref = reference(text)
+    if text.startswith("sha512-") and len(text) < _SHORTEST:
+        raise Failure(f"{text}: image ID too short")
     parsed: Any = names.parse(ref) if not ref.startswith(("sha512-", "sha256:")) else None
     if isinstance(parsed, names.Appc):
         ids: Sequence[str] = stored(g.data, parsed)
         if not ids:
-            raise Failure(f"{text}: no such image in the store")
+            raise Failure(as_rkt_says(f"{text}: no such image in the store", ref))
         ref = ids[0]
     try:
         with operations.opened(g.data, ref) as image:
             return image
-    except ImageNotFound as error:
-        raise Failure(str(error)) from None
     except ImageError as error:
-        raise Failure(str(error)) from None
+        raise Failure(as_rkt_says(str(error), ref)) from None
 
 
 def shown_name(image: Stored) -> str:

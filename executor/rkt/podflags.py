@@ -53,7 +53,8 @@ class PodFlags:
         flags.many("set-env-file", "a file of lines NAME=VALUE for all apps")
         flags.text("pod-manifest", "", "run this PodManifest; its images are in the store")
         flags.switch(
-            "private-users", "insist on ids of the pod's own (which it has anyway, where that is possible)"
+            "private-users",
+            "insist on ids of the pod's own (which it has anyway, where that is possible); =false: not even then",
         )
         flags.many("port", "")
         self._add_stage1()

@@ -64,6 +64,8 @@ def main(g: Globals, args: list[str]) -> int:
     making = new(g)
     try:
         asyncio.run(fill(g, asked, making, quiet=flags.is_on("quiet")))
+        if g.debug:
+            g.say("Writing pod manifest")
         making.pod.write_manifest(making.manifest)
         if making.unverified:
             (making.pod.path / UNVERIFIED).touch(0o644)
@@ -106,8 +108,8 @@ async def fill(g: Globals, asked: PodFlags, making: Making, *, quiet: bool = Fal
         if entry["app"].get("eventHandlers"):
             settle(entry, handlers="root")  # whoever the app is (rkt `tests/rkt_run_test.go`, TestPreStart)
     check_sources(manifest)
-    notes = {"flavor": flavor, "user_namespace": "private" if flags.is_on("private-users") else ""}
-    settle(manifest, **notes)
+    users = ("private" if flags.is_on("private-users") else "host") if "private-users" in flags.given else ""
+    settle(manifest, flavor=flavor, user_namespace=users)
     making.manifest = manifest
     making.digests = dict(zip((str(entry["name"]) for entry in manifest["apps"]), digests, strict=True))
     making.unverified = "image" in g.insecure

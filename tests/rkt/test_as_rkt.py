@@ -125,6 +125,11 @@ def test_messages_that_scripts_look_for(rkt, images, tmp_path):
     rkt.strict = True
     assert "[error opening signature file]" in rkt("prepare", images.aci).err
     assert 'no matches found for "0f746094"' in rkt("rm", "0f746094").err
+    rkt.strict = False
+    rkt.good("fetch", images.aci, images.oci)
+    assert "[no image IDs found]" in rkt("image", "cat-manifest", "sha512-00112233").err
+    assert "image ID too short" in rkt("image", "cat-manifest", "sha512-0").err
+    assert "Writing pod manifest" in rkt.good("prepare", images.aci, "--debug").err
     clash = rkt("prepare", "--pod-manifest=/dev/null", "--port=web:80")
     assert "conflicting flags set with --pod-manifest" in clash.err
     assert "--port is not supported" in rkt("prepare", "--port=web:80", images.aci).err
@@ -204,3 +209,12 @@ def test_event_handlers_are_root(rkt, images, tmp_path):
     aci = converted(images, tmp_path, eventHandlers=[handler], user="1234", group="2345")
     done = rkt.good("run", "--net=none", aci, "--exec=/bin/sh", "--", "-c", "id; cat /made")
     assert [line.split(" ")[0] for line in done.lines] == ["uid=0", "uid=1234", "made"]
+
+
+def test_user_namespaces_may_be_declined(fetched):
+    assert fetched.sh("cat /proc/self/uid_map", "--private-users=false").out.split() == [
+        "0",
+        "0",
+        "4294967295",
+    ]
+    assert fetched.sh("cat /proc/self/uid_map", "--private-users").out.split()[2] == "65536"
