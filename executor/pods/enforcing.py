@@ -93,7 +93,7 @@ def why_not(name: str, value: Any, flavor: str, node: Facts, *, of_pod: bool = F
     if name in _LABELS:
         module = _LABELS[name]
         if flavor == _MACHINE:
-            return f"the kernel of a virtual machine has no {module}"
+            return f"nobody loads profiles or a policy of {module} into a virtual machine"
         return node.labels.get(module, "")
     if flavor == _MACHINE:
         return "a virtual machine has no disk of its own" if name in _OF_THE_DISK else ""

@@ -106,7 +106,7 @@ def test_contexts_of_selinux(tmp_path: Path) -> None:
             pod(context(appArmorProfile=PROFILE)),
             "kvm",
             "AppArmor",
-            "the kernel of a virtual machine has no AppArmor",
+            "nobody loads profiles or a policy of AppArmor into",
         ),
         (
             pod(notes={"kubernetes.io/egress-bandwidth": "1M"}),
