@@ -27,6 +27,7 @@ from executor.stage1.sandbox import Sandbox
 from executor.stage1.starters import Answer, Child
 from executor.stage1.worker import worker
 
+_END_SECONDS: Final = 10.0
 _REFILL_SECONDS: Final = 0.002
 _IDLE_SECONDS: Final = 5.0
 
@@ -319,9 +320,13 @@ class Launcher:
                 sandbox.stop(lambda *_: None)
             except StageError:
                 pass  # it is being stopped already
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + _END_SECONDS
+        self.later(_END_SECONDS, lambda: None)  # for a turn waits until something happens
         while (self._sandboxes or self._children) and time.monotonic() < deadline:
             self._turn()
+        if self._sandboxes or self._children:
+            left = [*self._sandboxes, *map(str, self._children)]
+            sys.stderr.write(f"stage1: the launcher ends without having seen the end of {', '.join(left)}\n")
 
 
 def _guarded(action: Callable[[], None]) -> None:

@@ -86,7 +86,7 @@ class Sandbox:
             self._cgroup.limit(self._pod.limits)
             self._send_pod()
         except (OSError, cgroups.CgroupError) as error:
-            self._fail(f"prepare {self._key}: {_text(error)}")
+            self._end(f"prepare {self._key}: {_text(error)}")
 
     def _take_init(self) -> None:
         """A user namespace is for every pod it fits, unless the pod says otherwise; one that must have it gets it."""
@@ -135,7 +135,7 @@ class Sandbox:
         if self._ending:
             return
         if wrong:
-            self._fail(wrong)
+            self._end(wrong)
             return
         answer, self._on_running = self._on_running, None
         if answer is not None:
@@ -196,12 +196,6 @@ class Sandbox:
     def _job(self, todo: list[Any], process: Process, whom: str) -> bytes:
         names = (whom, "users") if self._users else (whom,)
         return channel.encode((todo, tuple(process), names))
-
-    def _fail(self, reason: str) -> None:
-        answer, self._on_running = self._on_running, None
-        if answer is not None:
-            self._on_stopped.append(lambda *_: answer({"error": reason}))
-        self._end(reason)
 
     # -- apps ---------------------------------------------------------------------------------------------
 
@@ -448,6 +442,9 @@ class Sandbox:
         if self._ending:
             return
         self._ending, self._reason = True, reason
+        answer, self._on_running = self._on_running, None
+        if answer is not None:  # whoever asked for the pod hears of its end, whatever that was
+            self._on_stopped.append(lambda *_: answer({"error": reason or "the pod was stopped"}))
         if self._init_fd >= 0:
             signal.pidfd_send_signal(self._init_fd, signal.SIGKILL)
         for pid in filter(None, self._starters.values()):

@@ -73,10 +73,10 @@ class Starter:
     def end(self, *, well: bool = False) -> None:
         """Forget it. `well`: it has started what it should, and may be of use for more."""
         self._launcher.unwatch(self._socket.fileno())
-        del self._starters[self._name]
+        lives = self._starters.pop(self._name) != 0
         if self._master >= 0:
             os.close(self._master)
-        self._launcher.starter_done(self._child, well=well)
+        self._launcher.starter_done(self._child, well=well and lives)
 
     def _on_message(self) -> None:
         message: Any

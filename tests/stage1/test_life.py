@@ -353,6 +353,24 @@ async def test_dead_spares_are_not_used(runner: Any, eventually: Any) -> None:
     assert (await runner.sh("echo fine")).output == "fine\n"
 
 
+async def test_a_pod_whose_init_was_dead_before_is_an_error(runner: Any, eventually: Any) -> None:
+    """The launcher sees the exit before the socket's end, and has to answer all the same."""
+    await runner.sh("true")
+    children = Path(f"/proc/{runner.launcher.pid}/task/{runner.launcher.pid}/children")
+    await eventually(lambda: len(children.read_text().split()) == 2)
+    os.kill(runner.launcher.pid, signal.SIGSTOP)
+    try:
+        for pid in children.read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+        asked = asyncio.ensure_future(runner.pod(runner.pods.make(runner.pods.app("/bin/true"))))
+        await asyncio.sleep(0)  # so that it is sent
+    finally:
+        os.kill(runner.launcher.pid, signal.SIGCONT)
+    with pytest.raises(LaunchError, match=r"the pod's init died|reset by peer"):
+        await asyncio.wait_for(asked, 60)
+    assert (await runner.sh("echo fine")).output == "fine\n"
+
+
 async def test_many_pods_at_once(runner: Any, nothing_left: Any) -> None:
     directories = [runner.pods.make(runner.pods.app("/bin/echo", str(n))) for n in range(12)]
     running = await asyncio.gather(*map(runner.pod, directories))
