@@ -64,6 +64,22 @@ def descendants() -> dict[int, str]:
     return found
 
 
+def described(pid: int) -> str:
+    """A process, for whoever wants to know why it is there."""
+    found = [f"process {pid}"]
+    for name, wanted in (
+        ("status", ("Name", "State", "PPid", "NSpid", "Sig")),
+        ("syscall", ("",)),
+        ("stack", ("",)),
+    ):
+        try:
+            lines = Path(f"/proc/{pid}/{name}").read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        found += [line for line in lines if line.startswith(wanted)]
+    return "\n    ".join(found)
+
+
 def reap(*but: int) -> None:
     """Take in what has lost its parent and ended; not whom `subprocess` waits for."""
     for entry in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
@@ -119,6 +135,8 @@ class World:
         while True:
             ready, _, _ = select.select([self.node.stdout], [], [], deadline - time.monotonic())
             if not ready:
+                self.node.send_signal(signal.SIGUSR1)  # it tells why, on its standard error
+                time.sleep(2)
                 raise Wrong(f"the executor does not say {word!r}; it has {descendants()}")
             line = self.node.stdout.readline()
             if not line:
@@ -141,7 +159,7 @@ class World:
         while left := descendants():
             reap()
             if time.monotonic() > deadline:
-                raise Wrong(f"processes outlive their executor: {left}")
+                raise Wrong("processes outlive their executor:\n" + "\n".join(map(described, left)))
             time.sleep(0.005)
         reap()
 

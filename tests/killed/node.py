@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
@@ -117,7 +118,16 @@ class Executor:
         except (LaunchError, KeyError):
             pass
 
+    def tell(self) -> None:
+        """What is going on, for whoever wants to know why it does not go on."""
+        for name in self.live.values():
+            print(name, self.pods.find("default", name).state, file=sys.stderr)
+        for task in asyncio.all_tasks():
+            task.print_stack(file=sys.stderr)
+        sys.stderr.flush()
+
     async def run(self) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self.tell)
         self.dirs.open()
         self.keeper.start()
         await asyncio.to_thread(self.dirs.collect)
