@@ -28,6 +28,10 @@ _ANSWER_SECONDS: Final = 10.0
 _FORCE_SECONDS: Final = 2.0
 
 
+class Unreachable(Failure):
+    """Nobody listens: the pod is just beginning, or ending."""
+
+
 def connect(pod: Path) -> socket.socket:
     """To the process that runs a pod. Failure. The path may be longer than an address can be."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -39,7 +43,7 @@ def connect(pod: Path) -> socket.socket:
             os.close(directory)
     except OSError as error:
         sock.close()
-        raise Failure(
+        raise Unreachable(
             f"pod {pod.name}: the process that runs it cannot be reached: {error.strerror}"
         ) from None
     return sock

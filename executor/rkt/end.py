@@ -15,12 +15,13 @@ from executor.pods.poddir import Phase, PodDir
 from executor.rkt import control
 from executor.rkt.common import Globals, need_root, words
 from executor.rkt.flags import Failure, Flags, duration
-from executor.rkt.pods import STAGE1_ID, Seen, State, find, named, walk
+from executor.rkt.pods import STAGE1_ID, Seen, State, find, look, named, walk
 from executor.rkt.show import wait_unlocked
 from executor.stage1 import strays
 
 _EMBRYO_SECONDS = 60.0
 _REGISTERED = "mds-registered"  # with the metadata service; by whom that was killed
+_ENDING_SECONDS = 20.0  # of a pod that does not listen (any more)
 _TRIES, _PAUSE = 20, 0.05  # somebody who looks at a pod's state holds its lock for a moment
 
 
@@ -48,7 +49,7 @@ def stop(g: Globals, args: list[str]) -> int:
                 continue
             if pod.state is not State.RUNNING:
                 raise Failure(f'pod "{pod.uuid}" is not running')
-            control.stop(pod.path, force=flags.is_on("force"))
+            _end(pod, force=flags.is_on("force"))
             wait_unlocked(pod.path)
         except Failure as error:
             g.say(str(error))
@@ -58,6 +59,22 @@ def stop(g: Globals, args: list[str]) -> int:
     if failed:
         g.say(f"failed to stop {failed} pod(s)")
     return 254 if failed else 0
+
+
+def _end(pod: Seen, *, force: bool) -> None:
+    """Have a pod that runs end. While it begins, and when it is just ending, nobody listens. Failure."""
+    deadline = time.monotonic() + _ENDING_SECONDS
+    while True:
+        try:
+            control.stop(pod.path, force=force)
+            return
+        except control.Unreachable:
+            seen = look(pod.root, pod.phase, pod.uuid)
+            if seen is None or not seen.locked:
+                return
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE)
 
 
 def rm(g: Globals, args: list[str]) -> int:

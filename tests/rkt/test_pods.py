@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -351,3 +353,15 @@ def test_export(box):
     fresh.base.mkdir()
     fresh.good("fetch", target)
     assert fresh.sh("ls /data /tmp; echo $WHO").lines == ["/data:", "mine", "", "/tmp:", "x", "image"]
+
+
+def test_stop_of_a_pod_that_is_just_ending(rkt):
+    """Nobody listens there any more, but its lock is held."""
+    pod = rkt.data / "pods/run" / str(uuid4())
+    pod.mkdir(parents=True)
+    lock = os.open(pod, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    timer = threading.Timer(1.0, os.close, [lock])
+    timer.start()
+    assert rkt.good("stop", pod.name).out == f'"{pod.name}"\n'
+    timer.join()
