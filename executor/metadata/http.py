@@ -44,10 +44,14 @@ class Http:
         self.take(ours, lambda: None)
         return theirs
 
-    async def close(self) -> None:
-        """End all connections."""
+    def drop(self) -> None:
+        """End all connections, soon."""
         for task in list(self._tasks):
             task.cancel()
+
+    async def close(self) -> None:
+        """End all connections."""
+        self.drop()
         if self._tasks:
             await asyncio.wait(self._tasks)
 

@@ -73,6 +73,14 @@ class _Later:
     def end(self) -> socket.socket:
         return self.made().end()
 
+    def drop(self) -> None:
+        if self._http is not None:
+            self._http.drop()
+
+    async def close(self) -> None:
+        if self._http is not None:
+            await self._http.close()
+
 
 class Service:
     """The metadata of all pods of this executor. Pods are told apart by their directories' names."""
@@ -120,11 +128,15 @@ class Service:
             self._by_digest.pop(served.digest, None)
             if served.door is not None:
                 served.door.close()
+            if served.http is not None:
+                served.http.drop()
 
     async def shut(self) -> None:
         """The executor ends."""
-        for name in list(self._served):
+        for name, served in list(self._served.items()):
             self.close(name)
+            if served.http is not None:
+                await served.http.close()
         if self._host is not None:
             self._host.close()
         if self._host_http is not None:

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import stat
+import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,36 @@ async def test_a_socket_of_the_dead_is_replaced_and_of_the_living_is_not(
         dead.bind(str(path))
     with registry.registration_socket(path) as made:
         assert made.getsockname() == str(path)
+
+
+async def test_a_socket_of_systemd_s(keys: Keys, tmp_path: Path) -> None:
+    """It is descriptor 3, and stays where it is when the service ends."""
+    code = (
+        "import asyncio, os, sys; from pathlib import Path; from executor.metadata.keys import Keys; "
+        "from executor.metadata.registry import serve; os.dup2(int(sys.argv[1]), 3); "
+        "asyncio.run(serve(Keys(Path(sys.argv[2])), 0))"
+    )
+    path = tmp_path / "activated.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", code, str(listening.fileno()), str(tmp_path / "keys" / "key")),
+            pass_fds=[listening.fileno()],
+            env={**os.environ, "LISTEN_FDS": "1"},
+            cwd=Path(__file__).resolve().parents[2],
+        )
+        try:
+            async with (
+                asyncio.timeout(20),
+                aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session,
+                session.put(f"http://unixsock/pods/{uuid4()}?token={TOKEN}", json=appc_pod()) as answer,
+            ):
+                assert answer.status == 200
+        finally:
+            process.terminate()
+            await process.wait()
+    assert path.exists()
 
 
 def test_sockets_of_systemd_s(monkeypatch: pytest.MonkeyPatch) -> None:

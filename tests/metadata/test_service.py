@@ -11,6 +11,7 @@ import pytest
 
 from executor.metadata.doors import PORT, URL_FILE, listen
 from executor.metadata.service import Service
+from executor.pods import netns
 from executor.pods.launcher import LaunchError
 
 pytestmark = pytest.mark.root
@@ -44,8 +45,6 @@ async def test_two_pods_and_neither_s_token_opens_the_other_s(
 async def test_one_pod_s_crowd_does_not_keep_another_s_waiting(
     make_pod: Callable[..., Any], make_network: Any, service: Service, ask_inside: Any
 ) -> None:
-    from executor.pods import netns
-
     loud, quiet = (make_pod(host_network=False) for _ in range(2))
     networks = [make_network() for _ in range(2)]
     await service.open(loud.path, networks[0])
@@ -60,6 +59,23 @@ async def test_one_pod_s_crowd_does_not_keep_another_s_waiting(
         for one in held:
             one.close()
     assert await ask_inside(networks[0].pid, loud.url, "/pod/uuid") == (200, loud.uid)
+
+
+async def test_connections_end_with_the_pod(
+    make_pod: Callable[..., Any], make_network: Any, service: Service, ask_inside: Any
+) -> None:
+    pod, network = make_pod(host_network=False), make_network()
+    await service.open(pod.path, network)
+    with netns.make_socket(network.pid, socket.AF_INET) as idle:
+        idle.connect(("127.0.0.1", PORT))
+        idle.setblocking(False)
+        assert await ask_inside(network.pid, pod.url, "/pod/uuid") == (200, pod.uid)
+        service.close(pod.path.name)
+        async with asyncio.timeout(5):  # by itself it would end after ten seconds
+            try:
+                assert await asyncio.get_running_loop().sock_recv(idle, 10) == b""
+            except ConnectionResetError:
+                pass
 
 
 async def test_a_port_that_is_taken_is_an_error(
