@@ -99,15 +99,10 @@ class Launcher:
         spares = self._spare_inits.setdefault(kind, [])
         return spares.pop() if spares else self._inits.start(kind)
 
-    def take_starter(self, *, lists: bool = True) -> Child:
-        """A process that waits for an app to start; call `starter_done` when it has answered.
-
-        `lists`: whether the app may be started by a program that executes them.
-        """
+    def take_starter(self) -> Child:
+        """A process that waits for an app to start; call `starter_done` when it has answered."""
         self._starting += 1
-        if self._spare_starters and lists:
-            return self._spare_starters.pop()
-        return self._fork_starter(spare=False, lists=lists)
+        return self._spare_starters.pop() if self._spare_starters else self._fork_starter(spare=False)
 
     def starter_done(self, starter: Child, *, well: bool) -> None:
         """One start has ended: unclaimed exit statuses are of interest only while one goes on.
@@ -259,8 +254,8 @@ class Launcher:
 
     # -- children -----------------------------------------------------------------------------------------
 
-    def _fork_starter(self, *, spare: bool, lists: bool = True) -> Child:
-        native = self._machine if lists else None
+    def _fork_starter(self, *, spare: bool) -> Child:
+        native = self._machine
 
         def entry(sock: socket.socket) -> None:
             if native is None:

@@ -56,17 +56,29 @@ def why_not(module: str) -> str:
 
 def set_for_exec(label: Label) -> None:
     """The next program of this process, or of one that it forks, gets the label. Raises OSError."""
+    path, text = attribute(label)
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    except OSError as error:
+        raise OSError(error.errno, reason(label, error.errno or 0)) from None
+    finally:
+        os.close(fd)
+
+
+def attribute(label: Label) -> tuple[str, str]:
+    """The file of a process that takes the label, and what has to be written to it."""
     module, text = label
     paths = _ATTRIBUTES[module]
     path = next((one for one in paths if os.path.exists(one)), paths[-1])
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, (f"exec {text}" if module == APPARMOR else text).encode())
-    except FileNotFoundError:  # AppArmor's word for a profile that it does not have
-        raise OSError(errno.ENOENT, f"the profile {text} is not loaded") from None
-    except OSError as error:
-        if module == SELINUX and error.errno == errno.EINVAL:
-            raise OSError(errno.EINVAL, f"the policy has no context {text}") from None
-        raise
-    finally:
-        os.close(fd)
+    return path, f"exec {text}" if module == APPARMOR else text
+
+
+def reason(label: Label, number: int) -> str:
+    """Why the kernel did not take it, from the errno of that write."""
+    module, text = label
+    if module == APPARMOR and number == errno.ENOENT:
+        return f"the profile {text} is not loaded"
+    if module == SELINUX and number == errno.EINVAL:
+        return f"the policy has no context {text}"
+    return os.strerror(number)

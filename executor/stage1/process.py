@@ -22,6 +22,17 @@ PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SIGNALS: Final = tuple(set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIGSTOP, 32, 33})
 
 
+Limit = tuple[int, int, int]
+"""Of setrlimit(2): which, soft, hard."""
+
+
+def make_room() -> Limit:
+    """Let this process have as many descriptors as it may: each mount of an app takes one. Returns the limit before."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.RLIMIT_NOFILE, soft, hard
+
+
 class Process(NamedTuple):
     """One process, as asked for. `capabilities` is a bit mask, None leaves them as they are (flavor fly).
 
@@ -39,10 +50,17 @@ class Process(NamedTuple):
     no_new_privileges: bool
     seccomp: bytes = b""
     ids: int = 0
-    rlimits: tuple[tuple[int, int, int], ...] = ()
+    rlimits: tuple[Limit, ...] = ()
     strict_groups: bool = False
     makes_directory: bool = True
     own_proc: str = ""  # "masked", "whole": it begins a pid namespace of its own, with a /proc of that
+
+    def limited(self, limit: "Limit") -> "Process":
+        """With a limit that it has when the manifest gives it no other."""
+        number, soft, hard = limit
+        if soft == hard or any(one[0] == number for one in self.rlimits):
+            return self
+        return self._replace(rlimits=(*self.rlimits, limit))
 
     def describe(self) -> str:
         """One line, for people."""
@@ -66,7 +84,7 @@ def spawn(
     """
     if process.own_proc:
         raise StageError(
-            "gantry.io/processes: own is not for apps with an AppArmor or SELinux label, nor for this machine"
+            f"annotation gantry.io/processes: own: not done on {os.uname().machine}, or where no code can be mapped"
         )
     ready = settle(process, (0, 1, 2), user_namespace=user_namespace, terminal=terminal)
     syscalls.close_range(3, keep - 1)

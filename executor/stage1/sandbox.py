@@ -235,11 +235,12 @@ class Sandbox:
                 self._cgroup.kill(name)
             answer({"error": reason or self._why_it_died(app or name, kills)})
 
-        # A label is for the next program that is executed: of a process that may execute another first, it is lost.
-        labelled = self._pod.apps[app or name].label is not None
-        child = self._launcher.take_starter(lists=not labelled)
         return Starter(
-            self._launcher, child, self._starters, name, on_started, on_failed, answer, self._advance
+            *(self._launcher, self._launcher.take_starter(), self._starters, name),
+            on_started,
+            on_failed,
+            answer,
+            self._advance,
         )
 
     def _on_started(self, name: str, pid: int, kills: int) -> None:

@@ -11,11 +11,11 @@ import socket
 import struct
 from typing import Any, Final
 
-from executor.stage1 import channel, machine, ops, syscalls
+from executor.stage1 import channel, lsm, machine, ops, syscalls
 from executor.stage1.children import TERMINAL, close_all_but
 from executor.stage1.machine.app import FIRST_OWN
 from executor.stage1.ops import StageError
-from executor.stage1.process import Process, settle
+from executor.stage1.process import Limit, Process, make_room, settle
 
 _REPORT: Final = struct.Struct("<II")
 _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred
@@ -30,6 +30,7 @@ def worker(sock: socket.socket, native: machine.Machine, *, host: int, last_cap:
     syscalls.set_process_name("gantry-start")
     syscalls.unshare(syscalls.CLONE_NEWNS)
     os.chdir("/")
+    before = make_room()
     home = _Home(host)
     keep = [sock.fileno(), host, native.program, *home.descriptors]
     if spare:
@@ -40,10 +41,13 @@ def worker(sock: socket.socket, native: machine.Machine, *, host: int, last_cap:
         if message is None:
             return
         try:
-            said = _Job(sock, native, home, message, fds).run(last_cap)
+            said = _Job(sock, native, home, message, fds, before).run(last_cap)
         except StageError as error:
             channel.send(sock, str(error))
             return
+        except Exception as error:
+            channel.send(sock, f"start the app: {type(error).__name__}: {error}")
+            raise
         home.come(keep)
         channel.send(sock, said)
 
@@ -77,14 +81,20 @@ class _Job:
     """One start."""
 
     def __init__(
-        self, sock: socket.socket, native: machine.Machine, home: _Home, message: Any, fds: list[int]
+        self,
+        sock: socket.socket,
+        native: machine.Machine,
+        home: _Home,
+        message: Any,
+        fds: list[int],
+        before: Limit,
     ) -> None:
         packed, process, names = message
         count = len(fds) - len(names)
         self._sock = sock
         self._native = native
         self._home = home
-        self._process = Process(*process)
+        self._process = Process(*process).limited(before)
         self._todo = ops.unpack(packed)
         self._context = ops.Context(
             {"home": home.now, "host": home.host, **dict(zip(names, fds[count:], strict=True))}
@@ -95,6 +105,7 @@ class _Job:
             self._todo.append(ops.Terminal(console="app" not in names))
         self._given: list[int] = []
         self._prelude = machine.Prelude()
+        self._label: lsm.Label | None = None
         self._told = -1
         if self._process.own_proc:
             self._told = self._tell()
@@ -144,7 +155,12 @@ class _Job:
         """Whether this operation is one for the program that we spawn (Enter: all but the mount namespace)."""
         prelude = self._prelude
         if isinstance(op, ops.OomScore):
-            self._prelude = prelude._replace(oom_score=op.value, proc=self._give(self._home.proc))
+            self._prelude = prelude._replace(oom_score=op.value, proc=self._give_proc())
+        elif isinstance(op, ops.SetLabel):
+            self._label = op.check()
+            path, text = lsm.attribute(self._label)
+            label = (op.describe(), path.removeprefix("/proc/"), text)
+            self._prelude = prelude._replace(label=label, proc=self._give_proc())
         elif isinstance(op, ops.JoinCgroup):
             members = tuple(self._give(_open_member(path, op)) for path in op.members)
             cgroup = os.path.dirname(op.members[0])
@@ -156,6 +172,9 @@ class _Job:
         else:
             return False
         return True
+
+    def _give_proc(self) -> int:
+        return self._prelude.proc if self._prelude.proc >= 0 else self._give(self._home.proc)
 
     def _give(self, fd: int) -> int:
         """The number that a descriptor of ours has in the program."""
@@ -177,8 +196,18 @@ class _Job:
             raise StageError("")
         value, number = _REPORT.unpack(said)
         if number:
-            raise StageError(program.failure(value, number) or f"call {value}: {os.strerror(number)}")
+            raise StageError(self._failure(program, value, number))
         return self._who() if self._told >= 0 else int(value)
+
+    def _failure(self, program: machine.Program, record: int, number: int) -> str:
+        said = program.failure(record, number) or f"call {record}: {os.strerror(number)}"
+        if (
+            self._label is None
+            or self._prelude.label is None
+            or not said.startswith(f"{self._prelude.label[0]}: ")
+        ):
+            return said
+        return f"{self._prelude.label[0]}: {lsm.reason(self._label, number)}"
 
 
 def _open_member(path: str, op: ops.JoinCgroup) -> int:

@@ -34,6 +34,7 @@ class Prelude(NamedTuple):
 
     `members` are files of cgroups, `namespaces` a pidfd (to be entered by `flags`), `users` the user namespace, `proc`
     the host's /proc. `told`: a socket that tells whoever reads it who has written (SO_PASSCRED), the first of them.
+    `label`: what it is for, its file below /proc, its text.
     """
 
     members: tuple[int, ...] = ()
@@ -46,6 +47,7 @@ class Prelude(NamedTuple):
     proc: int = -1
     told: int = -1
     oom_score: int | None = None
+    label: tuple[str, str, str] | None = None
 
 
 def start(
@@ -83,6 +85,9 @@ def start(
 
 
 def _enter(todo: List, prelude: Prelude) -> None:
+    if prelude.label is not None:
+        todo.doing, path, text = prelude.label
+        _write(todo, prelude.proc, path, text)
     if prelude.oom_score is not None:
         todo.doing = f"set oom_score_adj to {prelude.oom_score}"
         _write(todo, prelude.proc, "self/oom_score_adj", str(prelude.oom_score))

@@ -170,11 +170,15 @@ class SetLabel(NamedTuple):
     def describe(self) -> str:
         return f"label the app {self.label} for {self.module}"
 
-    def execute(self, context: Context) -> None:
+    def check(self) -> lsm.Label:
+        """Raises StageError where the kernel would not enforce it."""
         if why_not := lsm.why_not(self.module):
             raise StageError(f"{self.describe()}: {why_not}")
+        return self.module, self.label
+
+    def execute(self, context: Context) -> None:
         try:
-            lsm.set_for_exec((self.module, self.label))
+            lsm.set_for_exec(self.check())
         except OSError as error:
             raise StageError(f"{self.describe()}: {error.strerror}") from None
 
