@@ -1,8 +1,11 @@
 """`app …`: pods whose apps come and go; real ones."""
 
 import os
+import shlex
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -288,6 +291,35 @@ def test_many_at_once(box, sandbox, states):
     assert [one.wait(90) for one in running] == [0] * 6
     assert set(states(uuid)) == {f"a{n}" for n in range(6)}
     (box.data / "pods/run" / uuid / "pod").read_text()
+
+
+@pytest.mark.parametrize("delay", [0.1, 0.6])
+def test_killed_in_the_middle_of_changes(box, sandbox, traces, delay):
+    """Whoever is killed, and whenever: the pod goes on or is gone, and nothing else."""
+    process, uuid = sandbox()
+    script = "; ".join(
+        " ".join(map(shlex.quote, box.command("app", *words)))
+        for words in (
+            ("add", uuid, NAME, "--exec=/bin/sleep", "--", "1000"),
+            ("start", uuid, "--app=box"),
+            ("rm", uuid, "--app=box"),
+        )
+    )
+    changing = subprocess.Popen(["sh", "-c", script], stderr=subprocess.DEVNULL, start_new_session=True)
+    time.sleep(delay)
+    os.killpg(changing.pid, signal.SIGKILL)
+    changing.wait()
+    box("app", "rm", uuid, "--app=box")
+    box.good("app", "add", uuid, NAME, "--exec=/bin/sleep", "--", "1000")
+    changing = subprocess.Popen(["sh", "-c", script], stderr=subprocess.DEVNULL)
+    time.sleep(delay)
+    process.kill()
+    process.wait()
+    changing.wait()
+    assert box.good("status", "--wait=20s", uuid).lines[0] == "state=exited"
+    assert traces(uuid) == []
+    box.good("rm", uuid)
+    assert not any(any(phase.iterdir()) for phase in (box.data / "pods").iterdir())
 
 
 # -- pure ---------------------------------------------------------------------------------------------------
