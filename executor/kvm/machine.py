@@ -46,6 +46,7 @@ _ON_HOST: Final = (
 )  # fmt: skip
 """Isolators of a pod that hold for its machine; all others are for the guest."""
 _VERSION: Final = "0.8.11"
+_RLIMITS: Final = "gantry.io/rlimits"
 _OOM_SCORE: Final = "os/linux/oom-score-adj"
 _SERVICES: Final = ("/usr", "/bin", "/lib", "/lib64", "/sbin", "/etc/ld.so.cache", "/etc/alternatives")
 _FILES_CAPABILITIES: Final = (
@@ -321,8 +322,11 @@ def host_paths() -> list[str]:
     return [path for path in _SERVICES if Path(path).exists() and not Path(path).is_symlink()]
 
 
-def guest_manifest(pod: Mapping[str, Any]) -> dict[str, Any]:
-    """The PodManifest for the launcher in the guest: all volumes come from the host, all else is as it was."""
+def guest_manifest(pod: Mapping[str, Any], limits: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """The PodManifest for the launcher in the guest: all volumes come from the host, all else is as it was.
+
+    limits: (soft, hard) of the executor's, by name, as in `gantry.io/rlimits`.
+    """
     notes = {
         **_notes(pod),
         "gantry.io/flavor": "linux",
@@ -340,20 +344,24 @@ def guest_manifest(pod: Mapping[str, Any]) -> dict[str, Any]:
     ]
     return {
         **pod,
-        "apps": [_killable(app) for app in pod["apps"]],
+        "apps": [_as_here(app, limits) for app in pod["apps"]],
         "volumes": volumes,
         "isolators": [one for one in pod.get("isolators") or () if one["name"] not in _ON_HOST],
         "annotations": [{"name": name, "value": value} for name, value in notes.items()],
     }
 
 
-def _killable(app: Mapping[str, Any]) -> dict[str, Any]:
-    """With an OOM score of its own: the one it would inherit in the guest is that of what must not be killed there."""
+def _as_here(app: Mapping[str, Any], limits: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """With what it would inherit on the host, instead of what there is in the guest: an OOM score, which there is that
+    of what must not be killed; limits of resources, which there are the kernel's for so little memory."""
     body = app["app"]
-    asked = list(body.get("isolators") or ())
-    if any(one["name"] == _OOM_SCORE for one in asked):
-        return dict(app)
-    return {**app, "app": {**body, "isolators": [*asked, {"name": _OOM_SCORE, "value": 0}]}}
+    asked = _isolators(body.get("isolators"))
+    own = {name: {"soft": soft, "hard": hard} for name, (soft, hard) in limits.items()}
+    more: list[dict[str, Any]] = [{"name": _RLIMITS, "value": {**own, **asked.get(_RLIMITS, {})}}]
+    if _OOM_SCORE not in asked:
+        more.append({"name": _OOM_SCORE, "value": 0})
+    kept = [one for one in body.get("isolators") or () if one["name"] != _RLIMITS]
+    return {**app, "app": {**body, "isolators": [*kept, *more]}}
 
 
 def _app(

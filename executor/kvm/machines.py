@@ -7,6 +7,7 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -39,6 +40,10 @@ EXIT_SECONDS: Final = 1.0
 METADATA_URL: Final = "metadata-url"
 """What stage1 puts into AC_METADATA_URL (docs/stage1-interface.md)."""
 _SEED_BYTES: Final = 64
+_LIMITS: Final = ("core", "memlock", "msgqueue", "nofile", "nproc", "sigpending", "stack")
+_OPEN_FILES: Final = (
+    1 << 20
+)  # fs.nr_open, unless somebody changes it (Documentation/admin-guide/sysctl/fs.rst)
 _ETC: Final = ("hosts", "hostname", "resolv.conf")
 
 
@@ -178,7 +183,7 @@ class _Start:
         await self.guest.ready
         sandbox = KvmSandbox(self.guest, self.host, self._pod_dir, on_exit, self._on_gone)
         files = {
-            "pod": json.dumps(machine.guest_manifest(self._pod)),
+            "pod": json.dumps(machine.guest_manifest(self._pod, _limits())),
             **{name: text for name in (METADATA_URL,) if (text := _read(self._pod_dir / name))},
             **{
                 f"appsinfo/{app['name']}/lower": f"{SHARE}/images/{app['name']}/.\n"
@@ -294,6 +299,13 @@ class _Start:
         if self._exit is not None and self._exit.oom_killed:
             reason = "the machine was killed: it took more memory than the pod may have"
         self._on_gone(reason)
+
+
+def _limits() -> dict[str, tuple[int, int]]:
+    """What apps inherit from the executor, in a machine, too; of open files not more than a kernel gives to anybody."""
+    found = {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}")) for name in _LIMITS}
+    soft, hard = (_OPEN_FILES if one < 0 else min(one, _OPEN_FILES) for one in found["nofile"])
+    return {**found, "nofile": (soft, hard)}
 
 
 def _make_places(pod_dir: Path, pod: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import os
+import resource
 import signal
 import struct
 import termios
@@ -33,7 +34,7 @@ async def machine(start: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     log = host / "termination"
     log.write_text("")
     apps = {
-        "who": {"exec": ["sh", "-c", "id -u; id -g; hostname; uname -r; echo $GREETING; exit 7"],
+        "who": {"exec": ["sh", "-c", "id -u; id -g; hostname; uname -r; echo $GREETING; ulimit -n; exit 7"],
                 "user": "1234", "group": "2345", "environment": [{"name": "GREETING", "value": "hello"}]},
         "stays": {"exec": STAYS, "mounts": [{"volume": "shared", "path": "/shared"}]},
         "files": {"exec": ["sh", "-c", ("cat /host/given; echo x > /host/new || echo refused; ls -A /secret; "
@@ -42,7 +43,7 @@ async def machine(start: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
                   "mounts": [{"volume": "host", "path": "/host", "readOnly": True},
                              {"volume": "shared", "path": "/shared"}, {"volume": "log", "path": "/dev/termination"},
                              {"volume": "host", "path": "/secret", "gantry.io/sub-path": "secret"}]},
-        "hungry": {"exec": ["dd", "if=/dev/zero", "of=/dev/shm/much", "bs=1M", "count=60"],
+        "hungry": {"exec": ["dd", "if=/dev/zero", "of=/dev/null", "bs=1500M", "count=1"],
                    "isolators": [{"name": "resource/memory", "value": {"limit": "32Mi"}}]},
         "copies": {"exec": ["cat"]},
         "missing": {"exec": ["/bin/nope"]},
@@ -61,9 +62,10 @@ async def machine(start: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 async def test_an_app_is_itself_in_a_kernel_of_its_own(machine: Any) -> None:
     ended, output = await machine.run("who")
     assert (ended.exit_code, ended.signal, ended.oom_killed) == (7, None, False)
-    uid, gid, name, release, greeting = output.split("\n")[:5]
+    uid, gid, name, release, greeting, files = output.split("\n")[:6]
     assert (uid, gid, name, greeting) == ("1234", "2345", "web", "hello")
     assert release != os.uname().release
+    assert int(files) == resource.getrlimit(resource.RLIMIT_NOFILE)[0], "the executor's, as anywhere"
 
 
 async def test_volumes_layers_and_a_restart(machine: Any) -> None:
@@ -142,6 +144,7 @@ async def test_more_than_fits_anywhere_goes_through(machine: Any, tmp_path: Path
 
 
 async def test_too_much_memory_is_told_from_other_deaths(machine: Any) -> None:
+    """It asks for more at once than the machine has: what counts is what it uses, as in a cgroup."""
     ended, _ = await machine.run("hungry")
     assert ended.oom_killed
     assert not machine.gone.done()

@@ -1,5 +1,6 @@
 """What a pod's manifest makes of its machine. Pure."""
 
+import resource
 import stat
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,13 @@ def test_stage1_takes_both_manifests(how: Accelerator) -> None:
     assert ("machine.kvm" in host.volumes) == (how is KVM)
     assert host.limits.memory_limit == machine.size(asked, 2).host_memory
     assert host.limits.block_iops == 100, "the disks are the host's"
-    guest = manifest._pod(machine.guest_manifest(asked))
+    guest = manifest._pod(machine.guest_manifest(asked, {"nofile": (100, 200), "core": (0, -1)}))
     assert guest.volumes["v"].source == "/share/volumes/v"
     assert (guest.flavor, guest.limits.pids, guest.limits.block_iops) == ("linux", 100, None)
+    assert set(guest.apps["app0"].rlimits) == {
+        (resource.RLIMIT_NOFILE, 100, 200),
+        (resource.RLIMIT_CORE, 0, -1),
+    }
     assert guest.apps["app0"].oom_score_adj == 0, "not what the guest's own processes have"
 
 

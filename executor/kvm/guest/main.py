@@ -71,6 +71,8 @@ def _prepare() -> None:
     syscalls.mount("sysfs", "/sys", "sysfs", _SYSTEM)
     syscalls.mount("cgroup2", "/sys/fs/cgroup", "cgroup2", _SYSTEM)
     cgroups.write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu +memory +pids")
+    # How much memory there is is the pod's limit, and whoever takes more is killed for it, as in a cgroup.
+    cgroups.write("/proc/sys/vm/overcommit_memory", "1")
     _leave_first_root()
     os.makedirs("/tmp", exist_ok=True)
     syscalls.mount(
