@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from executor.stage1 import caps, cgroups, channel, ops, pause, plan, syscalls
-from executor.stage1.process import Process, spawn
+from executor.stage1.process import Process, make_room, spawn
 
 _KILL_ROUNDS: Final = 500
 TERMINAL: Final = ("terminal",)
@@ -153,6 +153,7 @@ def starter(sock: socket.socket, *, host: int, last_cap: int, spare: bool) -> No
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.join_session_keyring()
     home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    before = make_room()
     if spare:
         syscalls.prefault()
     job, fds = channel.receive(sock)
@@ -169,10 +170,12 @@ def starter(sock: socket.socket, *, host: int, last_cap: int, spare: bool) -> No
         ops.execute(todo, context)
         for number, fd in enumerate(context.streams):
             os.dup2(fd, number, inheritable=True)
-        pid = _spawn(sock, Process(*process), last_cap, context.fds)
+        pid = _spawn(sock, Process(*process).limited(before), last_cap, context.fds)
         channel.send(sock, pid)
     except ops.StageError as error:
         channel.send(sock, str(error))
+    except Exception as error:  # noqa: BLE001 - our stderr is the app's by now
+        channel.send(sock, f"start the app: {type(error).__name__}: {error}")
 
 
 def _spawn(sock: socket.socket, process: Process, last_cap: int, fds: dict[str, int]) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -266,3 +267,31 @@ async def test_a_hundred_apps(runner: Any, nothing_left: Any) -> None:
     assert {(await pod.ended()).app for _ in range(50)} == {app["name"] for app in apps[:50]}
     await pod.sandbox.stop()
     await nothing_left(pod.directory)
+
+
+async def test_a_thousand_mounts_of_the_manifest(pods: Any, nothing_left: Any) -> None:
+    """More than whoever starts the executor may have open files; the app has the limit that it would have had."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2000:
+        pytest.skip("a thousand mounts take more descriptors than there may be")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        launcher = await Launcher.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    mounts = [{"volume": "v", "path": f"/m/{n}", "gantry.io/sub-path": f"{n}"} for n in range(1000)]
+    app = pods.app("/bin/sh", "-c", "ls /m | grep -c .; ulimit -Sn; ulimit -Hn", mounts=mounts)
+    directory = pods.make(app, volumes=[{"name": "v", "kind": "empty"}])
+    read_end, write_end = os.pipe()
+    try:
+        ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        sandbox = await launcher.run_pod(directory, ended.set_result, print)
+        await sandbox.start_app("app", stdin=None, stdout=write_end, stderr=write_end)
+        assert (await asyncio.wait_for(ended, 60)).exit_code == 0
+        await sandbox.stop()
+    finally:
+        os.close(write_end)
+        await launcher.close()
+    with os.fdopen(read_end) as file:
+        assert file.read().split() == ["1000", "512", str(hard)]
+    await nothing_left(directory)
