@@ -96,7 +96,7 @@ async def _attach(sock: socket.socket, app: str, wanted: list[str]) -> int:
         if name in fds and not (name == "tty-out" and "tty-in" in fds and os.isatty(0))
     ]
     if "tty-in" in fds and os.isatty(0):
-        relay = Relay(fds.pop("tty-in"), shown=fds.pop("tty-out", -1), signals=True)
+        relay = Relay(fds.pop("tty-in"), shown=fds.pop("tty-out", -1), interrupt=True)
     for fd in fds.values():
         threading.Thread(target=_type, args=(fd,), daemon=True).start()
     ended = asyncio.ensure_future(_all([over, *outputs]))

@@ -109,11 +109,11 @@ def journal_label(app: str, pid: Callable[[], int]) -> Callable[[], str]:
 class Relay:
     """Our terminal and one in a pod, as one: raw mode, sizes, bytes both ways. `close` gives ours back as it was.
 
-    shown: where what the pod's terminal shows comes from, if not from `master`; -1: from nowhere. signals: what is
-    typed to interrupt, quit or suspend still does that here, not in the pod.
+    shown: where what the pod's terminal shows comes from, if not from `master`; -1: from nowhere. interrupt: what is
+    typed for that (^C) still does it here, not in the pod.
     """
 
-    def __init__(self, master: int, *, shown: int | None = None, signals: bool = False) -> None:
+    def __init__(self, master: int, *, shown: int | None = None, interrupt: bool = False) -> None:
         self._loop = asyncio.get_running_loop()
         self._master = master
         self._source = master if shown is None else shown
@@ -123,9 +123,10 @@ class Relay:
         self.finished: asyncio.Future[None] = self._loop.create_future()
         os.set_blocking(master, False)
         tty.setraw(0, termios.TCSADRAIN)
-        if signals:
+        if interrupt:
             mode = termios.tcgetattr(0)
             mode[3] |= termios.ISIG
+            mode[6][termios.VQUIT] = mode[6][termios.VSUSP] = b"\0"  # these are the pod's
             termios.tcsetattr(0, termios.TCSADRAIN, mode)
         self._resize()
         self._loop.add_signal_handler(signal.SIGWINCH, self._resize)
