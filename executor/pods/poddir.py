@@ -205,20 +205,13 @@ class PodDirs:
             for path in (self.root / phase).iterdir():
                 if (path / KEPT).exists():
                     continue
-                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
                 try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue  # somebody is at work on it
-                else:
-                    target = self.root / Phase.GARBAGE / path.name
-                    if path != target:
-                        path.rename(target)
-                    if self._dispose(target):
-                        _remove(target)
-                        removed.append(path.name)
-                finally:
-                    os.close(fd)
+                    left = PodDir(self.root, path.name, phase, self._dispose)
+                except (BlockingIOError, FileNotFoundError):
+                    continue  # somebody is at work on it, or has been
+                left.remove()
+                if not left.path.exists():
+                    removed.append(path.name)
         return removed
 
 

@@ -126,6 +126,18 @@ def test_a_directory_that_two_threads_remove_is_gone(dirs: PodDirs, caplog: pyte
     assert not caplog.messages
 
 
+def test_two_that_collect_do_not_trip_over_one_another(dirs: PodDirs) -> None:
+    for number in range(100):
+        pod = dirs.create(f"u-{number}")
+        pod.prepare(["web"])
+        forget_lock(pod)
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(PodDirs(dirs.root).collect) for _ in range(2)]
+    found = [name for one in both for name in one.result()]
+    assert sorted(found) == sorted(f"u-{number}" for number in range(100))
+    assert not [path for phase in Phase for path in (dirs.root / phase).iterdir()]
+
+
 @pytest.fixture
 def things(tmp_path: Path) -> dict[str, Path]:
     there = {name: tmp_path / name for name in ("Directory", "File", "Socket")}
