@@ -5,14 +5,18 @@ Every file is looked at without following links, is a plain file, and is short; 
 the pod's cgroup.
 """
 
+import logging
 import os
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from executor.contract.interface import ContractError
 from executor.stage1 import syscalls
+
+log = logging.getLogger(__name__)
 
 _PLAIN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _RESOLVE: Final = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
@@ -124,6 +128,40 @@ def exit_status(upper: Path, app: str) -> int | None:
     if not text.isdecimal() or not text.isascii() or int(text) > 255:
         raise ContractError(f"it wrote {text!r} as the exit status of {app}")
     return int(text)
+
+
+class Appearance:
+    """Notices that a name appears in a directory, even if it goes at once: the kernel remembers. Where it cannot be
+    watched, nothing is ever noticed."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._name = name.encode()
+        self._seen = False
+        try:
+            self._fd = syscalls.inotify(str(directory), syscalls.IN_CREATE | syscalls.IN_MOVED_TO)
+        except OSError as error:
+            log.warning("%s cannot be watched: %s", directory, error.strerror)
+            self._fd = -1
+
+    def seen(self) -> bool:
+        """Until now."""
+        while self._fd >= 0 and not self._seen:
+            try:
+                events = os.read(self._fd, 4096)
+            except BlockingIOError:
+                break
+            at = 0
+            while at < len(events):
+                (length,) = struct.unpack_from("I", events, at + 12)
+                name = events[at + 16 : at + 16 + length].rstrip(b"\0")
+                self._seen = self._seen or name == self._name
+                at += 16 + length
+        return self._seen
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def supervisor_ready(upper: Path) -> bool:

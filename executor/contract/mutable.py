@@ -36,6 +36,7 @@ class Mutable(ForeignSandbox):
         self._added: list[str] = []
         self._changing = asyncio.Lock()
         self._log: LogWriter | None = None
+        self._appeared: files.Appearance | None = None
 
     async def open(self) -> None:
         self._write_pod()
@@ -43,9 +44,12 @@ class Mutable(ForeignSandbox):
         await self.before_run()
         streams = self.output()
         self.console = Console(streams)
+        # A supervisor of rkt's takes its link away again at once, with a systemd for which it has been stopped then.
+        self._appeared = files.Appearance(tree.upper(self.job.pod_dir) / "rkt", "supervisor-status")
         try:
             await self.execute_run(self.console.fds, interactive=False)
         finally:
+            self._appeared.close()
             for fd in (*streams, *self.console.fds):
                 os.close(fd)
 
@@ -63,7 +67,8 @@ class Mutable(ForeignSandbox):
             self._log.close()
 
     def is_ready(self) -> bool:
-        return files.supervisor_ready(tree.upper(self.job.pod_dir))
+        appeared = self._appeared is not None and self._appeared.seen()
+        return appeared or files.supervisor_ready(tree.upper(self.job.pod_dir))
 
     async def start_app(self, app: str, *, stdin: int | None, stdout: int, stderr: int) -> int:
         """`app/add`, unless it is there, and `app/start`."""

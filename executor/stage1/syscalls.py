@@ -243,3 +243,18 @@ def load_module(fd: int) -> None:
 def restart() -> None:
     """Restart the machine at once, syncing nothing (reboot(2))."""
     _check(_libc.reboot(0x01234567))
+
+
+IN_MOVED_TO, IN_CREATE, IN_ONLYDIR = 0x80, 0x100, 0x01000000
+
+
+def inotify(directory: str, mask: int) -> int:
+    """A non-blocking descriptor that tells of a directory's entries (inotify(7))."""
+    fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), directory)
+    if _libc.inotify_add_watch(fd, os.fsencode(directory), ctypes.c_uint32(mask | IN_ONLYDIR)) < 0:
+        error = ctypes.get_errno()
+        os.close(fd)
+        raise OSError(error, os.strerror(error), directory)
+    return fd

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from executor.contract.files import Appearance
 from executor.pods.launcher import LaunchError
 
 pytestmark = pytest.mark.root
@@ -118,3 +119,31 @@ async def test_one_that_is_never_ready(world: Any) -> None:
     pod = world.pod(world.stage1("mutable", 6, run=run), "true")
     with pytest.raises(LaunchError, match=r"its supervisor was not ready within 0.5 s"):
         await world.run(pod)
+
+
+async def test_a_supervisor_may_take_back_at_once_that_it_is_ready(world: Any, output: Any) -> None:
+    """rkt's unit does, with any systemd for which what is over has been stopped."""
+    run = """
+        echo $$ > pid; cp pod first-pod
+        ln -s ready stage1/rootfs/rkt/x; mv -T stage1/rootfs/rkt/x stage1/rootfs/rkt/supervisor-status
+        rm stage1/rootfs/rkt/supervisor-status
+        trap 'exit 0' TERM; while :; do sleep 0.1; done"""
+    pod = world.pod(world.stage1("mutable", 6, run=run), "echo hello; exit 4")
+    sandbox = await world.run(pod)
+    out = output("0")
+    await start(sandbox, "a0", out)
+    assert (await world.exit_of("a0")).exit_code == 4
+    assert out.text == "hello\n"
+
+
+def test_what_cannot_be_watched_never_appears(tmp_path: Path) -> None:
+    appeared = Appearance(tmp_path / "none", "x")
+    assert not appeared.seen()
+    appeared.close()
+    appeared = Appearance(tmp_path, "x")
+    (tmp_path / "xy").touch()
+    assert not appeared.seen()
+    (tmp_path / "x").touch()
+    (tmp_path / "x").unlink()
+    assert appeared.seen()
+    appeared.close()
