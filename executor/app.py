@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,8 @@ from executor.mesos import PodExecutor
 from executor.metadata.images import store_manifests
 from executor.metadata.keys import Keys
 from executor.metadata.service import Service
-from executor.pods.enforcing import facts
+from executor.pods import apparmor
+from executor.pods.enforcing import Facts, facts
 from executor.pods.gpus import Gpus, Host
 from executor.pods.keeper import LauncherKeeper
 from executor.pods.manifest import choose_flavor
@@ -35,6 +37,7 @@ from executor.pods.ports import Machine, not_measured
 from executor.server.app import Tokens, make_app
 from executor.stage0 import settings as image_settings
 from executor.stage0.store import ImageStore
+from executor.stage1.lsm import APPARMOR
 from executor.stage1.manifest import FLAVORS
 from executor.tpm.measure import Measurer
 from executor.tpm.program import Parts
@@ -119,7 +122,7 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
         flavors,
         rules=config.rules,
         want=executor.want,
-        facts=facts(config.pods_dir),
+        facts=await _facts(config),
         measure=not_measured if measurer is None else measurer.measure,
         metadata=metadata,
         admit=lambda pod, handler: _admit(stages, choose_flavor(pod, handler, config.flavor, flavors), pod),
@@ -150,6 +153,14 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
         await metadata.shut()
         await server.cleanup()
     return 1 if stop.failed else 0
+
+
+async def _facts(config: Settings) -> Facts:
+    """What the node can enforce; its AppArmor profile is loaded if it has none."""
+    found = facts(config.pods_dir)
+    if found.labels.get(APPARMOR):
+        return found
+    return replace(found, default_profile=await apparmor.has_default())
 
 
 def _admit(stages: Stages, flavor: str, pod: Mapping[str, Any]) -> None:

@@ -6,13 +6,17 @@ what is the kernel's (apparmor.d(5)); under flavor `linux` most of it is out of 
 """
 
 import asyncio
+import logging
 import shutil
 from pathlib import Path
 from typing import Final
 
 from executor.stage1.lsm import DEFAULT_PROFILE
 
+log = logging.getLogger(__name__)
+
 LOADED: Final = Path("/sys/kernel/security/apparmor/profiles")
+OWN: Final = Path("/proc/self/attr/current")
 PARSER: Final = "apparmor_parser"
 PACKAGE: Final = "apparmor"
 PROFILE: Final = f"""\
@@ -67,6 +71,25 @@ async def ensure_default(loaded: Path = LOADED, parser: str = PARSER) -> None:
     if process.returncode:
         said = " ".join(words.decode(errors="replace").split())
         raise ProfileError(f"AppArmor profile {DEFAULT_PROFILE}: {parser}: {said or process.returncode}")
+
+
+async def has_default(loaded: Path = LOADED, parser: str = PARSER, own: Path = OWN) -> bool:
+    """Whether containers that say nothing can have it. Why not is the log's."""
+    try:
+        if (confined := _confined(own)) != "unconfined":
+            raise ProfileError(f"the executor itself is confined ({confined})")
+        await ensure_default(loaded, parser)
+    except ProfileError as error:
+        log.warning("containers that ask for no AppArmor profile run without one: %s", error)
+        return False
+    return True
+
+
+def _confined(own: Path) -> str:
+    try:
+        return own.read_text(encoding="utf-8", errors="replace").strip("\0\n")
+    except OSError as error:
+        raise ProfileError(f"{own}: {error.strerror}") from None
 
 
 def _is_loaded(loaded: Path) -> bool:

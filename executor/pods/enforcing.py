@@ -43,12 +43,14 @@ class EnforceError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Facts:
     """Of this node. missing: controllers that there are not, as v1 calls them. disk, seccomp: why these cannot be
-    limited or made; labels: by the name of the module; "" where all is well."""
+    limited or made; labels: by the name of the module; "" where all is well. default_profile: AppArmor is on, and has
+    the node's own."""
 
     missing: frozenset[str] = frozenset()
     disk: str = ""
     seccomp: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    default_profile: bool = False
 
 
 NO_FACTS: Final = Facts()

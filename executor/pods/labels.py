@@ -1,8 +1,8 @@
 """What a container asks of the kernel's security module (`appArmorProfile`, `seLinuxOptions`), as appc isolators.
 
 The container's word goes before the pod's, as in Kubernetes `pkg/securitycontext/util.go`. One that says nothing gets
-no label. What `seLinuxOptions` leaves out is what the node's policy gives containers (lxc_contexts, as container
-runtimes read it).
+the node's own profile of AppArmor, where there is one, as container runtimes have it. What `seLinuxOptions` leaves out
+is what the node's policy gives containers (lxc_contexts, as container runtimes read it).
 """
 
 from collections.abc import Mapping
@@ -20,10 +20,17 @@ _CONTAINERS: Final = ("system_u", "system_r", "container_t", "s0")
 
 
 def isolators(
-    container: Mapping[str, Any], spec: Mapping[str, Any], policies: Path = SELINUX_POLICIES
+    container: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    policies: Path = SELINUX_POLICIES,
+    *,
+    default_profile: bool = False,
 ) -> list[Isolator]:
-    """At most one of each module. Raises ConfigError."""
-    return [*_apparmor(_own(container, spec, "appArmorProfile")), *_selinux(container, spec, policies)]
+    """At most one of each module. default_profile: the node has one. Raises ConfigError."""
+    privileged = (container.get("securityContext") or {}).get("privileged")
+    default = {"type": "RuntimeDefault" if default_profile and not privileged else "Unconfined"}
+    profile = _own(container, spec, "appArmorProfile") or default
+    return [*_apparmor(profile), *_selinux(container, spec, policies)]
 
 
 def wants_default_profile(pod: Mapping[str, Any]) -> bool:

@@ -37,7 +37,8 @@ HOST_PATH_TYPES: Final = frozenset(
 @dataclass(frozen=True, slots=True)
 class PodLevel:
     """What the containers of a pod share, read once. termination_dir: absolute, holds a file for each app. devices:
-    by name of the container, for those that have some. rules: of this node. sysctls: that the pod sets."""
+    by name of the container, for those that have some. rules: of this node. sysctls: that the pod sets.
+    default_profile: of AppArmor, for containers that name none."""
 
     pod: Mapping[str, Any]
     node: Node
@@ -48,6 +49,7 @@ class PodLevel:
     devices: Mapping[str, Devices] = field(default_factory=dict)
     rules: Rules = NO_RULES
     sysctls: Mapping[str, str] = field(default_factory=dict)
+    default_profile: bool = False
 
     @property
     def hostname(self) -> str:
@@ -87,6 +89,8 @@ def pod_level(
     termination_dir: str,
     devices: Mapping[str, Devices] | None = None,
     rules: Rules = NO_RULES,
+    *,
+    default_profile: bool = False,
 ) -> PodLevel:
     """Read the pod's own part. The network of a pod is its own and has only loopback, unless it is the host's.
 
@@ -99,7 +103,8 @@ def pod_level(
     pod_ip = node.ip if spec.get("hostNetwork") else ""
     qos = qos_class(spec)
     settings = sysctls.settings(pod, flavor, rules.unsafe_sysctls)
-    return PodLevel(pod, node, flavor, pod_ip, qos, termination_dir, devices or {}, rules, settings)
+    profile = default_profile and flavor in ("linux", "nspawn")
+    return PodLevel(pod, node, flavor, pod_ip, qos, termination_dir, devices or {}, rules, settings, profile)
 
 
 def pod_manifest(level: PodLevel, apps: list[dict[str, Any]]) -> dict[str, Any]:
@@ -167,7 +172,7 @@ def app_entry(
     own = [
         *isolators(container, level.qos_class, node.memory, node.lowest_oom_score, of_image),
         *seccomp.isolator(container, level.pod["spec"], level.rules.seccomp_profiles),
-        *labels.isolators(container, level.pod["spec"]),
+        *labels.isolators(container, level.pod["spec"], default_profile=level.default_profile),
     ]
     app: dict[str, Any] = {
         "exec": command_line(container, asked, config.entrypoint, config.cmd),

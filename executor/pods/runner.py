@@ -105,7 +105,10 @@ class PodRunner:
         if machine.rules.unenforceable == enforcing.REFUSE:
             enforcing.admit(pod, flavor, machine.facts)
         termination = str(machine.dirs.root / Phase.RUN / name / "termination")
-        self._level = manifest.pod_level(pod, node, flavor, termination, devices, machine.rules)
+        self._level = manifest.pod_level(
+            *(pod, node, flavor, termination, devices, machine.rules),
+            default_profile=machine.facts.default_profile,
+        )
         self._files = Files(pod, node)
         self._disk = storage.Watch(
             storage.quotas(pod), machine.count_seconds, lambda message: self.dispatch(ev.Evicted(message))

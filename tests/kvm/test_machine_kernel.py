@@ -46,6 +46,53 @@ SHOW = f"mount -t cgroup2 none /tmp && cd /tmp && for f in {' '.join(FILES)}; do
 BOMB = "sh -c 'tail /dev/zero'; echo the shell lives"
 
 
+# What programs do all day: nothing of it may be different under the node's own profile.
+USUAL = """
+import ctypes, fcntl, mmap, os, resource, select, signal, socket, struct, subprocess, tempfile, threading
+def ran(name, action):
+    try:
+        print(name, action())
+    except OSError as error:
+        print(name, error.strerror)
+def talk(kind, address):
+    with socket.socket(kind, socket.SOCK_STREAM) as server, socket.socket(kind, socket.SOCK_STREAM) as client:
+        server.bind(address); server.listen(); client.connect(server.getsockname())
+        client.sendall(b"x"); return server.accept()[0].recv(1)
+def child():
+    with subprocess.Popen(["/bin/sleep", "100"]) as process:
+        os.kill(process.pid, 0); process.send_signal(15); return process.wait()
+def traced():
+    pid = os.fork()
+    if not pid:
+        ctypes.CDLL(None).ptrace(0, 0, 0, 0); os.kill(os.getpid(), signal.SIGSTOP); os._exit(0)
+    _, status = os.waitpid(pid, os.WUNTRACED); os.kill(pid, 9); os.waitpid(pid, 0); return os.WIFSTOPPED(status)
+def files():
+    with tempfile.TemporaryDirectory() as place:
+        for name in ("a", "b"): open(f"{place}/{name}", "w").close()
+        os.link(f"{place}/a", f"{place}/c"); os.symlink("a", f"{place}/d"); os.rename(f"{place}/b", f"{place}/e")
+        os.mkfifo(f"{place}/f"); os.chown(f"{place}/a", 1, 2); os.chmod(f"{place}/a", 0o6755)
+        fcntl.flock(os.open(place, 0), fcntl.LOCK_EX); os.utime(f"{place}/a"); os.truncate(f"{place}/e", 5)
+        return sorted(os.listdir(place))
+ran("tcp", lambda: talk(socket.AF_INET, ("127.0.0.1", 0)))
+ran("unix", lambda: talk(socket.AF_UNIX, "/tmp/socket"))
+ran("abstract", lambda: talk(socket.AF_UNIX, chr(0) + "name"))
+ran("pair", lambda: socket.socketpair()[0].send(b"x"))
+ran("netlink", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW).bind((0, 0)))
+ran("raw", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1).close())
+ran("files", files)
+ran("child", child)
+ran("traced", traced)
+ran("shm", lambda: open("/dev/shm/x", "w").write("x"))
+ran("code", lambda: mmap.mmap(-1, 4096, prot=7).close())
+ran("limits", lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)))
+ran("nice", lambda: os.nice(1))
+ran("user", lambda: (os.setgroups([3]), os.setresgid(2, 2, 2), os.setresuid(1, 1, 1)))
+ran("proc", lambda: [len(open(f"/proc/self/{name}").read()) > 0 for name in ("status", "maps", "cgroup", "environ")])
+ran("sys", lambda: open("/sys/kernel/mm/transparent_hugepage/enabled").read() != "")
+ran("thread", lambda: threading.Thread(target=print).start())
+"""
+
+
 def labelled(*command: str, profile: str = "own", **more: Any) -> dict[str, Any]:
     label = {"name": "os/linux/apparmor-profile", "value": {"profile": profile}}
     return {"exec": list(command), "isolators": [label], **more}
@@ -69,6 +116,8 @@ async def machine(start: Any, tmp_path_factory: pytest.TempPathFactory) -> Async
         "bomb": {"exec": ["/bin/sh", "-c", BOMB], "isolators": LIMITS},
         "default": labelled("/bin/sh", "-c", CONFINED, profile=DEFAULT_PROFILE),
         "own": labelled("/bin/sh", "-c", CONFINED),
+        "usual": labelled("/usr/bin/env", "python3", "-c", USUAL, profile=DEFAULT_PROFILE, mounts=mounts),
+        "usual-free": {"exec": ["/usr/bin/env", "python3", "-c", USUAL], "mounts": mounts},
         "free": {"exec": ["/bin/sh", "-c", CONFINED]},
         "missing": labelled("/bin/true", profile="nobody-loaded-it"),
         "runs": labelled("/bin/sleep", "1000", user="1234", group="2345"),
@@ -87,6 +136,12 @@ async def test_profiles_are_enforced(machine: Any) -> None:
         "own": ["own (enforce)", "cat: can't open '/tmp/secret': Permission denied", "ended"],
         "free": ["unconfined", "hidden", "ended"],
     }
+
+
+async def test_the_node_s_own_profile_lets_programs_be(machine: Any) -> None:
+    (_, confined), (_, free) = [await machine.run(app) for app in ("usual", "usual-free")]
+    assert confined.splitlines() == free.splitlines()
+    assert len(free.splitlines()) > 16, free
 
 
 async def test_a_profile_that_nobody_has_loaded(machine: Any) -> None:

@@ -264,6 +264,37 @@ async def test_the_default_profile_is_loaded_once(tmp_path: Path) -> None:
         await apparmor.ensure_default(loaded, str(parser_program))
 
 
+async def test_a_node_has_it_for_all_or_not(tmp_path: Path) -> None:
+    loaded, own = tmp_path / "profiles", tmp_path / "current"
+    loaded.write_text("gantry-default (enforce)\n")
+    own.write_text("unconfined\n")
+    assert await apparmor.has_default(loaded, "none", own)
+    own.write_text("docker-default (enforce)\n")
+    assert not await apparmor.has_default(loaded, "none", own)
+    own.write_text("unconfined\n")
+    loaded.write_text("")
+    assert not await apparmor.has_default(loaded, "no-such-program", own)
+    assert not await apparmor.has_default(loaded, "none", tmp_path / "missing")
+
+
+def test_who_gets_the_node_s_profile_unasked() -> None:
+    def profile(container: dict[str, Any], flavor: str = "linux", *, has: bool = True) -> str:
+        obj = pod(container)
+        level = pod_level(obj, NODE, flavor, "/t", default_profile=has)
+        made = app_entry(level, obj["spec"]["containers"][0], "i", ImageConfig(), Identity(0, 0))
+        found = {one["name"]: one["value"] for one in made["app"]["isolators"]}
+        return str(found.get("os/linux/apparmor-profile", {}).get("profile", ""))
+
+    assert [profile({}, flavor) for flavor in ("linux", "nspawn", "fly", "kvm")] == ["gantry-default"] * 2 + [
+        ""
+    ] * 2
+    assert profile({}, has=False) == ""
+    assert profile(context(privileged=True)) == ""
+    assert profile(context(appArmorProfile={"type": "Unconfined"})) == ""
+    assert profile(context(appArmorProfile=PROFILE)) == "k8s-web"
+    assert profile(context(privileged=True, appArmorProfile=PROFILE)) == "k8s-web"
+
+
 @pytest.mark.root
 @pytest.mark.system
 async def test_a_pod_runs_without_and_says_so(make_host: Any) -> None:
