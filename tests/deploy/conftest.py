@@ -237,17 +237,18 @@ def bundled(machine: Machine, bundle: tuple[Path, str]) -> Machine:
 
 
 @pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    directory = tmp_path / "run"
-    directory.mkdir()
-    started = Processes(directory)
-    yield started
-    started.stop()
-
-
-@pytest.fixture
 def cgroups() -> Iterator[str]:
     """The beginning of the names of a test's cgroups."""
     prefix = f"gantry-test-{uuid.uuid4().hex[:12]}-"
     yield prefix
     collect(prefix)
+
+
+@pytest.fixture
+def processes(tmp_path: Path, cgroups: str) -> Iterator[Processes]:
+    """They end before what they have made is removed."""
+    directory = tmp_path / "run"
+    directory.mkdir()
+    started = Processes(directory)
+    yield started
+    started.stop()
