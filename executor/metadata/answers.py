@@ -19,7 +19,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, unquote
 from uuid import UUID
 
-from aiohttp import web
+from aiohttp import BodyPartReader, web
 
 from executor.metadata.facts import Facts, Pod
 from executor.metadata.keys import Keys
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 FLAVOR: Final = "AppContainer"
 BODY_LIMIT: Final = 1 << 20
+PARTS: Final = 16
 _CARRIED: Final = ("Origin", "Referer", "Forwarded", "X-Forwarded-For", "Via", "Sec-Fetch-Mode")
 _FORMS: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
 
@@ -163,7 +164,7 @@ async def _form(request: web.BaseRequest) -> dict[str, bytes]:
     try:
         if request.content_type == _FORMS[0]:
             text = (await request.read()).decode("ascii", "surrogateescape")
-            fields = parse_qs(text, keep_blank_values=True, errors="surrogateescape", max_num_fields=100)
+            fields = parse_qs(text, keep_blank_values=True, errors="surrogateescape", max_num_fields=PARTS)
             return {name: values[0].encode("utf-8", "surrogateescape") for name, values in fields.items()}
         return await _multipart(request)
     except (ValueError, web.RequestPayloadError) as error:
@@ -171,12 +172,20 @@ async def _form(request: web.BaseRequest) -> dict[str, bytes]:
 
 
 async def _multipart(request: web.BaseRequest) -> dict[str, bytes]:
+    """In memory, part by part: aiohttp's own reading of forms opens a file for each."""
     made: dict[str, bytes] = {}
-    for name, value in (await request.post()).items():
-        data = value.file.read() if isinstance(value, web.FileField) else value
-        made.setdefault(
-            name, data.encode("utf-8", "surrogateescape") if isinstance(data, str) else bytes(data)
-        )
+    parts = size = 0
+    async for part in await request.multipart():
+        parts += 1
+        if not isinstance(part, BodyPartReader) or parts > PARTS:
+            raise ValueError("nested, or too many parts")
+        value = bytearray()
+        while piece := await part.read_chunk():
+            size += len(piece)
+            if size > BODY_LIMIT:
+                raise _Refusal(413, f"the request is larger than {BODY_LIMIT} bytes")
+            value += piece
+        made.setdefault(part.name or "", bytes(value))
     return made
 
 

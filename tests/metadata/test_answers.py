@@ -4,6 +4,7 @@ import asyncio
 import base64
 import errno
 import io
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +115,26 @@ async def test_forms_of_either_kind_byte_for_byte(make_pod: MakePod, ask: Ask) -
     parts = await ask(url, "POST", data=form)
     assert (encoded.status, parts.status) == (200, 200)
     assert encoded.text == parts.text
+
+
+async def test_forms_of_many_parts_are_refused(make_pod: MakePod, ask: Ask) -> None:
+    url = f"{make_pod().url}{BASE}/pod/hmac/sign"
+    kind = {"Metadata-Flavor": "AppContainer", "Content-Type": "multipart/form-data; boundary=b"}
+
+    def form(count: int, size: int = 1) -> io.BytesIO:
+        head = b'--b\r\nContent-Disposition: form-data; name="content"; filename="f"\r\n\r\n'
+        return io.BytesIO((head + b"x" * size + b"\r\n") * count + b"--b--\r\n")
+
+    before = len(os.listdir("/proc/self/fd"))
+    assert (await ask(url, "POST", data=form(answers.PARTS), headers=kind)).status == 200
+    assert (await ask(url, "POST", data=form(5000), headers=kind)).status == 400
+    assert (await ask(url, "POST", data=form(2, answers.BODY_LIMIT), headers=kind)).status == 413
+    nested = io.BytesIO(
+        b"--b\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n--c\r\n\r\nx\r\n--c--\r\n--b--\r\n"
+    )
+    assert (await ask(url, "POST", data=nested, headers=kind)).status == 400
+    assert (await ask(url, "POST", data=io.BytesIO(b"no parts"), headers=kind)).status == 400
+    assert len(os.listdir("/proc/self/fd")) < before + 20
 
 
 async def test_who_may_ask(make_pod: MakePod, ask: Ask, service: Service) -> None:
