@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from executor.pods import apparmor
 from executor.pods.launcher import Launcher, LaunchError
 from executor.stage1 import caps, cgroups, lsm, nspawn, seccomp, userns
 
@@ -28,6 +29,8 @@ async def examine(state_dir: Path) -> Flavors:
     common = [*await _launcher(), _capabilities(), *_cgroups(), _disk(state_dir)]
     confined = [_needed("seccomp filters", seccomp.why_not())]
     confined += [_optional(module, lsm.why_not(module)) for module in (lsm.APPARMOR, lsm.SELINUX)]
+    if not lsm.why_not(lsm.APPARMOR):
+        confined.append(_optional(f"AppArmor profile {lsm.DEFAULT_PROFILE}", apparmor.why_not()))
     users = _optional("user namespaces", _users(state_dir))
     machined = _optional(
         "systemd-machined", "" if nspawn.registers() else "systemd does not run: not in machinectl"

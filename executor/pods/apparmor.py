@@ -58,9 +58,7 @@ async def ensure_default(loaded: Path = LOADED, parser: str = PARSER) -> None:
         return
     program = shutil.which(parser)
     if program is None:
-        raise ProfileError(
-            f"AppArmor profile {DEFAULT_PROFILE} is not loaded, and there is no {parser} to load it: install {PACKAGE}"
-        )
+        raise ProfileError(_missing(parser))
     process = await asyncio.create_subprocess_exec(
         *(program, "--replace", "--skip-cache"),
         stdin=asyncio.subprocess.PIPE,
@@ -74,15 +72,32 @@ async def ensure_default(loaded: Path = LOADED, parser: str = PARSER) -> None:
 
 
 async def has_default(loaded: Path = LOADED, parser: str = PARSER, own: Path = OWN) -> bool:
-    """Whether containers that say nothing can have it. Why not is the log's."""
+    """Whether containers that say nothing can have it; it is loaded if need be. Why not is the log's."""
+    why = why_not(loaded, parser, own)
+    if not why:
+        try:
+            await ensure_default(loaded, parser)
+        except ProfileError as error:
+            why = str(error)
+    if why:
+        log.warning("containers that ask for no AppArmor profile run without one: %s", why)
+    return not why
+
+
+def why_not(loaded: Path = LOADED, parser: str = PARSER, own: Path = OWN) -> str:
+    """Why containers that say nothing cannot have it, as far as that shows without loading anything; else ""."""
     try:
         if (confined := _confined(own)) != "unconfined":
-            raise ProfileError(f"the executor itself is confined ({confined})")
-        await ensure_default(loaded, parser)
+            return f"the executor itself is confined ({confined})"
     except ProfileError as error:
-        log.warning("containers that ask for no AppArmor profile run without one: %s", error)
-        return False
-    return True
+        return str(error)
+    if not _is_loaded(loaded) and shutil.which(parser) is None:
+        return _missing(parser)
+    return ""
+
+
+def _missing(parser: str) -> str:
+    return f"AppArmor profile {DEFAULT_PROFILE} is not loaded, and there is no {parser} to load it: install {PACKAGE}"
 
 
 def _confined(own: Path) -> str:

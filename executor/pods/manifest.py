@@ -27,8 +27,8 @@ INIT: Final = "gantry.io/init"
 """Annotation of an app that is an init container: `once`, or `sidecar` if it stays."""
 HOSTNAME_MAX: Final = 63
 DEFAULT_TERMINATION_PATH: Final = "/dev/termination-log"
-_OWN_PROCESSES: Final = ("linux", "nspawn", "kvm")
-"""The flavors whose containers can have processes of their own."""
+_CONFINED: Final = ("linux", "nspawn", "kvm")
+"""The flavors that have a default filter, and can give containers processes of their own."""
 HOST_PATH_TYPES: Final = frozenset(
     {"", "DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice"}
 )
@@ -138,7 +138,7 @@ def pod_manifest(level: PodLevel, apps: list[dict[str, Any]]) -> dict[str, Any]:
 def own_processes(spec: Mapping[str, Any], flavor: str) -> bool:
     """Whether each container is to have its own, and can: of those who say nothing they are the pod's, as in rkt."""
     asked = spec.get("shareProcessNamespace") is False and not spec.get("hostPID")
-    return asked and flavor in _OWN_PROCESSES
+    return asked and flavor in _CONFINED
 
 
 def _pod_isolators(level: PodLevel) -> list[dict[str, Any]]:
@@ -181,7 +181,7 @@ def app_entry(
         "supplementaryGIDs": list(identity.groups),
         "workingDirectory": directory,
         "environment": [{"name": name, "value": value} for name, value in env.items()],
-        "isolators": with_image(own, of_image, default_seccomp=level.flavor != "fly"),
+        "isolators": with_image(own, of_image, default_seccomp=level.flavor in _CONFINED),
         "ports": [],
     }
     if handlers := event_handlers(config):

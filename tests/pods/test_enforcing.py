@@ -162,6 +162,8 @@ def test_an_image_s_isolators_hold_where_the_pod_says_nothing() -> None:
     assert made["os/linux/seccomp-remove-set"] == {"set": ["ptrace"], WITHIN_DEFAULT: True}
     assert made["os/linux/oom-score-adj"] > 0
     assert made["example.com/odd"] == {"x": 1}
+    foreign = of_app(whole(pod(), config, "coreos"))["os/linux/seccomp-remove-set"]
+    assert foreign == {"set": ["ptrace"]}, "in appc's words alone"
     asked = context(seccompProfile={"type": "Unconfined"}, capabilities={"add": ["NET_ADMIN"]})
     made = of_app(whole(pod(asked), config))
     assert "os/linux/seccomp-remove-set" not in made
