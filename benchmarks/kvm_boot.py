@@ -33,11 +33,12 @@ def _pod(base: Path, name: str, image: Path) -> Path:
     pod = base / f"bench-{os.getpid()}-{name}"
     (pod / "appsinfo" / "app").mkdir(parents=True)
     (pod / "appsinfo" / "app" / "lower").write_text(f"{image}\n")
-    limit = {"name": "resource/memory", "value": {"limit": str(APP_MEMORY)}}
+    memory = {"name": "resource/memory", "value": {"limit": str(APP_MEMORY)}}
+    cpu = {"name": "resource/cpu", "value": {"request": "1"}}  # the weight of a process, as the peer has
     manifest = {
         "acVersion": "0.8.11",
         "acKind": "PodManifest",
-        "apps": [{"name": "app", "app": {"exec": ["/bin/echo", "up"], "isolators": [limit]}}],
+        "apps": [{"name": "app", "app": {"exec": ["/bin/echo", "up"], "isolators": [memory, cpu]}}],
         "annotations": [{"name": "gantry.io/flavor", "value": "kvm"}],
     }
     (pod / "pod").write_text(json.dumps(manifest))
