@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
@@ -15,6 +16,8 @@ log = logging.getLogger(__name__)
 
 CONNECTIONS: Final = 16
 BACKLOG: Final = 64
+RATE: Final = 25.0
+CROWD: Final = 100
 PORT: Final = 18112
 """rkt's, also in pods: below the ports that a kernel gives away by itself."""
 URL_FILE: Final = "metadata-url"
@@ -24,12 +27,40 @@ Take = Callable[[socket.socket, Callable[[], None]], None]
 """Takes a connection over; calls back, once, when it has ended."""
 
 
-class Door:
-    """A listening socket, its owner's until `close`. What is too much waits in the kernel until others have ended."""
+class Pace:
+    """So many a second, after a first crowd: what pods ask is answered with the executor's time, not with theirs."""
 
-    def __init__(self, listening: socket.socket, take: Take, limit: int = CONNECTIONS) -> None:
+    def __init__(
+        self, rate: float = RATE, crowd: int = CROWD, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._rate, self._crowd, self._left = rate, crowd, float(crowd)
+        self._clock, self._at = clock, clock()
+
+    def wait(self) -> float:
+        """Seconds until the next one may come; 0: now."""
+        now = self._clock()
+        self._left = min(self._crowd, self._left + (now - self._at) * self._rate)
+        self._at = now
+        return 0.0 if self._left >= 1 else (1 - self._left) / self._rate
+
+    def count(self) -> None:
+        """One has come."""
+        self._left -= 1
+
+
+class Door:
+    """A listening socket, its owner's until `close`. What is too much, at a time or a second, waits in the kernel."""
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        take: Take,
+        limit: int = CONNECTIONS,
+        pace: Pace | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listening, self._take, self._free = listening, take, limit
+        self._pace = pace or Pace()
         self._waits = False
         listening.setblocking(False)
         self._watch()
@@ -54,6 +85,10 @@ class Door:
 
     def _come(self) -> None:
         while self._free:
+            if (seconds := self._pace.wait()) > 0:
+                self._pause()
+                self._loop.call_later(seconds, self._watch)
+                return
             try:
                 connection, _ = self._listening.accept()
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):
@@ -64,6 +99,7 @@ class Door:
                 self._loop.call_later(1.0, self._watch)
                 return
             connection.setblocking(False)
+            self._pace.count()
             self._free -= 1
             self._take(connection, self._gone)
         self._pause()

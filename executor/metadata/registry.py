@@ -27,7 +27,7 @@ from aiohttp import web
 
 from executor.metadata.answers import Answers
 from executor.metadata.client import PORT_HEADER, SOCKET
-from executor.metadata.doors import BACKLOG, CONNECTIONS, Door
+from executor.metadata.doors import BACKLOG, CONNECTIONS, CROWD, RATE, Door, Pace
 from executor.metadata.facts import Facts
 from executor.metadata.facts import Pod as Asking
 from executor.metadata.http import Http
@@ -103,8 +103,9 @@ class Daemon:
 
     def listen(self, registrations: socket.socket, public: socket.socket) -> None:
         """Serve on these two listening sockets, which are ours from here on."""
-        self._doors.append(Door(public, self._public.take, PUBLIC_CONNECTIONS))
-        self._doors.append(Door(registrations, self._take_local, CONNECTIONS))
+        pace = Pace(100 * RATE, 100 * CROWD)  # there is nothing here to keep from but answering
+        self._doors.append(Door(public, self._public.take, PUBLIC_CONNECTIONS, pace))
+        self._doors.append(Door(registrations, self._take_local, CONNECTIONS, pace))
 
     def _take_local(self, connection: socket.socket, ended: Callable[[], None]) -> None:
         if _is_root(connection):

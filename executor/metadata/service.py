@@ -8,6 +8,7 @@ Which it is, a pod's programs see in AC_METADATA_URL alone. A socket goes with i
 """
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import json
@@ -24,10 +25,13 @@ from executor.contract.interface import pod_uuid
 from executor.metadata.answers import Admit, Answers
 from executor.metadata.doors import (
     BACKLOG,
+    CROWD,
     PORT,
+    RATE,
     URL_FILE,
     Door,
     HasNetwork,
+    Pace,
     Relaying,
     listen,
     write_url,
@@ -61,6 +65,7 @@ class _Later:
     def __init__(self, admit: Admit, keys: Keys) -> None:
         self._admit, self._keys = admit, keys
         self._http: Http | None = None
+        self._pace: Pace | None = None
 
     def made(self) -> Http:
         if self._http is None:
@@ -71,6 +76,12 @@ class _Later:
         self.made().take(connection, ended)
 
     def end(self) -> socket.socket:
+        """For `Relaying`: a machine is told no rather than to wait."""
+        if self._pace is None:
+            self._pace = Pace()
+        if self._pace.wait() > 0:
+            raise BlockingIOError(errno.EAGAIN, "more connections than are answered")
+        self._pace.count()
         return self.made().end()
 
     def drop(self) -> None:
@@ -146,7 +157,7 @@ class Service:
         if self._host is None:
             listening = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
             self._host_http = Http(Answers(self._whose, self._keys))
-            self._host = Door(listening, self._host_http.take, HOST_CONNECTIONS)
+            self._host = Door(listening, self._host_http.take, HOST_CONNECTIONS, Pace(4 * RATE, 4 * CROWD))
             log.info("metadata for pods on the host's network: 127.0.0.1:%d", self._host.address[1])
         return self._host
 

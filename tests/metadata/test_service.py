@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from executor.metadata.doors import PORT, URL_FILE, listen
+from executor.metadata.doors import CROWD, PORT, URL_FILE, Door, Pace, listen
 from executor.metadata.service import Service
 from executor.pods import netns
 from executor.pods.launcher import LaunchError
@@ -59,6 +59,66 @@ async def test_one_pod_s_crowd_does_not_keep_another_s_waiting(
         for one in held:
             one.close()
     assert await ask_inside(networks[0].pid, loud.url, "/pod/uuid") == (200, loud.uid)
+
+
+def test_so_many_a_second() -> None:
+    now = 0.0
+    pace = Pace(rate=4.0, crowd=3, clock=lambda: now)
+
+    def come() -> int:
+        count = 0
+        while pace.wait() == 0:
+            pace.count()
+            count += 1
+        return count
+
+    assert come() == 3
+    assert pace.wait() == 0.25
+    now = 0.5
+    assert come() == 2
+    now = 100.0
+    assert come() == 3
+
+
+async def test_whoever_asks_a_lot_waits_and_is_answered() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    waits: list[float] = []
+
+    class Told(Pace):
+        def wait(self) -> float:
+            waits.append(super().wait())
+            return waits[-1]
+
+    def take(connection: socket.socket, ended: Callable[[], None]) -> None:
+        connection.close()
+        ended()
+
+    door = Door(listening, take, pace=Told(rate=200.0, crowd=2))
+    for _ in range(10):
+        reader, writer = await asyncio.open_connection(*door.address)
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        writer.close()
+    door.close()
+    assert max(waits) > 0
+
+
+async def test_a_machine_is_told_no_instead(make_pod: Callable[..., Any], service: Service) -> None:
+    pod, machine = make_pod(host_network=False), Machine()
+    await service.open(pod.path, machine)
+    ends = []
+
+    def connect_without_end() -> None:
+        while len(ends) < 10_000:
+            ends.append(machine.connect())
+
+    try:
+        with pytest.raises(BlockingIOError):
+            connect_without_end()
+        assert len(ends) >= CROWD
+    finally:
+        for end in ends:
+            end.close()
 
 
 async def test_connections_end_with_the_pod(
