@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -133,9 +134,16 @@ class MutablePod(Foreground):
     async def _on_start(self, session: Session) -> dict[str, Any]:
         name = self._known(session)
         if name not in self.runs:
-            for part in ("-started", ""):
-                (self.pod.path / f"{STATUS}/{name}{part}").unlink(missing_ok=True)
-            await self.start(name)
+            # As rkt's stage0/app_start.go: who looks meanwhile sees an app that was never started, or runs.
+            started = self.pod.path / f"{STATUS}/{name}-started"
+            started.unlink(missing_ok=True)
+            (self.pod.path / f"{STATUS}/{name}").unlink(missing_ok=True)
+            self.write(f"{STATUS}/{name}-started", f"{time.time():.6f}\n")
+            try:
+                await self.start(name)
+            except BaseException:
+                started.unlink(missing_ok=True)
+                raise
         return {}
 
     async def _on_stop_app(self, session: Session) -> dict[str, Any]:

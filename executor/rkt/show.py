@@ -84,7 +84,8 @@ def app_json(pod: Seen, app: dict[str, Any], manifest: dict[str, Any]) -> dict[s
     created = pod.time_of(f"{STATUS}/{name}-created") or pod.created
     started, ended = pod.app_times(name)
     code = pod.exit_code(name)
-    state = "exited" if code is not None or pod.ended else "created" if started is None else "running"
+    begun = started is not None or (pod.state is State.RUNNING and not pod.mutable)
+    state = "exited" if code is not None or pod.ended else "running" if begun else "created"
     made: dict[str, Any] = {"name": name, "state": state}
     times = {"created_at": created, "started_at": started, "finished_at": ended}
     made |= {key: int(seconds * 10**9) for key, seconds in times.items() if seconds is not None}
