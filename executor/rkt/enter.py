@@ -37,8 +37,10 @@ def main(g: Globals, args: list[str]) -> int:
 
 
 def only_app(pod: Seen) -> str:
-    """Failure when there are several."""
+    """Failure when there is none, or are several."""
     names = [app["name"] for app in pod.apps()]
+    if not names:
+        raise Failure("pod contains no apps")
     if len(names) != 1:
         raise Failure("pod contains multiple apps, name one with --app: " + ", ".join(names))
     return str(names[0])

@@ -158,6 +158,7 @@ def test_one_that_does_not_want_to_stop_is_killed(box, sandbox, monkeypatch):
 def test_what_cannot_be(box, sandbox, fetched):
     _, uuid = sandbox()
     for args, code, why in (
+        (("exec", uuid), 254, "pod contains no apps"),
         (("add", uuid, "example.com/other"), 254, "is not in the store"),
         (("add", uuid, NAME, "---", NAME), 254, "must give only one app"),
         (("add", uuid), 254, "must provide the pod UUID and an IMAGEID"),
