@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from executor.stage1 import cgroups, channel, children, nspawn, ops, plan, syscalls, userns
 from executor.stage1 import machine as native
+from executor.stage1.bare import Bare
 from executor.stage1.children import Kind
 from executor.stage1.manifest import Pod
 from executor.stage1.ops import StageError
@@ -33,8 +34,9 @@ class Init(NamedTuple):
 class Maker:
     """Starts inits, of all kinds."""
 
-    def __init__(self, machine: "native.Machine | None", last_cap: int) -> None:
+    def __init__(self, machine: "native.Machine | None", bare: Bare | None, last_cap: int) -> None:
         self._machine = machine
+        self._bare = bare
         self._last_cap = last_cap
         self._own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -44,8 +46,8 @@ class Maker:
         ids = userns.take_range() if kind.users else None
         base = ids.base if ids else 0
         confined = kind.flavor == "linux" and not kind.host_pid
-        if self._machine is not None and confined:
-            return self._spawn(self._machine, kind, ids, base)
+        if self._machine is not None and self._bare is not None and confined:
+            return self._spawn(self._machine, self._bare, kind, ids)
 
         def entry(sock: socket.socket) -> None:
             if kind.flavor == "nspawn":
@@ -56,13 +58,14 @@ class Maker:
         pid_namespace = self._own_pid_ns if confined else None
         return Init(*children.fork(entry, new_pid_namespace=pid_namespace), ids, [])
 
-    def _spawn(self, machine: "native.Machine", kind: Kind, ids: userns.Range | None, base: int) -> Init:
+    def _spawn(self, machine: "native.Machine", bare: Bare, kind: Kind, ids: userns.Range | None) -> Init:
+        base = ids.base if ids else 0
         program = native.first(
             host_network=kind.host_network, host_ipc=kind.host_ipc, ids=base, last_cap=self._last_cap
         )
         ours, theirs = channel.pair()
         with theirs:
-            fds = (self._null, self._null, 2, theirs.fileno(), theirs.fileno())
+            fds = (self._null, self._null, 2, theirs.fileno(), theirs.fileno(), bare.namespace)
             pid = machine.spawn(fds, name="gantry-init", flags=syscalls.CLONE_NEWPID)
         try:
             ours.send(program.data)

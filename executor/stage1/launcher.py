@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from executor.stage1 import caps, cgroups, channel, children, machine, seccomp, userns
+from executor.stage1 import bare, caps, cgroups, channel, children, machine, seccomp, userns
 from executor.stage1.children import Kind
 from executor.stage1.inits import Init, Maker
 from executor.stage1.ops import StageError
@@ -29,6 +29,7 @@ from executor.stage1.worker import worker
 
 _END_SECONDS: Final = 10.0
 _REFILL_SECONDS: Final = 0.002
+_PUT_OFF: Final = 3  # times, for starts that go on
 _IDLE_SECONDS: Final = 5.0
 
 
@@ -51,7 +52,8 @@ class Launcher:
         self._host = host
         self._last_cap = caps.last_cap()
         self._machine = machine.get() if lists else None
-        self._inits = Maker(self._machine, self._last_cap)
+        self._bare = bare.make(layout.roots) if self._machine is not None else None
+        self._inits = Maker(self._machine, self._bare, self._last_cap)
         self._spares = spares
         # Refilled for the kinds that were asked for, and the usual one.
         usual = Kind("linux", host_network=False, users=not userns.why_not())
@@ -69,6 +71,7 @@ class Launcher:
         self._readers: dict[int, Callable[[], None]] = {}
         self._closing = False
         self._refill_planned = False
+        self._put_off = 0
 
     # -- what sandboxes use -------------------------------------------------------------------------------
 
@@ -255,13 +258,13 @@ class Launcher:
     # -- children -----------------------------------------------------------------------------------------
 
     def _fork_starter(self, *, spare: bool) -> Child:
-        native = self._machine
+        native, begin = self._machine, self._bare
 
         def entry(sock: socket.socket) -> None:
-            if native is None:
+            if native is None or begin is None:
                 children.starter(sock, host=self._host, last_cap=self._last_cap, spare=spare)
             else:
-                worker(sock, native, host=self._host, last_cap=self._last_cap, spare=spare)
+                worker(sock, native, begin, host=self._host, last_cap=self._last_cap, spare=spare)
 
         return Child(*children.fork(entry, new_pid_namespace=None), native is not None)
 
@@ -273,9 +276,14 @@ class Launcher:
     def _refill(self) -> None:
         """Fork ahead of need, one at a time, when nothing else is going on."""
         self._refill_planned = False
-        if self._closing or self._starting:
-            return  # the end of that start plans the next
-        if len(self._spare_starters) < self._spares:  # nobody is busy: `_starting` is 0
+        if self._closing:
+            return
+        if self._starting and self._put_off < _PUT_OFF:
+            self._put_off += 1
+            self._plan_refill()
+            return
+        self._put_off = 0
+        if len(self._spare_starters) + self._starting < self._spares:
             starter = self._fork_starter(spare=True)
             self._spare_starters.append(starter)
             self.expect(starter.pid, partial(self._lose_starter, starter))

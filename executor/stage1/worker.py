@@ -9,9 +9,11 @@ import os
 import signal
 import socket
 import struct
+from collections.abc import Iterable
 from typing import Any, Final
 
-from executor.stage1 import channel, lsm, machine, ops, syscalls
+from executor.stage1 import channel, lsm, machine, ops, podfiles, syscalls
+from executor.stage1.bare import Bare
 from executor.stage1.children import TERMINAL, close_all_but
 from executor.stage1.machine.app import FIRST_OWN
 from executor.stage1.ops import StageError
@@ -22,59 +24,68 @@ _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-def worker(sock: socket.socket, native: machine.Machine, *, host: int, last_cap: int, spare: bool) -> None:
+def worker(
+    sock: socket.socket, native: machine.Machine, bare: Bare, *, host: int, last_cap: int, spare: bool
+) -> None:
     """Serve until the launcher lets go of its end, or a start fails."""
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    close_all_but([sock.fileno(), host, native.program])
+    own = [sock.fileno(), native.program]
+    close_all_but([*own, host, *bare.descriptors])
     syscalls.set_process_name("gantry-start")
-    syscalls.unshare(syscalls.CLONE_NEWNS)
-    os.chdir("/")
     before = make_room()
-    home = _Home(host)
-    keep = [sock.fileno(), host, native.program, *home.descriptors]
+    system = machine.System(last_cap, _ignored_signals())
+    home = _Home(own, host, bare)
     if spare:
         syscalls.prefault()
     while True:
+        home.come()
         home.copy()
         message, fds = channel.receive(sock)
         if message is None:
             return
         try:
-            said = _Job(sock, native, home, message, fds, before).run(last_cap)
+            app, program = _Job(sock, native, home, message, fds, before).run(system)
         except StageError as error:
             channel.send(sock, str(error))
             return
         except Exception as error:
             channel.send(sock, f"start the app: {type(error).__name__}: {error}")
             raise
-        home.come(keep)
-        channel.send(sock, said)
+        channel.send(sock, app)
+        os.waitpid(program, 0)
+
+
+def _ignored_signals() -> tuple[int, ...]:
+    """Python ignores some, and so may whoever started the executor: exec keeps that (signal(7))."""
+    for line in podfiles.read("/proc/self/status").splitlines():
+        if line.startswith(b"SigIgn:"):
+            mask = int(line.split()[1], 16)
+            return tuple(number for number in range(1, 65) if mask >> (number - 1) & 1)
+    raise OSError("no SigIgn in /proc/self/status")
 
 
 class _Home:
-    """What it comes back to: its mount namespace, of which every app gets a copy; the host's, and the host's /proc."""
+    """What it comes back to: the mount namespace of which every app gets a copy; the host's, and the host's /proc."""
 
-    def __init__(self, host: int) -> None:
+    def __init__(self, own: list[int], host: int, bare: Bare) -> None:
         self.host = host
+        self.bare = bare
         self.proc = os.open("/proc", _DIRECTORY)
-        self._namespace = self._mount_namespace()
-        self.descriptors = (self.proc, self._namespace)
+        self._own = [*own, host, self.proc, *bare.descriptors]
         self.now = -1
         """The copy that the next app gets."""
-
-    def _mount_namespace(self) -> int:
-        return os.open("self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc)
+        syscalls.setns(bare.namespace, syscalls.CLONE_NEWNS)
 
     def copy(self) -> None:
         syscalls.unshare(syscalls.CLONE_NEWNS)
-        self.now = self._mount_namespace()
+        self.now = os.open("self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc)
 
-    def come(self, keep: list[int]) -> None:
-        """With root and working directory (setns(2)), as whom it makes files, and without any descriptor of a pod's."""
-        syscalls.setns(self._namespace, syscalls.CLONE_NEWNS)
+    def come(self, keep: Iterable[int] = ()) -> None:
+        """With root and working directory (setns(2)), as whom it makes files, and without descriptors of a pod's."""
+        syscalls.setns(self.bare.namespace, syscalls.CLONE_NEWNS)
         syscalls.forget_file_ids()
-        close_all_but(keep)
+        close_all_but([*self._own, *keep])
 
 
 class _Job:
@@ -131,8 +142,8 @@ class _Job:
                 return int(_CREDENTIALS.unpack(data[: _CREDENTIALS.size])[0])
         raise StageError("")
 
-    def run(self, last_cap: int) -> int:
-        """Returns the app's pid; "" when whoever started it died. Raises StageError."""
+    def run(self, system: machine.System) -> tuple[int, int]:
+        """The pids of the app and of the program that has started it. Raises StageError; "" when that died."""
         for op in self._todo:
             if not self._leave(op):
                 ops.execute([op], self._context)
@@ -143,8 +154,8 @@ class _Job:
             self._prelude = self._prelude._replace(users=self._give(self._context.fds["users"]))
         try:
             program = machine.start(
-                self._process, ready.identity, ready.environment, ready.program, self._prelude,
-                last_cap=last_cap, terminal=ready.terminal,
+                self._process, ready.identity, tuple(ready.environment.items()), ready.program, self._prelude,
+                ready.terminal, system,
             )  # fmt: skip
         except (ValueError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
@@ -162,7 +173,7 @@ class _Job:
             label = (op.describe(), path.removeprefix("/proc/"), text)
             self._prelude = prelude._replace(label=label, proc=self._give_proc())
         elif isinstance(op, ops.JoinCgroup):
-            members = tuple(self._give(_open_member(path, op)) for path in op.members)
+            members = tuple(self._give(self._open_member(path, op)) for path in op.members)
             cgroup = os.path.dirname(op.members[0])
             self._prelude = prelude._replace(members=members, cgroup=cgroup, cgroup_namespace=op.namespace)
         elif isinstance(op, ops.Enter) and (rest := op.flags & ~syscalls.CLONE_NEWNS):
@@ -176,12 +187,18 @@ class _Job:
     def _give_proc(self) -> int:
         return self._prelude.proc if self._prelude.proc >= 0 else self._give(self._home.proc)
 
+    def _open_member(self, path: str, op: ops.JoinCgroup) -> int:
+        try:
+            return self._home.bare.open(path, os.O_WRONLY)
+        except OSError as error:
+            raise StageError(f"{op.describe()}: {error.strerror}") from None
+
     def _give(self, fd: int) -> int:
         """The number that a descriptor of ours has in the program."""
         self._given.append(fd)
         return FIRST_OWN + len(self._given) - 1
 
-    def _spawn(self, program: machine.Program) -> int:
+    def _spawn(self, program: machine.Program) -> tuple[int, int]:
         source = machine.readable(program.data)
         ready, report = os.pipe2(os.O_CLOEXEC)
         fds = [*self._context.streams, source, report, *self._given]
@@ -189,15 +206,15 @@ class _Job:
             pid = self._native.spawn(fds, name="gantry-start")
         except OSError as error:
             raise StageError(f"start the app: {error.strerror}") from None
-        os.close(report)
+        # While it works we let go of the app's mounts: they shall end with the app.
+        self._home.come([ready, self._told] if self._told >= 0 else [ready])
         said = os.read(ready, _REPORT.size)
-        os.waitpid(pid, 0)
         if len(said) != _REPORT.size:
             raise StageError("")
         value, number = _REPORT.unpack(said)
         if number:
             raise StageError(self._failure(program, value, number))
-        return self._who() if self._told >= 0 else int(value)
+        return (self._who() if self._told >= 0 else int(value)), pid
 
     def _failure(self, program: machine.Program, record: int, number: int) -> str:
         said = program.failure(record, number) or f"call {record}: {os.strerror(number)}"
@@ -208,10 +225,3 @@ class _Job:
         ):
             return said
         return f"{self._prelude.label[0]}: {lsm.reason(self._label, number)}"
-
-
-def _open_member(path: str, op: ops.JoinCgroup) -> int:
-    try:
-        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise StageError(f"{op.describe()}: {error.strerror}") from None

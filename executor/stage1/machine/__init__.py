@@ -3,8 +3,8 @@
 `assemble`: lists as bytes. `run`: starting the program. `init`, `app`: the lists of a pod's init and of an app's start.
 """
 
-from executor.stage1.machine.app import Prelude, start
+from executor.stage1.machine.app import Prelude, System, start
 from executor.stage1.machine.init import Program, first, second
 from executor.stage1.machine.run import REPORT, SOURCE, Machine, get, readable
 
-__all__ = ["REPORT", "SOURCE", "Machine", "Prelude", "Program", "first", "get", "readable", "second", "start"]
+__all__ = ["REPORT", "SOURCE", "Machine", "Prelude", "Program", "System", "first", "get", "readable", "second", "start"]

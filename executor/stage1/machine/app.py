@@ -9,6 +9,7 @@ import errno
 import os
 import signal
 import struct
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from executor.stage1 import caps, syscalls
@@ -26,7 +27,7 @@ _CLONE: Final = 0x100 | _VFORK | signal.SIGCHLD  # VM, VFORK
 _SETMASK, _F_SETFD, _FD_CLOEXEC = 2, 2, 1
 _FILTER: Final = 1  # SECCOMP_SET_MODE_FILTER
 _INSTRUCTION: Final = 8
-_SIGNALS: Final = tuple(set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIGSTOP})
+_REMEMBERED: Final = 16  # of some 15 KiB: apps are restarted, and probes executed, again and again
 
 
 class Prelude(NamedTuple):
@@ -50,9 +51,17 @@ class Prelude(NamedTuple):
     label: tuple[str, str, str] | None = None
 
 
+class System(NamedTuple):
+    """The highest capability of the kernel, and the signals that we ignore: the app must not."""
+
+    last_cap: int
+    ignored: tuple[int, ...]
+
+
+@lru_cache(maxsize=_REMEMBERED)
 def start(
-    process: Process, identity: Identity, environment: dict[str, str], program: str, prelude: Prelude, *,
-    last_cap: int, terminal: str,
+    process: Process, identity: Identity, environment: tuple[tuple[str, str], ...], program: str, prelude: Prelude,
+    terminal: str, system: System,
 ) -> Program:  # fmt: skip
     """From the program's first call to the app's exec; it reports the app's pid. `terminal`: its path in the root.
 
@@ -66,7 +75,7 @@ def start(
     todo.call("close", SOURCE)
     todo.call("fcntl", REPORT, _F_SETFD, _FD_CLOEXEC)
     zeros = todo.room(32)  # an empty mask, and SIG_DFL
-    for number in _SIGNALS:
+    for number in system.ignored:
         todo.call("rt_sigaction", number, zeros, 0, 8)
     todo.call("rt_sigprocmask", _SETMASK, zeros, 0, 8)
     todo.call("keyctl", syscalls.KEYCTL_JOIN_SESSION_KEYRING, 0)
@@ -78,7 +87,7 @@ def start(
         todo.call("setns", prelude.users, syscalls.CLONE_NEWUSER)
     todo.call("close_range", FIRST_OWN + (1 if process.own_proc else 0), 0xFFFFFFFF, 0)
     todo.doing = "drop privileges"
-    _become(todo, identity, process, last_cap)
+    _become(todo, identity, process, system.last_cap)
     todo.doing = f"exec {process.argv[0]}"
     _execute(todo, program, process.argv, environment, terminal, first=bool(process.own_proc))
     return Program(todo.finish(), 0, tuple(todo.steps))
@@ -192,7 +201,7 @@ def _execute(
     todo: List,
     program: str,
     argv: tuple[str, ...],
-    environment: dict[str, str],
+    environment: tuple[tuple[str, str], ...],
     terminal: str,
     *,
     first: bool,
@@ -212,7 +221,7 @@ def _execute(
         todo.call("openat", syscalls.AT_FDCWD, terminal, os.O_RDWR)
         for stream in (1, 2):
             todo.call("dup3", 0, stream, 0)
-    variables = [f"{name}={value}" for name, value in environment.items()]
+    variables = [f"{name}={value}" for name, value in environment]
     todo.call("execve", program, todo.pointers(argv), todo.pointers(variables))
     if not first:
         todo.label(parent)

@@ -3,7 +3,8 @@
     launcher ── spawn ──▶ program: reads the first list, makes its namespaces and the pod's own root; reads the
     second, does what that says, reports, and waits for ever, without a capability, a descriptor or a file of the host
 
-It reads from, and reports to, a socket of the launcher's: descriptors 3 and 4. The launcher's death is its own.
+It reads from, and reports to, a socket of the launcher's: descriptors 3 and 4. 5 is the mount namespace that it begins
+with a copy of. The launcher's death is its own.
 """
 
 import errno
@@ -18,6 +19,8 @@ from executor.stage1.machine.run import REPORT, SOURCE
 from executor.stage1.ops import Op, StageError
 from executor.stage1.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT
 
+_BARE: Final = REPORT + 1
+"""Of the mount namespace to begin with."""
 _SECOND: Final = 1024
 """Number of the second list's first record: there is room for the first list before it."""
 _USERS: Final = 60
@@ -52,6 +55,8 @@ def first(*, host_network: bool, host_ipc: bool, ids: int, last_cap: int) -> Pro
     todo.call("prctl", syscalls.PR_SET_DUMPABLE, 0)
     todo.call("prctl", syscalls.PR_SET_NAME, "gantry-init")
     todo.call("rt_sigprocmask", _SETMASK, todo.room(8), 0, 8)
+    todo.call("setns", _BARE, syscalls.CLONE_NEWNS)
+    todo.call("close", _BARE)
     builder.add(plan.sandbox_plan("linux", host_network=host_network, ids=ids, host_ipc=host_ipc))
     # Children that it inherits are reaped by the kernel.
     todo.call("rt_sigaction", signal.SIGCHLD, todo.structure("QQQQ", _IGNORE, 0, 0, 0), 0, 8)

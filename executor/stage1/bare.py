@@ -1,0 +1,67 @@
+"""A mount namespace with as little in it as pods are made from.
+
+Every init and every app begins with a copy of a mount namespace, mount by mount, of which it soon lets go. So they
+copy one without cgroups (with v1 a dozen mounts) and the host's terminals. Host mounts that come or go still do so
+here, as in the launcher's own.
+"""
+
+import os
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from executor.stage1 import syscalls
+
+_CGROUPS: Final = "/sys/fs/cgroup"
+_KINDS: Final = ("cgroup", "cgroup2", "devpts")
+
+
+class Bare(NamedTuple):
+    """`namespace`: a descriptor of it. `roots`: directories that cannot be found in it any more, with descriptors."""
+
+    namespace: int
+    roots: tuple[tuple[str, int], ...]
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        return (self.namespace, *(fd for _, fd in self.roots))
+
+    def open(self, path: str, flags: int) -> int:
+        """open(2), from wherever we are, of a file below one of `roots`. Raises OSError."""
+        for root, fd in self.roots:
+            if path.startswith(f"{root}/"):
+                return os.open(path[len(root) + 1 :], flags | os.O_CLOEXEC, dir_fd=fd)
+        return os.open(path, flags | os.O_CLOEXEC)
+
+
+def make(roots: Iterable[str]) -> Bare:
+    """By a process of one thread, which is afterwards where it was. Raises OSError."""
+    found = tuple((root, os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) for root in roots)
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    here = os.open(".", os.O_PATH | os.O_CLOEXEC)
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        try:
+            for point in reversed(_dispensable()):
+                try:
+                    syscalls.umount(point)
+                except OSError:
+                    pass  # gone with another one
+            namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            syscalls.setns(own, syscalls.CLONE_NEWNS)
+            os.fchdir(here)
+    finally:
+        os.close(own)
+        os.close(here)
+    return Bare(namespace, found)
+
+
+def _dispensable() -> list[str]:
+    points = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            left, _, right = line.partition(" - ")
+            point = left.split()[4]
+            if point == _CGROUPS or right.split(" ")[0] in _KINDS:
+                points.append(point)
+    return points
