@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from executor.contract.disposal import dispose
+from executor.contract.immutable import Immutable
 from executor.contract.interface import ContractError, Stage1, read
 from executor.contract.manifest import convert, image_id, refusal
 from executor.contract.mutable import Mutable
-from executor.contract.sandbox import Immutable, Job, Patience
+from executor.contract.sandbox import Job, Patience
 from executor.contract.tree import put, write_pod
 from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.ports import RunPod, Sandbox

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from executor.contract import disposal
+from executor.contract.immutable import Immutable
 from executor.contract.interface import ROOTFS, ContractError, Stage1
 from executor.contract.interface import Run as RunArguments
 from executor.contract.manifest import convert
-from executor.contract.sandbox import ForeignSandbox, Immutable, Job, Patience
+from executor.contract.sandbox import ForeignSandbox, Job, Patience
 from executor.contract.stages import rewrite
 from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.poddir import Phase
