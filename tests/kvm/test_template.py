@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from executor.kvm import acpi, stream
+from executor.kvm import acpi, commands, machine, stream
 from executor.kvm.boot import Boot
 from executor.kvm.equipment import Equipment
 from executor.kvm.machine import MIB, Size
@@ -24,7 +25,9 @@ from executor.kvm.probe import Accelerator, Tools
 from executor.kvm.qmp import Qmp, QmpError
 from executor.kvm.stream import StreamError
 from executor.kvm.template import KEPT, LARGEST, Templates
+from executor.network.taps import Link
 from executor.pods.launcher import LaunchError
+from executor.stage1 import manifest
 
 PAGE = 4096
 TCG = Accelerator("tcg", "max", 2_000_000, "there is no /dev/kvm")
@@ -187,6 +190,34 @@ async def test_an_ended_qemu_is_noticed(peers: Any) -> None:
     for _ in range(2):
         with pytest.raises(QmpError):
             await peer.qmp.running()
+
+
+def test_a_template_is_made_as_confined_as_any_machine_and_without_devices(tmp_path: Path) -> None:
+    tools = Tools(Path("/usr/bin/qemu-system-x86_64"), Path("/usr/lib/qemu/virtiofsd"))
+    boot, size = Boot(tmp_path / "kernel", tmp_path / "root.cpio"), Size(64 * MIB, 2, 500, 100)
+    made = manifest._pod(machine.template_manifest(tools, boot, TCG, size))
+    assert set(made.apps) == {"vm"}
+    vm = made.apps["vm"]
+    assert (vm.user, vm.capabilities, vm.no_new_privileges) == ("65534", frozenset(), True)
+    assert all(volume.read_only and not volume.device for volume in made.volumes.values())
+    assert made.limits.memory_limit == size.host_memory
+    assert made.limits.cpu_limit_milli is None, "it is for machines of that size with any limit"
+    devices = [value for option, value in pairwise(vm.exec) if option == "-device"]
+    assert [one.partition(",")[0] for one in devices] == ["pcie-root-port"]
+    going_on = commands.going_on(tools, TCG, size)
+    for option in ("-machine", "-cpu", "-smp", "-m", "-accel"):
+        assert going_on[going_on.index(option) + 1] == vm.exec[vm.exec.index(option) + 1]
+
+
+def test_the_cards_of_machines_have_places_of_their_own() -> None:
+    links = [Link(f"eth{at}", at, "02:00:00:00:00:01", 1500, f"tap{at}", ()) for at in range(3)]
+    text = commands.network_devices(links)
+    taken = [
+        acpi.bus(acpi.PLACES[0]),
+        *(line.split('"')[1] for line in text.splitlines() if "bus = " in line),
+    ]
+    assert len(set(taken)) == len(taken) == 4
+    assert {*taken} <= {acpi.bus(place) for place in acpi.PLACES}
 
 
 async def test_what_nobody_can_use_any_more_is_removed(tmp_path: Path) -> None:
