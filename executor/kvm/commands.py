@@ -8,7 +8,7 @@ from executor.kvm import acpi
 from executor.kvm.boot import Boot
 from executor.kvm.guest import waking
 from executor.kvm.guest.main import SHARE, TAG
-from executor.kvm.probe import Accelerator, Tools
+from executor.kvm.probe import SETPRIV, Accelerator, Tools
 from executor.network.taps import Link
 
 if TYPE_CHECKING:
@@ -87,8 +87,13 @@ def _kernel(boot: Boot, root: Path, how: Accelerator, more: str = "") -> list[st
 
 
 def virtiofsd(tools: Tools) -> list[str]:
-    """Descriptor 0 is the socket it listens on."""
+    """Descriptor 0 is the socket it listens on.
+
+    What it creates it creates as the user that asked, of whose groups it knows but one: so a directory which another
+    one opens (fsGroup) would be shut. The guest has looked already; its capabilities stay with it (capabilities(7)).
+    """
     return [
+        SETPRIV, "--securebits", "+no_setuid_fixup", "--",
         str(tools.virtiofsd), "--fd=0", "-o", f"source={SHARE}", "-o", "sandbox=chroot", "-o", "cache=auto",
         "-o", "announce_submounts", "-o", "xattr", "-o", "no_posix_lock", "-o", "modcaps=-mknod",
         "--rlimit-nofile=0", "-o", "log_level=warn",

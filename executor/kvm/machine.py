@@ -20,6 +20,7 @@ from executor.kvm.probe import DEVICE, Accelerator, Tools
 from executor.network.taps import TUN, Link
 from executor.pods.launcher import AppExit
 from executor.pods.manifest import INIT
+from executor.stage1 import userns
 from executor.stage1.manifest import quantity
 from shared.models.machines import lacks
 
@@ -46,6 +47,7 @@ _ON_HOST: Final = (
 )  # fmt: skip
 """Isolators of a pod that hold for its machine; all others are for the guest."""
 _VERSION: Final = "0.8.11"
+_USERS: Final = "gantry.io/user-namespace"
 _RLIMITS: Final = "gantry.io/rlimits"
 _OOM_SCORE: Final = "os/linux/oom-score-adj"
 _SERVICES: Final = ("/usr", "/bin", "/lib", "/lib64", "/sbin", "/etc/ld.so.cache", "/etc/alternatives")
@@ -176,6 +178,7 @@ def host_manifest(
     directory: str,
     *,
     template: bool = False,
+    users: str = "",
 ) -> dict[str, Any]:
     """The PodManifest of the machine, for the host's launcher. layers: of each app, uppermost first.
 
@@ -233,9 +236,23 @@ def host_manifest(
         ],
         "volumes": volumes,
         "isolators": [*_host_limits(wanted), *(one for one in asked if one["name"] in _ON_HOST[2:])],
-        "annotations": [{"name": "gantry.io/flavor", "value": "linux"}],
+        "annotations": [
+            {"name": "gantry.io/flavor", "value": "linux"},
+            *([{"name": _USERS, "value": users}] if users else []),
+        ],
         "ports": [],
     }
+
+
+def users_on_host(pod: Mapping[str, Any], highest: int) -> str:
+    """What the machine's pod on the host is told of its user namespace: that it must have one, if the pod says so; that
+    it can have none, if the pod names ids which no range of ours has. highest: of those ids."""
+    asked = _notes(pod).get(_USERS, "")
+    if highest >= userns.SIZE and asked == "private":
+        raise MachineError(f"a user namespace of its own has no user or group {highest}")
+    if highest >= userns.SIZE:
+        return "host"
+    return "private" if asked == "private" else ""
 
 
 def _on_disk(volume: Mapping[str, Any], pod_dir: str) -> Mapping[str, Any]:
@@ -330,7 +347,7 @@ def guest_manifest(pod: Mapping[str, Any], limits: Mapping[str, tuple[int, int]]
     notes = {
         **_notes(pod),
         "gantry.io/flavor": "linux",
-        "gantry.io/user-namespace": "host",
+        _USERS: "host",
         "gantry.io/overlay-attributes": "user",
     }
     volumes = [

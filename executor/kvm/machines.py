@@ -30,6 +30,7 @@ from executor.network import taps
 from executor.network.taps import Link
 from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.ports import RunPod, Sandbox
+from executor.stage1 import manifest
 from executor.stage1.manifest import ManifestError
 
 log = logging.getLogger(__name__)
@@ -126,20 +127,22 @@ class Machines:
             for app in pod["apps"]
         }
         directory = pod_dir / "machine" / pod_dir.name
+        asked = manifest.read(json.dumps(machine.guest_manifest(pod, {})))  # what the guest would say, sooner
         _make_places(pod_dir, pod)
         how = found.how
-        manifest = machine.host_manifest(
+        on_host = machine.host_manifest(
             *(pod, layers, found.tools, found.boot, how, wanted),
             str(pod_dir),
             str(directory),
             template=template,
+            users=machine.users_on_host(pod, asked.highest_id),
         )
         for app in (FILES, VM):
             (directory / "appsinfo" / app).mkdir(parents=True)
             (directory / "appsinfo" / app / "lower").write_text(f"{found.system}\n")
         for path in map(Path, machine.device_files(how)):
             machine.make_device(directory / path.name, path)
-        (directory / "pod").write_text(json.dumps(manifest))
+        (directory / "pod").write_text(json.dumps(on_host))
         return directory
 
 

@@ -18,6 +18,7 @@ from executor.kvm.cpio import Archive
 QEMU: Final = "qemu-system-x86_64"
 QEMU_PACKAGE: Final = "qemu-system-x86"
 VIRTIOFSD: Final = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
+SETPRIV: Final = "setpriv"
 VIRTIOFSD_PACKAGE: Final = "qemu-system-common"
 DEVICE: Final = Path("/dev/kvm")
 MACHINE: Final = "x86_64"
@@ -63,6 +64,8 @@ def tools() -> Tools:
     virtiofsd = next((path for path in VIRTIOFSD if os.access(path, os.X_OK)), None)
     if virtiofsd is None:
         raise ProbeError(f"flavor kvm needs virtiofsd: install {VIRTIOFSD_PACKAGE} (Debian 12) or virtiofsd")
+    if shutil.which(SETPRIV, path="/usr/bin:/bin") is None:
+        raise ProbeError(f"flavor kvm needs {SETPRIV}: install util-linux")
     return Tools(Path(qemu), Path(virtiofsd))
 
 

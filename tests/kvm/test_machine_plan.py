@@ -137,6 +137,15 @@ def test_qemu_s_own_device_is_the_host_s_and_open_to_nobody(tmp_path: Path) -> N
     assert (stat.S_IMODE(info.st_mode), info.st_rdev) == (0o666, Path("/dev/null").stat().st_rdev)
 
 
+def test_ids_that_no_user_namespace_has_are_the_host_s() -> None:
+    private = pod({}, annotations=[{"name": "gantry.io/user-namespace", "value": "private"}])
+    assert machine.users_on_host(private, 65_535) == "private"
+    assert machine.users_on_host(pod({}), 65_535) == ""
+    assert machine.users_on_host(pod({}), 65_536) == "host"
+    with pytest.raises(MachineError, match="no user or group 70000"):
+        machine.users_on_host(private, 70_000)
+
+
 def test_frames_arrive_however_they_are_cut() -> None:
     sent = [frames.message({"id": 1}), frames.pack(frames.DATA, 7, b"x" * 1000), frames.credit(7, 99)]
     wire = b"".join(sent)
