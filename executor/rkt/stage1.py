@@ -95,7 +95,7 @@ def _file(path: str, directory: str) -> Choice:
         raise Failure(
             f"stage1 image {path}: No such file or directory, and none of that name beside this program"
         )
-    return _image(Place(path, trusted=_below(path, directory)), Place(beside, trusted=True))
+    return _image(Place(path, trusted=_below(path, directory)), *_trusted(beside))
 
 
 def _configured(found: config.Config, directory: str) -> Choice:
@@ -107,7 +107,7 @@ def _configured(found: config.Config, directory: str) -> Choice:
     places = [Place(f"{found.stage1_name}:{found.stage1_version}", "never")] if found.stage1_name else []
     if location.startswith("/"):
         places.append(Place(location, trusted=_below(location, directory)))
-        places.append(Place(_beside(os.path.basename(location)), trusted=True))
+        places += _trusted(_beside(os.path.basename(location)))
     elif "://" in location:
         places.append(Place(location))
     elif location:
@@ -118,7 +118,13 @@ def _configured(found: config.Config, directory: str) -> Choice:
 
 
 def _beside(name: str) -> str:
-    return os.path.join(os.path.dirname(os.path.realpath(sys.argv[0])), name)
+    """A file in this program's directory; "" when it is no file, and so has none."""
+    program = os.path.realpath(sys.argv[0])
+    return os.path.join(os.path.dirname(program), name) if os.path.isfile(program) else ""
+
+
+def _trusted(path: str) -> list[Place]:
+    return [Place(path, trusted=True)] if path else []
 
 
 def _below(path: str, directory: str) -> bool:

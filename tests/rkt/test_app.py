@@ -95,7 +95,7 @@ def test_several_apps(box, sandbox, states):
     until(process, "sleeps")
     # The end of each is told by its status file, whenever that comes.
     while states(uuid) != {"winner": "exited", "loser": "exited", "sleeper": "running"}:
-        assert set(states(uuid).values()) <= {"exited", "running"}
+        assert set(states(uuid).values()) <= {"created", "exited", "running"}
     found = status(box, uuid, "loser")
     assert (found["exit_code"], found["state"]) == (12, "exited")
     assert found["created_at"] <= found["started_at"] <= found["finished_at"]

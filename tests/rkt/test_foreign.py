@@ -221,6 +221,7 @@ def configured(tmp_path):
 def beside(tmp_path, monkeypatch):
     """The directory of the program."""
     (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/rkt").touch()
     monkeypatch.setattr("sys.argv", [str(tmp_path / "bin/rkt")])
     return tmp_path / "bin"
 
@@ -246,6 +247,15 @@ def test_others(configured, beside, tmp_path):
     assert choose(g, {"stage1-path": "/no/x.aci"}).places == (Place("/no/x.aci"), there)
     (beside / "stage1-fly.aci").touch()  # the real one goes before ours
     assert choose(g, {"stage1-from-dir": "stage1-fly.aci"}).flavor == "stage1"
+
+
+def test_nothing_is_beside_a_program_that_is_no_file(configured, tmp_path, monkeypatch):
+    """The directory in which somebody happens to be is nobody's word."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["-c"])
+    (tmp_path / "x.aci").touch()
+    assert choose(configured("stage1", location="/no/x.aci"), {}).places == (Place("/no/x.aci"),)
+    assert choose(configured(), {"stage1-path": "x.aci"}).places == (Place(str(tmp_path / "x.aci")),)
 
 
 def test_the_directory_is_trusted_but_what_is_only_named_so_is_not(configured, beside, tmp_path):
