@@ -111,6 +111,7 @@ def hear(init: Init) -> tuple[str, list[int]]:
         return "the pod's init died", fds
     record, number = _REPORT.unpack(data)
     if not number:
+        init.lists.clear()
         return "", fds
     for one in init.lists:
         if (text := one.failure(record, number)) is not None:

@@ -126,18 +126,20 @@ def move_mount(tree: int, target: int) -> None:
     _check(_syscall(_MOVE_MOUNT, tree, b"", target, b"", flags))
 
 
-def mount_setattr(fd: int, attributes: int, *, recursive: bool, propagation: int = 0) -> None:
-    """Set mount attributes and propagation on the mount that `fd` names (mount_setattr(2))."""
-    attr = _MountAttr(attributes, 0, propagation, 0)
+def mount_setattr(
+    fd: int, attributes: int, *, recursive: bool, propagation: int = 0, users: int = -1
+) -> None:
+    """Set attributes and propagation of the mount that `fd` names, and id-map it by `users` (mount_setattr(2))."""
+    if users >= 0:
+        attributes |= MOUNT_ATTR_IDMAP
+    attr = _MountAttr(attributes, 0, propagation, max(users, 0))
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     _check(_syscall(_MOUNT_SETATTR, fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr)))
 
 
 def map_mount(fd: int, users: int, *, recursive: bool) -> None:
     """Id-map a detached mount by the user namespace `users` (mount_setattr(2), MOUNT_ATTR_IDMAP)."""
-    attr = _MountAttr(MOUNT_ATTR_IDMAP, 0, 0, users)
-    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
-    _check(_syscall(_MOUNT_SETATTR, fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr)))
+    mount_setattr(fd, 0, recursive=recursive, users=users)
 
 
 def set_file_ids(uid: int, gid: int) -> None:

@@ -220,7 +220,7 @@ def _execute(
         todo.call("close", 0)
         todo.call("openat", syscalls.AT_FDCWD, terminal, os.O_RDWR)
         for stream in (1, 2):
-            todo.call("dup3", 0, stream, 0)
+            todo.call("dup2", 0, stream, 0)  # which filters know from other programs
     variables = [f"{name}={value}" for name, value in environment]
     todo.call("execve", program, todo.pointers(argv), todo.pointers(variables))
     if not first:

@@ -26,7 +26,7 @@ _SECOND: Final = 1024
 _USERS: Final = 60
 _CLONE: Final = 0x100 | 0x4000 | 0x400 | signal.SIGCHLD  # VM, VFORK, FILES
 _AT_FDCWD: Final = syscalls.AT_FDCWD
-_SETMASK, _IGNORE = 2, 1
+_SETMASK, _IGNORE, _DONTNEED = 2, 1, 4
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _MAKE: Final = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC
 
@@ -45,7 +45,7 @@ class Program(NamedTuple):
         return f"{self.steps[record - self.first]}: {os.strerror(number)}"
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=16)  # of 12 KiB; ranges of ids come back
 def first(*, host_network: bool, host_ipc: bool, ids: int, last_cap: int) -> Program:
     """Namespaces and the pod's own root (flavor linux)."""
     todo = List()
@@ -96,6 +96,7 @@ def second(todo_now: list[Op], *, users: bool) -> Program:
     else:
         todo.call("write", REPORT, report, 8)
     todo.call("close_range", 3, 0xFFFFFFFF, 0)
+    todo.call("madvise", LIST, _SECOND * RECORD, _DONTNEED)  # of the first list, which is done
     again = todo.label()
     todo.call("rt_sigsuspend", todo.room(8), 8, tolerate=ANY, jump=again, then=again)
     return Program(todo.finish(), _SECOND, tuple(todo.steps))
@@ -231,14 +232,15 @@ class _Builder:
             todo.call("mount", "none", op.name, 0, op.flags | MS_BIND | MS_REMOUNT, 0)
 
     def _hide(self, op: ops.Hide) -> None:
-        """What cannot be covered by a file is a directory, or not there."""
+        """What cannot be covered by a file is a directory, or the other way round, or it is not there."""
         todo = self._todo
         self._stand()
         for path in op.paths:
-            directory, following = Label(), Label()
-            todo.call("mount", "null", path, 0, MS_BIND, 0, tolerate=ANY, jump=directory, then=following)
-            todo.label(directory)
-            todo.call("mount", "empty", path, 0, MS_BIND, 0, tolerate=errno.ENOENT)
+            covers = ("empty", "null") if os.path.isdir(f"/{path}") else ("null", "empty")  # the likely one first
+            other, following = Label(), Label()
+            todo.call("mount", covers[0], path, 0, MS_BIND, 0, tolerate=ANY, jump=other, then=following)
+            todo.label(other)
+            todo.call("mount", covers[1], path, 0, MS_BIND, 0, tolerate=errno.ENOENT)
             todo.label(following)
 
     def _make_read_only(self, op: ops.MakeReadOnly) -> None:

@@ -1,0 +1,68 @@
+"""The mount namespace that pods begin with a copy of."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from executor.stage1 import bare, syscalls
+
+pytestmark = pytest.mark.root
+
+
+def in_a_child(check: Callable[[], None]) -> None:
+    """Run it in a process of its own, and a mount namespace that tells nobody."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+            syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+            check()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def kinds() -> set[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return {line.partition(" - ")[2].split()[0] for line in lines}
+
+
+def test_it_has_no_cgroups_and_we_are_where_we_were(tmp_path: Path) -> None:
+    def check() -> None:
+        os.chdir(tmp_path)
+        before, mounts = os.readlink("/proc/self/ns/mnt"), Path("/proc/self/mountinfo").read_text()
+        made = bare.make(())
+        assert os.readlink("/proc/self/ns/mnt") == before
+        assert Path("/proc/self/mountinfo").read_text() == mounts
+        assert Path.cwd() == tmp_path
+        syscalls.setns(made.namespace, syscalls.CLONE_NEWNS)
+        assert kinds().isdisjoint({"cgroup", "cgroup2", "devpts"})
+        assert {"proc", "sysfs"} <= kinds()
+        assert not list(Path("/sys/fs/cgroup").iterdir())
+
+    in_a_child(check)
+
+
+def test_what_is_below_its_roots_can_be_opened_from_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "root" / "pod").mkdir(parents=True)
+    (tmp_path / "root" / "pod" / "tasks").write_text("1\n")
+    (tmp_path / "rooted").write_text("2\n")
+
+    def check() -> None:
+        made = bare.make([str(tmp_path / "root")])
+        syscalls.mount("tmpfs", str(tmp_path / "root"), "tmpfs", 0)
+        for name, text in (("root/pod/tasks", b"1\n"), ("rooted", b"2\n")):
+            fd = made.open(str(tmp_path / name), os.O_RDONLY)
+            assert os.read(fd, 10) == text
+            assert not os.get_inheritable(fd)
+
+    in_a_child(check)
+
+
+def test_a_root_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        bare.make([str(tmp_path / "missing")])
