@@ -25,6 +25,7 @@ PREFIX: Final = "gantry."
 INIT_LEAF: Final = ".init"
 _V2_CONTROLLERS: Final = ("cpu", "memory", "pids", "io")
 _PERIOD_US: Final = 100_000
+_V1_MEMORY: Final = "memory.limit_in_bytes"
 _PAGES: Final = 65_536
 _NO_DIRECTORIES: Final = 2
 _LOCK_SECONDS: Final = 10.0  # nobody has it for more than milliseconds, unless he is stopped
@@ -117,7 +118,7 @@ def limit_writes(version: int, limits: Limits, disk: str = "") -> list[tuple[str
         else:
             writes.append(("cpu", "cpu.max", f"{quota} {_PERIOD_US}"))
     if limits.memory_limit is not None:
-        file = "memory.limit_in_bytes" if version == 1 else "memory.max"
+        file = _V1_MEMORY if version == 1 else "memory.max"
         writes.append(("memory", file, str(limits.memory_limit)))
     if limits.pids is not None:
         writes.append(("pids", "pids.max", str(limits.pids)))
@@ -220,6 +221,8 @@ class PodCgroup:
                 raise CgroupError(
                     f"limit {file}={value}: the cgroup controller {controller} is not available here"
                 )
+            if file == _V1_MEMORY:
+                _let_swap(path, int(value))
             _set(path, value)
         for controller, file, value in further_writes(self.layout.version, limits, of_app=bool(app)):
             root = self.layout.base.get(controller if self.layout.version == 1 else "")
@@ -430,6 +433,13 @@ def _set(path: str, value: str) -> None:
         write(path, value)
     except OSError as error:
         raise CgroupError(f"write {value} to {path}: {os.strerror(error.errno or 0)}") from None
+
+
+def _let_swap(path: str, limit: int) -> None:
+    """A limit of memory can be no higher than that of memory and swap, which an earlier one may have left here."""
+    both = path.replace("memory.limit", "memory.memsw.limit")
+    if int(_read(both) or limit) < limit:
+        _set(both, "-1")
 
 
 def _ask_above(directory: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -343,3 +344,20 @@ def test_what_is_being_collected_is_made_again_when_it_has_gone(tmp_path: Path) 
         made.result(60)
     assert [os.stat(path).st_ino for path in held] != before
     assert leftovers(layout) == [f"{tmp_path}/{name}/own/gantry.u1.gone" for name in ("cpu", "memory")]
+
+
+@pytest.mark.root
+def test_limits_go_up_and_down(request: pytest.FixtureRequest) -> None:
+    """In the hierarchies of this machine: swap's limit, which follows, is in the way of neither."""
+    layout = cgroups.detect(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
+    if layout.version != 1 or "memory" not in layout.base:
+        pytest.skip("no memory controller of v1")
+    pod = PodCgroup(layout, f"test-{uuid.uuid4()}")
+    request.addfinalizer(pod.remove)
+    pod.create()
+    place = Path(layout.base["memory"], pod.name, "a")
+    for size in (64 << 20, 128 << 20, 32 << 20):
+        pod.create_app("a", Limits(memory_limit=size))
+        assert (place / "memory.limit_in_bytes").read_text() == f"{size}\n"
+        if (place / "memory.memsw.limit_in_bytes").exists():
+            assert (place / "memory.memsw.limit_in_bytes").read_text() == f"{size}\n"
