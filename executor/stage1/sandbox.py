@@ -19,6 +19,7 @@ from executor.stage1 import (
     ops,
     plan,
     podfiles,
+    reading,
     userns,
 )
 from executor.stage1.children import Kind
@@ -49,9 +50,13 @@ class Sandbox:
         self._launcher = launcher
         self._key = directory
         self._paths = plan.Paths(directory.rstrip("/"))
-        self._pod = self._first = _read_manifest(directory)._replace(metadata_url=_read_url(directory))
-        name, disk = os.path.basename(self._paths.pod), _disk(self._pod, self._paths.pod)
-        self._cgroup = cgroups.PodCgroup(launcher.layout, name, disk=disk, without=_unlimited(self._pod))
+        self._pod = self._first = reading.read_manifest(directory)._replace(
+            metadata_url=reading.read_url(directory)
+        )
+        name, disk = os.path.basename(self._paths.pod), reading.disk(self._pod, self._paths.pod)
+        self._cgroup = cgroups.PodCgroup(
+            launcher.layout, name, disk=disk, without=reading.unlimited(self._pod)
+        )
         self._apps: dict[str, Instance] = {}
         self._starters: dict[str, int] = {}
         self._execs: dict[int, Instance] = {}
@@ -86,7 +91,7 @@ class Sandbox:
             self._cgroup.limit(self._pod.limits)
             self._send_pod()
         except (OSError, cgroups.CgroupError) as error:
-            self._end(f"prepare {self._key}: {_text(error)}")
+            self._end(f"prepare {self._key}: {reading.text(error)}")
 
     def _take_init(self) -> None:
         """A user namespace is for every pod it fits, unless the pod says otherwise; one that must have it gets it."""
@@ -113,7 +118,7 @@ class Sandbox:
         places += [(v.source, v.recursive) for v in pod.volumes.values() if v.kind == "host"]
         for name in pod.apps:
             if os.path.exists(self._paths.lowers(name)):
-                places.append((_read_lowers(self._paths, name)[-1], False))
+                places.append((reading.read_lowers(self._paths, name)[-1], False))
         return [path for path, deep in places if not self._launcher.mappable.can_map(path, recursive=deep)]
 
     def _send_pod(self) -> None:
@@ -155,7 +160,7 @@ class Sandbox:
                 if os.path.exists(self._paths.lowers(name)):
                     self._make_ready(name)
         except (OSError, StageError, cgroups.CgroupError) as error:
-            sys.stderr.write(f"stage1: prepare {self._key}: {_text(error)}\n")
+            sys.stderr.write(f"stage1: prepare {self._key}: {reading.text(error)}\n")
 
     def _make_pod_ready(self) -> None:
         if not self._prepared:
@@ -164,7 +169,7 @@ class Sandbox:
 
     def _make_ready(self, name: str) -> bytes:
         """Directories, cgroup and limits of an app; returns what its starter is told (channel.encode)."""
-        lowers = _read_lowers(self._paths, name)
+        lowers = reading.read_lowers(self._paths, name)
         handler = self._handlers.get(name)
         if not handler and name in self._ready and self._ready[name][0] == lowers:
             return self._ready[name][1]
@@ -220,7 +225,7 @@ class Sandbox:
             starter.begin(self._make_ready(name), fds, [self._door, *self._users])
         except (OSError, cgroups.CgroupError) as error:
             starter.end()
-            raise StageError(f"start {name}: {_text(error)}") from None
+            raise StageError(f"start {name}: {reading.text(error)}") from None
         except StageError:
             starter.end()
             raise
@@ -257,19 +262,19 @@ class Sandbox:
         try:
             podfiles.write(self._paths.status(name), text)
         except OSError as error:
-            sys.stderr.write(f"stage1: status {name} of {self._key}: {_text(error)}\n")
+            sys.stderr.write(f"stage1: status {name} of {self._key}: {reading.text(error)}\n")
 
     def update(self, answer: Answer) -> None:
         """Read the manifest again: the pod's apps are those that it has now. Raises StageError."""
         if self._ending or self._on_running is not None:
             raise StageError(f"update {self._key}: the pod does not run")
         running = {name.partition("#")[0] for name in (*self._apps, *self._starters)}
-        pod = updated(self._first, _read_manifest(self._key), running)
+        pod = updated(self._first, reading.read_manifest(self._key), running)
         if pod.ids and (places := self._unmappable(pod)):
             raise StageError(
                 f"{places[0]}: its file system cannot be id-mapped, and the pod has ids of its own"
             )
-        self._cgroup.extend(without=_unlimited(pod))
+        self._cgroup.extend(without=reading.unlimited(pod))
         self._pod, self._prepared = pod, False
         self._ready.clear()
         answer({})
@@ -310,7 +315,7 @@ class Sandbox:
             starter.begin(self._job(todo, process, "app"), fds, [instance.pidfd, *self._users])
         except OSError as error:
             starter.end()
-            raise StageError(f"exec in {name}: {_text(error)}") from None
+            raise StageError(f"exec in {name}: {reading.text(error)}") from None
 
     def _on_exec_started(self, name: str, number: int, pid: int) -> None:
         self._execs[number] = Instance(pid, _pidfd(pid), 0)
@@ -352,7 +357,7 @@ class Sandbox:
         except ProcessLookupError:
             pass  # its exit is on the way to us
         except OSError as error:
-            raise StageError(f"signal {number}: {_text(error)}") from None
+            raise StageError(f"signal {number}: {reading.text(error)}") from None
 
     def _why_it_died(self, name: str, kills: int) -> str:
         if self._cgroup.oom_kills(name) > kills:
@@ -495,58 +500,8 @@ class Sandbox:
             self._launcher.send_event({"event": "gone", "pod": self._key, "reason": error or self._reason})
 
 
-def _read_manifest(directory: str) -> manifest.Pod:
-    path = f"{directory}/pod"
-    try:
-        return manifest.read(podfiles.read(path))
-    except OSError as error:
-        raise StageError(f"read {path}: {_text(error)}") from None
-    except manifest.ManifestError as error:
-        raise StageError(f"{path}: {error}") from None
-
-
-def _read_url(directory: str) -> str:
-    """What AC_METADATA_URL will be, "" without a metadata service. A secret, so no part of the manifest."""
-    try:
-        return podfiles.read(f"{directory}/metadata-url").decode("ascii").strip()
-    except FileNotFoundError:
-        return ""
-    except (OSError, ValueError) as error:
-        raise StageError(f"read {directory}/metadata-url: {_text(error)}") from None
-
-
-def _disk(pod: manifest.Pod, directory: str) -> str:
-    """The disk below the pod directory, if somebody's use of it is limited."""
-    limits = [pod.limits, *(app.limits for app in pod.apps.values())]
-    if all(one.block_bandwidth is None and one.block_iops is None for one in limits):
-        return ""
-    try:
-        return cgroups.disk_below(directory)
-    except (OSError, cgroups.CgroupError) as error:
-        raise StageError(f"run {directory}: {_text(error)}") from None
-
-
-def _unlimited(pod: manifest.Pod) -> tuple[str, ...]:
-    """Controllers that this pod needs no cgroups of. What it uses of the processor is its executor's use, too."""
-    limits = [pod.limits, *(app.limits for app in pod.apps.values())]
-    return ("cpuacct",) if any(one.pids is not None for one in limits) else ("cpuacct", "pids")
-
-
-def _read_lowers(paths: plan.Paths, app: str) -> tuple[str, ...]:
-    lowers = tuple(line for line in os.fsdecode(podfiles.read(paths.lowers(app))).splitlines() if line)
-    if not lowers:
-        raise StageError(f"start {app}: {paths.lowers(app)} names no layer")
-    return lowers
-
-
 def _pidfd(pid: int) -> int:
     try:
         return os.pidfd_open(pid)
     except ProcessLookupError:
         return -1
-
-
-def _text(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-    return str(error)
