@@ -49,6 +49,7 @@ async def create(request: web.Request, resource: Resource) -> web.StreamResponse
     api, options = request.app[API], WriteOptions.read(request.query)
     data, twice = await read_object(request)
     obj, warnings = decode(resource, data, options.field_validation, twice)
+    warnings = [*warnings, *resource.warn(obj)]
     entry = await create_object(api, resource, obj, request.match_info.get("namespace", ""), options.dry_run)
     return await answer_entry(request, resource, entry, status=201, warnings=warnings)
 

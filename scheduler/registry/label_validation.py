@@ -40,6 +40,20 @@ def sync_apparmor(pod: Object) -> None:
                 }
 
 
+def apparmor_warnings(pod: Object) -> list[str]:
+    """Annotations of containers without a field that says the same (applyAppArmorVersionSkew)."""
+    spec, notes = pod.get("spec") or {}, (pod.get("metadata") or {}).get("annotations") or {}
+    of_pod = (spec.get("securityContext") or {}).get("appArmorProfile")
+    why = 'deprecated since v1.30; use the "appArmorProfile" field instead'
+    return [
+        f"metadata.annotations[{key}]: {why}"
+        for container in _containers(spec)
+        if (key := APPARMOR + str(container.get("name", ""))) in notes
+        and (container.get("securityContext") or {}).get("appArmorProfile") is None
+        and (of_pod is None or _field(notes[key]) != of_pod)
+    ]
+
+
 def validate_apparmor(spec: Object) -> Iterator[FieldError]:
     """The fields."""
     for path, holder in (("spec", spec), *_with_paths(spec)):

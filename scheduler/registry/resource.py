@@ -59,6 +59,7 @@ class Resource:
     - `validate_create(obj)`, `validate_update(new, old)`: the causes of a 422, empty when all is well.
     - `prepare_update(new, old, status=...)`: defaults; keeps what users may not change: the whole status, or
       with `status=True` everything but the status. Keeps uid, creationTimestamp, deletion fields of `old`.
+    - `warn(obj)`: what the creator of `obj`, as it came, should rather do; kubectl shows it.
     - `row(obj, now)`: the cells of `columns`, as kube-apiserver prints them.
     - `fields`: the field selectors this resource offers, each a function from an object to the field's text. All
       resources have `metadata.name`, and `metadata.namespace` when they are in one.
@@ -91,6 +92,7 @@ class Resource:
         "watch",
     )
     subresources: tuple[str, ...] = ()
+    warn: Callable[[Object], list[str]] = lambda _: []
 
     def __post_init__(self) -> None:
         names = {"metadata.name": _name} | ({"metadata.namespace": _namespace} if self.namespaced else {})

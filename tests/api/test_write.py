@@ -118,10 +118,20 @@ async def test_bad_pods_are_refused_by_name(api, pod, change, status, message):
 
 
 async def test_unsupported_field_is_a_422_that_names_it(api, pod):
-    body = pod(hostPID=True)
+    body = pod(setHostnameAsFQDN=True)
     answer = await api("POST", PODS, body)
     assert (answer.status, answer.json["reason"]) == (422, "Invalid")
-    assert answer.json["details"]["causes"][0]["field"] == "spec.hostPID"
+    assert answer.json["details"]["causes"][0]["field"] == "spec.setHostnameAsFQDN"
+
+
+async def test_what_should_rather_be_done_is_a_warning(api, pod):
+    body = pod()
+    name = body["spec"]["containers"][0]["name"]
+    key = f"container.apparmor.security.beta.kubernetes.io/{name}"
+    body["metadata"]["annotations"] = {key: "unconfined"}
+    answer = await api("POST", PODS, body)
+    assert answer.status == 201
+    assert f"metadata.annotations[{key}]: deprecated since v1.30" in answer.headers["Warning"]
 
 
 async def test_namespace_must_exist(api, pod):

@@ -2,6 +2,8 @@
 
 import pytest
 
+from scheduler.registry import PODS
+
 INVALID, REQUIRED, FORBIDDEN = "FieldValueInvalid", "FieldValueRequired", "FieldValueForbidden"
 NOT_SUPPORTED = "FieldValueNotSupported"
 KEY = "container.apparmor.security.beta.kubernetes.io/app"
@@ -95,3 +97,14 @@ def test_the_share_of_the_network(create, manifest, rate, right):
         _, errors = create(manifest(metadata={"annotations": {name: rate}}))
         expected = [] if right else [(f"metadata.annotations[{name}]", INVALID)]
         assert [(one.field, one.reason) for one in errors] == expected
+
+
+def test_the_annotation_is_the_old_way(manifest):
+    warning = f'metadata.annotations[{KEY}]: deprecated since v1.30; use the "appArmorProfile" field instead'
+    assert PODS.warn(manifest(**noted("unconfined"))) == [warning]
+    assert PODS.warn(manifest(**noted("unconfined", **own("Unconfined")))) == []
+    assert (
+        PODS.warn(manifest(**noted("unconfined", securityContext={"appArmorProfile": profile("Unconfined")})))
+        == []
+    )
+    assert PODS.warn(manifest()) == []
