@@ -22,6 +22,7 @@ from executor.pods.launcher import LaunchError
 from executor.pods.ports import Sandbox
 
 OUTPUT_LIMIT: Final = 10 * 1024
+REASON_LIMIT: Final = 200
 REDIRECTS: Final = 10
 VERSION: Final = "1.32"
 
@@ -172,7 +173,11 @@ async def _get(place: Place, asked: Mapping[str, Any], agent: str, redirects: in
         status, target = await _get_once(place, url, headers)
         if not redirects or status not in {301, 302, 303, 307, 308} or not target:
             return status, ""
-        before, url = url, url.join(URL(target))
+        before = url
+        try:
+            url = url.join(URL(target))
+        except ValueError as error:
+            raise OSError(f"failed to parse Location header {target!r}: {error}") from None
         if url.host != before.host:
             return status, str(url)
     raise OSError(f"stopped after {redirects} redirects")
@@ -231,9 +236,9 @@ async def _probe_grpc(place: Place, asked: Mapping[str, Any], timeout: float) ->
 
 
 def why(error: Exception) -> str:
-    """What went wrong with a connection, in the words of Go, where there are some."""
+    """What went wrong with a connection, in the words of Go, where there are some. A short line, whatever was sent."""
     inner = getattr(error, "os_error", error)
     number = getattr(inner, "errno", None)
     if isinstance(inner, OSError) and number and number > 0:
         return f"connect: {os.strerror(number).lower()}"
-    return str(inner) or type(error).__name__
+    return " ".join(str(inner).split())[:REASON_LIMIT] or type(error).__name__

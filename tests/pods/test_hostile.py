@@ -384,3 +384,40 @@ async def test_a_storm_of_programs_in_an_app_that_ends(host: Any, neighbour: Non
     ends = {(None, 9), (3, None), (4, None)}
     assert all(how in ends or isinstance(how, str) for how in found), found
     await host.end(task)
+
+
+ANSWERS = (
+    "SSH-2.0-no",
+    "HTTP/1.1 99999 x\\r\\n\\r\\n",
+    "HTTP/1.1 302 x\\r\\nLocation: http://[\\r\\n\\r\\n",
+    "HTTP/1.1 302 x\\r\\nLocation: http://127.0.0.1:99999/\\r\\n\\r\\n",
+    "HTTP/1.1 500 x\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\nffffffffffffffffff\\r\\n",
+    "HTTP/1.1 500 x\\r\\nX: ",
+    "",
+)
+
+
+def answered(event: Any, app: str) -> bool:
+    """Whether it tells of a probe that failed, for another reason than that nobody listened yet."""
+    failed = event.reason == "Unhealthy" and event.message.startswith("Readiness probe failed: Get")
+    return bool(
+        failed and event.container == app and "refused" not in event.message and len(event.message) < 300
+    )
+
+
+async def test_answers_to_probes(host: Any, neighbour: None, caplog: pytest.LogCaptureFixture) -> None:
+    """Each is a failure; what comes after it is not waited for."""
+    probe = {"periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 1, "successThreshold": 1}
+    containers = [
+        {
+            "run": f"while :; do (printf '{answer}'; cat /dev/zero) | nc -l -p {8000 + number}; done",
+            "readinessProbe": {**probe, "httpGet": {"port": 8000 + number}},
+        }
+        for number, answer in enumerate(ANSWERS)
+    ]
+    task = host.run(*containers)
+    for number in range(len(ANSWERS)):
+        await host.until(task, lambda r, app=f"c{number}": any(answered(event, app) for event in r.events))
+    host.pods.kill(task, 0.0, "enough")
+    await host.end(task)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
