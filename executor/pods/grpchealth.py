@@ -55,7 +55,7 @@ async def ask(connected: socket.socket, authority: str, service: str, timeout: f
     http.send_data(1, b"\0" + len(message).to_bytes(4, "big") + message, end_stream=True)
     try:
         headers, body = await _answer(connected, http)
-    except h2.exceptions.ProtocolError as error:
+    except (h2.exceptions.ProtocolError, UnicodeDecodeError) as error:
         raise GrpcError(f"not HTTP/2: {error}") from None
     if headers.get(":status") != "200":
         raise GrpcError(f"HTTP status {headers.get(':status')}")

@@ -293,6 +293,32 @@ async def check(service: str = "", **fields: Any) -> tuple[Serving, bytes]:
         server.close()
 
 
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [(1, 4, 1, b"\x88" + b"\x40\x01x\x02\xff\xfe")],  # :status 200, and a header that is no UTF-8
+        [(1, 4, 1, b"\x40\x07:status\x03\xff00")],
+        [(0, 1, 1, b"x")],
+        [(3, 0, 1, b"\0\0\0\xff")],
+        [(7, 0, 0, bytes(8))],
+        [(8, 0, 0, bytes(4))],
+        [(4, 0, 0, bytes(5))],
+        [(9, 4, 1, b"x")],
+        [],
+    ],
+)
+async def test_answers_that_are_no_grpc_are_failures(frames: list[tuple[int, int, int, bytes]]) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        for kind, flags, stream, payload in [(4, 0, 0, b""), *frames]:
+            length = len(payload).to_bytes(3, "big")
+            theirs.sendall(length + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload)
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(GrpcError):
+            await ask(ours, "x", "", 1.0)
+
+
 async def test_grpc_health() -> None:
     assert await check() == (Serving.SERVING, b"\0\0\0\0\0")
     assert await check("abc") == (Serving.SERVING, b"\0\0\0\0\x05\x0a\x03abc")
