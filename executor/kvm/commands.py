@@ -100,6 +100,10 @@ def virtiofsd(tools: Tools) -> list[str]:
     ]  # fmt: skip
 
 
+CARDS: Final = len(acpi.PLACES) - 2
+"""Network cards that there are places for, beside the wire and the shared tree."""
+
+
 def network_devices(links: Sequence[Link]) -> str:
     """What QEMU reads: a network card for each interface (qemu(1), -readconfig)."""
     return "".join(

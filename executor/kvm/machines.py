@@ -216,6 +216,10 @@ class _Start:
             links = await asyncio.to_thread(taps.attach, self.host.pid, os.stat(told).st_uid)
         except taps.NetworkError as error:
             raise LaunchError(str(error)) from None
+        if len(links) > commands.CARDS:
+            raise LaunchError(
+                f"a virtual machine has at most {commands.CARDS} network cards, the pod {len(links)}"
+            )
         fd = os.open(f"{told}/{commands.DEVICES}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
         with open(fd, "w", encoding="ascii") as file:  # noqa: ASYNC230 - in memory
             file.write(commands.network_devices(links))

@@ -84,7 +84,7 @@ class Guest:
         return ours
 
     async def listen(self, port: int, connect: Callable[[], socket.socket]) -> None:
-        """Before any app that is started later: see `executor.metadata.service.Relaying`. Raises LaunchError."""
+        """Before any app that is started later: see `executor.metadata.doors.Relaying`. Raises LaunchError."""
         if self.wire is None:
             raise LaunchError("the machine has not started")
         self._listening[port] = connect
@@ -225,7 +225,7 @@ class KvmSandbox(Sandbox):
         return await self._guest.connect(address, port)
 
     async def relay(self, port: int, connect: Callable[[], socket.socket]) -> None:
-        """As `executor.metadata.service.Relaying` says. Raises LaunchError."""
+        """As `executor.metadata.doors.Relaying` says. Raises LaunchError."""
         await self._guest.listen(port, connect)
 
     async def remove_app(self, app: str) -> None:
