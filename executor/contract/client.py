@@ -123,14 +123,16 @@ class Holder:
         lock: bool = False,
         terminal: bool = False,
         rlimits: Sequence[tuple[int, int, int]] = (),
+        listening: tuple[int, ...] = (),
     ) -> Program:
         """Start a program in the pod's mounts, cgroup and directory. streams: [stdin,] stdout, stderr; they stay the
-        caller's. lock: it inherits the pod's lock. Raises LaunchError."""
+        caller's. lock: it inherits the pod's lock. listening: sockets that it gets as from systemd.
+        Raises LaunchError."""
         self._spawning += 1
         try:
             reply = await self.call(
-                "spawn", streams, argv=list(argv), environment=dict(environment), lock=lock,
-                terminal=terminal, rlimits=list(rlimits),
+                "spawn", (*streams, *listening), argv=list(argv), environment=dict(environment), lock=lock,
+                terminal=terminal, rlimits=list(rlimits), listening=len(listening),
             )  # fmt: skip
             program = Program(self, reply["pid"])
             self._programs[program.pid] = program

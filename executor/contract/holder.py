@@ -9,8 +9,9 @@ to remove. Here the mounts are in the holder's: the kernel drops them with the l
 cgroup of the pod, so that it can kill it: when the executor is gone (the socket closes), and when it is told to end.
 It is the subreaper of all that the pod leaves behind.
 
-Requests (JSON, by executor.stage1.channel): `prepare` {steps}, `spawn` {argv, environment, lock, terminal, rlimits}
-with the streams, `signal` {pid, signum}. Answers {id, …} or {id, error}. Event: {event: exit, pid, status}.
+Requests (JSON, by executor.stage1.channel): `prepare` {steps}; `spawn` {argv, environment, lock, terminal, rlimits,
+listening} with the streams and so many sockets, for LISTEN_FDS; `signal` {pid, signum}. Answers {id, …} or
+{id, error}. Event: {event: exit, pid, status}.
 """
 
 import errno
@@ -229,8 +230,12 @@ def _become(
         if os.getppid() != parent:
             os._exit(_EXEC_FAILED)
         os.setsid()
-        streams = fds if len(fds) == _STREAMS else [os.open("/dev/null", os.O_RDONLY), *fds]
-        for number, fd in enumerate(streams):
+        count = int(message.get("listening") or 0)
+        first = _STREAMS + count
+        if len(fds) < first:
+            fds = [os.open("/dev/null", os.O_RDONLY), *fds]
+        *fds, fail, lock = _above(first, [*fds, fail, lock]) if count else [*fds, fail, lock]
+        for number, fd in enumerate(fds):
             os.dup2(fd, number, inheritable=True)
         if message.get("terminal"):
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -244,7 +249,8 @@ def _become(
         if message.get("lock"):
             os.set_inheritable(lock, True)
             environment["RKT_LOCK_FD"] = str(lock)
-        first = _STREAMS
+        if count:
+            environment |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(count)}
         for fd in kept:
             if fd > first:
                 syscalls.close_range(first, fd - 1)
@@ -257,6 +263,11 @@ def _become(
         os.write(fail, f"{step}: {reason}".encode())
     finally:
         os._exit(_EXEC_FAILED)
+
+
+def _above(first: int, fds: list[int]) -> list[int]:
+    """The same ones, where they are not in the way."""
+    return [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, first) if fd >= 0 else fd for fd in fds]
 
 
 # --- what is made and mounted before a stage1 runs ----------------------------------------------------------------

@@ -123,6 +123,9 @@ def _make_cgroup(job: Job, cgroup: cgroups.PodCgroup) -> None:
 class ForeignSandbox:
     """What immutable and mutable pods have in common."""
 
+    listening: tuple[int, ...] = ()
+    """Sockets that `run` gets as from systemd (LISTEN_FDS); they stay the owner's."""
+
     def __init__(self, job: Job, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]) -> None:
         self.job = job
         self._on_exit, self._on_gone = on_exit, on_gone
@@ -176,6 +179,7 @@ class ForeignSandbox:
             lock=True,
             terminal=terminal,
             rlimits=job.foreign.rlimits,
+            listening=self.listening,
         )
         try:
             self.pod_pid = await self._wait_for_pid(self._run)

@@ -32,7 +32,7 @@ from executor.rkt.common import Globals
 from executor.rkt.control import Session
 from executor.rkt.flags import Failure
 from executor.rkt.foreground import Foreground, Run
-from executor.rkt.podflags import PodFlags
+from executor.rkt.podflags import PodFlags, sockets
 from executor.rkt.podmanifest import settle
 from executor.rkt.pods import STAGE1_ID, STATUS
 from executor.rkt.prepare import Making
@@ -239,7 +239,7 @@ class ForeignPod(Foreground):
         job, files = self.job(pod_dir)
         rewrite(pod_dir, job.foreign.manifest)
         sandbox = _Sandbox(job, on_exit, on_gone)
-        sandbox.files = files
+        sandbox.files, sandbox.listening = files, sockets()
         try:
             await sandbox.open()
         except BaseException:

@@ -2,15 +2,18 @@
 
 import os
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from executor.rkt import measured, stage1
 from executor.rkt.apps import Apps, add_flags
 from executor.rkt.common import Globals
 from executor.rkt.flags import Failure, Flags
-from executor.rkt.podmanifest import Environments, resolv_conf
+from executor.rkt.podmanifest import AC_NAME, Environments, resolv_conf
 
+_FIRST: Final = 3
+_MOST: Final = 32
 _NO_NETWORKS: Final = "there are no networks yet but --net=host and --net=none"
 
 
@@ -101,10 +104,12 @@ class PodFlags:
             } & flags.given
             if count or clash or flags.is_on("store-only") or flags.is_on("no-store"):
                 raise Failure("conflicting flags set with --pod-manifest (see --help)")
-        elif flags.lists["port"]:
+        elif flags.lists["port"] and self.flavor(g) != stage1.FOREIGN:
             raise Failure(f"--port is not supported: {_NO_NETWORKS}")
         elif not count:
             raise Failure("must provide at least one image or specify the pod manifest")
+        if self.ports() and (net := flags.values.get("net")) in {"none", "host"}:
+            raise Failure(f"--port flag does not work with '{net}' networking")
         self.tell(g)
 
     def tell(self, g: Globals) -> None:
@@ -115,7 +120,7 @@ class PodFlags:
     def check_running(self, g: Globals, apps: int, flavor: str = "linux") -> None:
         """Likewise, of what it takes to run. Failure."""
         flags = self.flags
-        if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS", "0") != "0":
+        if flavor != stage1.FOREIGN and sockets():
             raise Failure(
                 "sockets from systemd (LISTEN_FDS) are not handed to apps; let systemd-socket-proxyd(8) take them, and "
                 "the pod run with --net=host"
@@ -132,6 +137,22 @@ class PodFlags:
         _check_ipc(flags.values["ipc"], flavor)
         if self.network == "default":
             g.say("no networks are configured yet: the pod has only loopback (--net=host: this machine's)")
+
+    def ports(self) -> list[dict[str, Any]]:
+        """`--port=NAME:[IP:]PORT`, as a PodManifest has them. Failure."""
+        made = []
+        for text in self.flags.lists["port"]:
+            name, *address, port = text.split(":", 1)[:1] + text.partition(":")[2].rsplit(":", 1)
+            try:
+                ips = {"hostIP": str(ip_address(address[0]))} if address else {}
+            except ValueError:
+                raise Failure(f'--port: "{address[0]}" is not a valid IP') from None
+            if not AC_NAME.fullmatch(name):
+                raise Failure(f'--port: "{name}" is not a valid port name')
+            if not port.isdecimal() or not 0 < int(port) < 1 << 16:
+                raise Failure(f'--port: "{text}" is not in name:[ip:]port format')
+            made.append({"name": name, "hostPort": int(port), **ips})
+        return made
 
     @property
     def network(self) -> str:
@@ -186,6 +207,16 @@ class PodFlags:
         elif values["net"] != "host":
             made["hosts"] = _hosts(hostname)
         return made
+
+
+def sockets() -> tuple[int, ...]:
+    """Those that systemd hands to this process. Failure."""
+    count = os.environ.get("LISTEN_FDS", "")
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal():
+        return ()
+    if int(count) > _MOST:
+        raise Failure(f"LISTEN_FDS: {count} sockets are more than {_MOST}")
+    return tuple(range(_FIRST, _FIRST + int(count)))
 
 
 def _check_ipc(mode: str, flavor: str) -> None:

@@ -20,7 +20,7 @@ STREAM_NOTE: Final = "coreos.com/rkt/stage2/"
 """And stdin, stdout or stderr: rkt's annotations of apps for their streams."""
 _THERE: Final = (*FLAVORS, KVM)
 _STAGE1_NAME: Final = re.compile(r"(?:coreos\.com/rkt/)?stage1-([a-z]+)(?:[:,].*|\.aci)?")
-_AC_NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+AC_NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _SETS: Final = ("os/linux/capabilities-retain-set", "os/linux/capabilities-remove-set")
 _FILTERS: Final = ("os/linux/seccomp-retain-set", "os/linux/seccomp-remove-set")
 _ALL_RUN: Final = frozenset({"capabilities", "paths", "seccomp"})
@@ -134,7 +134,7 @@ def make_entry(app: App, source: Source, environments: Environments) -> dict[str
     body["environment"] = [{"name": name, "value": value} for name, value in environment.items()]
     body["isolators"] = _isolators(body.get("isolators") or (), app.isolators)
     name = app.texts.get("name") or app_name(str(image["name"]))
-    if not _AC_NAME.fullmatch(name):
+    if not AC_NAME.fullmatch(name):
         raise Failure(
             f"invalid app name format: {name!r} is not lower case letters and digits with single dashes"
         )

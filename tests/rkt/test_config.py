@@ -127,6 +127,7 @@ def test_what_is_not_there_is_refused_with_254(capsys):
         ),
         (["run", "--stage1-hash=y", "a"], "--stage1-hash: 'y' is not sha512-"),
         (["run", "--stage1-url=y", "a"], "--stage1-url: 'y' has no scheme"),
+        (["run", "--port=web:80", "a"], "--port is not supported"),
         (["run", "--net=mine", "a"], "--net=mine is not supported"),
         (["run"], "must provide at least one image or specify the pod manifest"),
         (["run", "a", "b", "--interactive"], "interactive option only supports one image"),

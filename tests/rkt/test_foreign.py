@@ -68,6 +68,35 @@ def sh(script: str) -> list[str]:
 
 
 @pytest.mark.root
+def test_ports_and_sockets_are_its_own_to_use(box, stage1, tmp_path):
+    run = RUN.replace(
+        "exec chroot", 'readlink /proc/self/fd/3 /proc/self/fd/4; echo "$LISTEN_FDS"; exec chroot'
+    )
+    own = stage1(run=f'[ "$LISTEN_PID" = $$ ] || exit 9; {run}')
+    flags = ["--port=web:::1:8080", "--port=ssh:22", f"--stage1-path={own}"]
+    argv = box.command("run", *flags, *sh("ls /proc/self/fd"))
+    script = 'exec 3< /dev/zero 4< /dev/full 5<&-; export LISTEN_FDS=2 LISTEN_PID=$$; exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", *argv], capture_output=True, text=True, check=False, close_fds=True
+    )
+    assert done.stdout.split()[:3] == ["/dev/zero", "/dev/full", "2"], done.stderr
+    [pod] = box.good("list", "--format=json").json
+    assert json.loads((box.data / "pods/run" / pod["name"] / "pod").read_text())["ports"] == [
+        {"name": "web", "hostPort": 8080, "hostIP": "::1"}, {"name": "ssh", "hostPort": 22},
+    ]  # fmt: skip
+    for port, message in (
+        ("web", '"web" is not in name:[ip:]port'),
+        ("web:0", "not in name:[ip:]port"),
+        ("web:here:80", '"here" is not a valid IP'),
+        ("Web:80", '"Web" is not a valid port name'),
+    ):
+        done = box("run", f"--port={port}", f"--stage1-path={own}", *sh("true"))
+        assert (done.code, message in done.err) == (254, True), done.err
+    done = box("run", "--net=host", *flags, *sh("true"))
+    assert "--port flag does not work with 'host' networking" in done.err
+
+
+@pytest.mark.root
 def test_its_life(box, stage1, tmp_path):
     flags = ["--net=mine:IP=1.2.3.4", "--hostname=there", "--dns=192.0.2.1", f"--stage1-path={stage1()}"]
     done = box("run", *flags, *sh("echo in $0; cat; exit 7"), stdin="typed")
