@@ -5,6 +5,7 @@ Real lists, really executed. What a pod's init and an app's start do with them i
 
 import errno
 import os
+import re
 import shutil
 import signal
 import struct
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from executor.stage1 import machine, syscalls
-from executor.stage1.machine import assemble
+from executor.stage1.machine import aarch64, assemble, x86_64
 from executor.stage1.machine.assemble import ANY, Label, List, Value
 
 REPORT, AT_FDCWD = machine.REPORT, syscalls.AT_FDCWD
@@ -301,6 +302,47 @@ def test_aarch64_children(emulate: Any) -> None:
     todo.call("write", REPORT, status, 8)
     todo.call("exit_group", 0)
     assert emulate(todo) == ([(5 << 8, 0)], 0)
+
+
+@pytest.mark.parametrize(("path", "code"), [("/", 0), ("/nowhere", 256 - errno.ENOENT)])
+def test_aarch64_the_function_returns(tmp_path: Path, path: str, code: int) -> None:
+    """In a program that calls it and exits with its result."""
+    if QEMU is None:
+        pytest.skip("needs qemu-user-static")
+    todo = List("aarch64")
+    todo.call("openat", AT_FDCWD, path, os.O_RDONLY)
+    todo.call("end")
+    # mov x0, LIST; bl FUNCTION; mov x8, exit_group; svc
+    start = struct.pack("<4I", 0xD2A40000, 0x94000003, 0xD2800BC8, 0xD4000001) + aarch64.FUNCTION
+    code_at, data = 64 + 2 * 56, todo.finish()
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, aarch64.MACHINE, 1, 0x10000000 + code_at, 64,
+        *(0, 0, 64, 56, 2, 0, 0, 0),
+    )  # fmt: skip
+    at = 0x10000
+    segments = struct.pack("<IIQQQQQQ", 1, 5, 0, *[0x10000000] * 2, *[code_at + len(start)] * 2, at)
+    segments += struct.pack("<IIQQQQQQ", 1, 6, at, *[assemble.LIST] * 2, *[len(data)] * 2, at)
+    program = tmp_path / "program"
+    program.write_bytes((header + segments + start).ljust(at, b"\0") + data)
+    program.chmod(0o755)
+    assert subprocess.run([QEMU, program], check=False).returncode == code
+
+
+HEADERS = {
+    "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
+    "aarch64": Path("/usr/include/asm-generic/unistd.h"),
+}
+
+
+@pytest.mark.parametrize(("name", "module"), [("x86_64", x86_64), ("aarch64", aarch64)])
+def test_numbers_are_the_kernel_s(name: str, module: Any) -> None:
+    if not HEADERS[name].exists():
+        pytest.skip("needs linux-libc-dev")
+    defined = dict(re.findall(r"^#define __NR(?:3264)?_(\w+)\s+(\d+)", HEADERS[name].read_text(), re.MULTILINE))
+    numbers = {**module.NUMBERS, **assemble.SAME}
+    if name == "aarch64":
+        assert numbers.pop("dup2") == numbers["dup3"]
+    assert numbers == {call: int(defined[call]) for call in numbers}
 
 
 def test_aarch64_is_known_as_elf(tmp_path: Path) -> None:

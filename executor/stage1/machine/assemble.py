@@ -36,7 +36,7 @@ ANY: Final = 0xFFFF
 _FORKS: Final = 0x8000
 _MACHINES: Final = {"x86_64": x86_64, "aarch64": aarch64}
 # The same everywhere (include/uapi/asm-generic/unistd.h).
-_SAME: Final = {"close_range": 436, "clone3": 435, "openat2": 437, "pidfd_open": 434}
+SAME: Final = {"close_range": 436, "clone3": 435, "openat2": 437, "pidfd_open": 434}
 _RECORD: Final = struct.Struct("<IHHQQQQQQIHH")
 _HEADER: Final = 64
 _SEGMENT: Final = 56
@@ -120,7 +120,7 @@ class List:
         module = machine(name)
         if module is None:
             raise OSError(errno.ENOEXEC, f"no lists for {name or os.uname().machine}")
-        self._numbers: dict[str, int] = {**_SAME, **module.NUMBERS}
+        self._numbers: dict[str, int] = {**SAME, **module.NUMBERS}
         self._base = base
         self._first = first
         self._records: list[_Record] = []
