@@ -338,7 +338,9 @@ HEADERS = {
 def test_numbers_are_the_kernel_s(name: str, module: Any) -> None:
     if not HEADERS[name].exists():
         pytest.skip("needs linux-libc-dev")
-    defined = dict(re.findall(r"^#define __NR(?:3264)?_(\w+)\s+(\d+)", HEADERS[name].read_text(), re.MULTILINE))
+    defined = dict(
+        re.findall(r"^#define __NR(?:3264)?_(\w+)\s+(\d+)", HEADERS[name].read_text(), re.MULTILINE)
+    )
     numbers = {**module.NUMBERS, **assemble.SAME}
     if name == "aarch64":
         assert numbers.pop("dup2") == numbers["dup3"]

@@ -7,4 +7,16 @@ from executor.stage1.machine.app import Prelude, System, start
 from executor.stage1.machine.init import Program, first, second
 from executor.stage1.machine.run import REPORT, SOURCE, Machine, get, readable
 
-__all__ = ["REPORT", "SOURCE", "Machine", "Prelude", "Program", "System", "first", "get", "readable", "second", "start"]
+__all__ = [
+    "REPORT",
+    "SOURCE",
+    "Machine",
+    "Prelude",
+    "Program",
+    "System",
+    "first",
+    "get",
+    "readable",
+    "second",
+    "start",
+]

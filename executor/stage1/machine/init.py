@@ -236,11 +236,11 @@ class _Builder:
         todo = self._todo
         self._stand()
         for path in op.paths:
-            covers = ("empty", "null") if os.path.isdir(f"/{path}") else ("null", "empty")  # the likely one first
+            likely = ("empty", "null") if os.path.isdir(f"/{path}") else ("null", "empty")
             other, following = Label(), Label()
-            todo.call("mount", covers[0], path, 0, MS_BIND, 0, tolerate=ANY, jump=other, then=following)
+            todo.call("mount", likely[0], path, 0, MS_BIND, 0, tolerate=ANY, jump=other, then=following)
             todo.label(other)
-            todo.call("mount", covers[1], path, 0, MS_BIND, 0, tolerate=errno.ENOENT)
+            todo.call("mount", likely[1], path, 0, MS_BIND, 0, tolerate=errno.ENOENT)
             todo.label(following)
 
     def _make_read_only(self, op: ops.MakeReadOnly) -> None:
