@@ -10,13 +10,13 @@ stage1/rootfs, stage1/rootfs/opt/stage2/APP/rootfs    where they are mounted, in
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from executor.contract.interface import ROOTFS, Stage1
 from executor.contract.manifest import SHARED, Foreign, Place
+from executor.stage0.removal import remove_tree
 
 Step = dict[str, Any]
 
@@ -124,7 +124,7 @@ def forget_all(pod_dir: Path) -> None:
 
 def _empty(path: Path) -> None:
     if path.is_dir():
-        shutil.rmtree(path)
+        remove_tree(path)
 
 
 def _lines(path: Path) -> list[str]:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from executor.kvm.guest import frames
 from executor.kvm.wire import Stream, Wire
 from executor.pods import ports
 from executor.pods.launcher import AppExit, LaunchError, Sandbox
+from executor.stage0.removal import remove_tree
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +233,7 @@ class KvmSandbox(Sandbox):
         await self._guest.call("remove", self._key, app=app)
         # The guest has moved that out of its own way; it is removed here, where that is quicker.
         for trash in (self._pod_dir / "overlay").glob(f".{app}.*"):
-            await asyncio.to_thread(shutil.rmtree, trash)
+            await asyncio.to_thread(remove_tree, trash)
 
     async def stop(self) -> None:
         """End the machine; returns when no process, mount or cgroup of it is left. Idempotent."""

@@ -7,7 +7,6 @@ with this process.
 import asyncio
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from executor.stage0.removal import remove_tree
 from executor.stage1 import channel
 
 log = logging.getLogger(__name__)
@@ -322,7 +322,7 @@ class Sandbox:
         for name in ("upper", "work"):
             (overlay / name).mkdir(parents=True)
         if trash.exists():
-            await asyncio.to_thread(shutil.rmtree, trash, ignore_errors=False)
+            await asyncio.to_thread(remove_tree, trash)
 
     async def update(self) -> None:
         """The apps of the pod are those that its manifest has now; all else of it has to be as it was. LaunchError."""

@@ -7,17 +7,19 @@ kernel drops it when the holder dies, so what is unlocked at the next start is a
 is synced: a pod does not survive the machine. What is inside is laid out for stage1 (docs/stage1-interface.md).
 """
 
+import errno
 import fcntl
 import json
 import logging
 import os
-import shutil
 import stat
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
+
+from executor.stage0.removal import remove_tree
 
 log = logging.getLogger(__name__)
 
@@ -231,13 +233,13 @@ def _remove(path: Path) -> None:
     for _ in range(_TRIES):
         try:
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                remove_tree(path)
             else:
                 path.unlink(missing_ok=True)
             return
-        except FileNotFoundError:
-            continue  # another thread was faster: what an app wrote, a pod, its log go each in its own time
         except OSError as error:
-            log.warning("cannot remove %s: %s", path, error)
-            return
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                log.warning("cannot remove %s: %s", path, error)
+                return
+            # Another thread is at it: what an app wrote, a pod, its log go each in its own time.
     log.warning("cannot remove %s: somebody else is at it", path)

@@ -12,6 +12,7 @@ from executor.rkt.flags import Failure, Flags
 from executor.stage0 import aci, build, operations
 from executor.stage0.errors import ImageError
 from executor.stage0.operations import Stored
+from executor.stage0.removal import remove_tree
 
 
 def export(g: Globals, args: list[str]) -> int:
@@ -77,7 +78,7 @@ def _unpack(g: Globals, args: list[str], *, own: bool) -> int:
         if rootfs != work:
             (work / "manifest").write_text(to_json(operations.appc_manifest(image), pretty=False))
         if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
+            remove_tree(target)
         else:
             target.unlink(missing_ok=True)
         work.rename(target)

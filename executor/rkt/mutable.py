@@ -8,7 +8,6 @@ started as those of any pod are.
 import asyncio
 import json
 import os
-import shutil
 import signal
 import time
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from executor.rkt.podmanifest import Fill, mounts, unrestrict
 from executor.rkt.pods import STATUS
 from executor.rkt.prepare import Making
 from executor.stage0.pins import Pin
+from executor.stage0.removal import remove_tree
 
 if TYPE_CHECKING:
     from executor.tpm.settings import TpmSettings
@@ -236,4 +236,4 @@ def forget(pod: Path, app: str, volumes: set[str]) -> None:
     places = [pod / "overlay" / app, pod / "stage1/rootfs/opt/stage2" / app, pod / "appsinfo" / app]
     for place in [*places, *(pod / "sharedVolumes" / name for name in volumes)]:
         if place.exists():
-            shutil.rmtree(place)
+            remove_tree(place)

@@ -17,7 +17,6 @@ import fcntl
 import hashlib
 import logging
 import os
-import shutil
 import subprocess
 import threading
 import time
@@ -35,6 +34,7 @@ from executor.stage0.errors import ImageBroken, ImageError, StoreError
 from executor.stage0.extract import Summary, extract
 from executor.stage0.manifest import Layer
 from executor.stage0.pipe import Pipe
+from executor.stage0.removal import remove_tree
 from executor.stage0.split import Tap
 from executor.stage0.streams import Ahead, Hashing, Limits, algorithm, decompress
 from executor.stage0.tarstream import TarReader
@@ -101,7 +101,7 @@ class Cas:
                 continue
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path)
+                remove_tree(path)
             except (BlockingIOError, FileNotFoundError):
                 continue  # somebody works there, or swept it before us
             finally:
@@ -139,7 +139,8 @@ class Cas:
         try:
             yield path
         finally:
-            shutil.rmtree(path, ignore_errors=not path.exists())
+            if path.exists():
+                remove_tree(path)
             os.close(fd)
 
     # -- layers

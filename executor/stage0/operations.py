@@ -5,7 +5,6 @@ as it was named.
 """
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from executor.stage0.cas import Cas, storage_errors
 from executor.stage0.config import ImageConfig
 from executor.stage0.errors import ImageBroken, ImageError, ImageNotFound, ImageRefused, ImageUntrusted
 from executor.stage0.layout import blob_name
+from executor.stage0.removal import remove_tree
 from executor.stage0.split import Joined
 from executor.stage0.streams import CHUNK, Hashing, Limits, algorithm
 from executor.stage0.trust import Fact, Gate
@@ -213,6 +213,6 @@ def _new(target: Path) -> Iterator[Path]:
             temporary.rename(target)
     finally:
         if temporary.is_dir() and not temporary.is_symlink():
-            shutil.rmtree(temporary)
+            remove_tree(temporary)
         else:
             temporary.unlink(missing_ok=True)

@@ -353,6 +353,16 @@ async def test_bombs(host: Any, neighbour: None, flavor: str) -> None:
     assert terminated(await host.end(task))["exitCode"] in (137, 143, 2)  # 2: the shell itself could not fork
 
 
+async def test_directories_in_one_another(host: Any, neighbour: None) -> None:
+    """More than may be stepped into one after the other; `host` looks whether they go with the pod."""
+    dig = "i=0; while [ $i -lt 1900 ]; do mkdir d && cd d || exit 9; i=$((i+1)); done"
+    mounts = [{"name": "volume", "mountPath": "/volume"}]
+    volumes = [{"name": "volume", "emptyDir": {}}]
+    script = f"(cd /volume; {dig}) && cd /tmp && {dig}; exit 3"
+    report = await host.end(host.run({"run": script, "volumeMounts": mounts}, volumes=volumes))
+    assert terminated(report)["exitCode"] == 3
+
+
 @pytest.mark.parametrize("host_users", [False, True])
 async def test_signals_to_everybody(host: Any, neighbour: None, host_users: bool) -> None:
     """To the containers of its pod, that is."""
