@@ -7,6 +7,7 @@ in memory are no part of this: they are made of their size.
 """
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from shared.models.quantities import quantity_bytes
 
 STORAGE: Final = "ephemeral-storage"
 BLOCK: Final = 512
+BEYOND: Final = 1 << 80
 Amounts = Mapping[str, str]
 
 
@@ -115,7 +117,8 @@ def _of_container(pod_dir: Path, name: str) -> list[str]:
 
 
 def _used(places: Iterable[str]) -> int:
-    """Bytes on disk, every file once. What cannot be read, or goes meanwhile, counts nothing."""
+    """Bytes on disk, every file once. What cannot be read, or goes meanwhile, counts nothing; what is deeper than a
+    path may be long is beyond any limit, so that nobody has a place there that is not counted."""
     seen: set[tuple[int, int]] = set()
     total, todo = 0, list(places)
     while todo:
@@ -130,6 +133,7 @@ def _used(places: Iterable[str]) -> int:
                     total += info.st_blocks * BLOCK
                     if entry.is_dir(follow_symlinks=False):
                         todo.append(entry.path)
-        except OSError:
-            continue
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                total += BEYOND
     return total

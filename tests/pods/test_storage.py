@@ -14,6 +14,7 @@ from executor.pods.manifest import app_entry, pod_level
 from executor.pods.storage import exceeded, quotas
 from executor.pods.users import Identity
 from executor.stage0.config import ImageConfig
+from executor.stage0.removal import remove_tree
 
 
 def container(name: str, limit: str = "", **more: Any) -> dict[str, Any]:
@@ -54,6 +55,23 @@ def fill(path: Path, kib: int) -> None:
     path.write_bytes(os.urandom(kib << 10))
     with path.open("rb") as file:
         os.fsync(file.fileno())  # blocks are given when they are written
+
+
+def test_nothing_can_be_hidden_deeper_than_a_path_is_long(tmp_path: Path) -> None:
+    volumes = [{"name": "a", "emptyDir": {"sizeLimit": "1Gi"}}]
+    wanted = quotas(pod(container("c"), volumes=volumes))
+    assert wanted is not None
+    place = tmp_path / "sharedVolumes/a"
+    place.mkdir(parents=True)
+    here = os.open(place, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=here)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    assert exceeded(wanted, tmp_path) == 'Usage of EmptyDir volume "a" exceeds the limit "1Gi". '
+    remove_tree(place)
 
 
 def test_what_is_too_much(tmp_path: Path) -> None:
