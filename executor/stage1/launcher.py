@@ -264,7 +264,7 @@ class Launcher:
             if native is None or begin is None:
                 children.starter(sock, host=self._host, last_cap=self._last_cap, spare=spare)
             else:
-                worker(sock, native, begin, host=self._host, last_cap=self._last_cap, spare=spare)
+                worker(sock, native, begin, host=self._host, last_cap=self._last_cap)
 
         return Child(*children.fork(entry, new_pid_namespace=None), native is not None)
 

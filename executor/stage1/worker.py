@@ -24,9 +24,7 @@ _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-def worker(
-    sock: socket.socket, native: machine.Machine, bare: Bare, *, host: int, last_cap: int, spare: bool
-) -> None:
+def worker(sock: socket.socket, native: machine.Machine, bare: Bare, *, host: int, last_cap: int) -> None:
     """Serve until the launcher lets go of its end, or a start fails."""
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -36,8 +34,6 @@ def worker(
     before = make_room()
     system = machine.System(last_cap, _ignored_signals())
     home = _Home(own, host, bare)
-    if spare:
-        syscalls.prefault()
     while True:
         home.come()
         home.copy()

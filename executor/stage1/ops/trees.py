@@ -22,7 +22,12 @@ from executor.stage1.syscalls import (
 DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
 # Documentation/admin-guide/devices.txt
 _NUMBERS: Final = {
-    "null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0),
+    "null": (1, 3),
+    "zero": (1, 5),
+    "full": (1, 7),
+    "random": (1, 8),
+    "urandom": (1, 9),
+    "tty": (5, 0),
     "console": (1, 3),
 }
 _LINKS: Final = {
