@@ -129,6 +129,14 @@ def _why_not_any(one: Mapping[str, Any], flavor: str, node: Facts, *, of_pod: bo
     return why_not(one["name"], one["value"], flavor, node, of_pod=of_pod)
 
 
+def _no_profile(one: Mapping[str, Any], node: Facts) -> str:
+    """The node's own profile could not be loaded when the executor began."""
+    asked = one["name"] == "os/linux/apparmor-profile" and one["value"].get("profile") == lsm.DEFAULT_PROFILE
+    if not asked or node.default_profile or lsm.APPARMOR not in node.labels:
+        return ""
+    return f"this node has no profile {lsm.DEFAULT_PROFILE}"
+
+
 def without_unenforceable(
     manifest: Mapping[str, Any], flavor: str, node: Facts, insisted: Container[str] = ()
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -144,7 +152,7 @@ def without_unenforceable(
     def keep(entries: Any, whose: str, *, of_pod: bool) -> list[Any]:
         kept = []
         for one in entries or ():
-            why = why_not(one["name"], one["value"], flavor, node, of_pod=of_pod)
+            why = why_not(one["name"], one["value"], flavor, node, of_pod=of_pod) or _no_profile(one, node)
             if why and one["name"] not in insisted:
                 said.append(f"{whose}: isolator {one['name']} is not enforced: {why}")
             else:

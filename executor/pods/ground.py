@@ -15,14 +15,16 @@ class GroundError(Exception):
     """Something is not as the pod needs it; one line."""
 
 
-async def prepare(pod: Mapping[str, Any], node: Facts) -> None:
-    """Check, and make what may be made. Raises VolumeError, GroundError."""
+async def prepare(pod: Mapping[str, Any], node: Facts, *, insist: bool = True) -> None:
+    """Check, and make what may be made. insist: on what has to be enforced (see `enforcing`). Raises VolumeError,
+    GroundError."""
     for volume in pod["spec"].get("volumes") or ():
         if "hostPath" in volume:
             check_host_path(volume)
         if CLAIM in volume:
             await _give(volume, pod["spec"].get("securityContext") or {})
-    if labels.wants_default_profile(pod) and not node.labels.get(APPARMOR):
+    wanted = labels.wants_default_profile(pod) and not node.labels.get(APPARMOR)
+    if wanted and (insist or node.default_profile):
         try:
             await apparmor.ensure_default()
         except apparmor.ProfileError as error:

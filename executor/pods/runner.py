@@ -285,7 +285,8 @@ class PodRunner:
 
     async def _start_sandbox(self) -> None:
         try:
-            await ground.prepare(self.pod, self._machine.facts)
+            insist = self._machine.rules.unenforceable == enforcing.REFUSE
+            await ground.prepare(self.pod, self._machine.facts, insist=insist)
             files = self._make_files()
             self._make_dir()
             self._lost = ""

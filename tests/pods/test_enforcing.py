@@ -221,6 +221,18 @@ def test_what_is_left_out_is_said() -> None:
     assert without_unenforceable(whole(obj, config), "a-stage1-image", node)[1] == ()
 
 
+def test_the_node_s_profile_where_there_is_none() -> None:
+    obj = pod(context(appArmorProfile={"type": "RuntimeDefault"}))
+    on = {lsm.APPARMOR: ""}
+    assert without_unenforceable(whole(obj), "linux", Facts(labels=on, default_profile=True))[1] == ()
+    _, said = without_unenforceable(whole(obj), "linux", Facts(labels=on))
+    assert said == (
+        "container c: isolator os/linux/apparmor-profile is not enforced: this node has no profile gantry-default",
+    )
+    with_own = whole(pod(context(appArmorProfile=PROFILE)))
+    assert without_unenforceable(with_own, "linux", Facts(labels=on))[1] == ()
+
+
 def test_in_a_machine_other_things_cannot_be_enforced() -> None:
     config = image(("resource/block-iops", {"default": True, "limit": 5}), ("resource/cpu", {"limit": "1"}))
     _, said = without_unenforceable(whole(pod(), config), "kvm", Facts(frozenset({"cpu"})))
