@@ -181,7 +181,7 @@ def _hold(leader: int, todo: "list[ops.Op]", *, host_network: bool, last_cap: in
     os.close(report)
     with open(ready, encoding="utf-8") as file:  # until the holder has become the pause program, or has died
         number, _, wrong = file.read().partition("\n")
-    if wrong or not int(number):
+    if wrong or number in ("", "0"):
         raise StageError(wrong or "the container's holder died")
     return os.pidfd_open(int(number))
 
