@@ -28,9 +28,9 @@ def machine() -> list[str]:
 
 
 @pytest.fixture
-async def host(make_host: Any) -> AsyncIterator[Any]:
+async def host(make_host: Any, request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     """With a limit of processes, as executors have one."""
-    made = make_host(rules=Rules(max_pids=2000))
+    made = make_host(rules=Rules(max_pids=getattr(request, "param", 4096)))
     made.keeper.start()
     try:
         yield made
@@ -337,6 +337,7 @@ async def test_thousands_of_zombies(host: Any, neighbour: None) -> None:
 # --- what it does
 
 
+@pytest.mark.parametrize("host", [100], indirect=True)
 @pytest.mark.parametrize("flavor", ["linux", "fly"])
 async def test_bombs(host: Any, neighbour: None, flavor: str) -> None:
     """Of processes and of memory; others start meanwhile, and they end when they are told to."""

@@ -11,7 +11,7 @@ import pytest
 
 from executor.stage0.removal import remove_tree
 
-DEPTH = 5000
+DEPTH = 3000
 
 
 def deep(path: Path, depth: int = DEPTH) -> None:
