@@ -29,6 +29,8 @@ from executor.pods.poddir import Phase, PodDirs
 from executor.stage1 import cgroups, launcher, syscalls, userns
 
 NODE = Path(__file__).with_name("node.py")
+DYING = ("setpriv", "--pdeathsig", "KILL")
+"""What is started ends with whoever has started it: when this program is killed, too, nothing stays."""
 SECONDS = 120.0
 SHARES = {"executor": 1, "gantry-launcher": 2, "gantry-init": 4, "gantry-start": 4}
 """How often a kind of process is chosen, by its name; 2 for any other."""
@@ -112,10 +114,11 @@ class World:
         self.ready = -1
         self.node = subprocess.Popen(
             [
+                *DYING,
                 sys.executable,
                 str(NODE),
                 str(self.root),
-                self.seed,
+                f"{self.seed} {self.count}",
                 f"{self.name}n{self.count}",
                 *self.flavors,
             ],

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from killer import SECONDS, Wrong, descendants, locked, prepare, reap
+from killer import DYING, SECONDS, Wrong, descendants, locked, prepare, reap
 
 from executor.pods.poddir import Phase
 from executor.stage1 import cgroups, userns
@@ -43,17 +43,10 @@ class Shell:
         self.mounts = Path("/proc/self/mountinfo").read_text()
 
     def rkt(self, *args: str) -> "subprocess.Popen[bytes]":
+        flags = [f"--dir={self.root}/data", "--insecure-options=image"]
+        flags += [f"--{kind}-config={self.root}/etc" for kind in ("local", "system")]
         return subprocess.Popen(
-            [
-                *(
-                    sys.executable,
-                    "-m",
-                    "executor.rkt.cli",
-                    f"--dir={self.root}/data",
-                    "--insecure-options=image",
-                ),
-                *(f"--local-config={self.root}/etc", f"--system-config={self.root}/etc", *args),
-            ],
+            [*DYING, sys.executable, "-m", "executor.rkt.cli", *flags, *args],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=(self.root / "stderr").open("ab"),
