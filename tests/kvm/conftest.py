@@ -196,8 +196,10 @@ async def start(
 
 @pytest.fixture(scope="session")
 def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The kernel and the first root, made once."""
-    return tmp_path_factory.mktemp("state")
+    """The kernel, the first root, templates: made once, also for the tests of other rooms that start machines."""
+    made = tmp_path_factory.getbasetemp() / "machines"
+    made.mkdir(exist_ok=True)
+    return made
 
 
 @pytest.fixture(scope="session")

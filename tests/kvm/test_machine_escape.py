@@ -129,7 +129,7 @@ async def machine(start: Any, there: list[str], tmp_path_factory: pytest.TempPat
         "neighbour": {"exec": STAYS},
     }
     limit = [{"name": "resource/memory", "value": {"limit": "128Mi"}}]
-    made = await start(apps, volumes=volumes, isolators=limit)
+    made = await start(apps, volumes=volumes, isolators=limit, templates=False)
     null = os.open("/dev/null", os.O_WRONLY)
     await made.sandbox.start_app("neighbour", stdin=None, stdout=null, stderr=null)
     os.close(null)

@@ -163,7 +163,8 @@ def make_aci(mode: str, image: Path, target: Path) -> Path:
 class Executor:
     """All of it, but for Mesos."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, machines: Path) -> None:
+        """machines: where what all virtual machines have in common is kept."""
         self.reports: dict[str, list[Report]] = {}
         self._news = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -177,7 +178,7 @@ class Executor:
             lambda: node,
             ImageStore(state, trust=Gate(Policy.from_table({"default-aci": "none"}))),
             self.dirs,
-            ByFlavor(Machines(self.keeper.run_pod, state), {}),
+            ByFlavor(Machines(self.keeper.run_pod, machines, templates=False), {}),
             "linux",
             Gpus(Host(root), root / "gpus"),
             (*FLAVORS, "kvm"),
@@ -213,8 +214,8 @@ class Executor:
 
 
 @pytest.fixture
-async def executor(tmp_path: Path) -> AsyncIterator[Executor]:
-    made = Executor(tmp_path)
+async def executor(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Executor]:
+    made = Executor(tmp_path, tmp_path_factory.getbasetemp() / "machines")  # as in tests/kvm
     made.keeper.start()
     yield made
     await made.close()
