@@ -49,7 +49,7 @@ class Wire(asyncio.Protocol):
         try:
             for frame in self._decoder.feed(data):
                 self._on_frame(frame)
-        except (frames.FrameError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             self.close(f"the machine does not keep to the protocol: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -1,0 +1,78 @@
+"""The host's end of the wire, at whose other end is whatever has taken a machine over."""
+
+import asyncio
+import json
+import socket
+from typing import Any
+
+import pytest
+
+from executor.kvm.guest import frames
+from executor.kvm.sandbox import Guest
+from executor.kvm.wire import Wire
+from executor.pods.launcher import LaunchError
+
+DEEP = b'{"id":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
+async def opened() -> tuple[Guest, socket.socket]:
+    ours, theirs = socket.socketpair()
+    guest = Guest()
+    guest.wire = await Wire.open(ours, guest.on_message, guest.lost)
+    return guest, theirs
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"[]",
+        b"nothing",
+        b'{"event": "connection"}',
+        b'{"event": "connection", "port": [], "connection": 1}',
+        b'{"event": "exit"}',
+        b'{"ready": false, "error": 1, "id": {}}x',
+        json.dumps({"id": 1, "errno": 10**30}).encode(),
+        DEEP,
+    ],
+    ids=["list", "no-json", "no-port", "port", "exit", "more", "errno", "deep"],
+)
+async def test_a_machine_that_does_not_keep_to_the_protocol_is_ended(message: bytes) -> None:
+    guest, theirs = await opened()
+    asked = asyncio.ensure_future(guest.connect("127.0.0.1", 80))
+    await asyncio.sleep(0)
+    theirs.setblocking(False)
+    await asyncio.get_running_loop().sock_sendall(theirs, frames.pack(frames.MESSAGE, 0, message))
+    async with asyncio.timeout(20):
+        with pytest.raises(OSError, match="does not keep to the protocol"):
+            await asked
+    with pytest.raises(LaunchError):
+        await guest.call("run", "pod")
+    theirs.close()
+
+
+async def test_answers_to_nobody_and_streams_that_there_are_not_change_nothing() -> None:
+    guest, theirs = await opened()
+    asked = asyncio.ensure_future(guest.connect("127.0.0.1", 80))
+    await asyncio.sleep(0)
+    said: list[dict[str, Any]] = [{"id": 99}, {"id": 1}, {"id": 1}]
+    odd = frames.pack(frames.DATA, 77, b"x") + frames.credit(77, 5) + frames.pack(frames.END, 77)
+    theirs.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(theirs, odd + b"".join(map(frames.message, said)))
+    async with asyncio.timeout(20):
+        made = await asked
+        # Both ways; each ends by itself.
+        await loop.sock_sendall(theirs, frames.pack(frames.DATA, 1, b"hello") + frames.pack(frames.END, 1))
+        assert await loop.sock_recv(made, 100) == b"hello"
+        assert await loop.sock_recv(made, 100) == b""
+        await loop.sock_sendall(made, b"bye")
+        made.close()
+        decoder, found = frames.Decoder(), []
+        while not found or found[-1].kind != frames.END:
+            found += decoder.feed(await loop.sock_recv(theirs, 4096))
+    assert found[0].message()["do"] == "connect"
+    assert [(one.stream, one.data) for one in found if one.kind == frames.DATA] == [(1, b"bye")]
+    assert guest.wire is not None
+    assert guest.wire.streams == {}
+    guest.wire.close("over")
+    theirs.close()
