@@ -101,7 +101,9 @@ class Pod(NamedTuple):
     host_pid: bool = False  # its apps see all processes of the host
     host_ipc: bool = False
     own_processes: bool = False  # each app has a pid namespace, below the pod's
-    user_attributes: bool = False  # overlays keep what they note in user.* attributes: their disk takes no trusted.*
+    user_attributes: bool = (
+        False  # overlays keep what they note in user.* attributes: their disk takes no trusted.*
+    )
 
     @property
     def isolated(self) -> bool:

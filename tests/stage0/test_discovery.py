@@ -66,13 +66,16 @@ async def test_meta_discovery(internet: Any, appc: ImageStore, make_aci: Callabl
     image = await appc.pull(f"appc://{NAME}:1.0", "IfNotPresent")
     assert (image.layers[0] / "v").read_text() == "1.0"
     assert image.names == (f"appc://{NAME}:1.0",)
-    assert internet.paths() == [
-        f"example.com/team/app-1.0-linux-{ARCH}.aci",  # simple discovery comes first; policy asks for no signature
-        "example.com/team/app?ac-discovery=1",
-        "example.com/team?ac-discovery=1",
-        "example.com/?ac-discovery=1",
-        f"images.example.com/linux/{ARCH}/{NAME}-1.0.aci",
-    ]
+    assert (
+        internet.paths()
+        == [
+            f"example.com/team/app-1.0-linux-{ARCH}.aci",  # simple discovery comes first; policy asks for no signature
+            "example.com/team/app?ac-discovery=1",
+            "example.com/team?ac-discovery=1",
+            "example.com/?ac-discovery=1",
+            f"images.example.com/linux/{ARCH}/{NAME}-1.0.aci",
+        ]
+    )
     assert set(internet.connected) == {"example.com:443", "images.example.com:443"}
     assert (await appc.pull(f"appc://{NAME}:1.0", "Never")).id == image.id
     latest = await appc.pull(f"appc://{NAME}", "IfNotPresent")
