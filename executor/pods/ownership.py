@@ -5,6 +5,7 @@ What is in a volume is the pods' that use it, also while this goes on: no link i
 what was looked at and nothing else.
 """
 
+import errno
 import os
 import stat
 from typing import Final
@@ -23,9 +24,12 @@ def give(path: str, group: int, *, read_only: bool = False, policy: str = ALWAYS
     rights = READ if read_only else READ_WRITE
     if policy == ON_ROOT_MISMATCH and _is_given(os.stat(path), group, rights):
         return
-    for _, directories, files, here in os.fwalk(path, topdown=False):
-        for name in (*directories, *files):
-            _give(here, name, group, rights)
+    try:
+        for _, directories, files, here in os.fwalk(path, topdown=False):
+            for name in (*directories, *files):
+                _give(here, name, group, rights)
+    except RecursionError:  # before Python 3.12
+        raise OSError(errno.ENAMETOOLONG, "its directories are too deep in one another", path) from None
     parent = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _give_open(parent, group, rights)  # last: whoever is interrupted begins anew

@@ -1,5 +1,6 @@
 """fsGroup: whose volumes are, and what of them the group may do."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from executor.pods.manifest import pod_level, pod_manifest
 from executor.pods.objects import Objects
 from executor.pods.supplies import Supplies
 from executor.pods.users import resolve
+from executor.stage0.removal import remove_tree
 
 pytestmark = pytest.mark.root
 GROUP = 3000
@@ -156,3 +158,24 @@ async def test_ids_that_no_user_namespace_has(host: Any) -> None:
     lines = (await host.log("p")).splitlines()
     assert lines[0] == "1000620000"
     assert lines[1].split() == ["0", "0", "4294967295"]
+
+
+def test_what_is_too_deep_is_an_error_of_the_volume(tmp_path: Path) -> None:
+    """Or is given, where Python steps as deep as that (3.12, and enough descriptors)."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    here = os.open(tree, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    try:
+        ownership.give(str(tree), GROUP)
+    except OSError as error:
+        assert error.errno in (errno.ENAMETOOLONG, errno.EMFILE)
+    else:
+        assert os.fstat(here).st_mode & stat.S_ISGID
+    finally:
+        os.close(here)
+        remove_tree(tree)
