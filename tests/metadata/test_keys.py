@@ -93,6 +93,7 @@ def test_a_file_that_breaks_later_changes_nothing(tmp_path: Path, caplog: pytest
         (f"{line()}\n{line(31)}\n", "line 2: not the base64 of 32 bytes"),
         ("x" * 70_000, "not the base64"),
     ],
+    ids=["empty", "a comment", "no ascii", "one too short", "huge"],
 )
 def test_what_is_no_key_is_refused(tmp_path: Path, text: str, why: str) -> None:
     path = write(tmp_path / "key", text)
