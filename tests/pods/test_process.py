@@ -86,7 +86,10 @@ class Cluster:
             directory.rmdir()  # an agent leaves its own root; nothing else may be left in it
 
     def log(self) -> str:
-        logs = [*self.root.glob("*.log"), *self.root.glob("agent/**/runs/*/stderr")]
+        logs = [
+            *self.root.glob("*.log"),
+            *self.root.glob("agent/slaves/*/frameworks/*/executors/*/runs/*/stderr"),
+        ]
         return "\n".join(
             f"--- {p}\n{p.read_text(errors='replace')[-4000:]}" for p in logs if not p.is_symlink()
         )

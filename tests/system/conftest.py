@@ -33,12 +33,13 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float = WAIT_SECO
 
 
 def processes(words: tuple[str, ...]) -> list[int]:
-    """The pids whose command lines have all of `words` as arguments or parts of them."""
+    """The pids whose command lines have all of `words`; not those that only hand such a command line on."""
     found = []
     for directory in Path("/proc").iterdir():
         if directory.name.isdigit():
             with contextlib.suppress(OSError):
-                line = (directory / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+                arguments = (directory / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                line = " ".join(argument for argument in arguments if " -m gantry " not in argument)
                 if all(word in line for word in words):
                     found.append(int(directory.name))
     return found
