@@ -329,7 +329,10 @@ async def test_objects_become_variables_and_files(host: Host, flavor: str) -> No
         *('app="test"', "tmpfs"),
     ]
     assert shown(report, "c1")["state"]["terminated"]["exitCode"] != 0, "it is root's alone"
-    assert not list(host.dirs.root.rglob("key")), "a secret is on no disk"
+    found = [
+        name for _, _, names in os.walk(host.dirs.root) for name in names
+    ]  # what is being removed may vanish
+    assert "key" not in found, "a secret is on no disk"
 
 
 async def test_files_follow_their_objects(host: Host) -> None:

@@ -42,7 +42,11 @@ def test_a_manifest_that_is_no_pod_is_refused_before_anything_starts(tmp_path, c
 
 
 def test_an_interrupted_command_says_so_in_one_line():
-    script = "import sys; from gantry.__main__ import main; sys.exit(main(['rotate-keys', '--store', 'zk://127.0.0.1:1/x']))"
+    # Whoever is started in the background of a shell ignores SIGINT, and so would all below.
+    script = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from gantry.__main__ import main; sys.exit(main(['rotate-keys', '--store', 'zk://127.0.0.1:1/x']))"
+    )
     key = {**os.environ, "GANTRY_ENCRYPTION_KEY": "00" * 32}
     with subprocess.Popen(
         [sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, env=key
