@@ -153,6 +153,14 @@ class ForeignSandbox:
             raise LaunchError(f"{self.name}: the pod does not run")
         return self._holder
 
+    async def begin(self) -> None:
+        """`open`, of which nothing is left when it fails. Raises LaunchError."""
+        try:
+            await self.open()
+        except BaseException:
+            await self.stop()
+            raise
+
     async def open(self) -> None:
         """Make everything that `run` needs. Raises LaunchError."""
         self._holder = await make(self.job)

@@ -123,11 +123,7 @@ class Stages:
             raise LaunchError(str(error)) from None
         mutable = ready.stage1.mutable
         sandbox = Mutable(job, on_exit, on_gone) if mutable else Immutable(job, on_exit, on_gone)
-        try:
-            await sandbox.open()
-        except BaseException:
-            await sandbox.stop()
-            raise
+        await sandbox.begin()
         return sandbox
 
     def dispose(self, pod_dir: Path) -> bool:

@@ -240,11 +240,7 @@ class ForeignPod(Foreground):
         rewrite(pod_dir, job.foreign.manifest)
         sandbox = _Sandbox(job, on_exit, on_gone)
         sandbox.files, sandbox.listening = files, sockets()
-        try:
-            await sandbox.open()
-        except BaseException:
-            await sandbox.stop()
-            raise
+        await sandbox.begin()
         return sandbox
 
     def job(self, pod_dir: Path) -> tuple[Job, dict[str, str]]:

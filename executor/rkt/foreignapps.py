@@ -72,11 +72,7 @@ class MutableForeignPod(MutablePod, ForeignPod):
     ) -> Sandbox:
         job, files = self.job(pod_dir)
         sandbox = _Sandbox(job, on_exit, on_gone, files)
-        try:
-            await sandbox.open()
-        except BaseException:
-            await sandbox.stop()
-            raise
+        await sandbox.begin()
         return sandbox
 
     async def _change(self, manifest: dict[str, Any], digests: Mapping[str, str] | None = None) -> None:
