@@ -168,14 +168,16 @@ class World:
 
     # -- a round ------------------------------------------------------------------------------------------
 
-    def kill_something(self) -> bool:
-        """Whether it was the executor."""
+    def kill_something(self, *, last: bool) -> bool:
+        """Whether it was the executor: the last of a round is, unless it is to be spared."""
         assert self.node is not None
         there = descendants()
         if self.node.pid in there:
             there[self.node.pid] = "executor"
         kinds = sorted(set(there.values()) - set(self.spare))
-        if not kinds or (kinds == ["executor"] and self.chance.random() < 0.8):
+        if last and "executor" not in self.spare:
+            kinds = ["executor"]
+        elif not kinds or (kinds == ["executor"] and self.chance.random() < 0.8):
             return False
         kind = self.chance.choices(kinds, [SHARES.get(kind, 2) for kind in kinds])[0]
         victim = self.chance.choice(sorted(pid for pid, name in there.items() if name == kind))
@@ -195,7 +197,7 @@ class World:
             reap(self.node.pid)
             if self.node.poll() is not None:
                 raise Wrong("the executor ended by itself")
-            if self.kill_something():
+            if self.kill_something(last=sum(self.killed.values()) + 1 == enough):
                 self.end()
                 self.start()
         self.quiet()
