@@ -13,8 +13,8 @@ import pytest
 
 from gantry.__main__ import COMMANDS
 from local import rootfs
-from local.settings import free_ports
 from shared.bundle import BundleError, check, contents, elf, make
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -90,7 +90,7 @@ class Bare:
             cgroups,
             tools,
         )
-        self.mesos, self.api = free_ports("127.0.0.1", 2)
+        self.mesos, self.api = free_ports(2)
         self.pods = f"http://127.0.0.1:{self.api}/api/v1/namespaces/default/pods"
 
     def start(self):

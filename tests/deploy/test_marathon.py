@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from gantry import __version__
-from local.settings import free_port
 from scheduler.flags import parser
+from tests.ports import free_port
 
 APP = json.loads((Path(__file__).parents[2] / "marathon" / "gantry.json").read_text())
 
@@ -192,7 +192,7 @@ class Instance:
         }
         for volume in APP["container"]["volumes"]:
             (directory / volume["containerPath"]).write_text(secrets[volume["secret"]])
-        self.api, self.bundles = free_port("127.0.0.1"), free_port("127.0.0.1")
+        self.api, self.bundles = free_port(), free_port()
         self.env = {
             **APP["env"],
             **env,
@@ -233,7 +233,7 @@ class Instance:
 @pytest.mark.system
 @pytest.mark.timeout(180)
 def test_two_instances_run_as_marathon_runs_them(bundle, processes, zookeeper, tools, tmp_path):
-    mesos = free_port("127.0.0.1")
+    mesos = free_port()
     processes.gantry("master", "master", "--ip", "127.0.0.1", "--port", str(mesos), "--work_dir", "master")
     addresses = {"GANTRY_MASTER": f"127.0.0.1:{mesos}", "GANTRY_STORE": f"zk://{zookeeper}/gantry"}
     both = [Instance(tmp_path / name, bundle, processes, **addresses) for name in ("one", "two")]

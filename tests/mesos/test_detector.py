@@ -3,7 +3,6 @@
 import asyncio
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -19,6 +18,7 @@ from kazoo.security import OPEN_ACL_UNSAFE, make_digest_acl
 from shared.mesos.detector import AddressList, ZooKeeperMasters, masters_of
 from shared.mesos.http import Endpoint
 from shared.mesos.scheduler_driver import SchedulerDriver
+from tests.ports import free_port
 
 JARS = Path("/usr/share/java")
 needs_zookeeper = pytest.mark.skipif(
@@ -67,9 +67,7 @@ async def test_a_list_goes_round_and_takes_hints() -> None:
 
 
 def _start_zookeeper(directory: Path) -> tuple[subprocess.Popen[bytes], str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     config = directory / "zoo.cfg"
     config.write_text(
         f"dataDir={directory}/data\nclientPort={port}\nclientPortAddress=127.0.0.1\ntickTime=200\n"

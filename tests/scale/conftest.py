@@ -5,7 +5,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = float(os.environ.get("GANTRY_TEST_PATIENCE", "60"))
@@ -27,13 +28,7 @@ class Cluster:
         self.directory = directory
         self.record = directory / "record.jsonl"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.master_port, self.api = self._free(), self._free()
-
-    @staticmethod
-    def _free() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
+        self.master_port, self.api = free_ports(2)
 
     def _spawn(self, name: str, *argv: str) -> None:
         with (self.directory / f"{name}.log").open("ab") as log:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, suppress
 
 import pytest
 
-from local.settings import free_port, free_ports
+from tests.ports import free_port, free_ports
 
 
 async def served(stack, port, name):
@@ -42,7 +42,7 @@ async def ask(port, text):
 @pytest.fixture
 async def door():
     async with AsyncExitStack() as stack:
-        listen, *targets = free_ports("127.0.0.1", 3)
+        listen, *targets = free_ports(3)
         to = ",".join(f"127.0.0.1:{port}" for port in targets)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "local.door", "--listen", f"127.0.0.1:{listen}", "--to", to)
@@ -92,7 +92,7 @@ async def test_nobody_there_is_a_connection_that_ends(door):
 
 
 async def test_a_port_in_use_is_said():
-    taken = free_port("127.0.0.1")
+    taken = free_port()
     async with await asyncio.start_server(lambda *_: None, "127.0.0.1", taken):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "local.door", "--listen", f"127.0.0.1:{taken}", "--to", "127.0.0.1:1"),

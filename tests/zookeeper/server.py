@@ -14,6 +14,8 @@ import pytest
 from kazoo.client import KazooClient
 from kazoo.handlers.threading import KazooTimeoutError
 
+from tests.ports import free_ports
+
 JARS = Path("/usr/share/java")
 LIMIT = 40.0  # seconds a server may take to start
 
@@ -27,18 +29,6 @@ needs_zookeeper = pytest.mark.skipif(
 
 _NETTY = ("buffer", "common", "handler", "transport", "resolver", "codec", "transport-native-epoll")
 _NETTY += ("transport-native-unix-common",)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; all different."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 def _sweep() -> None:

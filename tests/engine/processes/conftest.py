@@ -7,22 +7,26 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from tests.ports import free_port, free_ports
+
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE = float(os.environ.get("GANTRY_TEST_PATIENCE", "60"))
 PODS = "/api/v1/namespaces/default/pods"
 T = TypeVar("T")
+
+LIVING: weakref.WeakSet[Local] = weakref.WeakSet()  # their logs belong into what a failed test says
 
 
 def until(what: str, check: Callable[[], T | None]) -> T:
@@ -32,23 +36,30 @@ def until(what: str, check: Callable[[], T | None]) -> T:
         if answer := check():
             return answer
         time.sleep(0.02)
-    raise AssertionError(f"waited {PATIENCE:.0f} s in vain for {what}")
+    said = "\n".join(text for one in LIVING for text in one.last_words())
+    raise AssertionError(f"waited {PATIENCE:.0f} s in vain for {what}\n{said}")
 
 
 class Local:
     """A master, agents and a scheduler in a directory of their own."""
 
     until = staticmethod(until)
+    free_port = staticmethod(free_port)
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.executors = directory / "executors"
         self.executors.mkdir()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            two.bind(("127.0.0.1", 0))
-            self.api, self.mesos = one.getsockname()[1], two.getsockname()[1]
+        self.api, self.mesos = free_ports(2)
+        LIVING.add(self)
+
+    def last_words(self) -> Iterator[str]:
+        """The end of each log, and which processes have ended by themselves."""
+        for path in sorted(self.directory.glob("*.log")):
+            process = self.processes.get(path.stem)
+            ended = f", exit code {process.returncode}" if process and process.poll() is not None else ""
+            yield f"---- {path.name}{ended}\n{path.read_text(errors='replace')[-2000:]}"
 
     def spawn(self, name: str, *argv: str) -> subprocess.Popen[bytes]:
         with (self.directory / f"{name}.log").open("ab") as log:

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -106,9 +105,7 @@ def _key() -> str:
     "case", ["unreachable master", "wrong credential", "no credential", "expired certificate"]
 )
 def test_what_is_wrong_with_the_master_is_said_counted_and_outlived(local: Any, case: str) -> None:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    port = local.free_port()
     flags, tls, said, reason = plan(case, local.directory)
     master = contextlib.nullcontext() if case == "unreachable master" else serving(port, tls)
     with master:

@@ -235,9 +235,7 @@ def test_trap_11_a_pod_that_was_replaced_and_comes_back_is_ended(local: Any) -> 
 
 def test_trap_12_an_agent_that_comes_back_as_another_one(local: Any) -> None:
     """Same machine, same address, new id: its node stays, its pods start again, nothing is counted twice."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = str(one.getsockname()[1])
+    port = str(local.free_port())
     local.start_master()
     local.start_agent("agent-1", "--port", port)
     local.start_scheduler()
