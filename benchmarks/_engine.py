@@ -14,8 +14,10 @@ from typing import Any
 
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
+from scheduler.framework.core.entities import Node, Pod
 from scheduler.framework.core.placement import Want
-from scheduler.framework.core.state import Node, Pod, Policy, State
+from scheduler.framework.core.policy import Policy
+from scheduler.framework.core.state import State
 from scheduler.framework.core.step import step
 from scheduler.framework.core.vectors import Ranges, Vector, without_ports
 from scheduler.framework.reading import OfferReader

@@ -28,11 +28,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._engine import through_engine
+from scheduler.framework.core.entities import AgentInfo, Node, Taint
 from scheduler.framework.core.placement import Candidate, Outcome, Planner, Topology, Want, place
 from scheduler.framework.core.placement_filters import static_reason
 from scheduler.framework.core.placement_topology import Kind, Residents
 from scheduler.framework.core.pods import pod_from_object
-from scheduler.framework.core.state import EXECUTOR, AgentInfo, Node, Policy, Taint
+from scheduler.framework.core.policy import EXECUTOR, Policy
 from scheduler.framework.core.vectors import Vector
 
 Json = dict[str, Any]

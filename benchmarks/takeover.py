@@ -31,8 +31,8 @@ from aiohttp import web
 
 from benchmarks.store import JARS, free_port, pod
 from scheduler.framework import records
+from scheduler.framework.core.entities import Executor, Node, Task
 from scheduler.framework.core.lifecycle import TaskState
-from scheduler.framework.core.state import Executor, Node, Task
 from scheduler.framework.nodeobjects import node_object
 from scheduler.store import Change, Entry, Key
 from scheduler.store.zookeeper import ZooKeeperStore

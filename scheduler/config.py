@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from scheduler.flags import CLUSTER, UsageError, parser, zookeeper_of
-from scheduler.framework.core.state import Policy
+from scheduler.framework.core.policy import Policy
 from scheduler.framework.core.vectors import Vector
 from scheduler.serving import Certificate
 from scheduler.store import Store, open_store

@@ -20,10 +20,12 @@ from typing import Any
 from scheduler.framework import records
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core.claims import load as storage
+from scheduler.framework.core.entities import Task
 from scheduler.framework.core.events import Event, LaunchAborted, Loaded, TaskReported
 from scheduler.framework.core.lifecycle import AWAY, TERMINAL, TaskState
 from scheduler.framework.core.pods import node_from_object
-from scheduler.framework.core.state import Policy, State, Task
+from scheduler.framework.core.policy import Policy
+from scheduler.framework.core.state import State
 from scheduler.framework.core.step import step
 from scheduler.framework.core.verdict import describe
 from scheduler.framework.mesos import Mesos, Payload

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from scheduler.framework.core.entities import Pod
 from scheduler.framework.core.events import (
     ClaimChanged,
     ClaimGone,
@@ -16,7 +17,6 @@ from scheduler.framework.core.events import (
     PodGone,
 )
 from scheduler.framework.core.pods import node_from_object, pod_from_object
-from scheduler.framework.core.state import Pod
 from scheduler.framework.core.status import FINAL_PHASES
 from scheduler.framework.volumeobjects import CLAIMS, claim_from_object
 from scheduler.store import Expired, Store, WatchEvent

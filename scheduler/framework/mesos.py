@@ -15,6 +15,7 @@ from typing import Any
 
 from scheduler.framework import disks
 from scheduler.framework.core import effects as fx
+from scheduler.framework.core.entities import Executor
 from scheduler.framework.core.events import (
     AgentLost,
     Disconnected,
@@ -28,7 +29,6 @@ from scheduler.framework.core.events import (
     TaskReported,
 )
 from scheduler.framework.core.lifecycle import TaskState
-from scheduler.framework.core.state import Executor
 from scheduler.framework.core.vectors import ZERO, Vector
 from scheduler.framework.meter import UNFIT, Meter
 from scheduler.framework.pools import Pool

@@ -6,6 +6,7 @@ import ipaddress
 import platform
 from typing import Any
 
+from scheduler.framework.core.entities import AgentInfo, Node
 from scheduler.framework.core.nodes import ATTRIBUTE_PREFIX, labels_of
 from scheduler.framework.core.pods import (
     ADDRESS_ANNOTATION,
@@ -14,7 +15,6 @@ from scheduler.framework.core.pods import (
     MAINTENANCE_ANNOTATION,
     OUR_TAINTS,
 )
-from scheduler.framework.core.state import AgentInfo, Node
 from scheduler.framework.core.status import rfc3339
 from scheduler.framework.core.vectors import Vector
 

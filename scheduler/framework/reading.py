@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from scheduler.framework import disks
+from scheduler.framework.core.entities import AgentInfo, Offer
 from scheduler.framework.core.events import InverseOffer, PodEvent, TaskReported
 from scheduler.framework.core.lifecycle import MESOS, TaskState
-from scheduler.framework.core.state import AgentInfo, Offer
 from scheduler.framework.core.vectors import ZERO
 from scheduler.framework.pools import Pool
 from shared.mesos.values import value_from_json

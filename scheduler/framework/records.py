@@ -10,8 +10,8 @@ from operator import attrgetter
 from sys import intern
 from typing import Any, Final
 
+from scheduler.framework.core.entities import Executor, Kill, Task
 from scheduler.framework.core.lifecycle import TaskState
-from scheduler.framework.core.state import Executor, Kill, Task
 from scheduler.store import Key, StoreError
 
 Json = dict[str, Any]

@@ -13,7 +13,7 @@ from typing import Any
 from scheduler.framework import records
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import status
-from scheduler.framework.core.state import Node
+from scheduler.framework.core.entities import Node
 from scheduler.framework.nodeobjects import node_object
 from scheduler.framework.volumeobjects import storage_change
 from scheduler.store import UNCHANGED, Change, Entry, Key, Store, Unchanged

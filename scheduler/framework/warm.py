@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 import orjson
 
 from scheduler.framework import records
+from scheduler.framework.core.entities import Pod, Task
 from scheduler.framework.core.pods import pod_from_object
-from scheduler.framework.core.state import Pod, Task
 from scheduler.store import Entry, Expired, Key, Store, StoreError
 
 PAUSE = 0.5

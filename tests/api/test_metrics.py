@@ -6,8 +6,10 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from scheduler.api.app import make_app
+from scheduler.framework.core.entities import Node, Task
 from scheduler.framework.core.lifecycle import TaskState
-from scheduler.framework.core.state import Node, Policy, State, Task
+from scheduler.framework.core.policy import Policy
+from scheduler.framework.core.state import State
 from scheduler.metrics import Takeover, registry
 
 

@@ -18,9 +18,11 @@ from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
 from scheduler.framework.core import status
 from scheduler.framework.core.claims import Claim, Held, Volume, load
+from scheduler.framework.core.entities import AgentInfo, Executor, Node, Offer, Task
 from scheduler.framework.core.lifecycle import LIVE, TERMINAL, TaskState
 from scheduler.framework.core.pods import pod_from_object
-from scheduler.framework.core.state import AgentInfo, Executor, Node, Offer, Policy, State, Task
+from scheduler.framework.core.policy import Policy
+from scheduler.framework.core.state import State
 from scheduler.framework.core.step import step
 from scheduler.framework.core.vectors import ZERO, Vector
 

@@ -10,7 +10,7 @@ import pytest
 
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
-from scheduler.framework.core.state import AgentInfo, Offer
+from scheduler.framework.core.entities import AgentInfo, Offer
 from scheduler.framework.core.vectors import Vector
 
 MakeOffer = Callable[..., Offer]

@@ -23,8 +23,9 @@ from hypothesis.stateful import (
 
 from scheduler.framework.core import events as ev
 from scheduler.framework.core.claims import Held
+from scheduler.framework.core.entities import Taint
 from scheduler.framework.core.lifecycle import LIVE, TERMINAL, TaskState
-from scheduler.framework.core.state import Policy, Taint
+from scheduler.framework.core.policy import Policy
 
 PICK = st.integers(min_value=0, max_value=1_000_000)
 NOTES = st.sampled_from(

@@ -10,8 +10,8 @@ import pytest
 
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
+from scheduler.framework.core.entities import AgentInfo, Offer, Taint
 from scheduler.framework.core.lifecycle import TaskState
-from scheduler.framework.core.state import AgentInfo, Offer, Taint
 from scheduler.framework.core.vectors import Vector
 
 MakeOffer = Callable[..., Offer]

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from scheduler.framework.core import effects as fx
-from scheduler.framework.core.state import Executor, Task
+from scheduler.framework.core.entities import Executor, Task
 from scheduler.framework.core.vectors import Vector
 from scheduler.framework.mesos import ExecutorTemplate, Mesos, Payload
 from scheduler.framework.meter import Histogram

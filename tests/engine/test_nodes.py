@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.framework import records
+from scheduler.framework.core.entities import AgentInfo, Kill, Node, Task
 from scheduler.framework.core.lifecycle import TaskState
-from scheduler.framework.core.state import AgentInfo, Kill, Node, Task
 from scheduler.framework.core.vectors import Vector
 from scheduler.framework.nodeobjects import node_object
 from scheduler.framework.nodes import NodeProxy

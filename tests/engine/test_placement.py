@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
 from scheduler.framework.core.claims import Held
+from scheduler.framework.core.entities import AgentInfo, Needs, Node, Offer, Taint
 from scheduler.framework.core.placement import Candidate, Planner, Topology, Want, place
 from scheduler.framework.core.placement_topology import Kind, Residents
 from scheduler.framework.core.pods import pod_from_object
-from scheduler.framework.core.state import AgentInfo, Needs, Node, Offer, Policy, Taint
+from scheduler.framework.core.policy import Policy
 from scheduler.framework.core.vectors import Vector
 
 MakeOffer = Callable[..., Offer]

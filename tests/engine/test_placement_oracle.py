@@ -12,10 +12,10 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from scheduler.framework.core.entities import Node, Pod, Taint
 from scheduler.framework.core.placement import Candidate, Topology, Want, explain, place
 from scheduler.framework.core.placement_topology import Kind, Residents
 from scheduler.framework.core.pods import pod_from_object
-from scheduler.framework.core.state import Node, Pod, Taint
 from scheduler.framework.core.vectors import Vector
 
 Json = dict[str, Any]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from scheduler.framework.core import status
 from scheduler.framework.core.effects import Away, Back, Bound, Ended, Reported, Requeued, Unschedulable
+from scheduler.framework.core.entities import Needs, Node, Taint, Toleration
 from scheduler.framework.core.placement import Candidate, Want, place, tolerates
 from scheduler.framework.core.pods import MINIMUM, pod_from_object
-from scheduler.framework.core.state import Needs, Node, Taint, Toleration
 from scheduler.framework.core.vectors import ZERO, Vector, has_ports, join, without_ports
 
 NOW = 1_800_000_000.0

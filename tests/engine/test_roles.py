@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from scheduler.framework.core import effects as fx
-from scheduler.framework.core.state import Offer, Policy
+from scheduler.framework.core.entities import Offer
+from scheduler.framework.core.policy import Policy
 from scheduler.framework.core.vectors import Vector
 
 MakeOffer = Callable[..., Offer]

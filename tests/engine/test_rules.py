@@ -10,7 +10,7 @@ import pytest
 
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
-from scheduler.framework.core.state import Offer
+from scheduler.framework.core.entities import Offer
 
 MakeOffer = Callable[..., Offer]
 Desk = Any

@@ -15,8 +15,9 @@ from scheduler.framework import feed, records
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
 from scheduler.framework.core.claims import Use, Volume
+from scheduler.framework.core.entities import AgentInfo, Executor, Task
 from scheduler.framework.core.lifecycle import TaskState
-from scheduler.framework.core.state import AgentInfo, Executor, Policy, Task
+from scheduler.framework.core.policy import Policy
 from scheduler.framework.core.step import step
 from scheduler.framework.core.vectors import Vector
 from scheduler.framework.core.verdict import Fate, judge

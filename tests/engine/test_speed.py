@@ -4,10 +4,11 @@ import random
 from dataclasses import replace
 from typing import Any
 
+from scheduler.framework.core.entities import Task
 from scheduler.framework.core.events import PodChanged, PodGone
 from scheduler.framework.core.lifecycle import TaskState
 from scheduler.framework.core.pods import pod_from_object
-from scheduler.framework.core.state import State, Task
+from scheduler.framework.core.state import State
 from scheduler.framework.engine import delay_until
 from scheduler.framework.feed import PodReader
 from scheduler.framework.reading import OfferReader, offer_from_json

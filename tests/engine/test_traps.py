@@ -16,8 +16,8 @@ import pytest
 from local.master.allocator import Allocator
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
+from scheduler.framework.core.entities import AgentInfo, Offer
 from scheduler.framework.core.lifecycle import LIVE, TERMINAL, TaskState
-from scheduler.framework.core.state import AgentInfo, Offer
 from scheduler.framework.core.vectors import Vector
 from scheduler.framework.mesos import ExecutorTemplate, Mesos
 from scheduler.framework.pools import Pool

@@ -19,8 +19,9 @@ from executor.stage1 import cgroups
 from executor.stage1.cgroups import PodCgroup
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
+from scheduler.framework.core.entities import Offer
 from scheduler.framework.core.pods import pod_from_object
-from scheduler.framework.core.state import Offer, Policy
+from scheduler.framework.core.policy import Policy
 from scheduler.framework.core.vectors import ZERO, Vector
 from scheduler.framework.mesos import ExecutorTemplate, Mesos, Payload
 from scheduler.framework.pools import Pool

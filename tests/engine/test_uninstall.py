@@ -16,7 +16,7 @@ import pytest
 from scheduler import uninstall
 from scheduler.config import Framework
 from scheduler.framework import records
-from scheduler.framework.core.state import Task
+from scheduler.framework.core.entities import Task
 from scheduler.store import Key, open_store
 from shared.mesos import operator
 from shared.mesos.scheduler_driver import Scheduler, SchedulerDriver

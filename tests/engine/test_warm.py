@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from scheduler.framework import records
+from scheduler.framework.core.entities import Task
 from scheduler.framework.core.lifecycle import TaskState
 from scheduler.framework.core.pods import pod_from_object
-from scheduler.framework.core.state import Policy, Task
+from scheduler.framework.core.policy import Policy
 from scheduler.framework.engine import load
 from scheduler.framework.warm import Warm
 from scheduler.store import Key, StoreError

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scheduler.framework.core import evictions, maintenance, tasks, volumes
+from scheduler.framework.core.entities import Needs, Pod
 from scheduler.framework.core.frame import Frame
 from scheduler.framework.core.lifecycle import AWAY, TaskState
-from scheduler.framework.core.state import Alarm, Needs, Pod, State
+from scheduler.framework.core.state import Alarm, State
 
 
 def loaded(frame: Frame) -> None:

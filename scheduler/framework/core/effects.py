@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from scheduler.framework.core.claims import Held, Use, Volume
-from scheduler.framework.core.state import Executor, Node, Pod, Task
+from scheduler.framework.core.entities import Executor, Node, Pod, Task
 from scheduler.framework.core.vectors import Vector
 
 # ---- what can be written about a pod (see `status.apply`)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from scheduler.framework.core.claims import Claim
+from scheduler.framework.core.entities import AgentInfo, Node, Offer, Pod
 from scheduler.framework.core.lifecycle import TaskState
-from scheduler.framework.core.state import AgentInfo, Node, Offer, Pod
 
 
 @dataclass(frozen=True, slots=True)

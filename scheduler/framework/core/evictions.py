@@ -8,10 +8,11 @@ tasks (`tasks`), draining and maintenance are the operator's (`maintenance`).
 from __future__ import annotations
 
 from scheduler.framework.core.effects import Evicted
+from scheduler.framework.core.entities import Node, Pod, Taint
 from scheduler.framework.core.frame import Frame
 from scheduler.framework.core.lifecycle import LIVE
 from scheduler.framework.core.placement import tolerates
-from scheduler.framework.core.state import Alarm, Node, Pod, Taint
+from scheduler.framework.core.state import Alarm
 
 
 def patience(pod: Pod, taints: tuple[Taint, ...]) -> float | None:

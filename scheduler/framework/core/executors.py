@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from scheduler.framework.core import reconcile
 from scheduler.framework.core.effects import ShutdownExecutor
+from scheduler.framework.core.entities import Executor, Offer
 from scheduler.framework.core.frame import Frame
-from scheduler.framework.core.state import Executor, Offer, State
+from scheduler.framework.core.state import State
 
 
 def dismiss(frame: Frame, agent_id: str) -> None:

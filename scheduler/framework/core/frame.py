@@ -18,9 +18,10 @@ from scheduler.framework.core.effects import (
     SavePod,
     SaveTask,
 )
+from scheduler.framework.core.entities import Executor, Pod, Task
 from scheduler.framework.core.lifecycle import TaskState
 from scheduler.framework.core.placement import Want
-from scheduler.framework.core.state import Alarm, Executor, Pod, State, Task, Waiting
+from scheduler.framework.core.state import Alarm, State, Waiting
 
 
 @dataclass(slots=True)

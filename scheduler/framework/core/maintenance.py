@@ -17,12 +17,13 @@ from datetime import UTC, datetime
 
 from scheduler.framework.core import tasks
 from scheduler.framework.core.effects import AnswerInverse, SaveNode
+from scheduler.framework.core.entities import Node, Offer, Pod, Taint, Task
 from scheduler.framework.core.events import InverseOffer, MaintenanceListed
 from scheduler.framework.core.frame import Frame
 from scheduler.framework.core.lifecycle import LIVE, TaskState
 from scheduler.framework.core.placement import tolerates
 from scheduler.framework.core.pods import DRAINING_TAINT, MAINTENANCE_TAINT
-from scheduler.framework.core.state import Alarm, Node, Offer, Pod, State, Taint, Task
+from scheduler.framework.core.state import Alarm, State
 from shared.models.annotations import START_FIRST, STAY
 
 SOON = Taint(MAINTENANCE_TAINT, "", "NoSchedule")

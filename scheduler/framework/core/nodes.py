@@ -13,10 +13,11 @@ from dataclasses import replace
 
 from scheduler.framework.core import evictions, executors, maintenance, reconcile
 from scheduler.framework.core.effects import SaveNode
+from scheduler.framework.core.entities import Agent, AgentInfo, Node, Offer
 from scheduler.framework.core.events import AgentsListed
 from scheduler.framework.core.frame import Frame
 from scheduler.framework.core.lifecycle import AWAY
-from scheduler.framework.core.state import Agent, AgentInfo, Alarm, Node, Offer, State
+from scheduler.framework.core.state import Alarm, State
 
 ATTRIBUTE_PREFIX = "gantry.io/attribute-"
 HOSTNAME_LABEL = "kubernetes.io/hostname"

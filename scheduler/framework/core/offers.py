@@ -23,10 +23,11 @@ from scheduler.framework.core.effects import (
     Suppress,
     Unschedulable,
 )
+from scheduler.framework.core.entities import Executor, Node, Offer, Pod, Task
 from scheduler.framework.core.frame import Frame
 from scheduler.framework.core.lifecycle import LIVE
 from scheduler.framework.core.placement import Candidate, Planner, Topology, Want
-from scheduler.framework.core.state import Alarm, Asking, Executor, Left, Node, Offer, Pod, State, Task
+from scheduler.framework.core.state import Alarm, Asking, Left, State
 from scheduler.framework.core.vectors import ZERO, Vector, join
 
 

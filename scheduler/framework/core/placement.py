@@ -15,11 +15,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from scheduler.framework.core.entities import Needs, Node
 from scheduler.framework.core.placement_filters import NO_PORTS, Relations, static_reason, tolerates
 from scheduler.framework.core.placement_index import Candidate, Index, Tier
 from scheduler.framework.core.placement_rules import Labels
 from scheduler.framework.core.placement_topology import Kind, Residents, Topology
-from scheduler.framework.core.state import Needs, Node
 from scheduler.framework.core.vectors import ZERO, has_ports
 
 __all__ = [

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from scheduler.framework.core.entities import Needs, Node, Taint, Toleration
 from scheduler.framework.core.placement_rules import Spread
 from scheduler.framework.core.placement_topology import Count, Topology
-from scheduler.framework.core.state import Needs, Node, Taint, Toleration
 
 UNSCHEDULABLE: Final = Taint("node.kubernetes.io/unschedulable", "", "NoSchedule")
 UNREACHABLE: Final = Taint("node.kubernetes.io/unreachable", "", "NoSchedule")

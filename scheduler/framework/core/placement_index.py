@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from scheduler.framework.core.entities import Needs, Node
 from scheduler.framework.core.placement_filters import static_reason, taints, tolerated
-from scheduler.framework.core.state import Needs, Node
 from scheduler.framework.core.vectors import ZERO, Ranges, Vector, without_ports
 
 NAME: Final = "metadata.name"

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from scheduler.framework.core.entities import Node
 from scheduler.framework.core.placement_rules import Labels, PodTerm
-
-if TYPE_CHECKING:  # the state holds Residents
-    from scheduler.framework.core.state import Node
 
 
 class Kind(NamedTuple):

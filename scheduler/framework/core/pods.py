@@ -16,8 +16,8 @@ from sys import intern
 from typing import Any, Final
 
 from scheduler.framework.core.claims import claim_names
+from scheduler.framework.core.entities import Needs, Node, Pod, Taint, Toleration
 from scheduler.framework.core.placement_terms import labels_of, rules_of
-from scheduler.framework.core.state import Needs, Node, Pod, Taint, Toleration
 from scheduler.framework.core.status import FINAL_PHASES
 from scheduler.framework.core.vectors import Vector
 from shared.models.annotations import (

@@ -16,11 +16,12 @@ from scheduler.framework.core.effects import (
     Reported,
     Requeued,
 )
+from scheduler.framework.core.entities import Kill, Pod, Taint, Task
 from scheduler.framework.core.events import LaunchAborted, TaskReported
 from scheduler.framework.core.frame import Frame
 from scheduler.framework.core.lifecycle import AWAY, LIVE, Action, TaskState, transition
 from scheduler.framework.core.placement import tolerates
-from scheduler.framework.core.state import Alarm, Kill, Pod, Question, Taint, Task
+from scheduler.framework.core.state import Alarm, Question
 from scheduler.framework.core.status import FINAL_PHASES
 from scheduler.framework.core.verdict import Fate, Verdict, describe, judge
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
+from scheduler.framework.core.entities import Task
 from scheduler.framework.core.events import TaskReported
 from scheduler.framework.core.lifecycle import TaskState
-from scheduler.framework.core.state import Task
 
 EXECUTOR_REASONS: Final = frozenset(
     {

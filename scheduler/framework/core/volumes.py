@@ -26,10 +26,11 @@ from scheduler.framework.core.effects import (
     SaveNode,
     SaveVolume,
 )
+from scheduler.framework.core.entities import Needs, Offer, Pod, Task
 from scheduler.framework.core.events import TaskReported
 from scheduler.framework.core.frame import Frame
 from scheduler.framework.core.lifecycle import TaskState
-from scheduler.framework.core.state import Alarm, Needs, Offer, Pod, State, Task
+from scheduler.framework.core.state import Alarm, State
 from scheduler.framework.core.vectors import Vector
 
 CONFLICT = "node(s) had volume node affinity conflict"
