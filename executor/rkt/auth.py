@@ -16,8 +16,7 @@ from urllib.parse import parse_qsl, quote
 from yarl import URL
 
 from executor.rkt.config import Config
-from executor.stage0.settings import authority
-from executor.stage0.web import is_loopback
+from executor.stage0.settings import authority, is_loopback
 
 _EMPTY: Final = hashlib.sha256(b"").hexdigest()
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl, unquote
 
 import orjson
@@ -34,10 +34,12 @@ from executor.stage0.cas import Cas
 from executor.stage0.errors import ImageError, ImageNeverPull, ImageUntrusted
 from executor.stage0.operations import Stored
 from executor.stage0.settings import Host, Settings
-from executor.stage0.store import Image, ImageStore
 from executor.stage0.streams import Limits
 from executor.stage0.trust import Gate, Policy
 from executor.stage0.trust.keystore import Keystore
+
+if TYPE_CHECKING:  # the store brings an HTTP client, which commands that only look have no use for
+    from executor.stage0.store import Image, ImageStore
 
 _log = logging.getLogger("executor.stage0.webaci")
 
@@ -170,10 +172,12 @@ class Finder:
     g: Globals
     policy: Pull
     say: Callable[[str], None] = field(default=lambda _: None)
-    _stores: list[ImageStore] = field(default_factory=list)
+    _stores: "list[ImageStore]" = field(default_factory=list)
 
-    async def find(self, text: str, signature: str = "") -> tuple[Image, ImageStore]:
+    async def find(self, text: str, signature: str = "") -> "tuple[Image, ImageStore]":
         """The image, and the store to hold it in. Failure."""
+        from executor.stage0.store import ImageStore
+
         ref = reference(text)
         made = image_settings(self.g, ref)
         store = ImageStore(self.g.data, settings=made, signatures=read_signature(ref, signature))
@@ -189,7 +193,7 @@ class Finder:
                 text += " [error downloading the signature file]"  # that comes first
             raise Failure(text) from None
 
-    async def _find(self, store: ImageStore, ref: str, text: str) -> Image:
+    async def _find(self, store: "ImageStore", ref: str, text: str) -> "Image":
         parsed = names.parse(ref)
         if isinstance(parsed, names.Appc):
             if self.policy != "update" and (image := await self._by_name(store, parsed, text)) is not None:
@@ -214,7 +218,7 @@ class Finder:
                 self.g.diagnose(f'remote fetching from URL "{ref}"')
         return await store.pull(ref, _POLICIES[self.policy], progress=self.say)
 
-    async def _by_name(self, store: ImageStore, wanted: names.Appc, text: str) -> Image | None:
+    async def _by_name(self, store: "ImageStore", wanted: names.Appc, text: str) -> "Image | None":
         """The best one of the store that policy lets in; None when there is none and one may be fetched."""
         untrusted = None
         for image_id in stored(self.g.data, wanted):

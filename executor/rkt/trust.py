@@ -7,7 +7,7 @@ from executor.rkt.common import Globals, words
 from executor.rkt.flags import Failure
 from executor.rkt.lookup import image_settings
 from executor.stage0.errors import ImageError
-from executor.stage0.trust import manage
+from executor.stage0.trust import keyfetch, manage
 from executor.stage0.trust.keystore import Keystore
 from executor.stage0.trust.manage import PublicKey
 
@@ -38,7 +38,7 @@ def main(g: Globals, args: list[str]) -> int:
     keystore = Keystore((Path(g.local_config, "trustedkeys"), Path(g.system_config, "trustedkeys")))
     try:
         keystore.place(prefix)
-        found = manage.fetch(prefix, places, image_settings(g, "http://" if "http" in g.insecure else ""))
+        found = keyfetch.fetch(prefix, places, image_settings(g, "http://" if "http" in g.insecure else ""))
         for place, keys in found:
             for key in keys:
                 asked = flags.is_on("skip-fingerprint-review") or (

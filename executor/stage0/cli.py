@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -19,8 +19,10 @@ from executor.stage0 import build, cli_trust, gc, inventory, names, operations, 
 from executor.stage0.bar import Bar
 from executor.stage0.errors import ImageBroken, ImageError
 from executor.stage0.layers import human
-from executor.stage0.store import Image, ImageStore
 from executor.stage0.streams import Hashing
+
+if TYPE_CHECKING:
+    from executor.stage0.store import Image
 
 DEFAULT_STATE_DIR = Path("/var/lib/gantry")
 _NAMED = "a reference as it was fetched, or an id (a unique beginning will do)"
@@ -222,6 +224,8 @@ def _options(args: argparse.Namespace) -> build.Options:
 
 
 def _fetch(args: argparse.Namespace) -> int:
+    from executor.stage0.store import ImageStore  # with an HTTP client, which the other verbs do without
+
     store = ImageStore(
         args.state_dir, local_images=args.local_images, settings=settings.load(args.image_config)
     )
@@ -231,7 +235,7 @@ def _fetch(args: argparse.Namespace) -> int:
     def measure() -> tuple[int, int]:
         return sum(blob.count for _, blob in layers), sum(size for size, _ in layers)
 
-    async def fetch(say: Callable[[str], None]) -> list[Image]:
+    async def fetch(say: Callable[[str], None]) -> "list[Image]":
         return [await store.pull(ref, args.pull_policy, progress=say) for ref in args.image]
 
     if args.quiet:

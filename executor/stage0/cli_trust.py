@@ -50,13 +50,15 @@ def _prefix(settings: Settings, words: list[str], *, root: bool) -> tuple[str, l
 
 
 def _add(args: argparse.Namespace) -> int:
+    from executor.stage0.trust import keyfetch  # with an HTTP client, which the other verbs do without
+
     settings = load(args.image_config)
     prefix, places = _prefix(settings, args.words, root=args.root)
     if args.root and not places:
         raise InvalidImageName("--root needs a KEY: there is no page that could name the keys of everybody")
     expected = [fingerprint(text) for text in args.fingerprint]
     added = []
-    for place, keys in manage.fetch(prefix, places, settings):
+    for place, keys in keyfetch.fetch(prefix, places, settings):
         for key in keys:
             if key.problem:
                 raise ImageRefused(f"{place}: key {key.fingerprint} {key.problem}: not trusted")

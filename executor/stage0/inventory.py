@@ -6,16 +6,18 @@ survive losing a lower directory.
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from executor.stage0 import cas, gc, names
 from executor.stage0.cas import Cas
 from executor.stage0.errors import ImageNotFound, ImageRefused, InvalidImageName
-from executor.stage0.store import Image
 from executor.stage0.streams import Limits
 
+if TYPE_CHECKING:  # the store brings an HTTP client, which looking does not need
+    from executor.stage0.store import Image
 
-def describe(image: Image) -> dict[str, Any]:
+
+def describe(image: "Image") -> dict[str, Any]:
     """An image for people and scripts (`--json`)."""
     check = image.verification
     return {

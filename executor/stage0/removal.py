@@ -9,7 +9,6 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from secrets import token_hex
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -21,7 +20,7 @@ def remove_tree(path: Path | str) -> None:
     """
     root = os.open(path, _DIRECTORY)
     try:
-        names = (f".{token_hex(4)}.{number}" for number in itertools.count())
+        names = (f".{os.urandom(4).hex()}.{number}" for number in itertools.count())
         todo = list(_emptied(root))
         while todo:
             name = todo.pop()

@@ -30,6 +30,7 @@ pods: `trust/stage1.py`.
 Checked as a whole when the program starts: an unknown key or a value of another kind is an error that names it.
 """
 
+import ipaddress
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -109,6 +110,20 @@ def authority(url: URL) -> str:
     """`host`, or `host:port` when it is not the scheme's usual one."""
     host = f"[{url.host}]" if ":" in (url.host or "") else url.host or ""
     return host if url.is_default_port() else f"{host}:{url.port}"
+
+
+def is_loopback(authority: str) -> bool:
+    """Whether `host[:port]` is this machine by its very name; names are not resolved."""
+    try:
+        host = URL(f"//{authority}").host or ""
+    except ValueError:
+        return False
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def load(path: Path | None) -> Settings:

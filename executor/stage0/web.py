@@ -6,7 +6,6 @@ the node's settings name. Proxies come from the environment (HTTPS_PROXY, NO_PRO
 """
 
 import asyncio
-import ipaddress
 import os
 import ssl
 import time
@@ -19,7 +18,7 @@ import aiohttp
 from yarl import URL
 
 from executor.stage0.errors import ImageBroken, ImageNotFound, RegistryUnavailable, StoreError
-from executor.stage0.settings import Login, Settings, authority
+from executor.stage0.settings import Login, Settings, authority, is_loopback
 
 T = TypeVar("T")
 MAX_REDIRECTS = 5
@@ -189,20 +188,6 @@ def refuse(answer: aiohttp.ClientResponse, what: str) -> None:
     if answer.status in BUSY:
         raise Interrupted(f"{what}: HTTP {answer.status}", retry_after(answer))
     raise ImageNotFound(f"{what}: HTTP {answer.status}")
-
-
-def is_loopback(authority: str) -> bool:
-    """Whether `host[:port]` is this machine by its very name; names are not resolved."""
-    try:
-        host = URL(f"//{authority}").host or ""
-    except ValueError:
-        return False
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def cause(error: Exception) -> str:

@@ -22,7 +22,7 @@ from executor.stage0 import (
 from executor.stage0 import discovery as d
 from executor.stage0.names import Appc
 from executor.stage0.settings import Host, Settings
-from executor.stage0.trust import Gate, Keystore, Policy, manage
+from executor.stage0.trust import Gate, Keystore, Policy, keyfetch, manage
 from executor.stage0.web import Web
 
 ARCH = {"x86_64": "amd64"}.get(os.uname().machine, os.uname().machine)
@@ -335,7 +335,7 @@ async def test_a_name_whose_keys_are_discovered(
     store = ImageStore(state, settings=internet.settings, trust=Gate(keystore=Keystore(trusted)))
     with pytest.raises(ImageUntrusted, match=r"no key is trusted for it .*policy.default-aci = signed"):
         await store.pull(f"appc://{NAME}", "IfNotPresent")
-    ((place, (key,)),) = await asyncio.to_thread(manage.fetch, "example.com/team", [], internet.settings)
+    ((place, (key,)),) = await asyncio.to_thread(keyfetch.fetch, "example.com/team", [], internet.settings)
     assert (place, key.fingerprint) == ("https://example.com/keys.gpg", keyring.keys["good"])
     manage.add(store.trust.keystore, "example.com/team", key)
     image = await store.pull(f"appc://{NAME}", "IfNotPresent")

@@ -24,8 +24,7 @@ from executor.stage0 import (
     RegistryUnavailable,
 )
 from executor.stage0 import web as client
-from executor.stage0.settings import Settings
-from executor.stage0.web import is_loopback
+from executor.stage0.settings import Settings, is_loopback
 
 pytestmark = pytest.mark.root
 

@@ -4,29 +4,20 @@ Only here the full `gpg` is needed (Debian: gnupg); at a pull `gpgv` does. A key
 what lies in the directory is one public key with the fingerprint that its file is named after.
 """
 
-import asyncio
 import os
-import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 
-from yarl import URL
-
-from executor.stage0 import discovery, web
-from executor.stage0.errors import ImageBroken, ImageNotFound, ImageRefused, InvalidImageName, StoreError
-from executor.stage0.settings import Settings
-from executor.stage0.trust.keystore import MAX_KEY, Keystore
-from executor.stage0.web import Web
+from executor.stage0.errors import ImageBroken, ImageNotFound, ImageRefused, StoreError
+from executor.stage0.trust.keystore import Keystore
 
 SECONDS = 60
 MIN_RSA = 2048
 _ALGORITHMS = {"1": "RSA", "2": "RSA", "3": "RSA", "17": "DSA", "19": "ECDSA", "22": "EdDSA"}
 _GONE = {"r": "is revoked", "e": "has expired", "i": "is invalid", "d": "is disabled"}
-_ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -144,53 +135,3 @@ def _write(path: Path, data: bytes) -> None:
         raise StoreError(f"{path}: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def fetch(prefix: str, places: Sequence[str], settings: Settings) -> list[tuple[str, list[PublicKey]]]:
-    """(where from, keys) of files and addresses; of what the prefix's own pages name when there are none."""
-    return asyncio.run(_fetch(prefix, places, settings))
-
-
-async def _fetch(prefix: str, places: Sequence[str], settings: Settings) -> list[tuple[str, list[PublicKey]]]:
-    http = Web(settings, settings.login)
-    try:
-        if not places:
-            places = [str(url) for url in await discovery.keys(http, prefix)]
-        found = []
-        for place in places:
-            data = await _download(http, place) if _ADDRESS.match(place) else _read(place)
-            found.append((place, await asyncio.to_thread(read, data, place)))
-        return found
-    finally:
-        await http.close()
-
-
-async def _download(http: Web, place: str) -> bytes:
-    try:
-        url = URL(place)
-    except ValueError:
-        raise InvalidImageName(f"{place[:200]}: not an address") from None
-    if url.scheme != "https" and not http.may_be_plain(url):
-        raise ImageRefused(f"{place}: keys are not taken over plain HTTP; use https or a file")
-
-    async def attempt() -> bytes:
-        answer = await http.follow("GET", url, {})
-        try:
-            if answer.status != 200:
-                web.refuse(answer, place)
-            return await web.body(answer, MAX_KEY, place)
-        finally:
-            answer.close()
-
-    return await web.patiently(attempt)
-
-
-def _read(place: str) -> bytes:
-    try:
-        with open(place, "rb") as file:
-            data = file.read(MAX_KEY + 1)
-    except OSError as error:
-        raise ImageNotFound(f"{place}: {error.strerror}") from None
-    if len(data) > MAX_KEY:
-        raise ImageBroken(f"{place}: longer than {MAX_KEY} bytes")
-    return data
