@@ -26,6 +26,10 @@ _START_SECONDS = 20.0
 _CLOSE_SECONDS = 15.0
 
 
+Sockets = Sequence[tuple[str, int]]
+"""That listen: names (LISTEN_FDNAMES) and descriptors."""
+
+
 class LaunchError(Exception):
     """A pod or an app could not be started or handled; the message names the operation that failed."""
 
@@ -247,15 +251,21 @@ class Sandbox:
         self.pid = -1
         """Of the pod's init, on the host."""
 
-    async def start_app(self, app: str, *, stdin: int | None, stdout: int, stderr: int) -> int:
+    async def start_app(
+        self, app: str, *, stdin: int | None, stdout: int, stderr: int, sockets: Sockets = ()
+    ) -> int:
         """Start an app; returns the host pid of its main process once its program has been executed.
 
         Raises LaunchError when that fails ("exec /bin/nope: No such file or directory"). The descriptors stay
-        the caller's; without `stdin` it is /dev/null.
+        the caller's; without `stdin` it is /dev/null. `sockets`: those that it gets as from systemd.
         """
         fds = (stdout, stderr) if stdin is None else (stdin, stdout, stderr)
-        reply = await self._launcher.call("start", self._key, fds, app=app)
-        return int(reply["pid"])
+        return int((await self._start(app, fds, sockets))["pid"])
+
+    async def _start(self, app: str, streams: tuple[int, ...], sockets: Sockets) -> dict[str, Any]:
+        more = {"sockets": [name for name, _ in sockets]} if sockets else {}
+        fds = (*streams, *(fd for _, fd in sockets))
+        return await self._launcher.call("start", self._key, fds, app=app, **more)
 
     async def start_handler(self, app: str, argv: Sequence[str], *, stdout: int, stderr: int) -> int:
         """As `start_app`, but an event handler of the app (appc) instead of its program; it ends as the app would."""
@@ -263,9 +273,9 @@ class Sandbox:
         reply = await self._launcher.call("start", self._key, fds, app=app, argv=list(argv))
         return int(reply["pid"])
 
-    async def start_terminal(self, app: str) -> tuple[int, int]:
+    async def start_terminal(self, app: str, sockets: Sockets = ()) -> tuple[int, int]:
         """Start an app on a terminal of its own; the host pid and the master side, which is the caller's."""
-        reply = await self._launcher.call("start", self._key, app=app)
+        reply = await self._start(app, (), sockets)
         return int(reply["pid"]), int(reply["fds"][0])
 
     async def exec(

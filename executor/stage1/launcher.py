@@ -239,7 +239,8 @@ class Launcher:
         if found is None:
             raise StageError(f"{do} {key}: this pod does not run")
         if do == "start":
-            found.start(message["app"], fds, answer, tuple(map(str, message.get("argv") or ())))
+            argv, sockets = (tuple(map(str, message.get(name) or ())) for name in ("argv", "sockets"))
+            found.start(message["app"], fds, answer, argv, sockets)
         elif do == "exec":
             found.exec(message, fds, answer)
         elif do == "signal" and "exec" in message:

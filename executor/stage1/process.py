@@ -19,6 +19,8 @@ from executor.stage1 import caps, syscalls, users
 from executor.stage1.ops import IN_ROOT, StageError, open_or_make
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SOCKET: Final = "socket."
+"""And a number: what a listening socket is called among the descriptors of a start."""
 _SIGNALS: Final = tuple(set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIGSTOP, 32, 33})
 
 
@@ -54,6 +56,7 @@ class Process(NamedTuple):
     strict_groups: bool = False
     makes_directory: bool = True
     own_proc: str = ""  # "masked", "whole": it begins a pid namespace of its own, with a /proc of that
+    sockets: int = 0  # so many listening ones it gets, from descriptor 3 on, and LISTEN_PID
 
     def limited(self, limit: "Limit") -> "Process":
         """With a limit that it has when the manifest gives it no other."""
@@ -82,10 +85,9 @@ def spawn(
     The calling process is of no use afterwards: it has the app's user and capabilities.
     `keep` is a descriptor that stays open here (it is close-on-exec); 0, 1 and 2 become the app's.
     """
-    if process.own_proc:
-        raise StageError(
-            f"annotation gantry.io/processes: own: not done on {os.uname().machine}, or where no code can be mapped"
-        )
+    if process.own_proc or process.sockets:
+        what = "annotation gantry.io/processes: own" if process.own_proc else "sockets for an app"
+        raise StageError(f"{what}: not done on {os.uname().machine}, or where no code can be mapped")
     ready = settle(process, (0, 1, 2), user_namespace=user_namespace, terminal=terminal)
     syscalls.close_range(3, keep - 1)
     syscalls.close_range(keep + 1)

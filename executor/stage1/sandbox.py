@@ -14,6 +14,7 @@ from executor.stage1 import (
     channel,
     inits,
     isolators,
+    listening,
     manifest,
     nspawn,
     ops,
@@ -25,7 +26,7 @@ from executor.stage1 import (
 from executor.stage1.children import Kind
 from executor.stage1.inits import Init
 from executor.stage1.ops import StageError
-from executor.stage1.process import Process
+from executor.stage1.process import SOCKET, Process
 from executor.stage1.starters import Answer, Starter
 from executor.stage1.update import updated
 
@@ -167,11 +168,11 @@ class Sandbox:
             podfiles.prepare(self._paths, self._pod)
             self._prepared = True
 
-    def _make_ready(self, name: str) -> bytes:
+    def _make_ready(self, name: str, sockets: tuple[str, ...] = ()) -> bytes:
         """Directories, cgroup and limits of an app; returns what its starter is told (channel.encode)."""
         lowers = reading.read_lowers(self._paths, name)
         handler = self._handlers.get(name)
-        if not handler and name in self._ready and self._ready[name][0] == lowers:
+        if not handler and not sockets and name in self._ready and self._ready[name][0] == lowers:
             return self._ready[name][1]
         app = self._pod.apps[name]
         for directory in (self._paths.root(name), self._paths.upper(name), self._paths.work(name)):
@@ -185,6 +186,9 @@ class Sandbox:
             process = process._replace(argv=handler)
             if app.root_handlers:
                 process = process._replace(user="0", group="0", supplementary_gids=())
+            return self._job(todo, process, "init")
+        if sockets:
+            process = listening.given(process, self._pod, app, sockets)
             return self._job(todo, process, "init")
         job = self._job(todo, process, "init")
         self._ready[name] = (lowers, job)
@@ -200,14 +204,23 @@ class Sandbox:
 
     def _job(self, todo: list[Any], process: Process, whom: str) -> bytes:
         names = (whom, "users") if self._users else (whom,)
-        return channel.encode((todo, tuple(process), names))
+        more = [f"{SOCKET}{number}" for number in range(process.sockets)]
+        return channel.encode((todo, tuple(process), (*names, *more)))
 
     # -- apps ---------------------------------------------------------------------------------------------
 
-    def start(self, name: str, fds: list[int], answer: Answer, argv: tuple[str, ...] = ()) -> None:
+    def start(
+        self,
+        name: str,
+        fds: list[int],
+        answer: Answer,
+        argv: tuple[str, ...] = (),
+        sockets: tuple[str, ...] = (),
+    ) -> None:
         """Start an app; answers {"pid"} or {"error"}. Raises StageError. argv: an event handler of it instead.
 
-        `fds` are [stdin,] stdout, stderr; or none: then it gets a terminal, whose master side is answered too.
+        `fds` are [stdin,] stdout, stderr; or none: then it gets a terminal, whose master side is answered too. Behind
+        them a listening socket for each name in `sockets`.
         """
         if name not in self._pod.apps:
             raise StageError(f"start {name}: the pod has no such app")
@@ -222,7 +235,9 @@ class Sandbox:
         starter = self._take_starter(name, lambda pid: self._on_started(name, pid, kills), answer, kills)
         try:
             self._make_pod_ready()
-            starter.begin(self._make_ready(name), fds, [self._door, *self._users])
+            streams = len(fds) - len(sockets)
+            named = [self._door, *self._users, *fds[streams:]]
+            starter.begin(self._make_ready(name, sockets), fds[:streams], named)
         except (OSError, cgroups.CgroupError) as error:
             starter.end()
             raise StageError(f"start {name}: {reading.text(error)}") from None

@@ -160,6 +160,18 @@ def within(outer: Filter, wanted: Filter) -> Filter:
     return Filter(wanted.default, tuple(_only(outer, allowed.__contains__)), False)
 
 
+def allowing(wanted: Filter, names: tuple[str, ...]) -> Filter:
+    """With these calls allowed, too. Raises SeccompError for a filter that means to forbid one of them."""
+    for rule in wanted.rules:
+        if rule.action != ALLOW and (forbidden := set(rule.names) & set(names)):
+            raise SeccompError(
+                f"seccomp: the filter forbids {', '.join(sorted(forbidden))}: no sockets could be handed over under it"
+            )
+    if wanted.default == ALLOW:
+        return wanted
+    return wanted._replace(rules=(*wanted.rules, Rule(names, ALLOW, ours=True)))
+
+
 def _only(outer: Filter, named: Callable[[str], bool]) -> Iterator[Rule]:
     """Rules that allow, for the calls so named; and all that refuse."""
     for rule in outer.rules:

@@ -17,7 +17,7 @@ from executor.stage1.bare import Bare
 from executor.stage1.children import TERMINAL, close_all_but
 from executor.stage1.machine.app import FIRST_OWN
 from executor.stage1.ops import StageError
-from executor.stage1.process import Limit, Process, make_room, settle
+from executor.stage1.process import SOCKET, Limit, Process, make_room, settle
 
 _REPORT: Final = struct.Struct("<II")
 _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred
@@ -116,6 +116,8 @@ class _Job:
         self._told = -1
         if self._process.own_proc:
             self._told = self._tell()
+        sockets = [self._context.fds[f"{SOCKET}{number}"] for number in range(self._process.sockets)]
+        self._prelude = self._prelude._replace(listening=tuple(map(self._give, sockets)))
 
     def _tell(self) -> int:
         """Our end of a socket that says who has written to its other end, which is the first descriptor given."""

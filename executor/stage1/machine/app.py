@@ -26,6 +26,10 @@ _VFORK, _PARENT = 0x4000, 0x8000
 _CLONE: Final = 0x100 | _VFORK | signal.SIGCHLD  # VM, VFORK
 _SETMASK, _F_SETFD, _FD_CLOEXEC = 2, 2, 1
 _FILTER: Final = 1  # SECCOMP_SET_MODE_FILTER
+_CLOSE_RANGE_CLOEXEC, _F_DUPFD_CLOEXEC = 4, 1030
+_ABOVE: Final = 64  # any socket
+_FIRST_SOCKET: Final = 3  # sd_listen_fds(3)
+_LONGEST_PID: Final = 20
 _INSTRUCTION: Final = 8
 _REMEMBERED: Final = 16  # of some 15 KiB: apps are restarted, and probes executed, again and again
 
@@ -34,7 +38,8 @@ class Prelude(NamedTuple):
     """What comes before the app's user: descriptors of the program, -1 for what there is not.
 
     `members` are files of cgroups, `namespaces` a pidfd (to be entered by `flags`), `users` the user namespace, `proc`
-    the host's /proc. `told`: a socket that tells whoever reads it who has written (SO_PASSCRED), the first of them.
+    the host's /proc. `listening`: sockets that become the app's. `told`: a socket that tells whoever reads it
+    who has written (SO_PASSCRED), the first of them.
     `label`: what it is for, its file below /proc, its text.
     """
 
@@ -47,6 +52,7 @@ class Prelude(NamedTuple):
     users: int = -1
     proc: int = -1
     told: int = -1
+    listening: tuple[int, ...] = ()
     oom_score: int | None = None
     label: tuple[str, str, str] | None = None
 
@@ -85,11 +91,14 @@ def start(
     if prelude.users >= 0:
         todo.doing = "enter the user namespace"
         todo.call("setns", prelude.users, syscalls.CLONE_NEWUSER)
-    todo.call("close_range", FIRST_OWN + (1 if process.own_proc else 0), 0xFFFFFFFF, 0)
+    own = FIRST_OWN + (1 if process.own_proc else 0)
+    todo.call("close_range", own + len(prelude.listening), 0xFFFFFFFF, 0)
+    report = _keep_report(todo, own) if prelude.listening else None
     todo.doing = "drop privileges"
     _become(todo, identity, process, system.last_cap)
     todo.doing = f"exec {process.argv[0]}"
-    _execute(todo, program, process.argv, environment, terminal, first=bool(process.own_proc))
+    sockets = (prelude.listening, report) if report is not None else None
+    _execute(todo, program, process.argv, environment, terminal, sockets, first=bool(process.own_proc))
     return Program(todo.finish(), 0, tuple(todo.steps))
 
 
@@ -203,12 +212,14 @@ def _execute(
     argv: tuple[str, ...],
     environment: tuple[tuple[str, str], ...],
     terminal: str,
+    sockets: tuple[tuple[int, ...], Place] | None,
     *,
     first: bool,
 ) -> None:
     """Only the child is in the pod's pid namespace, and nothing of ours is in it: its descriptors are the app's.
 
-    `first`: of its own pid namespace it is already.
+    `first`: of its own pid namespace it is already. `sockets`: those it gets, and where the number of another
+    descriptor for the report is.
     """
     pid, child, parent = todo.room(8), Label(), Label()
     if not first:
@@ -221,11 +232,38 @@ def _execute(
         todo.call("openat", syscalls.AT_FDCWD, terminal, os.O_RDWR)
         for stream in (1, 2):
             todo.call("dup2", 0, stream, 0)  # which filters know from other programs
-    variables = [f"{name}={value}" for name, value in environment]
-    todo.call("execve", program, todo.pointers(argv), todo.pointers(variables))
+    variables: list[str | Place] = [f"{name}={value}" for name, value in environment]
+    if sockets is not None:
+        variables.append(_take_sockets(todo, sockets[0]))
+    call = (program, todo.pointers(argv), todo.pointers(variables))
+    if sockets is not None:  # what is wrong with it can be said again when it is known where
+        todo.call("execve", *call, tolerate=ANY)
+        todo.call("dup2", Value(sockets[1]), REPORT, 0)
+    todo.call("execve", *call)
     if not first:
         todo.label(parent)
         _report(todo, pid)
+
+
+def _keep_report(todo: List, first: int) -> Place:
+    """Sockets, from descriptor `first` on, go no further by themselves; where they will be, there is the report now."""
+    report = todo.room(8)
+    todo.call("close_range", first, 0xFFFFFFFF, _CLOSE_RANGE_CLOEXEC)
+    todo.call("fcntl", REPORT, _F_DUPFD_CLOEXEC, _ABOVE, result=report)
+    return report
+
+
+def _take_sockets(todo: List, sockets: tuple[int, ...]) -> Place:
+    """Where an app looks for them; the variable that says that they are meant for it: its pid, as the kernel writes it
+    where the app stands (proc(5))."""
+    doing, todo.doing = todo.doing, "tell the app its pid for LISTEN_PID"
+    variable = todo.room(32, b"LISTEN_PID=")
+    todo.call("readlinkat", syscalls.AT_FDCWD, "/proc/self", variable.at(len("LISTEN_PID=")), _LONGEST_PID)
+    todo.doing = "give the app its sockets"
+    for number, one in enumerate(sockets):  # each from above its place: none is in another's way
+        todo.call("dup2", one, _FIRST_SOCKET + number, 0)
+    todo.doing = doing
+    return variable
 
 
 def _report(todo: List, pid: Place) -> None:

@@ -195,9 +195,9 @@ class List:
             position += len(raw)
         return place
 
-    def pointers(self, texts: Iterable[str | bytes]) -> Place:
-        """An array of strings, NULL at its end."""
-        strings = [self.string(text) for text in texts]
+    def pointers(self, texts: Iterable[str | bytes | Place]) -> Place:
+        """An array of strings, or of places where there are some, NULL at its end."""
+        strings = [text if isinstance(text, Place) else self.string(text) for text in texts]
         return self.structure("Q" * (len(strings) + 1), *strings, 0)
 
     def finish(self) -> bytes:
