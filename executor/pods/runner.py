@@ -8,69 +8,45 @@ running app there is nothing but the launcher to wait for: no thread, no sync, s
 
 import asyncio
 import logging
-import os
 import re
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from executor.pods import enforcing, ground, handlers, manifest, storage, users
+from executor.pods import enforcing, ground, handlers, manifest, storage
 from executor.pods.asking import Asking
 from executor.pods.console import Console
-from executor.pods.containers import all_containers, pull_policy
+from executor.pods.containers import all_containers
 from executor.pods.core import effects as ef
 from executor.pods.core import events as ev
 from executor.pods.core.events import Timer, TimerKind
 from executor.pods.core.spec import ProbeKind, read_pod
 from executor.pods.core.states import SandboxState
 from executor.pods.core.step import Step, launch, step
-from executor.pods.env import ConfigError, MissingConfigError
-from executor.pods.failures import failed
-from executor.pods.fds import pipe
+from executor.pods.env import ConfigError
 from executor.pods.files import Files
 from executor.pods.gpus import Devices
-from executor.pods.holds import Holds
 from executor.pods.hostpath import VolumeError
+from executor.pods.instances import SIGKILL, Instance
 from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.logread import last_words
 from executor.pods.logs import LogWriter
 from executor.pods.objects import Objects
+from executor.pods.pending import Tasks, Timers
 from executor.pods.poddir import Phase, PodDir
-from executor.pods.ports import Handling, Image, Machine, Sandbox
+from executor.pods.ports import Handling, Machine, Sandbox
+from executor.pods.preparing import Preparing
 from executor.pods.projections import Payload
 from executor.pods.supplies import NOTHING, Supplies
-from executor.stage0.errors import ImageError
 
 log = logging.getLogger(__name__)
 
 TERMINATION_MESSAGE_BYTES: Final = 4096
 STOP_AGAIN_SECONDS: Final = 1.0
-SIGKILL: Final = 9
-
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,250}")
 
 Reporter = Callable[[ef.Report], None]
-
-
-@dataclass
-class _Instance:
-    """The newest instance of an app. pending: it ended before the launcher's answer to the start was handled. handler:
-    done when the event handler that runs in its place has ended."""
-
-    attempt: int
-    log: LogWriter
-    console: Console = field(default_factory=Console)
-    starting: bool = True
-    pending: AppExit | None = None
-    handler: asyncio.Future[AppExit] | None = None
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    entry: dict[str, Any]
-    image: Image
-    stop_signal: int
 
 
 class PodRunner:
@@ -120,14 +96,15 @@ class PodRunner:
             qos_class=self._level.qos_class,
             own_processes=manifest.own_processes(pod["spec"], flavor),
         )
-        self._prepared: dict[str, _Prepared] = {}
-        self._holds = Holds(machine.images)
-        self._instances: dict[str, _Instance] = {}
+        self._preparing = Preparing(
+            pod, self._level, machine, lambda: self._supplies, self.dispatch, self._asking.start
+        )
+        self._instances: dict[str, Instance] = {}
         self._dir: PodDir | None = None
         self._sandbox: Sandbox | None = None
         self._lost = ""
-        self._timers: dict[Timer, asyncio.TimerHandle] = {}
-        self._tasks: dict[asyncio.Task[None], ef.Effect] = {}
+        self._timers = Timers(self.dispatch)
+        self._tasks = Tasks(name, self.dispatch)
         self.over = asyncio.Event()
         begun = launch(self._facts, machine.clock())
         self.state = begun.state
@@ -163,11 +140,13 @@ class PodRunner:
         self._asking.stop()
         if self._sandbox is not None and not self.over.is_set():
             self._files.renew(self._sandbox.pid, objects)
-        for timer, handle in list(self._timers.items()):
-            held = timer.app and self.state.container(timer.app).reason == "CreateContainerConfigError"
-            if timer.kind is TimerKind.SANDBOX or (timer.kind is TimerKind.RETRY and held):
-                handle.cancel()
-                self._fire(timer)
+        self._timers.hasten(self._was_held)
+
+    def _was_held(self, timer: Timer) -> bool:
+        """Whether what it waits for may be there when the objects have changed."""
+        if timer.kind is TimerKind.RETRY:
+            return bool(timer.app) and self.state.container(timer.app).reason == "CreateContainerConfigError"
+        return timer.kind is TimerKind.SANDBOX
 
     def lost(self, message: str) -> None:
         """All processes of the pod are dead."""
@@ -186,100 +165,30 @@ class PodRunner:
                     if effect.terminal:
                         self._end()
                 case ef.SetTimer(timer, after):
-                    self._set_timer(timer, after)
+                    self._timers.set(timer, after)
                 case ef.StartSandbox():
-                    self._spawn(effect, self._start_sandbox())
+                    self._tasks.spawn(effect, self._start_sandbox())
                 case ef.StopSandbox():
-                    self._spawn(effect, self._stop_sandbox())
+                    self._tasks.spawn(effect, self._stop_sandbox())
                 case ef.Prepare(app):
-                    self._spawn(effect, self._prepare(app))
+                    self._tasks.spawn(effect, self._preparing.prepare(self._containers[app]))
                 case ef.Start(app, attempt):
-                    self._spawn(effect, self._start(app, attempt))
+                    self._tasks.spawn(effect, self._start(app, attempt))
                 case ef.Stop(app, force):
-                    self._spawn(effect, self._stop(app, force=force))
+                    self._tasks.spawn(effect, self._stop(app, force=force))
                 case ef.RunHook(app, attempt, hook):
-                    self._spawn(effect, self._run_hook(app, attempt, hook))
+                    self._tasks.spawn(effect, self._run_hook(app, attempt, hook))
                 case ef.MakeCheck(app, attempt, kind):
-                    self._spawn(effect, self._make_check(app, attempt, kind))
-
-    def _spawn(self, effect: ef.Effect, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(self._perform(effect, work))
-        self._tasks[task] = effect
-        task.add_done_callback(lambda done: self._tasks.pop(done))
-
-    async def _perform(self, effect: ef.Effect, work: Coroutine[Any, Any, None]) -> None:
-        """Errors that were foreseen are events already; any other fails this effect, never the executor."""
-        try:
-            await work
-        except Exception as error:  # the bulkhead between pods
-            log.exception("pod %s: %r failed", self.name, effect)
-            failure = failed(effect, f"internal error: {error!r}")
-            if failure is not None:
-                self.dispatch(failure)
-
-    def _set_timer(self, timer: Timer, after: float) -> None:
-        running = self._timers.pop(timer, None)
-        if running is not None:
-            running.cancel()
-        self._timers[timer] = asyncio.get_running_loop().call_later(after, self._fire, timer)
-
-    def _fire(self, timer: Timer) -> None:
-        self._timers.pop(timer, None)
-        self.dispatch(ev.TimerFired(timer))
+                    self._tasks.spawn(effect, self._make_check(app, attempt, kind))
 
     def _end(self) -> None:
-        for handle in self._timers.values():
-            handle.cancel()
-        self._timers.clear()
+        self._timers.cancel()
         self._asking.stop()
         self._refreshing.stop()
         self._disk.stop()
-        current = asyncio.current_task()
-        for task in list(self._tasks):
-            if task is not current:
-                task.cancel()
-        self._holds.close()
+        self._tasks.cancel()
+        self._preparing.close()
         self.over.set()
-
-    # --- images ---
-
-    async def _prepare(self, app: str) -> None:
-        container = self._containers[app]
-        clock, began = self._machine.clock, self._machine.clock()
-        pulled = False
-
-        def progress(_: str) -> None:
-            nonlocal pulled
-            if not pulled:
-                pulled = True
-                self.dispatch(ev.Pulling(app))
-
-        try:
-            image = await self._machine.images.pull(
-                container["image"],
-                pull_policy(container),
-                progress=progress,
-                credentials=self._supplies.credentials or None,
-            )
-            await self._holds.take(app, image)
-            self._prepared[app] = self._make_app(container, image)
-        except (ImageError, ConfigError) as error:
-            if isinstance(error, MissingConfigError):
-                self._asking.start()
-            self.dispatch(ev.PrepareFailed(app, error.reason, str(error)))
-        except OSError as error:
-            self.dispatch(ev.PrepareFailed(app, "CreateContainerError", str(error)))
-        else:
-            took = clock() - began if pulled else None
-            digest = self._prepared[app].image.digest
-            self.dispatch(ev.Prepared(app, container["image"], digest, took))
-
-    def _make_app(self, container: Mapping[str, Any], image: Image) -> _Prepared:
-        config = image.config
-        identity = users.resolve(container, self.pod, config.user, config.supplementary_gids, image.layers)
-        objects = self._supplies.objects
-        entry = manifest.app_entry(self._level, container, image.id, config, identity, objects)
-        return _Prepared(entry, image, manifest.stop_signal(config.stop_signal))
 
     # --- the sandbox ---
 
@@ -290,7 +199,7 @@ class PodRunner:
             files = self._make_files()
             self._make_dir()
             self._lost = ""
-            digests = {app: ready.image.digest for app, ready in self._prepared.items()}
+            digests = {app: ready.image.digest for app, ready in self._preparing.ready.items()}
             await self._machine.measure(self._path, self.pod["metadata"].get("uid", ""), digests)
             self._machine.metadata.prepare(self._path, self.pod, self._level.flavor)
             sandbox = await self._machine.run_pod(self._path, self._on_exit, self.lost)
@@ -331,9 +240,9 @@ class PodRunner:
     def _make_dir(self) -> None:
         self._dir = directory = self._machine.dirs.create(self.name)
         directory.prepare(list(self._containers))
-        for app, ready in self._prepared.items():
+        for app, ready in self._preparing.ready.items():
             directory.write_app(app, self._containers[app]["image"], ready.image.id, ready.image.layers)
-        entries = [self._prepared[app].entry for app in self._containers]
+        entries = [self._preparing.ready[app].entry for app in self._containers]
         directory.write_manifest(self._enforceable(manifest.pod_manifest(self._level, entries)))
         directory.move(Phase.PREPARED)
         directory.move(Phase.RUN)
@@ -383,36 +292,21 @@ class PodRunner:
         sandbox, directory = self._sandbox, self._dir
         if sandbox is None or directory is None:
             raise AssertionError(f"start of {app} without a sandbox")
-        fds: list[int] = []
+        container = self._containers[app]
         try:
             if attempt > 0:
                 await sandbox.remove_app(app)
                 directory.empty_termination_log(app)
                 directory.drop_logs(app, attempt - 2)  # the last one stays for `kubectl logs --previous`
-            instance = _Instance(attempt, LogWriter(directory.log(app, attempt)))
-            self._instances[app] = instance
-            code = await self._run_handler(instance, app, "pre-start")
+            instance = self._instances[app] = Instance(app, attempt, directory.log(app, attempt))
+            code = await self._run_handler(instance, "pre-start")
             if code != 0:
                 raise LaunchError(f"the image's pre-start handler ended with exit code {code}")
-            if self._containers[app].get("tty"):
-                _, terminal = await sandbox.start_terminal(app)
-                instance.console = Console(terminal, terminal=True)
-                instance.log.adopt(os.dup(terminal))
-            else:
-                fds = [instance.log.attach("stdout"), instance.log.attach("stderr")]
-                if self._containers[app].get("stdin"):
-                    reading, writing = pipe()
-                    fds.append(reading)
-                    instance.console = Console(writing)
-                stdin = fds[2] if len(fds) > 2 else None
-                await sandbox.start_app(app, stdin=stdin, stdout=fds[0], stderr=fds[1])
+            await instance.start(sandbox, tty=bool(container.get("tty")), stdin=bool(container.get("stdin")))
         except (LaunchError, OSError) as error:
             self._close_log(app)
             self.dispatch(ev.StartFailed(app, attempt, str(error)))
             return
-        finally:
-            for fd in fds:
-                os.close(fd)
         self.dispatch(ev.Started(app, attempt))
         instance.starting = False
         if instance.pending is not None:
@@ -422,64 +316,50 @@ class PodRunner:
         instance = self._instances.get(ended.app)
         if instance is None:
             log.error("pod %s: %s ended, which never ran", self.name, ended.app)
-        elif instance.handler is not None:
-            if not instance.handler.done():
-                instance.handler.set_result(ended)
-        elif instance.starting:
-            instance.pending = ended
-        else:
+        elif not instance.takes(ended):
             self._exited(instance, ended)
 
-    async def _run_handler(self, instance: _Instance, app: str, name: str) -> int:
-        """The exit code of an event handler of the image (128 + N for a signal), 0 without one. Raises LaunchError.
-
-        It runs in the app's place: as the app, in its root and cgroup (appc spec, ace.md).
-        """
-        argv = manifest.event_handlers(self._prepared[app].image.config).get(name)
+    async def _run_handler(self, instance: Instance, name: str) -> int:
+        """The exit code of an event handler of the image, 0 without one. Raises LaunchError."""
+        argv = self._preparing.ready[instance.app].handlers.get(name)
         if not argv or not isinstance(self._sandbox, Handling):
             return 0
-        fds = [instance.log.attach("stdout"), instance.log.attach("stderr")]
-        instance.handler = asyncio.get_running_loop().create_future()
-        try:
-            await self._sandbox.start_handler(app, argv, stdout=fds[0], stderr=fds[1])
+
+        def begun() -> None:
             if self.state.ending is not None and name == "pre-start":
                 self._end_pre_starts()
-            ended = await instance.handler
-        finally:
-            instance.handler = None
-            for fd in fds:
-                os.close(fd)
-        return ended.exit_code if ended.exit_code is not None else 128 + (ended.signal or SIGKILL)
+
+        return await instance.run_handler(self._sandbox, argv, begun)
 
     def handles(self, app: str) -> bool:
         """Whether an event handler runs in the place of the app."""
         instance = self._instances.get(app)
-        return instance is not None and instance.handler is not None
+        return instance is not None and instance.handling
 
     def _end_pre_starts(self) -> None:
         """A pod that ends does not wait for handlers of apps that have not begun."""
         for app, instance in self._instances.items():
-            if instance.starting and self.handles(app):
-                self._spawn(ef.Stop(app, force=True), self._stop(app, force=True))
+            if instance.starting and instance.handling:
+                self._tasks.spawn(ef.Stop(app, force=True), self._stop(app, force=True))
 
-    def _exited(self, instance: _Instance, ended: AppExit) -> None:
+    def _exited(self, instance: Instance, ended: AppExit) -> None:
         """The app has ended; its post-stop handler is a part of that, unless it had to be killed."""
         forced = self.state.container(ended.app).forced
-        if not forced and "post-stop" in manifest.event_handlers(self._prepared[ended.app].image.config):
-            self._spawn(ef.Stop(ended.app), self._post_stop(instance, ended))
+        if not forced and "post-stop" in self._preparing.ready[ended.app].handlers:
+            self._tasks.spawn(ef.Stop(ended.app), self._post_stop(instance, ended))
         else:
             self._finished(instance, ended)
 
-    async def _post_stop(self, instance: _Instance, ended: AppExit) -> None:
+    async def _post_stop(self, instance: Instance, ended: AppExit) -> None:
         try:
-            code = await self._run_handler(instance, ended.app, "post-stop")
+            code = await self._run_handler(instance, "post-stop")
             if code != 0:
                 log.info("pod %s: %s: post-stop handler: exit code %d", self.name, ended.app, code)
         except (LaunchError, OSError) as error:
             log.info("pod %s: %s: post-stop handler: %s", self.name, ended.app, error)
         self._finished(instance, ended)
 
-    def _finished(self, instance: _Instance, ended: AppExit) -> None:
+    def _finished(self, instance: Instance, ended: AppExit) -> None:
         self._close_log(ended.app)
         failed = ended.exit_code != 0
         self.dispatch(
@@ -506,13 +386,12 @@ class PodRunner:
     def _close_log(self, app: str) -> None:
         instance = self._instances.get(app)
         if instance is not None:
-            instance.log.close()
-            instance.console.close()
+            instance.close()
 
     async def _stop(self, app: str, *, force: bool) -> None:
         if self._sandbox is None:
             return
-        signum = SIGKILL if force else self._prepared[app].stop_signal
+        signum = SIGKILL if force else self._preparing.ready[app].stop_signal
         try:
             await self._sandbox.signal_app(app, signum)
         except LaunchError as error:
