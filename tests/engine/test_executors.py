@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
-from scheduler.framework.core.entities import AgentInfo, Offer
+from scheduler.framework.core.entities import AgentInfo
 from scheduler.framework.core.vectors import Vector
+from tests.engine.desk import Desk, MakeOffer
 
-MakeOffer = Callable[..., Offer]
-Desk = Any
 IDLE = 900.0
 
 

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scheduler.framework import records
 from scheduler.framework.identity import IdentityChanged, hold
-from scheduler.store import Store, open_store
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    made = open_store(f"sqlite:{tmp_path}/store.db")
-    await made.open()
-    yield made
-    await made.close()
+from scheduler.store import Store
 
 
 @pytest.mark.parametrize(("name", "other"), [("user", "nobody"), ("checkpoint", False)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,18 +9,13 @@ import pytest
 
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
-from scheduler.framework.core.entities import AgentInfo, Offer, Taint
+from scheduler.framework.core.entities import AgentInfo, Taint
 from scheduler.framework.core.lifecycle import TaskState
 from scheduler.framework.core.vectors import Vector
+from tests.engine.desk import Desk, MakeOffer, only
 
-MakeOffer = Callable[..., Offer]
-Desk = Any
 EVICT = Taint("sick", "", "NoExecute")
 HOUR = 3600.0
-
-
-def only(effects: list[fx.Effect], kind: type) -> list[Any]:
-    return [one for one in effects if isinstance(one, kind)]
 
 
 def reasons(effects: list[fx.Effect]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,16 +17,11 @@ from scheduler.framework.core.placement_topology import Kind, Residents
 from scheduler.framework.core.pods import pod_from_object
 from scheduler.framework.core.policy import Policy
 from scheduler.framework.core.vectors import Vector
+from tests.engine.desk import Desk, MakeOffer, only
 
-MakeOffer = Callable[..., Offer]
-Desk = Any
 HOST = "kubernetes.io/hostname"
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
-
-
-def only(effects: list[fx.Effect], kind: type) -> list[Any]:
-    return [one for one in effects if isinstance(one, kind)]
 
 
 def launched(effects: list[fx.Effect]) -> dict[str, str]:

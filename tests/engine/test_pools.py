@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.framework.core.vectors import Vector
 from scheduler.framework.pools import Pool
-
-Json = dict[str, Any]
-ROLE = "gantry"
-
-
-def scalar(name: str, value: float, **more: Any) -> Json:
-    amount = {"name": name, "type": "SCALAR", "scalar": {"value": value}}
-    return {**amount, "allocation_info": {"role": ROLE}, **more}
-
-
-def ports(begin: int, end: int) -> Json:
-    ranges = {"range": [{"begin": begin, "end": end}]}
-    return {"name": "ports", "type": "RANGES", "ranges": ranges, "allocation_info": {"role": ROLE}}
+from tests.engine.mesosdoor import ROLE, ports, scalar
 
 
 def test_only_what_is_ours_is_used() -> None:

@@ -8,8 +8,7 @@ from typing import Any
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
 from scheduler.framework.nodes import limits_from_json
-
-Desk = Any
+from tests.engine.desk import Desk
 
 
 def told(desk: Desk, effects: list[fx.Effect]) -> list[str]:

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 
 from scheduler.framework.core import effects as fx
-from scheduler.framework.core.entities import Offer
 from scheduler.framework.core.policy import Policy
 from scheduler.framework.core.vectors import Vector
+from tests.engine.desk import Desk, MakeOffer, only
 
-MakeOffer = Callable[..., Offer]
-Desk = Any
 A, B = "eng", "batch"
 ROLE, EXECUTOR, REVOCABLE = "gantry.io/role", "gantry.io/executor", "gantry.io/revocable"
-
-
-def only(effects: list[fx.Effect], kind: type) -> list[Any]:
-    return [one for one in effects if isinstance(one, kind)]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -10,31 +9,11 @@ import pytest
 
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
-from scheduler.framework.core.entities import Offer
-
-MakeOffer = Callable[..., Offer]
-Desk = Any
-
-
-def only(effects: list[fx.Effect], kind: type) -> list[Any]:
-    return [one for one in effects if isinstance(one, kind)]
+from tests.engine.desk import Desk, MakeOffer, only
 
 
 def kinds(effects: list[fx.Effect]) -> list[str]:
     return [type(one).__name__ for one in effects if not isinstance(one, (*fx.SAVES, fx.Publish))]
-
-
-@pytest.fixture
-def running(desk: Desk, offer: MakeOffer) -> Desk:
-    """Pod `a` runs on agent A1 as task a.1."""
-    desk.subscribe()
-    desk.create("a")
-    desk.watch()
-    desk.offer(offer("O1"))
-    desk.tell("a.1", "RUNNING", pod_status={"phase": "Running"}, server="10.0.0.1:4000")
-    desk.watch()
-    desk.said.clear()
-    return desk
 
 
 # ---- offers

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-
 from scheduler.framework.supplies import NOTHING, references, supplies_of
-from scheduler.store import Key, Store, open_store
+from scheduler.store import Key, Store
 
 Json = dict[str, Any]
 AUTHS = {"r.example": {"username": "me", "password": "hunter2"}}
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    made = open_store(f"sqlite:{tmp_path}/state.db")
-    await made.open()
-    await made.lead(1)
-    yield made
-    await made.close()
 
 
 async def put(store: Store, resource: str, name: str, namespace: str = "default", **body: Any) -> None:

@@ -16,34 +16,16 @@ import pytest
 from local.master.allocator import Allocator
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
-from scheduler.framework.core.entities import AgentInfo, Offer
+from scheduler.framework.core.entities import AgentInfo
 from scheduler.framework.core.lifecycle import LIVE, TERMINAL, TaskState
 from scheduler.framework.core.vectors import Vector
 from scheduler.framework.mesos import ExecutorTemplate, Mesos
 from scheduler.framework.pools import Pool
 from shared.mesos.resources import Resources
+from tests.engine.cluster import Cluster
+from tests.engine.desk import Desk, MakeOffer, only
 
-MakeOffer = Callable[..., Offer]
-Desk = Any
-Cluster = Any
 MASTER = {"uuid": "", "source": "MASTER"}
-
-
-def only(effects: list[fx.Effect], kind: type) -> list[Any]:
-    return [one for one in effects if isinstance(one, kind)]
-
-
-@pytest.fixture
-def running(desk: Desk, offer: MakeOffer) -> Desk:
-    """Pod `a` runs on agent A1 as task a.1."""
-    desk.subscribe()
-    desk.create("a")
-    desk.watch()
-    desk.offer(offer("O1"))
-    desk.tell("a.1", "RUNNING", pod_status={"phase": "Running"}, server="10.0.0.1:4000")
-    desk.watch()
-    desk.said.clear()
-    return desk
 
 
 def crash(step: Callable[[], object]) -> None:

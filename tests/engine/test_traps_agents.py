@@ -6,7 +6,6 @@ See `test_traps.py` and `docs/mesos-traps.md`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,21 +18,15 @@ from executor.stage1 import cgroups
 from executor.stage1.cgroups import PodCgroup
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
-from scheduler.framework.core.entities import Offer
 from scheduler.framework.core.pods import pod_from_object
 from scheduler.framework.core.policy import Policy
 from scheduler.framework.core.vectors import ZERO, Vector
 from scheduler.framework.mesos import ExecutorTemplate, Mesos, Payload
 from scheduler.framework.pools import Pool
 from shared.mesos.resources import Resources
+from tests.engine.desk import Desk, MakeOffer, only
 
-MakeOffer = Callable[..., Offer]
-Desk = Any
 MASTER = {"uuid": "", "source": "MASTER"}
-
-
-def only(effects: list[fx.Effect], kind: type) -> list[Any]:
-    return [one for one in effects if isinstance(one, kind)]
 
 
 @pytest.fixture

@@ -11,12 +11,9 @@ from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
 from scheduler.framework.core import volumes
 from scheduler.framework.core.claims import Claim, Held, Volume, VolumeState
+from tests.engine.desk import only
 
 MOUNT = {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}
-
-
-def only(effects: list[fx.Effect], kind: type[Any]) -> list[Any]:
-    return [one for one in effects if isinstance(one, kind)]
 
 
 def held(volume: Volume) -> Held:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from scheduler.framework.core import effects as fx
 from scheduler.framework.core import events as ev
-from scheduler.framework.core.entities import AgentInfo, Offer, Taint
+from scheduler.framework.core.entities import AgentInfo, Taint
 from scheduler.framework.core.vectors import Vector
-
-MakeOffer = Callable[..., Offer]
-Desk = Any
-
-
-def only(effects: list[fx.Effect], kind: type) -> list[Any]:
-    return [one for one in effects if isinstance(one, kind)]
-
+from tests.engine.desk import Desk, MakeOffer, only
 
 # ---- why pods wait
 
