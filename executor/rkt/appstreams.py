@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from executor.pods.launcher import LaunchError
+from executor.pods.launcher import LaunchError, Sockets
+from executor.pods.launcher import Sandbox as OwnSandbox
 from executor.pods.ports import Handling, Sandbox
 from executor.rkt.apps import MODES
 from executor.rkt.flags import Failure
@@ -58,14 +59,15 @@ class AppStreams:
         self._outputs: list[Output] = []
         self._relay: Relay | None = None
 
-    async def start(self, sandbox: Sandbox, app: str) -> int:
-        """Start the app; its pid. LaunchError."""
+    async def start(self, sandbox: Sandbox, app: str, sockets: Sockets = ()) -> int:
+        """Start the app; its pid. sockets: that it gets as from systemd. LaunchError."""
+        more = _sockets(sandbox, sockets)
         if self._interactive and os.isatty(0):
-            pid, master = await sandbox.start_terminal(app)
+            pid, master = await sandbox.start_terminal(app, **more)
             self._relay = Relay(master)
             return pid
         if self._modes["stdin"] == "tty":
-            pid, master = await sandbox.start_terminal(app)
+            pid, master = await sandbox.start_terminal(app, **more)
             self.mux = Mux(terminal=master)
             return pid
         logged = [number for number, name in ((1, "stdout"), (2, "stderr")) if self._modes[name] == "log"]
@@ -84,7 +86,7 @@ class AppStreams:
                 made.append(theirs[number])
         stdin = 0 if self._interactive else theirs.get(0)
         try:
-            pid = await sandbox.start_app(app, stdin=stdin, stdout=theirs[1], stderr=theirs[2])
+            pid = await sandbox.start_app(app, stdin=stdin, stdout=theirs[1], stderr=theirs[2], **more)
         except BaseException:
             for fd in ours.values():
                 os.close(fd)
@@ -119,6 +121,13 @@ class AppStreams:
             self._relay = None
         if self._log is not None:
             self._log.close()
+
+
+def _sockets(sandbox: Sandbox, sockets: Sockets) -> dict[str, Any]:
+    """As arguments. LaunchError where they cannot be handed over."""
+    if sockets and not isinstance(sandbox, OwnSandbox):
+        raise LaunchError("this stage1 hands no sockets over")
+    return {"sockets": sockets} if sockets else {}
 
 
 class PlainLog:

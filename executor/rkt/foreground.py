@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from executor.pods.launcher import AppExit, Launcher, LaunchError
 from executor.pods.ports import Sandbox
+from executor.rkt.activation import Activation
 from executor.rkt.apps import MODES
 from executor.rkt.appstreams import AppStreams, modes_of, notes_of, plain_log
 from executor.rkt.common import Globals
@@ -24,9 +25,11 @@ from executor.rkt.control import Server, Session, Verb, follow, status_of
 from executor.rkt.diagnose import NOT_THERE, missing
 from executor.rkt.flags import Failure
 from executor.rkt.notify import Listener, tell
+from executor.rkt.podflags import sockets
 from executor.rkt.podmanifest import KVM, flavor_of_pod
 from executor.rkt.pods import READY, STATUS
 from executor.rkt.prepare import Making
+from executor.rkt.stage1 import FOREIGN
 from executor.rkt.streams import journal_label
 
 if TYPE_CHECKING:
@@ -80,6 +83,7 @@ class Foreground:
         """With the metadata service."""
         self.sandbox: Sandbox | None = None
         self._listener: Listener | None = None
+        self._activation = Activation(sockets() if self._flavor != FOREIGN else ())
 
     @property
     def entries(self) -> dict[str, dict[str, Any]]:
@@ -95,11 +99,7 @@ class Foreground:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(signum, self._stop, False)
-        for name, entry in self.entries.items():
-            if set(modes_of(entry).items()) - _USUAL and self._interactive:
-                raise Failure(
-                    f"app {name}: --interactive and --stdin, --stdout, --stderr exclude one another"
-                )
+        self._check()
         server: Server | None = None
         try:
             server = Server(self.pod.path, self.verbs())
@@ -121,12 +121,24 @@ class Foreground:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             for name in list(self.runs):
                 await self._over(name, 128 + signal.SIGKILL)
+            self._activation.close()
             if self._listener is not None:
                 self._listener.close()
             if self.registration is not None:
                 await self.registration.close(self.pod.name)
             if server is not None:
                 await server.finish()
+
+    def _check(self) -> None:
+        """What the apps' streams and sockets are to be. Failure."""
+        for name, entry in self.entries.items():
+            if set(modes_of(entry).items()) - _USUAL and self._interactive:
+                raise Failure(
+                    f"app {name}: --interactive and --stdin, --stdout, --stderr exclude one another"
+                )
+        if self._flavor != FOREIGN and not self.lasting:
+            for line in self._activation.check(self.manifest):
+                self.g.say(line)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something beside the loop; what goes wrong with it is an event."""
@@ -224,7 +236,8 @@ class Foreground:
                     self._events.put_nowait(AppExit(name, code, None, False, time.time()))
                     return
             self._note(f"{STATUS}/{name}-started", str(time.time()))
-            run.pid = await run.streams.start(self.sandbox, name)
+            sockets = self._activation.of(self.manifest, entry, self.sandbox.pid)
+            run.pid = await run.streams.start(self.sandbox, name, sockets)
         except LaunchError as error:
             await self._over(name, 254)
             if (found := NOT_THERE.search(str(error))) is not None:

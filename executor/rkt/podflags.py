@@ -120,11 +120,6 @@ class PodFlags:
     def check_running(self, g: Globals, apps: int, flavor: str = "linux") -> None:
         """Likewise, of what it takes to run. Failure."""
         flags = self.flags
-        if flavor != stage1.FOREIGN and sockets():
-            raise Failure(
-                "sockets from systemd (LISTEN_FDS) are not handed to apps; let systemd-socket-proxyd(8) take them, and "
-                "the pod run with --net=host"
-            )
         if flags.is_on("interactive") and apps > 1:
             raise Failure("interactive option only supports one image")
         measured.settings(g, flags)

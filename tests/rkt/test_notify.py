@@ -4,8 +4,6 @@ import os
 import select
 import shutil
 import socket
-import subprocess
-import sys
 from glob import glob
 
 import pytest
@@ -105,11 +103,3 @@ def test_an_app_may_tell_when_it_is(rkt, heard, telling):
 
 def read(path):
     return path.read_text() if path.exists() else ""
-
-
-def test_sockets_are_refused_rather_than_forgotten(rkt):
-    script = 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
-    command = [sys.executable, "-m", "executor.rkt.cli", *rkt.flags, "run", "example.com/box"]
-    done = subprocess.run(["sh", "-c", script, "-", *command], capture_output=True, text=True, check=False)
-    assert done.returncode == 254
-    assert "LISTEN_FDS" in done.stderr
