@@ -1,6 +1,5 @@
 """A real ZooKeeper for the tests of this folder, and what they write into stores."""
 
-import importlib.util
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,34 +12,16 @@ from scheduler.store import Key, Store, open_store
 from shared.security.atrest import KeyRing
 from shared.zookeeper.session import Session
 from shared.zookeeper.settings import settings_from
+from tests.zookeeper.server import Server, running
 
 RING = KeyRing([b"k" * 32])
-
-
-def _load(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_server = _load(Path(__file__).parents[1] / "zookeeper" / "server.py")
 
 
 @pytest.fixture(scope="session")
 def zookeeper() -> Iterator[str]:
     """Its address."""
-    if _server.needs_zookeeper.args[0]:
-        pytest.skip("no ZooKeeper installed")
-    server = _server.Server(memory=128)
-    try:
-        server.start()
-        _server.wait_for(server)
+    with running(Server(memory=128)) as (server,):
         yield server.address
-    finally:
-        server.close()
 
 
 @pytest.fixture(params=["sqlite", "zookeeper"])

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import importlib.util
 import json
 import os
 import shlex
@@ -23,6 +22,7 @@ import pytest
 
 from local.leftovers import collect
 from shared.bundle import elf
+from tests.zookeeper.server import Server, running
 
 ROOT = Path(__file__).resolve().parents[2]
 BUSYBOX = Path("/bin/busybox")
@@ -188,30 +188,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return path, said.read_text().rpartition("sha256:")[2].strip()
 
 
-def _load(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_server = _load(ROOT / "tests" / "zookeeper" / "server.py")
-
-
 @pytest.fixture
 def zookeeper() -> Iterator[str]:
     """The address of a real one, with nothing in it."""
-    if _server.needs_zookeeper.args[0]:
-        pytest.skip("no ZooKeeper installed")
-    server = _server.Server()
-    try:
-        server.start()
-        _server.wait_for(server)
+    with running(Server()) as (server,):
         yield server.address
-    finally:
-        server.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A scripted master or agent; schedulers and executors that write down what they are told; an embedded Mesos."""
 
 import asyncio
-import importlib.util
 import json
 import os
 import signal
@@ -20,20 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from shared.mesos.recordio import encode
 from shared.mesos.vocabulary import Executor, Scheduler
-
-
-def _load(name: str) -> Any:
-    """A helper of the tests of shared.security."""
-    path = Path(__file__).parents[1] / "security" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_authority, _iam = _load("authority"), _load("iam")
+from tests.security.authority import Authority
+from tests.security.iam import Iam
 
 LIMIT = 10.0  # seconds any single wait may take before a test fails
 
@@ -220,8 +207,8 @@ async def secure_peer() -> AsyncIterator[Peer]:
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Any:
-    return _authority.Authority(tmp_path)
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -230,9 +217,9 @@ def rsa_key() -> rsa.RSAPrivateKey:
 
 
 @pytest.fixture
-async def iam(rsa_key: rsa.RSAPrivateKey) -> AsyncIterator[Any]:
+async def iam(rsa_key: rsa.RSAPrivateKey) -> AsyncIterator[Iam]:
     """DC/OS' login endpoint."""
-    one = _iam.Iam(rsa_key)
+    one = Iam(rsa_key)
     await one.listen()
     yield one
     await one.close()

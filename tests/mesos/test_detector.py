@@ -2,28 +2,18 @@
 
 import asyncio
 import json
-import shutil
-import subprocess
-import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from kazoo.client import KazooClient, KazooState
 from kazoo.exceptions import KazooException
-from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.security import OPEN_ACL_UNSAFE, make_digest_acl
 
 from shared.mesos.detector import AddressList, ZooKeeperMasters, masters_of
 from shared.mesos.http import Endpoint
 from shared.mesos.scheduler_driver import SchedulerDriver
-from tests.ports import free_port
-
-JARS = Path("/usr/share/java")
-needs_zookeeper = pytest.mark.skipif(
-    shutil.which("java") is None or not (JARS / "zookeeper.jar").exists(), reason="no ZooKeeper installed"
-)
+from tests.zookeeper.server import Server, running
 
 
 @pytest.mark.parametrize(
@@ -66,46 +56,11 @@ async def test_a_list_goes_round_and_takes_hints() -> None:
 # ---- ZooKeeper
 
 
-def _start_zookeeper(directory: Path) -> tuple[subprocess.Popen[bytes], str]:
-    port = free_port()
-    config = directory / "zoo.cfg"
-    config.write_text(
-        f"dataDir={directory}/data\nclientPort={port}\nclientPortAddress=127.0.0.1\ntickTime=200\n"
-        "minSessionTimeout=400\nadmin.enableServer=false\n"
-    )
-    command = [
-        "java",
-        "-Xmx64m",
-        "-XX:+UseSerialGC",
-        "-XX:TieredStopAtLevel=1",
-        "-cp",
-        str(JARS / "zookeeper.jar"),
-    ]
-    command += ["org.apache.zookeeper.server.quorum.QuorumPeerMain", str(config)]
-    with (directory / "log").open("wb") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, cwd=directory), f"127.0.0.1:{port}"
-
-
 @pytest.fixture(scope="module")
-def zookeeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def zookeeper() -> Iterator[str]:
     """`host:port` of a ZooKeeper of our own; starting the JVM takes a second or two."""
-    directory = tmp_path_factory.mktemp("zookeeper")
-    process, address = _start_zookeeper(directory)
-    try:
-        client = KazooClient(address)
-        deadline = time.monotonic() + 90
-        try:
-            client.start(timeout=40)
-        except KazooTimeoutError:
-            pytest.fail("ZooKeeper did not start: " + (directory / "log").read_text()[-2000:])
-        finally:
-            client.stop()
-            client.close()
-        assert time.monotonic() < deadline
-        yield address
-    finally:
-        process.kill()
-        process.wait()
+    with running(Server(memory=64)) as (server,):
+        yield server.address
 
 
 class Znodes:
@@ -156,7 +111,6 @@ async def leader(masters: ZooKeeperMasters) -> str:
     return str(await asyncio.wait_for(masters.endpoint(), 60))
 
 
-@needs_zookeeper
 async def test_row_17_the_lowest_sequence_leads(znodes: Znodes, masters: ZooKeeperMasters) -> None:
     znodes.client.ensure_path(f"{znodes.path}/log_replicas")
     first = znodes.master("127.0.0.1", 6050)
@@ -170,7 +124,6 @@ async def test_row_17_the_lowest_sequence_leads(znodes: Znodes, masters: ZooKeep
     assert await leader(masters) == "127.0.0.1:6051"
 
 
-@needs_zookeeper
 async def test_a_path_that_is_not_there_yet_is_waited_for(znodes: Znodes, masters: ZooKeeperMasters) -> None:
     await masters.start()
     asked = asyncio.create_task(masters.endpoint())
@@ -180,7 +133,6 @@ async def test_a_path_that_is_not_there_yet_is_waited_for(znodes: Znodes, master
     assert str(await asyncio.wait_for(asked, 60)) == "127.0.0.1:6050"
 
 
-@needs_zookeeper
 async def test_no_master_then_another(znodes: Znodes, masters: ZooKeeperMasters) -> None:
     first = znodes.master("127.0.0.1", 6050)
     changed = changes(masters)
@@ -204,7 +156,6 @@ def _expire(client: KazooClient, address: str) -> None:
     thief.close()
 
 
-@needs_zookeeper
 async def test_row_17_an_expired_session_is_opened_again(
     zookeeper: str, znodes: Znodes, masters: ZooKeeperMasters
 ) -> None:
@@ -224,7 +175,6 @@ async def test_row_17_an_expired_session_is_opened_again(
     assert KazooState.LOST in states
 
 
-@needs_zookeeper
 async def test_row_17_the_driver_follows_the_leader(
     znodes: Znodes, peer: Any, other_peer: Any, scheduler: Any
 ) -> None:
@@ -246,7 +196,6 @@ async def test_row_17_the_driver_follows_the_leader(
         await driver.stop()
 
 
-@needs_zookeeper
 async def test_credentials_are_shown_to_zookeeper_and_to_nobody_else(
     zookeeper: str, znodes: Znodes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -266,7 +215,6 @@ async def test_credentials_are_shown_to_zookeeper_and_to_nobody_else(
     assert "hunter2" not in caplog.text + str(masters) + repr(masters)
 
 
-@needs_zookeeper
 async def test_a_path_that_may_not_be_read_is_tried_again(znodes: Znodes, masters: ZooKeeperMasters) -> None:
     znodes.master("127.0.0.1", 6050)
     znodes.client.add_auth("digest", "mesos:secret")

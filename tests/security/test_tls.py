@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from shared.security.tls import TlsError, client_context, explain
+from tests.security.authority import Authority
 
 
 async def handshake(
@@ -84,9 +85,9 @@ def test_old_protocols_are_off() -> None:
 
 
 def test_an_expired_ca_in_a_bundle_is_left_out(
-    authorities: Any, authority: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    authority: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    old = authorities(tmp_path, "old CA", days=-1)
+    old = Authority(tmp_path, "old CA", days=-1)
     bundle = authority.write("bundle.pem", old.ca_file.read_bytes() + authority.ca_file.read_bytes())
     context = client_context(ca_file=bundle)
     assert context.cert_store_stats()["x509_ca"] == 1

@@ -1,6 +1,5 @@
 """What the store tests share: a factory for each implementation of the contract, and real ZooKeepers."""
 
-import importlib.util
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -18,50 +17,23 @@ from shared.security.tls import client_context
 from shared.zookeeper.location import Location
 from shared.zookeeper.session import Session
 from shared.zookeeper.settings import ZooKeeperSettings
+from tests.security.authority import Authority
+from tests.zookeeper.server import Proxy, Server, ensemble, running
 
 OpenStore = Callable[..., Awaitable[Store]]
 
 
-def _load(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_server = _load(Path(__file__).parents[1] / "zookeeper" / "server.py")
-
-
-def _started(*servers: Any) -> Iterator[list[Any]]:
-    if _server.needs_zookeeper.args[0]:
-        pytest.skip("no ZooKeeper installed")
-    try:
-        for server in servers:
-            server.start()
-        _server.wait_for(*servers)
-        yield list(servers)
-    finally:
-        for server in servers:
-            server.close()
+@pytest.fixture(scope="session")
+def one_server() -> Iterator[tuple[Server, ...]]:
+    with running(Server(memory=192)) as servers:
+        yield servers
 
 
 @pytest.fixture(scope="session")
-def one_server() -> Iterator[list[Any]]:
-    yield from _started(_server.Server(memory=192))
-
-
-@pytest.fixture(scope="session")
-def three_servers() -> Iterator[list[Any]]:
+def three_servers() -> Iterator[tuple[Server, ...]]:
     """An ensemble."""
-    yield from _started(*_server.ensemble())
-
-
-@pytest.fixture
-def servers() -> Any:
-    """The module that starts servers."""
-    return _server
+    with running(*ensemble()) as servers:
+        yield servers
 
 
 def _settings(address: str, path: str, **options: Any) -> ZooKeeperSettings:
@@ -92,7 +64,7 @@ def claim() -> Callable[[ZooKeeperSettings], Awaitable[int]]:
 @pytest.fixture
 def kit() -> SimpleNamespace:
     """What a scenario needs that makes its own loop."""
-    return SimpleNamespace(Proxy=_server.Proxy, settings_to=_settings, claim=_claim)
+    return SimpleNamespace(Proxy=Proxy, settings_to=_settings, claim=_claim)
 
 
 @pytest.fixture
@@ -108,7 +80,9 @@ def path() -> str:
 
 
 @pytest.fixture
-async def zk(one_server: list[Any], path: str) -> AsyncIterator[Callable[..., Awaitable[ZooKeeperStore]]]:
+async def zk(
+    one_server: tuple[Server, ...], path: str
+) -> AsyncIterator[Callable[..., Awaitable[ZooKeeperStore]]]:
     """Opens a store on the one server, that follows; with `lead=True` one that leads."""
     async with AsyncExitStack() as stack:
 
@@ -171,9 +145,9 @@ def put() -> Callable[..., Awaitable[int]]:
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Any:
+def authority(tmp_path: Path) -> Authority:
     """Issues certificates."""
-    return _load(Path(__file__).parents[1] / "security" / "authority.py").Authority(tmp_path)
+    return Authority(tmp_path)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from scheduler.store import Fenced, Key, NotLeading, SlowReader, StoreError, Una
 from scheduler.store.zookeeper import ZooKeeperStore, bulk, folding
 from scheduler.store.zookeeper.layout import LAYOUT
 from shared.zookeeper.session import Session
+from tests.zookeeper.server import Proxy, Server, wait_for
 
 LIMIT = 30.0
 
@@ -46,8 +47,8 @@ async def znodes(one_server, path, settings_to):
 
 
 @pytest.fixture
-async def proxy(one_server, servers):
-    one = await servers.Proxy(one_server[0].address).open()
+async def proxy(one_server):
+    one = await Proxy(one_server[0].address).open()
     yield one
     await one.close()
 
@@ -239,7 +240,7 @@ async def write_until_refused(store: Any, put: Any) -> None:
             await put(store, "b", n=store.version)
 
 
-async def test_quorum_lost_and_found(three_servers, servers, settings_to, path, claim, put):
+async def test_quorum_lost_and_found(three_servers, settings_to, path, claim, put):
     settings = settings_to(",".join(server.address for server in three_servers), path)
     store = ZooKeeperStore(settings, patience=0.5)
     await store.open()
@@ -253,7 +254,7 @@ async def test_quorum_lost_and_found(three_servers, servers, settings_to, path, 
         assert store.get(A) is not None
         for server in three_servers[:2]:
             server.start()
-        await asyncio.to_thread(servers.wait_for, *three_servers)
+        await asyncio.to_thread(wait_for, *three_servers)
         async with asyncio.timeout(LIMIT):
             while True:
                 try:
@@ -283,8 +284,8 @@ async def test_an_expired_session_is_of_no_account(zk, put, znodes, settings_to,
     assert follower.list("pods") == store.list("pods")
 
 
-async def test_zookeeper_that_is_not_there_yet_is_waited_for(servers, settings_to, path):
-    server = servers.Server()
+async def test_zookeeper_that_is_not_there_yet_is_waited_for(settings_to, path):
+    server = Server()
     store = ZooKeeperStore(settings_to(server.address, path))
     opening = asyncio.ensure_future(store.open())
     try:
@@ -302,9 +303,9 @@ async def test_zookeeper_that_is_not_there_yet_is_waited_for(servers, settings_t
         server.close()
 
 
-async def test_tls(one_server, servers, settings_to, path, tmp_path, authority, tls_of, claim, put):
+async def test_tls(one_server, settings_to, path, tmp_path, authority, tls_of, claim, put):
     """ZooKeeper's own TLS is for the tests of sessions; this is about large answers over it."""
-    proxy = await servers.Proxy(one_server[0].address, tls=authority.server_context("127.0.0.1")).open()
+    proxy = await Proxy(one_server[0].address, tls=authority.server_context("127.0.0.1")).open()
     settings = settings_to(proxy.address, path, tls=tls_of(authority))
     store = ZooKeeperStore(settings)
     try:

@@ -1,6 +1,5 @@
 """A real ZooKeeper for the tests of sessions."""
 
-import importlib.util
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,52 +9,28 @@ import pytest
 from shared.zookeeper.location import Location
 from shared.zookeeper.session import Session
 from shared.zookeeper.settings import ZooKeeperSettings
-
-
-def _load(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_server = _load(Path(__file__).with_name("server.py"))
-_authority = _load(Path(__file__).parents[1] / "security" / "authority.py")
+from tests.security.authority import Authority
+from tests.zookeeper.server import Proxy, Server, running
 
 
 @pytest.fixture(scope="session")
 def zookeeper() -> Iterator[str]:
     """`host:port` of one server, with SASL for those who ask for it."""
-    if _server.needs_zookeeper.args[0]:
-        pytest.skip("no ZooKeeper installed")
     jaas = (
         'Server { org.apache.zookeeper.server.auth.DigestLoginModule required user_gantry="sasl-secret"; };'
     )
-    server = _server.Server(jaas=jaas)
-    try:
-        server.start()
-        _server.wait_for(server)
+    with running(Server(jaas=jaas)) as (server,):
         yield server.address
-    finally:
-        server.close()
 
 
 @pytest.fixture
-def servers() -> Any:
-    """The module itself."""
-    return _server
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Any:
-    return _authority.Authority(tmp_path)
-
-
-@pytest.fixture
-async def proxy(zookeeper: str) -> AsyncIterator[Any]:
-    one = await _server.Proxy(zookeeper).open()
+async def proxy(zookeeper: str) -> AsyncIterator[Proxy]:
+    one = await Proxy(zookeeper).open()
     yield one
     await one.close()
 

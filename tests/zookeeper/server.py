@@ -1,14 +1,18 @@
-"""Real ZooKeeper servers for tests, one or an ensemble, and a way to them that can be cut. Loaded by path."""
+"""Real ZooKeeper servers for tests, one or an ensemble, and a way to them that can be cut."""
 
 import asyncio
-import os
+import contextlib
+import fcntl
 import shutil
 import socket
 import ssl
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from kazoo.client import KazooClient
@@ -22,6 +26,7 @@ LIMIT = 40.0  # seconds a server may take to start
 # On tmpfs: the tests are about what ZooKeeper promises, not about this machine's disk.
 PLACE = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
 PREFIX = "gantry-zookeeper-"
+LOCK = "lock"
 
 needs_zookeeper = pytest.mark.skipif(
     shutil.which("java") is None or not (JARS / "zookeeper.jar").exists(), reason="no ZooKeeper installed"
@@ -32,11 +37,19 @@ _NETTY += ("transport-native-unix-common",)
 
 
 def _sweep() -> None:
-    """Removes what test runs that were killed have left in memory."""
+    """Removes what test runs that were killed have left in memory: theirs is locked by nobody any more."""
     for directory in PLACE.glob(f"{PREFIX}*"):
-        owner = directory.name.removeprefix(PREFIX).partition("-")[0]
-        if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
+        with contextlib.suppress(OSError), (directory / LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _directory() -> tuple[Path, BinaryIO]:
+    """A new one, and the open file that keeps it."""
+    made = Path(tempfile.mkdtemp(prefix="new-", dir=PLACE))
+    lock = (made / LOCK).open("wb")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return made.rename(made.with_name(PREFIX + made.name)), lock
 
 
 class Server:
@@ -55,7 +68,7 @@ class Server:
         memory: int = 96,
     ) -> None:
         _sweep()
-        self.directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=PLACE))
+        self.directory, self._lock = _directory()
         self.port = port or free_ports(1)[0]
         self.process: subprocess.Popen[bytes] | None = None
         self._java = list(java)
@@ -113,6 +126,7 @@ class Server:
     def close(self) -> None:
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
+        self._lock.close()
 
 
 def wait_for(*servers: Server) -> None:
@@ -126,6 +140,21 @@ def wait_for(*servers: Server) -> None:
         finally:
             client.stop()
             client.close()
+
+
+@contextmanager
+def running(*servers: Server) -> Iterator[tuple[Server, ...]]:
+    """They serve clients (without TLS), until the end; skips the test where there is no ZooKeeper."""
+    try:
+        if needs_zookeeper.args[0]:
+            pytest.skip("no ZooKeeper installed")
+        for server in servers:
+            server.start()
+        wait_for(*servers)
+        yield servers
+    finally:
+        for server in servers:
+            server.close()
 
 
 def wait_for_port(server: Server) -> None:

@@ -11,6 +11,8 @@ from kazoo.exceptions import BadVersionError, NoAuthError, NodeExistsError, NoNo
 from shared.security.tls import client_context
 from shared.zookeeper.session import Lost, Refused, Session
 from shared.zookeeper.settings import Sasl
+from tests.ports import free_port
+from tests.zookeeper.server import Server
 
 LIMIT = 20.0
 
@@ -125,8 +127,8 @@ async def test_a_session_ended_by_another_is_lost_and_replaced(zookeeper: str, s
     assert await within(session.exists(f"{root}/mine")) is None
 
 
-async def test_nothing_listens(session_to: Any, servers: Any) -> None:
-    address = f"127.0.0.1:{servers.free_ports(1)[0]}"
+async def test_nothing_listens(session_to: Any) -> None:
+    address = f"127.0.0.1:{free_port()}"
     session = await session_to(address)
     await says(session, f"waiting for ZooKeeper at {address}: Connection refused")
     await within(session.stop())
@@ -168,14 +170,14 @@ async def test_wrong_sasl_password_is_refused_and_said(zookeeper: str, session_t
     assert session.trouble == f"ZooKeeper at {zookeeper} refuses our login"
 
 
-async def test_tls_of_zookeepers_own(authority: Any, servers: Any, session_to: Any) -> None:
+async def test_tls_of_zookeepers_own(authority: Any, session_to: Any) -> None:
     """Client certificates included: its default is to demand one."""
     pair = [authority.issue(name) for name in ("127.0.0.1", "client")]
     server_pem, client_pem = (
         authority.write(f"both{i}.pem", key.read_bytes() + certificate.read_bytes())
         for i, (certificate, key) in enumerate(pair)
     )
-    server = servers.Server(tls=(server_pem, authority.ca_file))
+    server = Server(tls=(server_pem, authority.ca_file))
     try:
         server.start()
         tls = client_context(ca_file=authority.ca_file, cert_file=client_pem)
