@@ -95,6 +95,9 @@ async def _run(settings: Settings, link: Link | None) -> int:
     except ConfigError as error:
         return _fail(LISTEN, str(error))
     except (Deposed, Fenced) as error:
+        if stop.is_set():  # that another one leads is what was asked for
+            log.info("ended while another scheduler took over: %s", error)
+            return OK
         return _fail(LOST, f"{error}; what runs is not touched")
     except StoreError as error:
         return _fail(STORE, str(error))
@@ -174,7 +177,7 @@ class Instance:
         living = asyncio.create_task(self._live(stop, stack), name="instance")
         try:
             await asyncio.wait((living, self._deposed), return_when=asyncio.FIRST_COMPLETED)
-            if self._deposed.done():
+            if not living.done():  # else we have withdrawn, and the next leader was quick
                 self._deposed.result()
             await living
         except Orphaned:

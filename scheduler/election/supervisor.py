@@ -117,7 +117,7 @@ class Supervisor:
         try:
             await asyncio.wait((election, scheduler, over), return_when=asyncio.FIRST_COMPLETED)
             if self._over.is_set():
-                return LOST
+                return self._exit_code(LOST)
             if election.done():
                 await election  # it ends by a bug only
             return await scheduler
@@ -144,6 +144,10 @@ class Supervisor:
         if self._session.state == "CONNECTED":
             await self._session.stop()
 
+    def _exit_code(self, code: int) -> int:
+        """What an end by this code means: who was to end has lost nothing when another one leads already."""
+        return OK if code == LOST and self._stop.is_set() else code
+
     # ---- the child
 
     async def _supervise(self) -> int:
@@ -155,7 +159,7 @@ class Supervisor:
             self._child = None
             final = code in FINAL or (code == STORE and not child.announced)
             if final or self._stop.is_set():
-                return code if code >= 0 else 128 - code
+                return self._exit_code(code) if code >= 0 else 128 - code
             lived = asyncio.get_running_loop().time() - child.started
             delay = FIRST_DELAY if lived >= STEADY else min(delay * 2, LONGEST_DELAY)
             log.error("the scheduler ended (%s), starting it again in %.1f s", _described(code), delay)
