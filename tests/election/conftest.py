@@ -40,7 +40,8 @@ def _load(name: str, path: Path) -> Any:
 
 _server = _load("zookeeper_server", TESTS / "zookeeper" / "server.py")
 _processes = _load("engine_processes", TESTS / "engine" / "processes" / "conftest.py")
-until = _processes.until
+GONE = 6
+"""With this code a scheduler ends whose session has expired, which on a busy machine any may: to be started again."""
 
 
 @pytest.fixture(scope="session")
@@ -139,7 +140,22 @@ class Ha(_processes.Local):  # type: ignore[name-defined,misc]
         self.timeout = timeout
         self.url = f"zk://{zookeeper.address}/{directory.name}"
         self.ports: dict[str, int] = {}
+        self._flags: dict[str, tuple[str, ...]] = {}
         self._spawned: list[subprocess.Popen[bytes]] = []
+
+    def until(self, what: str, check: Callable[[], Any]) -> Any:
+        """As everywhere, and as somebody who supervises the schedulers."""
+
+        def tended() -> Any:
+            self._tend()
+            return check()
+
+        return _processes.until(what, tended)
+
+    def _tend(self) -> None:
+        for name, flags in self._flags.items():
+            if name in self.processes and self.processes[name].poll() == GONE:
+                self.start_one(name, *flags)
 
     def spawn(self, name: str, *argv: str) -> subprocess.Popen[bytes]:
         """It ends with us, however we end; and with `stop`, whatever a test did with it."""
@@ -164,12 +180,12 @@ class Ha(_processes.Local):  # type: ignore[name-defined,misc]
             self.start_one(name, *flags)
             self.ready(name)
         self.use(schedulers[0])
-        until("the nodes", lambda: len(self.items("/api/v1/nodes")) == len(agents))
+        self.until("the nodes", lambda: len(self.items("/api/v1/nodes")) == len(agents))
 
     def start_one(self, name: str, *flags: str) -> subprocess.Popen[bytes]:
         """A scheduler, on the port that it had if it had one."""
-        port = self.ports.setdefault(name, _server.free_ports(1)[0])
-        self.use(name)
+        port = self.ports[name] = self.ports.get(name) or self.free_port()
+        self._flags[name] = flags
         base = (
             "--store",
             self.url,
@@ -196,14 +212,19 @@ class Ha(_processes.Local):  # type: ignore[name-defined,misc]
             return ""
 
     def ready(self, name: str) -> None:
-        until(f"{name} to be ready", lambda: self.ask(name, "/readyz") == "ok")
+        self.until(f"{name} to be ready", lambda: self._alive(name) and self.ask(name, "/readyz") == "ok")
+
+    def _alive(self, name: str) -> bool:
+        code = self.processes[name].poll()
+        assert code in (None, GONE), f"{name} ended with exit code {code}:\n{self.log(name)[-3000:]}"
+        return True
 
     def leads(self, name: str) -> bool:
         return "this scheduler leads" in self.ask(name, "/readyz?verbose")
 
     def leader(self) -> str:
         """Waits for one that is ready."""
-        return str(until("a leader", self._leader))
+        return str(self.until("a leader", self._leader))
 
     def _leader(self) -> str:
         for name in self.ports:
@@ -216,7 +237,7 @@ class Ha(_processes.Local):  # type: ignore[name-defined,misc]
         """The pid of the scheduler proper; `processes` has the parent's."""
         pid = self.processes[name].pid
         path = Path(f"/proc/{pid}/task/{pid}/children")
-        return int(until(f"the child of {name}", lambda: path.read_text().split()[:1])[0])
+        return int(self.until(f"the child of {name}", lambda: path.read_text().split()[:1])[0])
 
     def metric(self, name: str, metric: str) -> float:
         for line in self.ask(name, "/metrics").splitlines():
@@ -228,7 +249,7 @@ class Ha(_processes.Local):  # type: ignore[name-defined,misc]
         """New pods that run; their names."""
         names = [f"{kind}-{uuid.uuid4().hex[:6]}" for kind in kinds]
         self.create(*names)
-        until(f"{names} to run", lambda: all(self.phases().get(name) == "Running" for name in names))
+        self.until(f"{names} to run", lambda: all(self.phases().get(name) == "Running" for name in names))
         return names
 
     def roles(self) -> tuple[str, str]:

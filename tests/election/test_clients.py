@@ -95,11 +95,16 @@ def secure(ha: Any) -> Any:
     return ha
 
 
-def _ready(kubectl: Kubectl) -> bool:
+def _said(kubectl: Kubectl, path: str) -> str:
+    """The answer; for one that is an error the error."""
     done = subprocess.run(
-        [*kubectl.base, "get", "--raw", "/readyz"], capture_output=True, text=True, timeout=60, check=False
+        [*kubectl.base, "get", "--raw", path], capture_output=True, text=True, timeout=60, check=False
     )
-    return done.stdout == "ok"
+    return done.stdout + done.stderr
+
+
+def _ready(kubectl: Kubectl) -> bool:
+    return _said(kubectl, "/readyz") == "ok"
 
 
 def test_clients_need_not_know_who_leads(secure: Any) -> None:
@@ -129,9 +134,7 @@ def test_clients_need_not_know_who_leads(secure: Any) -> None:
     secure.until("the watches", lambda: kubectl_saw.has("a ", "Running") and client_saw.has("ADDED a"))
     pid = secure.child("one")
     os.kill(pid, signal.SIGKILL)
-    secure.until(
-        "the other to lead", lambda: "this scheduler leads" in two("get", "--raw", "/readyz?verbose")
-    )
+    secure.until("the other to lead", lambda: "this scheduler leads" in _said(two, "/readyz?verbose"))
     two("apply", "-f", "-", stdin=pod("b"))
     secure.until("both to see it", lambda: kubectl_saw.has("b ", "Running") and client_saw.has(" b"))
     secure.until("the old leader to be back", lambda: _ready(one))
