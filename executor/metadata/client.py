@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from executor.metadata.doors import PORT, URL_FILE, Door, HasNetwork, Relaying, listen, write_url
 from executor.metadata.facts import plain
@@ -25,7 +25,9 @@ REGISTERED: Final = "mds-registered"
 """rkt's name (stage0/registration.go) of an empty file in directories of pods that are registered."""
 SOCKET: Final = Path("/run/rkt/metadata-svc.sock")
 PORT_HEADER: Final = "Metadata-Port"
-"""Of the answer to a registration: where the service listens for pods. rkt's does not say, and is where rkt's is."""
+ADDRESS_HEADER: Final = "Metadata-Address"
+"""Of the answer to a registration: where the service listens for pods. rkt's says neither, and is where rkt's is."""
+EVERYWHERE: Final = "0.0.0.0"
 SECONDS: Final = 10.0
 TOKEN_BYTES: Final = 16
 TRIES: Final = 3
@@ -42,8 +44,8 @@ class MetadataError(Exception):
 class Registration:
     """One pod that is registered."""
 
-    def __init__(self, directory: Path, port: int, path: Path) -> None:
-        self._directory, self._port, self._path = directory, port, path
+    def __init__(self, directory: Path, place: "Place", token: str, path: Path) -> None:
+        self._directory, self.place, self.token, self._path = directory, place, token, path
         self._door: Door | None = None
         self._own_network = True
         self._tasks: set[asyncio.Task[None]] = set()
@@ -53,23 +55,35 @@ class Registration:
         cls, directory: Path, uuid: str, *, host_network: bool, path: Path = SOCKET
     ) -> "Registration":
         """Register a pod directory and write its URL there, for stage1. Blocking. Raises MetadataError, OSError."""
+        made = cls.announce(directory, uuid, path=path)
+        made._own_network = not host_network
+        where = f"127.0.0.1:{PORT}" if made._own_network else f"{made.place.local}:{made.place.port}"
+        try:
+            write_url(directory, f"http://{where}/{made.token}")
+        except BaseException:
+            forget(directory, uuid, path)
+            raise
+        return made
+
+    @classmethod
+    def announce(cls, directory: Path, uuid: str, *, path: Path = SOCKET) -> "Registration":
+        """Register a pod directory, of a pod that reaches the service by itself: a stage1 of somebody else's makes the
+        URL, from the token. Blocking. Raises MetadataError, OSError."""
         manifest = json.loads((directory / "pod").read_bytes())
         token = secrets.token_hex(TOKEN_BYTES)
         body = json.dumps(plain(manifest)).encode()
-        port = _ask(path, "PUT", f"/pods/{uuid}?token={token}", body, tries=TRIES)
+        place = _ask(path, "PUT", f"/pods/{uuid}?token={token}", body, tries=TRIES)
         (directory / REGISTERED).touch()
         try:
             for entry in manifest["apps"]:
                 name = entry["name"]
                 image = (directory / "appsinfo" / name / "manifest").read_bytes()
                 _ask(path, "PUT", f"/pods/{uuid}/{name}", image)
-            made = cls(directory, port, path)
-            made._own_network = not host_network
-            url = f"http://127.0.0.1:{PORT if made._own_network else port}/{token}"
-            write_url(directory, url)
         except BaseException:
             forget(directory, uuid, path)
             raise
+        made = cls(directory, place, token, path)
+        made._own_network = False
         return made
 
     async def open(self, sandbox: HasNetwork) -> None:
@@ -115,7 +129,7 @@ class Registration:
             service.setblocking(False)
             try:
                 async with asyncio.timeout(SECONDS):
-                    await loop.sock_connect(service, ("127.0.0.1", self._port))
+                    await loop.sock_connect(service, (self.place.local, self.place.port))
                     await asyncio.gather(_copy(connection, service), _copy(service, connection))
             except (OSError, TimeoutError) as error:
                 log.debug("metadata: a connection of a pod: %s", error)
@@ -154,8 +168,20 @@ def forget(directory: Path, uuid: str, path: Path = SOCKET) -> None:
         log.debug("%s", error)
 
 
-def _ask(path: Path, method: str, place: str, body: bytes | None = None, *, tries: int = 1) -> int:
-    """One request to the service; returns the port on which it answers pods. Raises MetadataError.
+class Place(NamedTuple):
+    """Where a service answers pods."""
+
+    address: str
+    port: int
+
+    @property
+    def local(self) -> str:
+        """The address for whoever is on this machine's network."""
+        return "127.0.0.1" if self.address == EVERYWHERE else self.address
+
+
+def _ask(path: Path, method: str, place: str, body: bytes | None = None, *, tries: int = 1) -> Place:
+    """One request to the service; returns where it answers pods. Raises MetadataError.
 
     tries: for a service that has only just been started.
     """
@@ -169,7 +195,7 @@ def _ask(path: Path, method: str, place: str, body: bytes | None = None, *, trie
             time.sleep(PAUSE)
 
 
-def _ask_once(path: Path, method: str, place: str, body: bytes | None) -> int:
+def _ask_once(path: Path, method: str, place: str, body: bytes | None) -> Place:
     connection = _Local(path)
     try:
         connection.request(method, place, body)
@@ -182,7 +208,8 @@ def _ask_once(path: Path, method: str, place: str, body: bytes | None) -> int:
     if answer.status != 200:
         shown = place.partition("?")[0]
         raise MetadataError(f"metadata service: {method} {shown}: {answer.status} {text}")
-    return int(answer.headers.get(PORT_HEADER) or PORT)
+    address = answer.headers.get(ADDRESS_HEADER) or EVERYWHERE
+    return Place(address, int(answer.headers.get(PORT_HEADER) or PORT))
 
 
 def _unreachable(path: Path, error: Exception) -> str:

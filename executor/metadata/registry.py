@@ -26,7 +26,7 @@ from uuid import UUID
 from aiohttp import web
 
 from executor.metadata.answers import Answers
-from executor.metadata.client import PORT_HEADER, SOCKET
+from executor.metadata.client import ADDRESS_HEADER, PORT_HEADER, SOCKET
 from executor.metadata.doors import BACKLOG, CONNECTIONS, CROWD, RATE, Door, Pace
 from executor.metadata.facts import Facts
 from executor.metadata.facts import Pod as Asking
@@ -95,11 +95,11 @@ class Daemon:
     def __init__(self, keys: Keys) -> None:
         self.registry = Registry()
         self._public = Http(Answers(self.registry.admit, keys, strict=False))
-        self._private = Http(_Registrations(self.registry, self._port), body_limit=MANIFEST_LIMIT)
+        self._private = Http(_Registrations(self.registry, self._place), body_limit=MANIFEST_LIMIT)
         self._doors: list[Door] = []
 
-    def _port(self) -> int:
-        return self._doors[0].address[1]
+    def _place(self) -> tuple[str, int]:
+        return self._doors[0].address
 
     def listen(self, registrations: socket.socket, public: socket.socket) -> None:
         """Serve on these two listening sockets, which are ours from here on."""
@@ -126,8 +126,8 @@ class Daemon:
 class _Registrations:
     """The API on the unix socket."""
 
-    def __init__(self, registry: Registry, port: Callable[[], int]) -> None:
-        self._registry, self._port = registry, port
+    def __init__(self, registry: Registry, place: Callable[[], tuple[str, int]]) -> None:
+        self._registry, self._place = registry, place
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
@@ -138,9 +138,9 @@ class _Registrations:
             status, text = 400, str(error)
         if status != 200:
             log.warning("metadata: %s %s: %s", request.method, request.path, text)
-        answer = web.Response(
-            status=status, text=text and f"{text}\n", headers={PORT_HEADER: str(self._port())}
-        )
+        address, port = self._place()
+        headers = {PORT_HEADER: str(port), ADDRESS_HEADER: address}
+        answer = web.Response(status=status, text=text and f"{text}\n", headers=headers)
         answer.force_close()
         return answer
 

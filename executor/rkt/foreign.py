@@ -26,7 +26,7 @@ from executor.contract.stages import rewrite
 from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.poddir import Phase
 from executor.pods.ports import Sandbox
-from executor.rkt import measured, stage1
+from executor.rkt import measured, metadata, stage1
 from executor.rkt.appstreams import AppStreams, modes_of
 from executor.rkt.common import Globals
 from executor.rkt.control import Session
@@ -88,9 +88,8 @@ async def execute(
     try:
         try:
             await ready
-            for name in ("mds-register", "private-users"):
-                if asked.flags.values.get(name) == "true":
-                    raise Failure(f"--{name} is not supported with stage1 images of others")
+            if asked.flags.values.get("private-users") == "true":
+                raise Failure("--private-users is not supported with stage1 images of others")
             host = asked.flags.values["net"] == "host"
             settle(
                 making.manifest, hostname=asked.flags.values["hostname"], host_network="true" if host else ""
@@ -107,6 +106,10 @@ async def execute(
                 making.drop()
             raise
         with making.holds:
+            if asked.flags.is_on("mds-register"):
+                pod.registration = await asyncio.to_thread(
+                    metadata.announce, making.pod.path, host_network=host
+                )
             return await pod.run()
     except (LaunchError, ContractError, cgroups.CgroupError) as error:
         raise Failure(str(error)) from None
@@ -277,6 +280,7 @@ class ForeignPod(Foreground):
             ipc="" if values["ipc"] == "auto" else values["ipc"],
             debug=self.g.debug,
             mutable=self.mutable,
+            mds_token=self.registration.token if self.registration is not None else "",
         )
         return run, {name: texts[name] for name, mode in modes.items() if mode == "stage0"}
 

@@ -123,12 +123,15 @@ class PodFlags:
         if flags.is_on("interactive") and apps > 1:
             raise Failure("interactive option only supports one image")
         measured.settings(g, flags)
-        if flavor == stage1.FOREIGN:
-            return  # the rest is the stage1's to heed
         if flags.is_on("mds-register"):
             from executor.rkt import metadata
 
+            if flavor == stage1.FOREIGN and flags.values["net"] == "none":
+                raise Failure("--mds-register flag does not work with --net=none. Please use 'host', 'default' or an "
+                              "equivalent network")  # fmt: skip
             metadata.check()
+        if flavor == stage1.FOREIGN:
+            return  # the rest is the stage1's to heed
         _check_ipc(flags.values["ipc"], flavor)
         if self.network == "default":
             g.say("no networks are configured yet: the pod has only loopback (--net=host: this machine's)")

@@ -18,45 +18,16 @@ import pytest
 
 from executor.rkt.cli import main
 from executor.stage0 import acmanifest, build
+from executor.stage0.manifest import host_platform
+from tests.ground import put_busybox, skip_root_tests, why_no_pods
 
 SECONDS = 90.0
 HERE = frozenset(["fetch", "trust", "image", "prepare", "list", "cat-manifest", "rm", "gc", "export"])
 """Verbs that need no process of their own: that saves the start of one."""
 
 
-def _why_not() -> str:
-    if os.geteuid() != 0:
-        return "needs root"
-    if shutil.which("busybox") is None:
-        return "needs busybox-static"
-    probe = subprocess.run(
-        [
-            "unshare",
-            "--mount",
-            "--pid",
-            "--ipc",
-            "--uts",
-            "--net",
-            "--fork",
-            "mount",
-            "-t",
-            "tmpfs",
-            "x",
-            "/mnt",
-        ],
-        capture_output=True,
-        check=False,
-    )
-    return "namespaces cannot be had" if probe.returncode else ""
-
-
-WHY_NOT = _why_not()
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if WHY_NOT and item.get_closest_marker("root") and "tests/rkt" in str(item.path):
-            item.add_marker(pytest.mark.skip(reason=WHY_NOT))
+    skip_root_tests(items, "rkt", why_no_pods())
 
 
 @dataclass
@@ -75,10 +46,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
     root = base / "rootfs"
     for name in ("bin", "etc", "tmp", "data"):
         (root / name).mkdir(parents=True)
-    shutil.copy(shutil.which("busybox") or "/bin/busybox", root / "bin/busybox")
-    applets = "sh cat echo env grep false hostname id kill ls mount rm sed sleep stty touch true tty wget"
-    for applet in applets.split():
-        (root / "bin" / applet).symlink_to("busybox")
+    put_busybox(
+        root, "sh cat echo env grep false hostname id kill ls mount rm sed sleep stty touch true tty wget"
+    )
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\napp:x:1234:2345::/:/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\nweb:x:2345:\n")
     (root / "etc/unique").write_text(
@@ -268,3 +238,57 @@ def signed(images, tmp_path):
     subprocess.run([*gpg, "--armor", "--output", str(key), "--export"], check=True)
     yield aci, key
     subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False, capture_output=True)
+
+
+STAGE1_RUN = """
+set -e
+for uuid; do :; done
+echo "$@" > run-arguments
+for app in $(ls appsinfo); do
+    root=stage1/rootfs/opt/stage2/$app/rootfs
+    mount --bind /proc "$root/proc" 2> /dev/null || { mkdir -p "$root/proc"; mount --bind /proc "$root/proc"; }
+done
+script=$(tr '{' '\\n' < pod | sed -n 's/.*"exec": \\["\\/bin\\/sh", "-c", "\\([^"]*\\)"\\].*/\\1/p' | head -n 1)
+echo $$ > pid
+exec chroot "$PWD/$root" /bin/sh -c "$script"
+"""
+_ENTER = 'pid=${1#--pid=}; shift 3; exec chroot "/proc/$pid/root" "$@"'
+_STOP = 'echo "$@" >> stop-arguments; kill -TERM "$(cat pid)"'
+_GC = 'echo "$@" >> "$COLLECTED"'
+
+
+@pytest.fixture
+def stage1(tmp_path: Path) -> Callable[..., str]:
+    """A stage1 of one app in a chroot: its file. collected: a file that its `gc` writes its arguments to."""
+
+    def make(name: str = "example.com/stage1-own", *, version: int = 6, **replaced: str) -> str:
+        where = tmp_path / f"stage1-{len(list(tmp_path.iterdir()))}"
+        root = where / "rootfs"
+        root.mkdir(parents=True)
+        scripts = {
+            "run": STAGE1_RUN,
+            "enter": _ENTER,
+            "stop": _STOP,
+            "gc": f"COLLECTED={tmp_path}/collected; {_GC}",
+        } | replaced
+        notes = [{"name": "coreos.com/rkt/stage1/interface-version", "value": str(version)}]
+        for entrypoint, script in scripts.items():
+            (root / entrypoint).write_text(f"#!/bin/sh\n{script}\n")
+            (root / entrypoint).chmod(0o755)
+            notes.append({"name": f"coreos.com/rkt/stage1/{entrypoint}", "value": f"/{entrypoint}"})
+        arch = {"arm64": "aarch64"}.get(host_platform()[1], host_platform()[1])
+        labels = {"version": "1.2", "os": "linux", "arch": arch}
+        manifest = {
+            "acKind": "ImageManifest", "acVersion": "0.8.11", "name": name, "annotations": notes,
+            "labels": [{"name": key, "value": value} for key, value in labels.items()],
+        }  # fmt: skip
+        build.build_aci(root, where / "own.aci", manifest, build.Options(), "none")
+        return str(where / "own.aci")
+
+    return make
+
+
+@pytest.fixture
+def stage1_run() -> str:
+    """Its `run`, for others that differ a little."""
+    return STAGE1_RUN

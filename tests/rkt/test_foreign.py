@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,55 +11,6 @@ import pytest
 from executor.rkt.common import Globals
 from executor.rkt.flags import Failure
 from executor.rkt.stage1 import IMAGES, Choice, Place, choose
-from executor.stage0 import build
-from executor.stage0.manifest import host_platform
-
-RUN = """
-set -e
-for uuid; do :; done
-echo "$@" > run-arguments
-for app in $(ls appsinfo); do
-    root=stage1/rootfs/opt/stage2/$app/rootfs
-    mount --bind /proc "$root/proc" 2> /dev/null || { mkdir -p "$root/proc"; mount --bind /proc "$root/proc"; }
-done
-script=$(tr '{' '\\n' < pod | sed -n 's/.*"exec": \\["\\/bin\\/sh", "-c", "\\([^"]*\\)"\\].*/\\1/p' | head -n 1)
-echo $$ > pid
-exec chroot "$PWD/$root" /bin/sh -c "$script"
-"""
-ENTER = 'pid=${1#--pid=}; shift 3; exec chroot "/proc/$pid/root" "$@"'
-STOP = 'echo "$@" >> stop-arguments; kill -TERM "$(cat pid)"'
-GC = 'echo "$@" >> "$COLLECTED"'
-
-
-@pytest.fixture
-def stage1(tmp_path: Path) -> Callable[..., str]:
-    """A stage1 of one app in a chroot: its file. collected: a file that its `gc` writes its arguments to."""
-
-    def make(name: str = "example.com/stage1-own", *, version: int = 6, **replaced: str) -> str:
-        where = tmp_path / f"stage1-{len(list(tmp_path.iterdir()))}"
-        root = where / "rootfs"
-        root.mkdir(parents=True)
-        scripts = {
-            "run": RUN,
-            "enter": ENTER,
-            "stop": STOP,
-            "gc": f"COLLECTED={tmp_path}/collected; {GC}",
-        } | replaced
-        notes = [{"name": "coreos.com/rkt/stage1/interface-version", "value": str(version)}]
-        for entrypoint, script in scripts.items():
-            (root / entrypoint).write_text(f"#!/bin/sh\n{script}\n")
-            (root / entrypoint).chmod(0o755)
-            notes.append({"name": f"coreos.com/rkt/stage1/{entrypoint}", "value": f"/{entrypoint}"})
-        arch = {"arm64": "aarch64"}.get(host_platform()[1], host_platform()[1])
-        labels = {"version": "1.2", "os": "linux", "arch": arch}
-        manifest = {
-            "acKind": "ImageManifest", "acVersion": "0.8.11", "name": name, "annotations": notes,
-            "labels": [{"name": key, "value": value} for key, value in labels.items()],
-        }  # fmt: skip
-        build.build_aci(root, where / "own.aci", manifest, build.Options(), "none")
-        return str(where / "own.aci")
-
-    return make
 
 
 def sh(script: str) -> list[str]:
@@ -68,8 +18,8 @@ def sh(script: str) -> list[str]:
 
 
 @pytest.mark.root
-def test_ports_and_sockets_are_its_own_to_use(box, stage1, tmp_path):
-    run = RUN.replace(
+def test_ports_and_sockets_are_its_own_to_use(box, stage1, stage1_run):
+    run = stage1_run.replace(
         "exec chroot", 'readlink /proc/self/fd/3 /proc/self/fd/4; echo "$LISTEN_FDS"; exec chroot'
     )
     own = stage1(run=f'[ "$LISTEN_PID" = $$ ] || exit 9; {run}')

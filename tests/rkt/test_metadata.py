@@ -13,12 +13,16 @@ ASK = "wget -q -O - --header 'Metadata-Flavor: AppContainer' $AC_METADATA_URL/ac
 
 @pytest.fixture
 def service(box):
-    """A daemon in a mount namespace with an empty /run/rkt; `run(…)` runs commands there."""
+    return serve(box, "--listen-port=0")
+
+
+def serve(box, *flags):
+    """A daemon in a network of its own, and a mount namespace with an empty /run/rkt; `run(…)` runs commands there."""
     os.makedirs("/run/rkt", exist_ok=True)
-    command = box.command("metadata-service", "--listen-port=0")
-    script = 'mount -t tmpfs none /run/rkt && exec "$@"'
+    command = box.command("metadata-service", *flags)
+    script = 'mount -t tmpfs none /run/rkt && ip link set lo up && exec "$@"'
     process = subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "sh", "-c", script, "sh", *command],
+        ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--net", "sh", "-c", script, "sh", *command],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     box.started.append(process)
@@ -27,7 +31,7 @@ def service(box):
             break
 
     def run(*args, code=0):
-        inside = ["nsenter", "--mount", f"--target={process.pid}", "--", *box.command(*args)]
+        inside = ["nsenter", "--mount", "--net", f"--target={process.pid}", "--", *box.command(*args)]
         done = subprocess.run(inside, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == code, done.stderr
         return done
@@ -77,3 +81,37 @@ def test_without_a_service(fetched):
 def test_it_ends_when_told_to(service):
     service.process.terminate()
     assert service.process.wait(60) == 0
+
+
+@pytest.mark.parametrize("net", ["host", "mine"])
+def test_the_stage1_of_somebody_else_is_told_the_token(box, stage1, stage1_run, net):
+    """It makes the URL: of this machine's loopback, or of its end of a network, where rkt's service is, too."""
+    own = stage1(
+        run="for one; do case $one in --mds-token=*) export TOKEN=${one#*=};; esac; done" + stage1_run
+    )
+    script = "wget -q -O - http://127.0.0.1:18112/$TOKEN/acMetadata/v1/pod/uuid"
+    run = (
+        "run",
+        "--mds-register",
+        f"--net={net}",
+        f"--stage1-path={own}",
+        "example.com/box",
+        "--exec=/bin/sh",
+    )
+    run = (*run, "--", "-c", script)
+    service = serve(box, *(["--listen-address=0.0.0.0"] if net == "mine" else []))
+    uuid = service(*run).stdout
+    assert uuid in service("list", "--full").stdout
+    assert not (box.data / "pods/run" / uuid / "mds-registered").exists()
+    none = service("run", "--mds-register", "--net=none", f"--stage1-path={own}", "example.com/box", code=254)
+    assert "--mds-register flag does not work with --net=none" in none.stderr
+
+
+def test_where_such_a_stage1_does_not_look(box, stage1):
+    run = ("run", "--mds-register", f"--stage1-path={stage1()}", "example.com/box")
+    for flags, net, wanted in (
+        (["--listen-port=0"], "host", "start it with --listen-port=18112\n"),
+        ([], "mine", "start it with --listen-port=18112 --listen-address=0.0.0.0\n"),
+    ):
+        done = serve(box, *flags)(*run, f"--net={net}", code=254)
+        assert done.stderr.endswith(wanted)
