@@ -8,7 +8,6 @@ import asyncio
 import os
 import shutil
 import signal
-import subprocess
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,38 +24,15 @@ from executor.pods.ports import Sandbox
 from executor.stage0.build import Options, build_aci
 from executor.stage0.manifest import host_platform
 from executor.stage0.settings import parse
+from tests.ground import put_busybox, skip_root_tests, why_no_pods
 
 SECONDS = 60.0
 QUICK = Patience(start=5.0, stop=2.0, force=1.0, gc=3.0, poll=0.02, look=0.05, between_gc=0.05)
 SCRIPTS = Path(__file__).parent / "stage1"
 
 
-def _why_not() -> str:
-    """Why pods cannot be started here; "" when they can."""
-    if os.geteuid() != 0:
-        return "needs root"
-    if shutil.which("busybox") is None:
-        return "needs busybox-static"
-    probe = subprocess.run(
-        ["unshare", "--mount", "mount", "-t", "tmpfs", "x", "/mnt"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if probe.returncode != 0:
-        return f"namespaces: {probe.stderr.strip()}"
-    if "overlay" not in Path("/proc/filesystems").read_text():
-        return "no overlay file system"
-    return "" if " - cgroup" in Path("/proc/self/mountinfo").read_text() else "no cgroups mounted"
-
-
-WHY_NOT = _why_not()
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if WHY_NOT and item.get_closest_marker("root") and "tests/contract" in str(item.path):
-            item.add_marker(pytest.mark.skip(reason=WHY_NOT))
+    skip_root_tests(items, "contract", why_no_pods())
 
 
 @pytest.fixture(scope="session")
@@ -65,12 +41,7 @@ def busybox_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("image")
     for name in ("bin", "etc", "tmp", "proc", "dev", "sys"):
         (root / name).mkdir()
-    busybox = shutil.which("busybox") or "/bin/busybox"
-    shutil.copy(busybox, root / "bin" / "busybox")
-    listed = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout
-    for applet in listed.split():
-        if applet != "busybox":
-            (root / "bin" / applet).symlink_to("busybox")
+    put_busybox(root)
     (root / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     (root / "data").write_text("from the image")
     return root

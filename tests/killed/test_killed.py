@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from executor.rkt.cli import main as rkt
 from executor.stage0 import acmanifest
 from executor.stage0.build import Options, build_aci, build_oci
 from executor.stage1 import nspawn
+from tests.ground import put_busybox, why_no_pods
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = os.environ.get("GANTRY_SEED", "7")
@@ -27,17 +27,10 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(300 + 2 * KILLS)]
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with localhost/busybox:1."""
-    busybox = shutil.which("busybox")
-    if os.geteuid() != 0 or busybox is None:
-        pytest.skip("needs root and busybox-static")
-    able = ["unshare", "--mount", "--pid", "--ipc", "--uts", "--net", "--fork", "true"]
-    if subprocess.run(able, capture_output=True, check=False).returncode != 0:
-        pytest.skip("namespaces cannot be had")
+    if why_no_pods():
+        pytest.skip(why_no_pods())
     base = tmp_path_factory.mktemp("killed")
-    (base / "rootfs/bin").mkdir(parents=True)
-    shutil.copy(busybox, base / "rootfs/bin/busybox")
-    for applet in ("sh", "cat", "head", "kill", "setsid", "sleep", "yes"):
-        (base / "rootfs/bin" / applet).symlink_to("busybox")
+    put_busybox(base / "rootfs", "sh cat head kill setsid sleep yes")
     build_oci(base / "rootfs", base / "images/busybox", "1", OPTIONS)
     return base / "images"
 

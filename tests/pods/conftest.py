@@ -4,7 +4,6 @@ import asyncio
 import fcntl
 import os
 import shutil
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -34,7 +33,6 @@ from executor.pods.enforcing import NO_FACTS, Facts
 from executor.pods.env import Node
 from executor.pods.gpus import Gpus
 from executor.pods.keeper import LauncherKeeper
-from executor.pods.launcher import Launcher, LaunchError
 from executor.pods.logread import LogOptions, read_log
 from executor.pods.poddir import Phase, PodDirs
 from executor.pods.pods import Pods
@@ -45,6 +43,7 @@ from executor.stage0.build import Options, build_oci
 from executor.stage0.store import ImageStore
 from executor.stage0.trust.gate import Gate
 from executor.stage0.trust.policy import Policy
+from tests.ground import need_launcher, put_busybox
 
 
 @dataclass
@@ -219,15 +218,10 @@ APPLETS = (
 @pytest.fixture(scope="session")
 def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """busybox, and some directories."""
-    busybox = shutil.which("busybox")
-    if busybox is None:
-        pytest.skip("busybox is not installed")
     rootfs = tmp_path_factory.mktemp("rootfs")
     for name in ("bin", "tmp", "etc", "disk"):
         (rootfs / name).mkdir()
-    shutil.copy(busybox, rootfs / "bin/busybox")
-    for applet in APPLETS.split():
-        (rootfs / "bin" / applet).symlink_to("busybox")
+    put_busybox(rootfs, APPLETS)
     return rootfs
 
 
@@ -272,19 +266,7 @@ SECONDS = 60.0
 @pytest.fixture(scope="session")
 def launcher_works() -> None:
     """Skip where the launcher says that it cannot run."""
-
-    async def probe() -> None:
-        await (await Launcher.start(spares=0)).close()
-
-    try:
-        asyncio.run(probe())
-    except LaunchError as error:
-        able = subprocess.run(
-            ["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False
-        )
-        if able.returncode == 0:
-            raise  # this machine can: then the launcher is broken, which no skip shall hide
-        pytest.skip(str(error))
+    need_launcher()
 
 
 class Host:

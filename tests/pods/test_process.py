@@ -17,7 +17,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from executor.pods.launcher import Launcher, LaunchError
 from shared.mesos.scheduler_driver import SchedulerDriver
 from shared.mesos.vocabulary import Scheduler
 from shared.wire import IDLE_TIMEOUT_VARIABLE, Launch, Report
@@ -158,22 +157,6 @@ def task(task_id: str, script: str, **spec: Any) -> dict[str, Any]:
 
 def report(update: dict[str, Any]) -> Report:
     return Report.decode(update["data"])
-
-
-@pytest.fixture(scope="module")
-def launcher_works() -> None:
-    async def probe() -> None:
-        await (await Launcher.start(spares=0)).close()
-
-    try:
-        asyncio.run(probe())
-    except LaunchError as error:
-        able = subprocess.run(
-            ["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False
-        )
-        if able.returncode == 0:
-            raise  # this machine can: then the launcher is broken, which no skip shall hide
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

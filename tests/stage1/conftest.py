@@ -7,8 +7,6 @@ import asyncio
 import itertools
 import json
 import os
-import shutil
-import subprocess
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,49 +16,13 @@ from typing import Any
 import pytest
 
 from executor.pods.launcher import AppExit, Launcher, Sandbox
+from tests.ground import put_busybox, skip_root_tests, why_no_pods
 
 SECONDS = 60.0
 
 
-def _why_not() -> str:
-    """Why pods cannot be started here; "" when they can."""
-    if os.geteuid() != 0:
-        return "needs root"
-    if shutil.which("busybox") is None:
-        return "needs busybox-static"
-    probe = subprocess.run(
-        [
-            "unshare",
-            "--mount",
-            "--pid",
-            "--ipc",
-            "--uts",
-            "--net",
-            "--fork",
-            "mount",
-            "-t",
-            "tmpfs",
-            "x",
-            "/mnt",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if probe.returncode != 0:
-        return f"namespaces: {probe.stderr.strip()}"
-    if "overlay" not in Path("/proc/filesystems").read_text():
-        return "no overlay file system"
-    return "" if " - cgroup" in Path("/proc/self/mountinfo").read_text() else "no cgroups mounted"
-
-
-WHY_NOT = _why_not()
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if WHY_NOT and item.get_closest_marker("root") and "tests/stage1" in str(item.path):
-            item.add_marker(pytest.mark.skip(reason=WHY_NOT))
+    skip_root_tests(items, "stage1", why_no_pods())
 
 
 @pytest.fixture(scope="session")
@@ -69,12 +31,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("image")
     for name in ("bin", "etc", "tmp", "proc", "sys", "dev", "home/app"):
         (root / name).mkdir(parents=True)
-    busybox = shutil.which("busybox") or "/bin/busybox"
-    shutil.copy(busybox, root / "bin" / "busybox")
-    applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
-    for applet in applets:
-        if applet != "busybox":
-            (root / "bin" / applet).symlink_to("busybox")
+    put_busybox(root)
     (root / "etc" / "passwd").write_text(
         "root:x:0:0:root:/root:/bin/sh\napp:x:1234:2345::/home/app:/bin/sh\n"
     )

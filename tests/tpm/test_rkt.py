@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ from executor.stage0 import acmanifest, build
 from executor.tpm import attest, verify
 from executor.tpm.cli import verify_main
 from executor.tpm.settings import DEFAULT_PCR
+from tests.ground import put_busybox, why_no_pods
 
 pytestmark = pytest.mark.root
 
@@ -22,12 +22,10 @@ SECONDS = 60
 @pytest.fixture
 def rkt(tmp_path):
     """The command, with example.com/box in its store."""
-    if os.geteuid() != 0 or shutil.which("busybox") is None:
-        pytest.skip("needs root and busybox-static")
+    if why_no_pods():
+        pytest.skip(why_no_pods())
     root = tmp_path / "root"
-    (root / "bin").mkdir(parents=True)
-    shutil.copy(shutil.which("busybox"), root / "bin/busybox")
-    (root / "bin/true").symlink_to("busybox")
+    put_busybox(root, "true")
     options = build.Options(entrypoint=("/bin/true",), compression="none")
     build.build_aci(
         root, tmp_path / "box.aci", acmanifest.manifest_for("example.com/box", options), options, "none"

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import os
-import shutil
 from fractions import Fraction
 
 import pytest
@@ -23,6 +22,7 @@ from executor.tpm.measure import Measurer
 from executor.tpm.program import program_digest
 from executor.tpm.transport import parse
 from executor.tpm.verify import load_key, verify
+from tests.ground import put_busybox
 
 SECONDS = 60.0
 
@@ -72,15 +72,11 @@ class World:
 
 @pytest.fixture
 async def world(swtpm, tmp_path):
-    busybox = shutil.which("busybox")
-    if busybox is None:
-        pytest.skip("busybox is not installed")
     try:
         await (await Launcher.start(spares=0)).close()
     except LaunchError as error:
         pytest.skip(str(error))
-    (tmp_path / "rootfs" / "bin").mkdir(parents=True)
-    shutil.copy(busybox, tmp_path / "rootfs" / "bin" / "busybox")
+    put_busybox(tmp_path / "rootfs", "true")
     build_oci(tmp_path / "rootfs", tmp_path / "images" / "busybox", "1", Options(compression="none"))
     flags = ["--state-dir", str(tmp_path / "state"), "--tpm", swtpm.tcti]
     made = World(tmp_path, settings(parser().parse_args(flags), {}))
