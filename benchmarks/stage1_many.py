@@ -24,6 +24,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.stage1_start import (
@@ -34,7 +36,7 @@ from benchmarks.stage1_start import (
     make_rootfs,
     oci_bundle,
 )
-from executor.pods.launcher import AppExit, Launcher
+from executor.pods.launcher import AppExit, Launcher, renew
 
 AT_ONCE = 4
 AT_REST = 40
@@ -51,13 +53,13 @@ def pod_of(base: Path, rootfs: Path, command: list[str]) -> Path:
 
 
 async def start_and_stop(launcher: Launcher, pod: Path, null: int) -> None:
-    """One pod, start to nothing left."""
+    """One pod, start to nothing left: what the app has written goes, too, as for an executor's next start of it."""
     ended: asyncio.Future[AppExit] = asyncio.get_running_loop().create_future()
     sandbox = await launcher.run_pod(pod, ended.set_result, lambda _: None)
     await sandbox.start_app("app", stdin=None, stdout=null, stderr=null)
     await ended
     await sandbox.stop()
-    await asyncio.to_thread(shutil.rmtree, pod / "overlay")  # beside the others, as an executor does
+    await renew(pod / "overlay" / "app")
 
 
 async def ours(launcher: Launcher, pods: list[Path], count: int) -> float:
@@ -90,7 +92,7 @@ def crun(bundle: Path, count: int) -> float:
 
 async def rates(base: Path, rootfs: Path, count: int, rounds: int) -> dict[str, Any]:
     """Interleaved rounds."""
-    launcher = await Launcher.start(spares=AT_ONCE)
+    launcher = await Launcher.start(spares=AT_ONCE, points=base / "points")
     pods = []
     for number in range(AT_ONCE):
         (base / f"p{number}").mkdir()
@@ -256,7 +258,8 @@ def main() -> int:
         return 2
     if not options.inside:
         make_peers_possible(Path(__file__))
-    result = asyncio.run(measure(options))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as the executor
+        result = runner.run(measure(options))
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))
     return 0

@@ -23,6 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from executor.pods.launcher import Launcher  # the tree this file lies in
@@ -170,7 +172,7 @@ def peers(base: Path, rootfs: Path) -> dict[str, Start]:
 async def measure(rounds: int, spares: int) -> dict[str, list[float]]:
     """Seconds per round and contestant."""
     base = Path(tempfile.mkdtemp(prefix="stage1-bench-", dir="/var/tmp"))
-    launcher = await Launcher.start(spares=spares)
+    launcher = await Launcher.start(spares=spares, points=base / "points")
     try:
         rootfs = make_rootfs(base / "rootfs")
         contestants = {
@@ -240,7 +242,8 @@ def main() -> int:
         return 2
     if not options.inside:
         make_peers_possible()
-    result = report(asyncio.run(measure(options.rounds, options.spares)))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as the executor
+        result = report(runner.run(measure(options.rounds, options.spares)))
     if options.json:
         data = {"rounds": options.rounds, "spares": options.spares, "runs": result}
         options.json.write_text(json.dumps(data, indent=1))

@@ -82,7 +82,8 @@ def main(argv: list[str]) -> int:
 
 async def run(config: Settings, environ: Mapping[str, str]) -> int:
     """Serve until the agent, a signal or an error ends it; returns the exit code. Raises OSError, ValueError."""
-    stop, tokens, keeper = _Stop(), Tokens(), LauncherKeeper()
+    stop, tokens = _Stop(), Tokens()
+    keeper = LauncherKeeper(config.state_dir / "points")
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(
             signum, stop, f"{signal.Signals(signum).name} came", False

@@ -17,7 +17,9 @@ log = logging.getLogger(__name__)
 class LauncherKeeper:
     """The one launcher of this executor."""
 
-    def __init__(self) -> None:
+    def __init__(self, points: Path | None = None) -> None:
+        """points: as of `Launcher.start`."""
+        self._points = points
         self._launcher: Launcher | None = None
         self._starting: asyncio.Task[Launcher] | None = None
         self._closed = False
@@ -57,7 +59,7 @@ class LauncherKeeper:
 
     async def _start(self) -> Launcher:
         try:
-            launcher = await Launcher.start()
+            launcher = await Launcher.start(points=self._points)
         except LaunchError as error:
             log.error("cannot start the launcher: %s", error)
             raise

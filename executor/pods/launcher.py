@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 _CODE = "import sys; sys.path.insert(0, {!r}); from executor.stage1.__main__ import main; sys.exit(main(sys.argv[1:]))"
 _START_SECONDS = 20.0
 _CLOSE_SECONDS = 15.0
+_OF_THE_KERNEL = {"trusted.overlay.uuid", "user.overlay.uuid"}
+"""What overlayfs itself says of a writable layer that nobody has written to."""
 
 
 Sockets = Sequence[tuple[str, int]]
@@ -88,18 +90,27 @@ class Launcher:
         """Done, with the exit status as `subprocess` gives it, when the launcher has ended: all pods are dead."""
 
     @classmethod
-    async def start(cls, *, spares: int = 1, hold: tuple[int, ...] = (), lists: bool = True) -> "Launcher":
+    async def start(
+        cls,
+        *,
+        spares: int = 1,
+        hold: tuple[int, ...] = (),
+        lists: bool = True,
+        points: Path | None = None,
+    ) -> "Launcher":
         """Start the launcher; raises LaunchError with what is missing (not root, no overlay, …).
 
         `spares` sandboxes and starters are there ahead of need; 0 saves their memory (a few MiB). `hold`: descriptors
         that stay open in the launcher, and in nothing it starts, for as long as it lives. `lists` off: pods are started
-        as on machines for which stage1 has no program that executes lists of system calls; slower.
+        as on machines for which stage1 has no program that executes lists of system calls; slower. `points`: a
+        directory, best where the images are, in which places for mounts are made once for all pods (stage1/points.py).
         """
         ours, theirs = channel.pair()
         root = str(Path(__file__).resolve().parents[2])
         command = [sys.executable, "-I", "-S", "-c", _CODE.format(root)]
         command += ["--fd", str(theirs.fileno()), "--parent", str(os.getpid()), "--spares", str(spares)]
         command += [] if lists else ["--lists", "0"]
+        command += [] if points is None else ["--points", str(points.absolute())]
         with theirs:
             process = subprocess.Popen(  # noqa: ASYNC220 - a vfork; asyncio's own would add a watcher thread
                 command,
@@ -245,7 +256,6 @@ class Sandbox:
         self._on_exit = on_exit
         self._on_gone = on_gone
         self._stopping = False
-        self._removals = 0
         self._execs: dict[int, Exec] = {}
         self._early: dict[int, tuple[int | None, int | None]] = {}
         self.pid = -1
@@ -324,15 +334,7 @@ class Sandbox:
     async def remove_app(self, app: str) -> None:
         """Forget a dead app's cgroup and everything it wrote to its root: the next start is a fresh one."""
         await self._launcher.call("remove", self._key, app=app)
-        overlay = self._pod_dir / "overlay" / app
-        self._removals += 1
-        trash = overlay.with_name(f".{app}.{self._removals}")
-        if overlay.exists():
-            overlay.rename(trash)
-        for name in ("upper", "work"):
-            (overlay / name).mkdir(parents=True)
-        if trash.exists():
-            await asyncio.to_thread(remove_tree, trash)
+        await renew(self._pod_dir / "overlay" / app)
 
     async def update(self) -> None:
         """The apps of the pod are those that its manifest has now; all else of it has to be as it was. LaunchError."""
@@ -365,3 +367,33 @@ class Sandbox:
             )
         elif not self._stopping:
             self._on_gone(event["reason"])
+
+
+async def renew(overlay: Path) -> None:
+    """Make the writable layer of an app that does not run as new: nothing is left of what it has written."""
+    if _is_new(overlay):
+        return
+    trash = overlay.with_name(f".{overlay.name}.{os.urandom(4).hex()}")
+    if overlay.exists():
+        overlay.rename(trash)
+    for name in ("upper", "work"):
+        (overlay / name).mkdir(parents=True)
+    if trash.exists():
+        await asyncio.to_thread(remove_tree, trash)
+
+
+def _is_new(overlay: Path) -> bool:
+    """Whether an app has left nothing in its writable layer, and not changed the rights of its root either."""
+    upper = overlay / "upper"
+    try:
+        made = os.stat(overlay)
+        now = os.stat(upper)
+        with os.scandir(upper) as entries:
+            empty = next(entries, None) is None
+        return (
+            empty
+            and (now.st_mode, now.st_uid, now.st_gid) == (made.st_mode, made.st_uid, made.st_gid)
+            and set(os.listxattr(upper)) <= _OF_THE_KERNEL
+        )
+    except OSError:
+        return False

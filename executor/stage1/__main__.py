@@ -22,8 +22,10 @@ _DISPENSABLE: Final = (
 
 
 def main(argv: list[str]) -> int:
-    """argv: pairs of --fd, --parent, --spares, --lists and (second step) --host with their integer values."""
-    options = {name: int(value) for name, value in zip(argv[::2], argv[1::2], strict=True)}
+    """argv: pairs of --fd, --parent, --spares, --lists and (second step) --host with integer values; --points PATH."""
+    given = dict(zip(argv[::2], argv[1::2], strict=True))
+    points = given.pop("--points", "")
+    options = {name: int(value) for name, value in given.items()}
     control = socket.socket(fileno=options["--fd"])
     control.set_inheritable(False)
     try:
@@ -36,17 +38,18 @@ def main(argv: list[str]) -> int:
             control.set_inheritable(True)
             os.execv(os.path.realpath(sys.executable), [*_command(), *argv, "--host", str(host)])
         os.set_inheritable(options["--host"], False)
+        os.umask(0o022)
         layout = _layout()
         collect(layout)
         lists = bool(options.get("--lists", 1))
-        launcher = Launcher(control, layout, options["--host"], options.get("--spares", 1), lists=lists)
+        spares = options.get("--spares", 1)
+        launcher = Launcher(control, layout, options["--host"], spares, lists=lists, points=points)
     except (OSError, StageError, cgroups.CgroupError) as error:
         try:
             channel.send_json(control, {"ready": False, "error": str(error)})
         except ConnectionError:
             pass  # it is the executor that has gone
         return 1
-    os.umask(0o022)
     syscalls.set_process_name("gantry-launcher")
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     launcher.run()

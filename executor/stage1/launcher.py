@@ -23,6 +23,7 @@ from executor.stage1 import bare, caps, cgroups, channel, children, machine, sec
 from executor.stage1.children import Kind
 from executor.stage1.inits import Init, Maker
 from executor.stage1.ops import StageError
+from executor.stage1.points import Points
 from executor.stage1.sandbox import Sandbox
 from executor.stage1.starters import Answer, Child
 from executor.stage1.worker import worker
@@ -45,8 +46,12 @@ class Launcher:
         *,
         only: Kind | None = None,
         lists: bool = True,
+        points: str = "",
     ) -> None:
-        """only: of this kind there will be one pod, and no other. lists: use the program that executes them."""
+        """only: of this kind there will be one pod, and no other. lists: use the program that executes them.
+
+        points: a directory for mount points (see `points`).
+        """
         self.layout = layout
         self._control = control
         self._host = host
@@ -60,6 +65,7 @@ class Launcher:
         self._spare_inits: dict[Kind, list[Init]] = {only or usual: []}
         self._once = only is not None
         self.mappable = userns.Mappable()
+        self.points = Points(points)
         self._spare_starters: list[Child] = []
         self._sandboxes: dict[str, Sandbox] = {}
         self._children: dict[int, Callable[[int], None]] = {}

@@ -179,7 +179,8 @@ class Sandbox:
             podfiles.make_directory(directory)
         self._cgroup.create_app(name, app.limits)
         members = self._cgroup.app_members(name)
-        todo = ops.pack(plan.app_plan(self._pod, app, self._paths, lowers, members))
+        layers = self._launcher.points.below(lowers)
+        todo = ops.pack(plan.app_plan(self._pod, app, self._paths, layers, members))
         process = plan.app_process(self._pod, app)
         self._check_capabilities(app, process)
         if handler:

@@ -106,9 +106,9 @@ def pods(tmp_path: Path, image: Path) -> Pods:
 
 
 @pytest.fixture
-async def launcher() -> AsyncIterator[Launcher]:
+async def launcher(image: Path) -> AsyncIterator[Launcher]:
     """A launcher of this test's own; whatever it runs ends with the test."""
-    launcher = await Launcher.start()
+    launcher = await Launcher.start(points=image.with_name("points"))
     try:
         yield launcher
     finally:
