@@ -7,44 +7,52 @@ would take what it does not know for nested containers and destroy it. Processes
 is init's).
 """
 
-import errno
-import fcntl
 import os
-import signal
-import time
-from collections.abc import Collection, Iterator
-from typing import Final, NamedTuple
+from collections.abc import Collection
+from typing import Final
 
+from executor.stage1.cgroup_trees import (
+    PREFIX,
+    CgroupError,
+    Layout,
+    Lock,
+    hold_leftover,
+    kill_tree,
+    leftovers,
+    make_held,
+    mkdir,
+    read,
+    remove_tree,
+    vacate,
+    write,
+)
 from executor.stage1.manifest import Limits
+
+__all__ = [
+    "PREFIX",
+    "CgroupError",
+    "Layout",
+    "Lock",
+    "PodCgroup",
+    "detect",
+    "disk_below",
+    "further_writes",
+    "hold_leftover",
+    "kill_tree",
+    "leftovers",
+    "limit_writes",
+    "remove_tree",
+    "write",
+]
 
 CONTROLLERS: Final = ("memory", "freezer", "cpu", "cpuacct", "pids", "blkio")
 BLOCK: Final = (
     "blkio"  # joined by those only that are limited there: each hierarchy is one more move at a start
 )
-PREFIX: Final = "gantry."
 INIT_LEAF: Final = ".init"
 _V2_CONTROLLERS: Final = ("cpu", "memory", "pids", "io")
 _PERIOD_US: Final = 100_000
 _V1_MEMORY: Final = "memory.limit_in_bytes"
-_PAGES: Final = 65_536
-_NO_DIRECTORIES: Final = 2
-_LOCK_SECONDS: Final = 10.0  # nobody has it for more than milliseconds, unless he is stopped
-
-
-class CgroupError(Exception):
-    """No usable cgroups, or a limit that cannot be enforced; the message says what to do."""
-
-
-class Layout(NamedTuple):
-    """`base`: controller → directory below which pods' cgroups go. In v2 all controllers share one."""
-
-    version: int
-    base: dict[str, str]
-
-    @property
-    def roots(self) -> tuple[str, ...]:
-        """The distinct directories, in the order of CONTROLLERS."""
-        return tuple(dict.fromkeys(self.base.values()))
 
 
 def detect(own: str, mountinfo: str) -> Layout:
@@ -92,7 +100,7 @@ def disk_below(path: str) -> str:
             f"a limit on the use of the disk: {path} lies on no disk, but on a virtual file system"
         )
     if os.path.exists(f"/sys/dev/block/{name}/partition"):
-        return _read(f"/sys/dev/block/{name}/../dev").strip()
+        return read(f"/sys/dev/block/{name}/../dev").strip()
     return name
 
 
@@ -165,7 +173,10 @@ class PodCgroup:
         self._choose(without)
         self._members = "tasks" if layout.version == 1 else "cgroup.procs"
         self._alive: list[int] = []
-        self._apps: set[str] = set()
+        self._apps: dict[str, tuple[str, ...]] = {}
+        self._new: set[str] = set()
+        self._entered: set[str] = set()
+        self._vacated: set[str] = set()
 
     def _choose(self, without: Collection[str]) -> None:
         without = without if self._disk else (*without, BLOCK)
@@ -177,13 +188,9 @@ class PodCgroup:
         """Be in more of them, for apps that come later, too. Raises OSError, CgroupError."""
         before = self.directories
         self._choose(without)
-        lock = Lock(self.layout, exclusive=False)
-        try:
-            for directory in self.directories:
-                if directory not in before:
-                    self._alive.append(_make_held(directory))
-        finally:
-            lock.release()
+        for directory in self.directories:
+            if directory not in before:
+                self._alive.append(make_held(directory))
         self.directories = tuple(dict.fromkeys((*before, *self.directories)))
 
     def create(self) -> None:
@@ -193,42 +200,61 @@ class PodCgroup:
         """
         if self.layout.version == 2:
             os.makedirs(self.layout.roots[0], exist_ok=True)
-        lock = Lock(self.layout, exclusive=False)
-        try:
-            for directory in self.directories:
-                self._alive.append(_make_held(directory))
-        finally:
-            lock.release()
+        for directory in self.directories:
+            self._alive.append(make_held(directory))
         if self.layout.version == 2:
             _ask_above(os.path.dirname(self.layout.roots[0]))
             for directory in (self.layout.roots[0], self.directories[0]):
                 _delegate(directory)
-            _mkdir(os.path.join(self.directories[0], INIT_LEAF))
+            mkdir(os.path.join(self.directories[0], INIT_LEAF))
 
-    def create_app(self, app: str, limits: Limits) -> None:
+    def place(self, app: str, limits: Limits, *, alone: bool = False) -> None:
+        """Say where the app will have directories of its own; elsewhere in v1 it is in the pod's.
+
+        alone: it is the pod's only app. Then its own are those that tell its processes and its memory from the pod's,
+        and that limit it. Each costs every start, and a process is as well off in the pod's.
+        """
+        own = self.directories
+        if alone and self.layout.version == 1:
+            limited = {"memory", "freezer", *(controller for controller, _, _ in self.writes(limits))}
+            roots = {self.layout.base[name] for name in limited if name in self.layout.base}
+            own = tuple(one for one in own if os.path.dirname(one) in roots) or own
+        self._apps[app] = tuple(dict.fromkeys((*self._apps.get(app, ()), *own)))
+
+    def create_app(self, app: str, limits: Limits, *, alone: bool = False) -> None:
         """Make the app's directories and set its limits; raises CgroupError when one cannot be enforced."""
-        self._apps.add(app)
-        for directory in self.directories:
-            _mkdir(os.path.join(directory, app))
-        self.limit(limits, app)
+        self.place(app, limits, alone=alone)
+        made = [mkdir(os.path.join(directory, app)) for directory in self._apps[app]]
+        new = all(made)
+        if new:
+            self._new.add(app)
+        self._vacated.discard(app)
+        self.limit(limits, app, new=new)
 
-    def limit(self, limits: Limits, app: str = "") -> None:
-        """Set the limits of the app (of the pod without `app`); raises CgroupError when one cannot be enforced."""
+    def renew(self, app: str) -> None:
+        """Make the directory again that `kill` has taken away, for the next start. Raises OSError."""
+        if app in self._vacated:
+            mkdir(os.path.join(self.kill_directory(), app))
+            self._vacated.discard(app)
+
+    def limit(self, limits: Limits, app: str = "", *, new: bool = False) -> None:
+        """Set the limits of the app (of the pod without `app`); raises CgroupError when one cannot be enforced.
+
+        new: nobody has set any before.
+        """
         for controller, file, value in self.writes(limits):
             root = self.layout.base.get(controller if self.layout.version == 1 else "")
             path = os.path.join(root or "", self.name, app, file)
-            if root is None or not os.path.exists(path):
+            if file == _V1_MEMORY and root is not None and not new:
+                _let_swap(path, int(value))
+            if root is None or not _set(path, value):
                 raise CgroupError(
                     f"limit {file}={value}: the cgroup controller {controller} is not available here"
                 )
-            if file == _V1_MEMORY:
-                _let_swap(path, int(value))
-            _set(path, value)
         for controller, file, value in further_writes(self.layout.version, limits, of_app=bool(app)):
             root = self.layout.base.get(controller if self.layout.version == 1 else "")
-            path = os.path.join(root or "", self.name, app, file)
-            if root is not None and os.path.exists(path):
-                _set(path, value)
+            if root is not None:
+                _set(os.path.join(root, self.name, app, file), value)
 
     def writes(self, limits: Limits) -> list[tuple[str, str, str]]:
         """(controller, file, value) of limits here."""
@@ -245,7 +271,11 @@ class PodCgroup:
         v1: `tasks`, not `cgroup.procs`: a thread that moves itself does not wait for the system-wide
         cgroup_threadgroup_rwsem (kernel/cgroup/cgroup.c, cgroup_procs_write_start).
         """
-        return tuple(os.path.join(directory, app, self._members) for directory in self.directories)
+        own = self._apps.get(app, self.directories)
+        return tuple(
+            os.path.join(directory, app if directory in own else "", self._members)
+            for directory in self.directories
+        )
 
     def oom_kills(self, app: str) -> int:
         """How many of the app's processes the kernel has killed for memory so far."""
@@ -255,9 +285,19 @@ class PodCgroup:
         file = "memory.oom_control" if self.layout.version == 1 else "memory.events"
         return _counter(os.path.join(root, self.name, app, file), "oom_kill")
 
+    def oom_kills_before(self, app: str) -> int:
+        """The same before a start, the first of which nobody has been in directories before that are new."""
+        first = app not in self._entered
+        self._entered.add(app)
+        return 0 if first and (app in self._new or app not in self._apps) else self.oom_kills(app)
+
     def kill(self, app: str = "") -> bool:
         """SIGKILL every process of the app (of the pod without `app`); True when there was none left."""
-        return kill_tree(os.path.join(self.kill_directory(), app), self.layout.version)
+        directory = os.path.join(self.kill_directory(), app)
+        if app and "freezer" in self.layout.base and vacate(directory):
+            self._vacated.add(app)
+            return True
+        return kill_tree(directory, self.layout.version)
 
     def kill_directory(self) -> str:
         """The pod's directory in the hierarchy that killing works on (the freezer's, if there is one)."""
@@ -266,179 +306,38 @@ class PodCgroup:
 
     def remove(self, app: str = "") -> bool:
         """Remove the directories of the app (of the pod); False when one is still in use: try again soon."""
-        names = [app] if app else [*self._apps, ""]
-        gone = [remove_tree(os.path.join(place, name)) for name in names for place in self.directories]
-        if all(gone) and not app:
-            while self._alive:
-                os.close(self._alive.pop())
-        return all(gone)
-
-
-def kill_tree(directory: str, version: int) -> bool:
-    """SIGKILL every process in the cgroup `directory` and below; True when there was none."""
-    if version == 2:
-        if not any(_pids(directory)):
-            return True
-        try:
-            write(os.path.join(directory, "cgroup.kill"), "1")
+        vacated = {os.path.join(self.kill_directory(), name) for name in self._vacated}
+        places = [
+            os.path.join(directory, name)
+            for name in ([app] if app else self._apps)
+            for directory in self._apps.get(name, self.directories)
+        ]
+        gone = [remove_tree(place) for place in places if place not in vacated]
+        if not app:
+            gone += [remove_tree(directory) for directory in self.directories]
+        if not all(gone):
             return False
-        except FileNotFoundError:
-            pass  # Linux < 5.14: one by one
-    if not any(_pids(directory)):
+        self._vacated -= {app} if app else self._vacated
+        while self._alive and not app:
+            os.close(self._alive.pop())
         return True
-    # A frozen fork bomb cannot fork away from its killer; in v1 the signals act when it is thawed.
-    file, freeze, thaw = (
-        ("freezer.state", "FROZEN", "THAWED") if version == 1 else ("cgroup.freeze", "1", "0")
-    )
-    state = os.path.join(directory, file)
-    frozen = os.path.exists(state)
-    if frozen:
-        write(state, freeze)
-    try:
-        for pid in _pids(directory):
-            if pid > 0:  # 0: a process of a pid namespace that is not ours to see
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass  # it was faster
-    finally:
-        if frozen:
-            write(state, thaw)
-    return False
 
 
-def remove_tree(directory: str) -> bool:
-    """rmdir a cgroup and the ones below; True when it is gone, False when the kernel still holds one."""
-    try:
-        os.rmdir(directory)
-        return True
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
-            raise
-    try:
-        names = [entry.path for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
-    except FileNotFoundError:
-        return True
-    below = [remove_tree(path) for path in names]
-    try:
-        os.rmdir(directory)
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
-            raise
-        return False
-    return all(below)
-
-
-class Lock:
-    """Holds off `leftovers` (shared) or creators of pods (exclusive) in every hierarchy, until it is released.
-
-    For as long as it takes to make directories, or to list them: launchers that share a cgroup wait for it. Raises
-    CgroupError when it cannot be had in `seconds`.
-    """
-
-    def __init__(self, layout: Layout, *, exclusive: bool, seconds: float = _LOCK_SECONDS) -> None:
-        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-        deadline = time.monotonic() + seconds
-        self._fds: list[int] = []
-        try:
-            for root in layout.roots:
-                self._fds.append(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-                while not _locked(self._fds[-1], kind):
-                    if time.monotonic() > deadline:
-                        raise CgroupError(f"another executor has the lock of {root} for {seconds:.0f} s now")
-                    time.sleep(0.001)
-        except (OSError, CgroupError):
-            self.release()
-            raise
-
-    def release(self) -> None:
-        """Let go; idempotent."""
-        while self._fds:
-            os.close(self._fds.pop())
-
-
-def leftovers(layout: Layout) -> dict[str, int]:
-    """Pods' directories that no launcher holds any more, for theirs died; each with a descriptor that holds it now.
-
-    The hold is a lock of the file system, for what is in a cgroup shows only to whoever sees its pid namespace.
-    In every hierarchy, because executors may share some and not others (an agent nests only what it limits).
-    Call it under the lock; whoever makes a pod of the same name then waits until the descriptor is closed.
-    """
-    found: dict[str, int] = {}
-    for root in layout.roots:
-        for entry in os.scandir(root):
-            if entry.name.startswith(PREFIX):
-                fd = hold_leftover(entry.path)
-                if fd >= 0:
-                    found[entry.path] = fd
-    return found
-
-
-def hold_leftover(directory: str) -> int:
-    """The descriptor that holds a pod's directory from now on; -1 when a launcher has it, or it is gone."""
-    return _hold(directory, fcntl.LOCK_EX)
-
-
-def _make_held(directory: str) -> int:
-    """Make a pod's directory; the descriptor that holds it. One that is being collected is made when it has gone."""
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        _mkdir(directory)
-        fd = _hold(directory, fcntl.LOCK_SH)
-        if fd >= 0:
-            return fd
-        if time.monotonic() > deadline:
-            raise CgroupError(f"{directory} is there, and another executor has it")
-        time.sleep(0.001)
-
-
-def _hold(directory: str, kind: int) -> int:
-    """A descriptor with the lock of a directory; -1 when somebody else has it, or it has just been removed."""
-    try:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return -1
-    try:
-        if _locked(fd, kind) and os.path.samestat(os.fstat(fd), os.stat(directory)):
-            return fd
-    except FileNotFoundError:
-        pass
-    os.close(fd)
-    return -1
-
-
-def _locked(fd: int, kind: int) -> bool:
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def write(path: str, value: str) -> None:
-    """One write(2), as cgroup files want it; never creates the file."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, value.encode())
-    finally:
-        os.close(fd)
-
-
-def _set(path: str, value: str) -> None:
+def _set(path: str, value: str) -> bool:
+    """Whether there is such a file; then it has been written."""
     try:
         write(path, value)
+    except FileNotFoundError:
+        return False
     except OSError as error:
         raise CgroupError(f"write {value} to {path}: {os.strerror(error.errno or 0)}") from None
+    return True
 
 
 def _let_swap(path: str, limit: int) -> None:
     """A limit of memory can be no higher than that of memory and swap, which an earlier one may have left here."""
     both = path.replace("memory.limit", "memory.memsw.limit")
-    if int(_read(both) or limit) < limit:
+    if int(read(both) or limit) < limit:
         _set(both, "-1")
 
 
@@ -458,50 +357,9 @@ def _delegate(directory: str) -> None:
         write(os.path.join(directory, "cgroup.subtree_control"), wanted)
 
 
-def _mkdir(path: str) -> None:
-    try:
-        os.mkdir(path, 0o755)
-    except FileExistsError:
-        pass  # made with the pod, or kept since the app's last run
-
-
 def _counter(path: str, key: str) -> int:
-    for line in _read(path).splitlines():
+    for line in read(path).splitlines():
         name, _, value = line.partition(" ")
         if name == key:
             return int(value)
     return 0
-
-
-def _pids(directory: str) -> Iterator[int]:
-    """Process ids in a cgroup and all below."""
-    yield from map(int, _read(os.path.join(directory, "cgroup.procs")).split())
-    for path in _below_it(directory):
-        yield from _pids(path)
-
-
-def _below_it(directory: str) -> list[str]:
-    """The cgroups directly in one: as many as it has links more than two (stat(2), as everywhere but in btrfs)."""
-    try:
-        if os.stat(directory).st_nlink == _NO_DIRECTORIES:
-            return []
-        return [entry.path for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
-    except FileNotFoundError:
-        return []
-
-
-def _read(path: str) -> str:
-    """A cgroup file; nothing for one whose cgroup goes away meanwhile (ENODEV between open and read)."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            parts = []
-            while part := os.read(fd, _PAGES):
-                parts.append(part)
-            return b"".join(parts).decode("ascii")
-        finally:
-            os.close(fd)
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENODEV):
-            raise
-        return ""

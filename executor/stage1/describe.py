@@ -7,7 +7,7 @@ compilation of seccomp filters.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from executor.stage1 import caps, cgroups, nspawn, plan, seccomp, userns
+from executor.stage1 import caps, cgroups, nspawn, plan, reading, seccomp, userns
 from executor.stage1.manifest import App, Limits, Pod
 
 _ACTIONS: Final = {
@@ -33,7 +33,11 @@ def pod_plan(
     users = pod.users == "private" or (pod.users != "host" and pod.may_have_users and not why_no_users)
     pod = pod._replace(ids=userns.FIRST if users else 0)
     paths = plan.Paths(directory)
-    cgroup = cgroups.PodCgroup(layout, directory.rpartition("/")[2], disk=_disk(pod, directory))
+    cgroup = cgroups.PodCgroup(
+        layout, directory.rpartition("/")[2], disk=_disk(pod, directory), without=reading.unlimited(pod)
+    )
+    for name, app in pod.apps.items():
+        cgroup.place(name, app.limits, alone=len(pod.apps) == 1)
     made = plan.sandbox_plan(pod.flavor, host_network=pod.host_network, ids=pod.ids, host_ipc=pod.host_ipc)
     init = [op.describe() for op in made]
     if pod.flavor == "nspawn":

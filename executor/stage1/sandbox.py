@@ -173,11 +173,12 @@ class Sandbox:
         lowers = reading.read_lowers(self._paths, name)
         handler = self._handlers.get(name)
         if not handler and not sockets and name in self._ready and self._ready[name][0] == lowers:
+            self._cgroup.renew(name)
             return self._ready[name][1]
         app = self._pod.apps[name]
         for directory in (self._paths.root(name), self._paths.upper(name), self._paths.work(name)):
             podfiles.make_directory(directory)
-        self._cgroup.create_app(name, app.limits)
+        self._cgroup.create_app(name, app.limits, alone=len(self._pod.apps) == 1)
         members = self._cgroup.app_members(name)
         layers = self._launcher.points.below(lowers)
         todo = ops.pack(plan.app_plan(self._pod, app, self._paths, layers, members))
@@ -232,7 +233,7 @@ class Sandbox:
         if name in self._removing:
             raise StageError(f"start {name}: it is being removed")
         self._handlers[name] = argv
-        kills = self._cgroup.oom_kills(name)
+        kills = self._cgroup.oom_kills_before(name)
         starter = self._take_starter(name, lambda pid: self._on_started(name, pid, kills), answer, kills)
         try:
             self._make_pod_ready()

@@ -119,6 +119,55 @@ def test_v1_tree(tmp_path: Path) -> None:
     assert pod.oom_kills("other") == 0
 
 
+def test_v1_an_app_that_is_alone_has_directories_only_where_they_are_of_use(tmp_path: Path) -> None:
+    layout = Layout(1, {name: str(tmp_path / name) for name in ("memory", "freezer", "cpu")})
+    for root in layout.roots:
+        os.makedirs(root)
+    pod = PodCgroup(layout, "u1")
+    pod.create()
+    pod.create_app("a", Limits(), alone=True)
+    memory, freezer, cpu = (f"{root}/gantry.u1" for root in layout.roots)
+    assert pod.app_members("a") == (f"{memory}/a/tasks", f"{freezer}/a/tasks", f"{cpu}/tasks")
+    assert not os.path.exists(f"{cpu}/a")
+    pod.create_app("b", Limits())
+    assert pod.app_members("b") == (f"{memory}/b/tasks", f"{freezer}/b/tasks", f"{cpu}/b/tasks")
+    assert pod.app_members("a")[2] == f"{cpu}/tasks"
+    limited = PodCgroup(layout, "u2")
+    limited.place("a", Limits(cpu_request_milli=1000), alone=True)
+    assert limited.app_members("a")[2] == f"{layout.base['cpu']}/gantry.u2/a/tasks"
+    assert pod.remove()
+    assert [os.listdir(root) for root in layout.roots] == [[], [], []]
+
+
+def test_v1_an_app_of_which_nobody_is_left(tmp_path: Path) -> None:
+    """The directory that tells who is in it has gone then, until the next start."""
+    layout = Layout(1, {name: str(tmp_path / name) for name in ("memory", "freezer")})
+    for root in layout.roots:
+        os.makedirs(root)
+    pod = PodCgroup(layout, "u1")
+    pod.create()
+    pod.create_app("a", Limits())
+    events = tmp_path / "memory/gantry.u1/a/memory.oom_control"
+    assert pod.oom_kills_before("a") == 0
+    events.write_text("oom_kill 2\n")
+    for _ in range(2):
+        busy = tmp_path / "freezer/gantry.u1/a/cgroup.procs"
+        busy.touch()  # rmdir of a cgroup with processes fails as this does
+        assert pod.kill("a"), "there is none that it could kill"
+        assert busy.exists()
+        busy.unlink()
+        assert pod.kill("a")
+        assert not busy.parent.exists()
+        assert pod.kill("a")
+        pod.renew("a")
+        assert busy.parent.exists()
+    assert pod.oom_kills_before("a") == pod.oom_kills("a") == 2
+    events.unlink()
+    assert pod.kill("a")
+    assert pod.remove()
+    assert [os.listdir(root) for root in layout.roots] == [[], []]
+
+
 def test_removal_is_idempotent_and_says_when_to_try_again(tmp_path: Path) -> None:
     pod = PodCgroup(fake_v1(tmp_path), "u1")
     pod.create()
