@@ -13,6 +13,7 @@ process: kazoo's recipe in two processes, from the kill of one to the election o
 """
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -103,10 +104,10 @@ class Cluster:
             process.kill()
             process.wait()
         for path in self.executors.glob("executor.*"):
-            try:
-                os.kill(int(path.suffix[1:]), signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+            pid, _, start = path.name.removeprefix("executor.").partition(".")
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19] == start:
+                    os.kill(int(pid), signal.SIGKILL)
 
     def ready(self, port: int) -> bool:
         return self.get(port, "/readyz") == "ok"

@@ -1,6 +1,7 @@
 """An executor for tests: every pod is running at once, until it is killed or told to end by a file.
 
-usage: scripted_executor.py DIR. Appends `started TASK PID` to DIR/log for each task, and `ended TASK PID` at its end.
+usage: scripted_executor.py DIR. Appends `started TASK ME` to DIR/log for each task, and `ended TASK ME` at its end; ME
+is PID.START, for a process id is somebody else's again before long (see proc_pid_stat(5), starttime).
 A file DIR/end.<pod name> holding "Succeeded" or "Failed" ends that pod's task when the executor gets SIGUSR1.
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 from shared.mesos.executor_driver import Executor, ExecutorDriver
 from shared.wire import Launch, PodEvent, Report
 
+ME = f"{os.getpid()}.{Path('/proc/self/stat').read_text().rpartition(')')[2].split()[19]}"
 ENDS = {"Succeeded": "TASK_FINISHED", "Failed": "TASK_FAILED"}
 
 
@@ -47,12 +49,12 @@ class Scripted(Executor):  # type: ignore[misc]
     def launchTask(self, driver: Any, task: dict[str, Any]) -> None:
         task_id = task["task_id"]["value"]
         self.tasks[task_id] = dict(Launch.decode(task["data"]).pod)
-        self.log(f"started {task_id} {os.getpid()}")
+        self.log(f"started {task_id} {ME}")
         self.report(driver, task_id, "TASK_RUNNING", "Running")
 
     def killTask(self, driver: Any, task_id: dict[str, Any], kill_policy: Any = None) -> None:
         if self.tasks.pop(task_id["value"], None) is not None:
-            self.log(f"ended {task_id['value']} {os.getpid()}")
+            self.log(f"ended {task_id['value']} {ME}")
             self.report(driver, task_id["value"], "TASK_KILLED", "Failed")
 
     def end_some(self, driver: Any) -> None:
@@ -61,7 +63,7 @@ class Scripted(Executor):  # type: ignore[misc]
             if wish.exists():
                 phase = wish.read_text()
                 del self.tasks[task_id]
-                self.log(f"ended {task_id} {os.getpid()}")
+                self.log(f"ended {task_id} {ME}")
                 self.report(driver, task_id, ENDS[phase], phase)
 
     def shutdown(self, driver: Any) -> None:
@@ -76,7 +78,7 @@ async def main() -> None:
     driver = ExecutorDriver(executor, os.environ)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, executor.end_some, driver)
-    (executor.directory / f"executor.{os.getpid()}").touch()
+    (executor.directory / f"executor.{ME}").touch()
     await driver.start()
     await executor.over.wait()
     await driver.stop()

@@ -183,22 +183,24 @@ class Local:
     # ---- what the executors saw
 
     def executor_pids(self) -> list[int]:
-        return [int(path.suffix[1:]) for path in self.executors.glob("executor.*")]
+        """Of those that live."""
+        found = [path.name.removeprefix("executor.") for path in self.executors.glob("executor.*")]
+        return [int(one.partition(".")[0]) for one in found if _alive(one)]
 
     def running(self) -> dict[str, list[str]]:
         """Task ids that run, by pod uid. Fails when a pod ever had two at once."""
-        now: dict[str, dict[str, int]] = {}
+        now: dict[str, dict[str, str]] = {}
         log = self.executors / "log"
         for line in log.read_text().splitlines() if log.exists() else []:
-            word, task_id, pid = line.split()
+            word, task_id, who = line.split()
             tasks = now.setdefault(task_id.partition(".")[0], {})
             if word == "started":
-                others = [other for other, where in tasks.items() if _alive(where)]
+                others = [other for other, its in tasks.items() if _alive(its)]
                 assert not others, f"{task_id} was started while {others} ran"
-                tasks[task_id] = int(pid)
+                tasks[task_id] = who
             else:
                 tasks.pop(task_id, None)
-        alive = {uid: sorted(t for t, pid in tasks.items() if _alive(pid)) for uid, tasks in now.items()}
+        alive = {uid: sorted(t for t, its in tasks.items() if _alive(its)) for uid, tasks in now.items()}
         return {uid: tasks for uid, tasks in alive.items() if tasks}
 
     def assert_each_runs_once(self) -> None:
@@ -207,12 +209,14 @@ class Local:
         assert all(len(tasks) == 1 for tasks in running.values()), running
 
 
-def _alive(pid: int) -> bool:
-    """Not so is what only waits for its parent to collect it."""
+def _alive(who: str) -> bool:
+    """`who`: an executor, as PID.START. Not so is what only waits for its parent to collect it."""
+    pid, _, start = who.partition(".")
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return False
+    return stat[0] not in ("Z", "X") and stat[19] == start
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def test_a_volume_to_be_destroyed_is_forgotten_when_its_agent_is_marked_gone(loc
     local.call("DELETE", f"{CLAIMS}/data")
     local.until("no claim", lambda: not local.items(CLAIMS))
     (volume,) = local.items(VOLUMES)
-    assert volume["status"]["phase"] == "Released"
+    local.until("its release", lambda: local.items(VOLUMES)[0]["status"]["phase"] == "Released")
     agent_id = node["spec"]["providerID"].removeprefix("mesos://")
     local.operate("MARK_AGENT_GONE", agent_id={"value": agent_id})
     local.until("no volume", lambda: not local.items(VOLUMES))
