@@ -10,8 +10,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,10 +80,22 @@ def main(argv: list[str]) -> int:
         return 1
 
 
+@dataclass(frozen=True)
+class _Node:
+    """What runs pods on this machine."""
+
+    images: ImageStore
+    dirs: PodDirs
+    stages: Stages
+    keeper: LauncherKeeper
+    metadata: Service
+    measurer: Measurer | None
+    machine: Machine
+
+
 async def run(config: Settings, environ: Mapping[str, str]) -> int:
     """Serve until the agent, a signal or an error ends it; returns the exit code. Raises OSError, ValueError."""
     stop, tokens = _Stop(), Tokens()
-    keeper = LauncherKeeper(config.state_dir / "points")
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(
             signum, stop, f"{signal.Signals(signum).name} came", False
@@ -91,55 +103,19 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
     executor = PodExecutor(config.ip, tokens, stop, config.idle_timeout)
     executor.sandbox = Path(environ.get("MESOS_SANDBOX", "."))
     driver = ExecutorDriver(executor, environ)
-    images_are = image_settings.load(config.image_config)
-    images = ImageStore(config.state_dir, local_images=config.local_images, settings=images_are)
-    dirs = PodDirs(config.pods_dir, lambda path: stages.dispose(path))
-    stages = Stages(config.state_dir, images_are, dirs.lock, local_images=config.local_images)
-    dirs.open()
-    gpus = Gpus(Host(config.device_dir), config.state_dir / "gpus")
-
-    async def parts(flavor: str) -> Parts | None:
-        if flavor == KVM:
-            kvm = await machines.equipment()
-            files = (kvm.tools.qemu, kvm.tools.virtiofsd, kvm.boot.kernel, kvm.boot.root)
-            return Parts(tuple(map(str, files)))
-        image = await stages.identity(flavor)
-        return None if image is None else Parts(image=image)
-
-    measurer = None if config.tpm is None else Measurer(config.tpm, parts=parts)
-    flavors = (*FLAVORS, KVM, *stages.names)
-    machines = Machines(keeper.run_pod, config.state_dir, config.kvm_kernel)
-    metadata = Service(
-        Keys(config.metadata_key or config.state_dir / "metadata" / "key", make=config.metadata_key is None),
-        store_manifests(config.state_dir),
-    )
-    machine = Machine(
-        lambda: executor.node,
-        images,
-        dirs,
-        ByFlavor(machines, dict.fromkeys(stages.names, stages.run_pod)),
-        config.flavor,
-        gpus,
-        flavors,
-        rules=config.rules,
-        want=executor.want,
-        facts=await _facts(config),
-        measure=not_measured if measurer is None else measurer.measure,
-        metadata=metadata,
-        admit=lambda pod, handler: _admit(stages, choose_flavor(pod, handler, config.flavor, flavors), pod),
-    )
-    pods = Pods(machine, executor.report)
+    node = await _node(config, executor)
+    pods = Pods(node.machine, executor.report)
     background: list[asyncio.Task[None]] = []
     server = web.AppRunner(make_app(pods, tokens), access_log=None, handler_cancellation=True)
     try:
         address = await _serve(server, config)
         executor.attach(pods, driver, address)
-        background.append(asyncio.create_task(images.collect_forever(), name="image collection"))
-        if measurer is not None:
-            background.append(asyncio.create_task(measurer.check(), name="TPM"))
-        keeper.start()
-        await stages.load()
-        for name in await asyncio.to_thread(dirs.collect):
+        background.append(asyncio.create_task(node.images.collect_forever(), name="image collection"))
+        if node.measurer is not None:
+            background.append(asyncio.create_task(node.measurer.check(), name="TPM"))
+        node.keeper.start()
+        await node.stages.load()
+        for name in await asyncio.to_thread(node.dirs.collect):
             log.info("removed pod directory %s, left by an executor that is gone", name)
         await driver.start()
         await stop.called.wait()
@@ -149,11 +125,58 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
     finally:
         for task in background:
             task.cancel()
-        await keeper.close()
+        await node.keeper.close()
         await pods.settle()  # the logs stay in the sandbox, for whoever wants to know why
-        await metadata.shut()
+        await node.metadata.shut()
         await server.cleanup()
     return 1 if stop.failed else 0
+
+
+async def _node(config: Settings, executor: PodExecutor) -> _Node:
+    """Nothing of it runs yet. Raises OSError, ValueError."""
+    images_are = image_settings.load(config.image_config)
+    images = ImageStore(config.state_dir, local_images=config.local_images, settings=images_are)
+    dirs = PodDirs(config.pods_dir, lambda path: stages.dispose(path))
+    stages = Stages(config.state_dir, images_are, dirs.lock, local_images=config.local_images)
+    dirs.open()
+    keeper = LauncherKeeper()
+    machines = Machines(keeper.run_pod, config.state_dir, config.kvm_kernel)
+    metadata = Service(
+        Keys(config.metadata_key or config.state_dir / "metadata" / "key", make=config.metadata_key is None),
+        store_manifests(config.state_dir),
+    )
+    measurer = None if config.tpm is None else Measurer(config.tpm, parts=_parts_of(machines, stages))
+    flavors = (*FLAVORS, KVM, *stages.names)
+    machine = Machine(
+        lambda: executor.node,
+        images,
+        dirs,
+        ByFlavor(machines, dict.fromkeys(stages.names, stages.run_pod)),
+        config.flavor,
+        Gpus(Host(config.device_dir), config.state_dir / "gpus"),
+        flavors,
+        rules=config.rules,
+        want=executor.want,
+        facts=await _facts(config),
+        measure=not_measured if measurer is None else measurer.measure,
+        metadata=metadata,
+        admit=lambda pod, handler: _admit(stages, choose_flavor(pod, handler, config.flavor, flavors), pod),
+    )
+    return _Node(images, dirs, stages, keeper, metadata, measurer, machine)
+
+
+def _parts_of(machines: Machines, stages: Stages) -> Callable[[str], Awaitable[Parts | None]]:
+    """What the TPM is told of a flavor that is more than files of Gantry's; None for those nobody knows."""
+
+    async def parts(flavor: str) -> Parts | None:
+        if flavor == KVM:
+            kvm = await machines.equipment()
+            files = (kvm.tools.qemu, kvm.tools.virtiofsd, kvm.boot.kernel, kvm.boot.root)
+            return Parts(tuple(map(str, files)))
+        image = await stages.identity(flavor)
+        return None if image is None else Parts(image=image)
+
+    return parts
 
 
 async def _facts(config: Settings) -> Facts:

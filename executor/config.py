@@ -58,6 +58,14 @@ def parser() -> argparse.ArgumentParser:
         prog="gantry executor",
         description="Run pods for the Gantry scheduler. Started by a Mesos agent, with its MESOS_* environment.",
     )
+    _add_node_flags(made)
+    _add_pod_flags(made)
+    add_flags(made)
+    made.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="(default: %(default)s)")
+    return made
+
+
+def _add_node_flags(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--state-dir", type=Path, default=Path("/var/lib/gantry"), metavar="DIR",
         help="image store of this machine, shared by all executors (default: %(default)s)",
@@ -76,6 +84,9 @@ def parser() -> argparse.ArgumentParser:
         "--node-listen", default="0.0.0.0:0", metavar="HOST:PORT",
         help="address of the node server; port 0 takes a free one (default: %(default)s)",
     )  # fmt: skip
+
+
+def _add_pod_flags(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--default-flavor", choices=FLAVORS, default="linux",
         help="stage1 flavor of pods without runtimeClassName (default: %(default)s)",
@@ -115,9 +126,6 @@ def parser() -> argparse.ArgumentParser:
         help="keys that the metadata service signs with, the same on all machines whose pods verify one another's "
         "signatures (default: one of this machine's, in the state directory)",
     )  # fmt: skip
-    add_flags(made)
-    made.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="(default: %(default)s)")
-    return made
 
 
 def settings(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
