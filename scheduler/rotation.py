@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
-import sys
 
+from scheduler import exitcodes, oneshot
 from scheduler.config import ring_of
 from scheduler.flags import UsageError, rotation_parser, zookeeper_of
 from scheduler.store import StoreError, open_store
@@ -24,7 +23,6 @@ ABOUT = (
     "Stop the schedulers first: what runs is not touched."
 )
 EPILOG = "exit codes: 0 done; 2 bad flags or files; 4 the store cannot be used"
-OK, USAGE, STORE = 0, 2, 4
 
 AT_ONCE = 100
 """Secrets a commit."""
@@ -32,19 +30,11 @@ AT_ONCE = 100
 
 def main(argv: list[str]) -> int:
     """Returns the exit code (see EPILOG)."""
-    logging.basicConfig(stream=sys.stderr, level="WARNING", format="%(levelname)s %(name)s: %(message)s")
-    try:
-        print(asyncio.run(_rotate(rotation_parser(ABOUT, EPILOG).parse_args(argv))))  # noqa: T201 - the answer
-    except UsageError as error:
-        return _fail(USAGE, error)
-    except StoreError as error:
-        return _fail(STORE, error)
-    return OK
 
+    def work() -> str:
+        return asyncio.run(_rotate(rotation_parser(ABOUT, EPILOG).parse_args(argv)))
 
-def _fail(code: int, error: Exception) -> int:
-    print(f"gantry: error: {error}", file=sys.stderr)  # noqa: T201 - the one line for the user
-    return code
+    return oneshot.run(work, {UsageError: exitcodes.USAGE, StoreError: exitcodes.STORE})
 
 
 async def _rotate(args: argparse.Namespace) -> str:

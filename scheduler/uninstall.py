@@ -11,14 +11,13 @@ import argparse
 import asyncio
 import contextlib
 import getpass
-import logging
 import os
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from scheduler import exitcodes, oneshot
 from scheduler.config import Framework, UsageError, access_of, master_of, principal_of, ring_of, roles_of
 from scheduler.flags import uninstall_parser, zookeeper_of
 from scheduler.framework import records
@@ -38,8 +37,8 @@ EPILOG = """\
 exit codes: 0 done; 1 not confirmed, or volumes remain; 2 bad flags or files; 4 the store cannot be used, for one
 because a scheduler runs on it; 5 Mesos cannot be reached or refuses. But for 0, what is in the store is still there."""
 
-OK, NO, USAGE, STORE, MESOS = 0, 1, 2, 4, 5
-"""Exit codes; 2, 4 and 5 mean what they mean for the scheduler."""
+NO = 1
+"""Not confirmed, or volumes remain; the other exit codes mean what they mean for the scheduler."""
 
 REMOVED = "has been removed"
 """In the ERROR for a SUBSCRIBE with the id of a framework that has ended (`Master::_subscribe`)."""
@@ -62,25 +61,19 @@ class Declined(Exception):
 
 def main(argv: list[str], ask: Callable[[str], str] = input) -> int:
     """Returns the exit code (see EPILOG)."""
-    logging.basicConfig(stream=sys.stderr, level="WARNING", format="%(levelname)s %(name)s: %(message)s")
-    try:
+
+    def work() -> str:
         args = uninstall_parser(ABOUT, EPILOG).parse_args(argv)
         asyncio.run(_uninstall(args, access_of(args, os.environ), ask))
-    except UsageError as error:
-        return _fail(USAGE, error)
-    except Declined as error:
-        return _fail(NO, error)
-    except StoreError as error:
-        return _fail(STORE, error)
-    except MesosError as error:
-        return _fail(MESOS, error)
-    _say(f"{args.framework_name} is uninstalled")
-    return OK
+        return f"{args.framework_name} is uninstalled"
 
-
-def _fail(code: int, error: Exception) -> int:
-    print(f"gantry: error: {error}", file=sys.stderr)  # noqa: T201 - the one line for the user
-    return code
+    codes = {
+        UsageError: exitcodes.USAGE,
+        Declined: NO,
+        StoreError: exitcodes.STORE,
+        MesosError: exitcodes.MESOS,
+    }
+    return oneshot.run(work, codes)
 
 
 def _say(line: str) -> None:

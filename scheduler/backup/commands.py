@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from gantry import __version__
+from scheduler import exitcodes, oneshot
 from scheduler.backup import file, sqlite
 from scheduler.backup.file import BackupError, Summary
 from scheduler.backup.transfer import BUMP, Row, Snapshot
@@ -31,7 +31,7 @@ RESTORE_ABOUT = (
     "there is no store yet. Stop the schedulers first, and never let two clusters run from one backup."
 )
 EPILOG = "exit codes: 0 done; 1 the file cannot be used; 2 bad flags; 4 the store cannot be used"
-OK, FILE, USAGE, STORE = 0, 1, 2, 4
+FILE = 1
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,21 +74,8 @@ def _main(
     work: Callable[[argparse.Namespace], Coroutine[None, None, str]],
     argv: list[str],
 ) -> int:
-    logging.basicConfig(stream=sys.stderr, level="WARNING", format="%(levelname)s %(name)s: %(message)s")
-    try:
-        print(asyncio.run(work(parser.parse_args(argv))))  # noqa: T201 - what was asked for
-    except UsageError as error:
-        return _fail(USAGE, error)
-    except BackupError as error:
-        return _fail(FILE, error)
-    except StoreError as error:
-        return _fail(STORE, error)
-    return OK
-
-
-def _fail(code: int, error: Exception) -> int:
-    print(f"gantry: error: {error}", file=sys.stderr)  # noqa: T201 - the one line for the user
-    return code
+    codes = {UsageError: exitcodes.USAGE, BackupError: FILE, StoreError: exitcodes.STORE}
+    return oneshot.run(lambda: asyncio.run(work(parser.parse_args(argv))), codes)
 
 
 async def _backup(args: argparse.Namespace) -> str:
