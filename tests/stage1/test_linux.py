@@ -251,6 +251,18 @@ async def test_root_is_an_overlay_and_nothing_of_the_host_is_mounted(runner: Any
     assert not (runner.pods.image / "bin" / "new").exists()
 
 
+async def test_the_end_of_an_app_waits_for_nobody_s_disk(runner: Any) -> None:
+    """Its overlay is `volatile`: else its end, and that of a pod, writes out all that the host has not yet."""
+    pod = await runner.pod(
+        runner.pods.make(runner.pods.app("/bin/sh", "-c", "cat /proc/mounts; touch /x; sync"))
+    )
+    for _ in range(2):
+        _, output = await pod.start()
+        assert (await pod.ended()).exit_code == 0
+        (root,) = [line for line in (await output.text()).splitlines() if line.split()[1] == "/"]
+        assert {"volatile", "fsync=volatile"} & set(root.split()[3].split(","))
+
+
 async def test_upper_layers_win(runner: Any, tmp_path: Path) -> None:
     layer = tmp_path / "layer"
     layer.mkdir()

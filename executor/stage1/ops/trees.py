@@ -1,5 +1,6 @@
 """Operations that make an app's root: detached copies of mounts, the overlay, /dev, and where all that is put."""
 
+import contextlib
 import os
 import re
 import stat
@@ -177,7 +178,8 @@ def _mount_layers(
     paths = [f"/proc/self/fd/{fd}" for fd in fds]
     data = f"lowerdir={':'.join(names if place else paths[: len(lowers)])}"
     if writable:
-        data += f",upperdir={paths[-2]},workdir={paths[-1]}"
+        data += f",upperdir={paths[-2]},workdir={paths[-1]},volatile"
+        _forget_volatile(writable[-1])
     data += options
     here = os.open(".", os.O_PATH | os.O_CLOEXEC)
     try:
@@ -188,6 +190,24 @@ def _mount_layers(
         os.fchdir(here)
         for fd in (*fds, here):
             os.close(fd)
+
+
+def _forget_volatile(work: str) -> None:
+    """What tells the kernel that the directories may be damaged since the host went down: nobody brings them back then.
+
+    What is written to an app's root does not outlive the app. Without `volatile` each end of an app would wait until
+    all that anybody has written to the host's file system is on its disk (Documentation/filesystems/overlayfs.rst).
+    """
+    place = f"{work}/work/incompat"
+    try:
+        os.rmdir(place)
+    except FileNotFoundError:
+        return  # it is mounted for the first time
+    except OSError:
+        for remove, path in ((os.unlink, f"{place}/volatile/dirty"), (os.rmdir, f"{place}/volatile")):
+            with contextlib.suppress(FileNotFoundError):
+                remove(path)
+        os.rmdir(place)
 
 
 def _labelled(context: str) -> str:
