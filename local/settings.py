@@ -12,20 +12,25 @@ DEFAULT_RESOURCES = "cpus:4;mem:8192;disk:20000;ports:[31000-32000]"
 
 
 def free_port(host: str) -> int:
-    """A TCP port of `host` that nobody listens on now."""
+    """A TCP port of `host` that nobody listens on, for this process and those that it starts."""
     return free_ports(host, 1)[0]
 
 
 def free_ports(host: str, count: int) -> list[int]:
-    """All different."""
-    probes = [socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind((host, 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+    """All different, and kept until this process ends, also while who listens there is being started again.
+
+    Each stays bound to a socket that does not listen: the kernel lends the port to nobody who asks for any (bind to 0,
+    or connect), while a server that names it and sets SO_REUSEADDR, as servers do, is let in. Source: Linux,
+    net/ipv4/inet_connection_sock.c, inet_csk_find_open_port and inet_bind_conflict.
+    """
+    kept = [socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) for _ in range(count)]
+    for one in kept:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind((host, 0))
+    ports = [int(one.getsockname()[1]) for one in kept]
+    for one in kept:
+        one.detach()  # the kernel closes it when this process ends
+    return ports
 
 
 @dataclass(frozen=True)

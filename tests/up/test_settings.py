@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import socket
 import stat
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from local import zookeeper
 from local.cluster import components, executor_command
-from local.settings import Settings, free_ports, write_kubeconfig, write_token
+from local.settings import Settings, free_port, free_ports, write_kubeconfig, write_token
 from local.up import UpError, lock, parse_listen, parser, settings_of
 from scheduler import flags as scheduler_flags
 
@@ -89,6 +90,15 @@ def test_port_0_becomes_a_real_one(tmp_path):
     settings = settings_of(parser().parse_args(["--listen", "127.0.0.1:0", "--data-dir", str(tmp_path)]))
     assert settings.listen[1] > 0
     assert settings.data_dir == tmp_path.resolve()
+
+
+def test_a_port_is_kept_for_who_names_it():
+    port = free_port("127.0.0.1")
+    for _ in range(2):  # whoever listens there may end, and come back
+        with socket.create_server(("127.0.0.1", port)):
+            pass
+    with socket.socket() as other, pytest.raises(OSError, match="Address already in use"):
+        other.bind(("127.0.0.1", port))
 
 
 def test_the_executors_get_their_flags(tmp_path):
