@@ -1,4 +1,4 @@
-"""How commands that do one thing (backup, uninstall, …) end: with what they say, or with one line of error and a code."""
+"""How commands that do one thing (backup, uninstall, …) end: with what they say, or one line of error and a code."""
 
 import logging
 import sys
