@@ -29,10 +29,10 @@ from aiohttp import web
 from gantry import __version__
 from scheduler import authority, bundles, metrics
 from scheduler.api.app import make_app
+from scheduler.api.checks import Check, HealthReport
 from scheduler.api.context import API
 from scheduler.api.forward import Forwarder, Role
 from scheduler.api.forward_http import Leader
-from scheduler.api.health import Check, HealthReport
 from scheduler.api.server import ConfigError, start_server
 from scheduler.config import Settings, UsageError
 from scheduler.election.link import Link

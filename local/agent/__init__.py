@@ -21,10 +21,10 @@ from local.agent.containers.cgroups import CgroupError
 from local.agent.containers.containerizer import Containerizer
 from local.agent.containers.launcher import placement
 from local.agent.core import Core
-from local.agent.estimator import Oversubscription
 from local.agent.executors import Executors
 from local.agent.flags import Flags, parse
 from local.agent.master import MasterConnection
+from local.agent.oversubscription import Oversubscription
 from local.agent.recovery import Recovery
 from local.agent.server import Server
 

@@ -13,11 +13,11 @@ from prometheus_client import CollectorRegistry
 from scheduler.api import health, housekeeping, logs, metrics, pods, read, reviews, streaming, write
 from scheduler.api.auth import auth_middleware
 from scheduler.api.body import LIMIT
+from scheduler.api.checks import HealthReport
 from scheduler.api.context import API, Api, Clock, NodeProxy, wall_clock
 from scheduler.api.delete import delete, delete_collection
 from scheduler.api.discovery import Discovery
 from scheduler.api.forward import Forwarder
-from scheduler.api.health import HealthReport
 from scheduler.api.services import SERVICES
 from scheduler.api.status import status_middleware
 from scheduler.registry import RESOURCES

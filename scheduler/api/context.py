@@ -8,16 +8,14 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
 
+from scheduler.api.checks import HealthReport
 from scheduler.api.pages import Pages
 from scheduler.registry.resource import Resource
 from scheduler.store import Store, Watch
-
-if TYPE_CHECKING:
-    from scheduler.api.health import HealthReport
 
 T = TypeVar("T")
 

@@ -6,32 +6,11 @@ Alive: a restart would not help. Ready: requests are served as they should be. T
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from aiohttp import web
 
 from scheduler.api.auth import has_token
+from scheduler.api.checks import Check
 from scheduler.api.context import API, Api
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that is well when `problem` is empty. A `fatal` problem ends liveness: restart the process.
-
-    `detail`: what there is to know when it is well.
-    """
-
-    name: str
-    problem: str = ""
-    fatal: bool = False
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class HealthReport:
-    """What the process knows of its own health."""
-
-    checks: tuple[Check, ...] = ()
 
 
 async def livez(request: web.Request) -> web.Response:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from scheduler.api.app import make_app
-from scheduler.api.health import HealthReport
+from scheduler.api.checks import HealthReport
 from scheduler.api.server import start_server
 from scheduler.store import Key
 from scheduler.store.sqlite import SqliteStore

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from scheduler.api.auth import is_loopback
-from scheduler.api.health import Check, HealthReport
+from scheduler.api.checks import Check, HealthReport
 from scheduler.api.respond import warning_header
 from scheduler.api.server import ConfigError, check_listen, start_server
 

@@ -10,9 +10,9 @@ import pytest
 from aiohttp import web
 
 from scheduler.api.app import make_app
+from scheduler.api.checks import Check, HealthReport
 from scheduler.api.forward import Forwarder, Role
 from scheduler.api.forward_http import FORWARDED_BY, Leader
-from scheduler.api.health import Check, HealthReport
 from scheduler.api.server import start_server
 from scheduler.serving import Certificate
 
