@@ -100,6 +100,8 @@ def pod_level(
     for name in ("hostPID", "hostIPC"):
         if spec.get(name) and flavor not in ("linux", "fly"):
             raise ValueError(f"{name}: flavor {flavor} always has a namespace of its own")
+    if spec.get("hostUsers") is False and flavor in ("fly", "nspawn"):
+        raise ValueError(f"hostUsers: flavor {flavor} has no user namespace: false asks for one")
     pod_ip = node.ip if spec.get("hostNetwork") else ""
     qos = qos_class(spec)
     settings = sysctls.settings(pod, flavor, rules.unsafe_sysctls)

@@ -460,7 +460,7 @@ class PodRunner:
 
     def _waiting(self, app: str) -> str:
         container = self.state.container(app)
-        return container.reason or ("ContainerCreating" if not container.app.init else "PodInitializing")
+        return container.reason or ("ContainerCreating" if self.state.initialized else "PodInitializing")
 
     async def strip(self) -> None:
         """Remove all but the logs of a pod that is over."""

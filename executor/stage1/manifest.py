@@ -5,6 +5,7 @@ stage0's business. Source of the fields: appc spec 0.8.11, pods.md and ace.md; `
 """
 
 import json
+import posixpath
 from typing import Any, Final, NamedTuple
 
 from executor.stage1 import isolators, lsm, userns
@@ -355,6 +356,8 @@ def _mounts(app: str, raw: dict[str, Any], volumes: dict[str, Volume]) -> tuple[
             raise ManifestError(f"app {app}: mount {path}: the pod has no volume {volume!r}")
         if not path.startswith("/"):
             raise ManifestError(f"app {app}: mount {path!r}: not an absolute path")
+        if posixpath.normpath(path).strip("/") == "":
+            raise ManifestError(f"app {app}: mount {path!r}: nothing is mounted on an app's root")
         read_only = (
             volumes[volume].read_only
             or bool(entry.get("readOnly", False))

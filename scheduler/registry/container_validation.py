@@ -6,6 +6,7 @@ not do yet is not checked here but refused by `supported`.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
@@ -88,6 +89,9 @@ def _validate_container(
     policy = container.get("imagePullPolicy")
     if image and policy not in PULL_POLICIES:
         yield FieldError.not_supported(f"{path}.imagePullPolicy", policy, PULL_POLICIES)
+    for key in ("terminationMessagePath", "workingDir"):  # the node would only refuse to start it
+        if container.get(key) and not container[key].startswith("/"):
+            yield FieldError.invalid(f"{path}.{key}", container[key], "must be an absolute path")
     policy = container.get("terminationMessagePolicy")
     if policy not in _MESSAGE_POLICIES:
         yield FieldError.not_supported(f"{path}.terminationMessagePolicy", policy, _MESSAGE_POLICIES)
@@ -271,6 +275,8 @@ def _validate_mounts(
             yield FieldError.invalid(f"{at}.mountPath", target, "must be unique")
         elif ":" in target:
             yield FieldError.invalid(f"{at}.mountPath", target, "must not contain ':'")
+        elif posixpath.normpath(f"/{target}").strip("/") == "":
+            yield FieldError.invalid(f"{at}.mountPath", target, "must not be the container's root")
         taken.add(target or "")
         sub_path = mount.get("subPath")
         if sub_path and (complaint := names.relative_path(sub_path)):
@@ -329,6 +335,11 @@ def _resource_complaint(name: str) -> str | None:
     return None if "/" in name else "must be a standard resource for containers"
 
 
+def _capability(name: str) -> str:
+    """As the kernel names it, without CAP_: in any case of letters, as containerd takes them."""
+    return name.upper().removeprefix("CAP_")
+
+
 def _validate_security(context: Object, path: str) -> Iterator[FieldError]:
     for key in ("runAsUser", "runAsGroup"):
         if key in context:
@@ -337,7 +348,7 @@ def _validate_security(context: Object, path: str) -> Iterator[FieldError]:
     capabilities = context.get("capabilities") or {}
     for key in ("add", "drop"):
         for index, name in enumerate(capabilities.get(key) or ()):
-            if name.removeprefix("CAP_") not in _CAPABILITIES:
+            if _capability(name) not in _CAPABILITIES:
                 yield FieldError.invalid(
                     f"{path}.capabilities.{key}[{index}]", name, "not a Linux capability"
                 )
@@ -345,7 +356,7 @@ def _validate_security(context: Object, path: str) -> Iterator[FieldError]:
         if context.get("privileged"):
             why = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"
             yield FieldError.invalid(path, context, why)
-        if {"SYS_ADMIN", "CAP_SYS_ADMIN"} & set(capabilities.get("add") or ()):
+        if "SYS_ADMIN" in map(_capability, capabilities.get("add") or ()):
             why = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"
             yield FieldError.invalid(path, context, why)
 

@@ -36,6 +36,7 @@ _HOST_PATH_TYPES = (
     "Socket",
 )
 _LONGEST_SECONDS = 2**31 - 1
+_LARGEST_OWN_ID = 65535  # of a user namespace: executor/stage1/userns.py
 
 _MUTABLE = (
     "pod updates may not change fields other than `spec.containers[*].image`, `spec.initContainers[*].image`, "
@@ -197,6 +198,8 @@ def _validate_host_path(source: Object, path: str) -> Iterator[FieldError]:
         yield FieldError.required(f"{path}.path")
     elif complaint := names.path_without_backsteps(target):
         yield FieldError.invalid(f"{path}.path", target, complaint)
+    elif not target.startswith("/"):  # the node would only refuse to start it
+        yield FieldError.invalid(f"{path}.path", target, "must be an absolute path")
     if source.get("type", "") not in _HOST_PATH_TYPES:
         yield FieldError.not_supported(f"{path}.type", source["type"], _HOST_PATH_TYPES)
 
@@ -236,6 +239,24 @@ def _validate_host_users(spec: Object) -> Iterator[FieldError]:
             if (container.get("securityContext") or {}).get("privileged"):
                 path = f"spec.{key}[{index}].securityContext.privileged"
                 yield FieldError.forbidden(path, f"{NOT_YET} when `pod.Spec.HostUsers` is false")
+    for path, number in _ids(spec):
+        if number > _LARGEST_OWN_ID:
+            why = f"must be between 0 and {_LARGEST_OWN_ID}, inclusive, when `pod.Spec.HostUsers` is false"
+            yield FieldError.invalid(path, number, why)
+
+
+def _ids(spec: Object) -> Iterator[tuple[str, int]]:
+    """The users and groups that the pod names, with their paths."""
+    holders = [("spec", spec)]
+    for key in ("containers", "initContainers"):
+        holders += [(f"spec.{key}[{at}]", one) for at, one in enumerate(spec.get(key) or ())]
+    for path, holder in holders:
+        context = holder.get("securityContext") or {}
+        for name in ("runAsUser", "runAsGroup", "fsGroup"):
+            if context.get(name) is not None:
+                yield f"{path}.securityContext.{name}", context[name]
+        for at, group in enumerate(context.get("supplementalGroups") or ()):
+            yield f"{path}.securityContext.supplementalGroups[{at}]", group
 
 
 def _validate_names(spec: Object) -> Iterator[FieldError]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from scheduler.registry.label_validation import apparmor_warnings, sync_apparmor
+from scheduler.registry.label_validation import sync_apparmor
 from scheduler.registry.metadata import keep_all_but_status, keep_metadata, reset_metadata
 from scheduler.registry.pod_defaults import default_pod_spec, qos_class
 from scheduler.registry.pod_table import COLUMNS, pod_row
 from scheduler.registry.pod_validation import validate_pod, validate_pod_update
+from scheduler.registry.pod_warnings import pod_warnings
 from scheduler.registry.resource import Object, Resource
 from shared.models.pod import Pod
 
@@ -72,7 +73,7 @@ PODS = Resource(
     validate_create=validate_pod,
     prepare_update=_prepare_update,
     validate_update=validate_pod_update,
-    warn=apparmor_warnings,
+    warn=pod_warnings,
     fields={
         "metadata.name": _of("metadata", "name"),
         "metadata.namespace": _of("metadata", "namespace"),

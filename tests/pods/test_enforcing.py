@@ -358,6 +358,9 @@ async def test_namespaces_of_the_node(make_host: Any, field: str) -> None:
         assert (await host.log("p")).strip() == os.readlink(f"/proc/self/ns/{kind}")
         with pytest.raises(ValueError, match=f"{field}: flavor nspawn always has a namespace of its own"):
             host.run({"run": "true"}, supplies=Supplies("nspawn"), runtimeClassName="nspawn", **{field: True})
+        for flavor in ("fly", "nspawn"):
+            with pytest.raises(ValueError, match=f"hostUsers: flavor {flavor} has no user namespace"):
+                host.run({"run": "true"}, supplies=Supplies(flavor), runtimeClassName=flavor, hostUsers=False)
     finally:
         await host.close()
 

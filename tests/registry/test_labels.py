@@ -108,3 +108,13 @@ def test_the_annotation_is_the_old_way(manifest):
         == []
     )
     assert PODS.warn(manifest()) == []
+
+
+def test_what_has_no_effect_is_told(manifest):
+    gone = {"seccomp.security.alpha.kubernetes.io/pod": "unconfined", "example.com/mine": "x"}
+    gone["container.seccomp.security.alpha.kubernetes.io/app"] = "unconfined"
+    why = 'non-functional in v1.27+; use the "seccompProfile" field instead'
+    told = PODS.warn(manifest(metadata={"annotations": gone}, automountServiceAccountToken=True))
+    assert told[:2] == [f"metadata.annotations[{key}]: {why}" for key in gone if "seccomp" in key]
+    assert [text.split(":")[0] for text in told[2:]] == ["spec.automountServiceAccountToken"]
+    assert PODS.warn(manifest(automountServiceAccountToken=False)) == []

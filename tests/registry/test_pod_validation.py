@@ -245,7 +245,7 @@ def test_a_good_container(create, manifest):
             "privileged": False,
             "readOnlyRootFilesystem": True,
             "allowPrivilegeEscalation": False,
-            "capabilities": {"add": ["NET_ADMIN", "CAP_CHOWN"], "drop": ["ALL"]},
+            "capabilities": {"add": ["NET_ADMIN", "CAP_CHOWN", "kill"], "drop": ["all"]},
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
@@ -295,6 +295,7 @@ def test_mounts(create, manifest):
         {"name": "data", "mountPath": "/a:b"},
         {"name": "data"},
         {"mountPath": "/d"},
+        {"name": "data", "mountPath": "/e/.."},
     ]
     _, errors = create(manifest(container={"volumeMounts": mounts}, volumes=[{"name": "data"}]))
     at = "spec.containers[0].volumeMounts"
@@ -305,6 +306,7 @@ def test_mounts(create, manifest):
         f"{at}[4].mountPath: Invalid value: \"/a:b\": must not contain ':'",
         f"{at}[5].mountPath: Required value",
         f"{at}[6].name: Required value",
+        f'{at}[7].mountPath: Invalid value: "/e/..": must not be the container\'s root',
     ]
 
 
@@ -357,6 +359,28 @@ def test_volumes(create, manifest):
             INVALID,
         ),
         ({"hostUsers": False, "hostNetwork": True}, "spec.hostNetwork", FORBIDDEN),
+        (
+            {"hostUsers": False, "securityContext": {"fsGroup": 65536}},
+            "spec.securityContext.fsGroup",
+            INVALID,
+        ),
+        (
+            {"hostUsers": False, "container": {"securityContext": {"runAsUser": 65536}}},
+            "spec.containers[0].securityContext.runAsUser",
+            INVALID,
+        ),
+        (
+            {"hostUsers": False, "securityContext": {"supplementalGroups": [5, 70000]}},
+            "spec.securityContext.supplementalGroups[1]",
+            INVALID,
+        ),
+        ({"container": {"workingDir": "a/b"}}, "spec.containers[0].workingDir", INVALID),
+        (
+            {"container": {"terminationMessagePath": "a"}},
+            "spec.containers[0].terminationMessagePath",
+            INVALID,
+        ),
+        ({"volumes": [{"name": "v", "hostPath": {"path": "a"}}]}, "spec.volumes[0].hostPath.path", INVALID),
         (
             {"hostUsers": False, "container": {"securityContext": {"privileged": True}}},
             "spec.containers[0].securityContext.privileged",

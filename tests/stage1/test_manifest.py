@@ -94,6 +94,10 @@ def test_mounts_and_mount_points() -> None:
         (pod({"mountPoints": [{"name": "v", "path": "/v"}]}), "app a: mount /v: the pod has no volume 'v'"),
         (pod(volumes=[{"name": "v", "kind": "magic"}]), "volume v: kind 'magic'"),
         (pod(volumes=[{"name": "v", "kind": "host", "source": "x"}]), "source 'x' is not an absolute path"),
+        (
+            pod({"mountPoints": [{"name": "v", "path": "/a/.."}]}, volumes=[{"name": "v", "kind": "empty"}]),
+            "app a: mount '/a/..': nothing is mounted on an app's root",
+        ),
         (pod(volumes=[{"name": "../v", "kind": "empty"}]), "not a valid name"),
         (
             pod(volumes=[{"name": "v", "kind": "empty", "gantry.io/medium": "Tape"}]),
