@@ -207,6 +207,7 @@ class _Start:
             overlays=machine.OVERLAYS,
         )
         self.guest.on_lost = self._on_lost
+        sandbox.watch()
         return sandbox
 
     async def _take_network(self) -> tuple[Link, ...]:

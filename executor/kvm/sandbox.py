@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from executor.kvm import pulse
 from executor.kvm.guest import frames
 from executor.kvm.wire import Stream, Wire
 from executor.pods import ports
@@ -45,6 +46,7 @@ class Guest:
         self.on_lost: Callable[[str], None] = lambda _: None
         self.ready: asyncio.Future[None] = self._loop.create_future()
         """Done when its launcher waits for a pod."""
+        self._pulse: asyncio.Task[None] | None = None
         self.died: asyncio.Future[None] = self._loop.create_future()
 
     async def call(self, do: str, pod: str, fds: tuple[int, ...] = (), **more: Any) -> dict[str, Any]:
@@ -65,6 +67,12 @@ class Guest:
                 os.close(master)
             raise
         return {**reply, "pid": self.pid, "fds": masters}
+
+    def watch(self, pod: str, seconds: float) -> None:
+        """From now on it is lost, too, when it does not answer any more; instead of what was said before."""
+        if self._pulse is not None:
+            self._pulse.cancel()
+        self._pulse = self._loop.create_task(pulse.watch(lambda: self.call("ping", pod), self.lost, seconds))
 
     async def connect(self, address: str, port: int) -> socket.socket:
         """A connection that is made in the pod's network; the other end of it is in the guest. Raises OSError."""
@@ -161,6 +169,8 @@ class Guest:
         if self._over:
             return
         self._over = reason
+        if self._pulse is not None:
+            self._pulse.cancel()
         for asked in list(self._pending.values()):
             if not asked.answer.done():
                 asked.answer.set_exception(LaunchError(reason))
@@ -219,6 +229,10 @@ class KvmSandbox(Sandbox):
         self._host = host
         self.pid = guest.pid = host.pid
         guest.on_event = self._on_guest_event
+
+    def watch(self, seconds: float = pulse.ASK_SECONDS) -> None:
+        """From now on the machine has ended, too, when it does not answer any more (executor/kvm/pulse.py)."""
+        self._guest.watch(self._key, seconds)
 
     async def dial(self, address: str, port: int) -> socket.socket:
         """As `netns.Dialling` says."""

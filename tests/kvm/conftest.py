@@ -101,8 +101,35 @@ class Machine:
             await self.sandbox.start_app(app, stdin=stdin, stdout=writer, stderr=writer)
         finally:
             os.close(writer)
-        ended = await asyncio.wait_for(self.exits[app].get(), SECONDS)
-        return ended, await asyncio.to_thread(_all, reader)
+        text = asyncio.create_task(
+            asyncio.to_thread(_all, reader)
+        )  # at once: it may be more than a pipe holds
+        return await self.ended(app), await text
+
+    async def ended(self, app: str) -> AppExit:
+        """How an app ends; AssertionError, with all there is to know, if its machine does or it takes too long."""
+        waiting = asyncio.ensure_future(self.exits[app].get())
+        await asyncio.wait([waiting, self.gone], timeout=SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+        waiting.cancel()
+        assert not self.gone.done(), f"{app} was to end, and not its machine: {self.gone.result()}"
+        raise AssertionError(f"{app} does not end; {await self._state(app)}")
+
+    async def _state(self, app: str) -> str:
+        """What hangs, as far as the machine still says."""
+        look = "cd /proc; for p in [0-9]*; do echo $p $(cat $p/comm $p/wchan $p/syscall); cat $p/stack; done"
+        reader, writer = os.pipe()
+        try:
+            made = await asyncio.wait_for(
+                self.sandbox.exec(app, ["sh", "-c", look], streams=(writer, writer)), 30
+            )
+            await asyncio.wait_for(made.ended, 30)
+        except (LaunchError, TimeoutError) as error:
+            return f"what is in it cannot be seen: {error!r}"
+        finally:
+            os.close(writer)
+        return await asyncio.to_thread(_all, reader)
 
     async def exec(self, app: str, *argv: str, **more: Any) -> tuple[int | None, int | None, str]:
         """Run a program in a running app; exit code, signal and output."""

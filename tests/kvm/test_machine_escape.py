@@ -4,8 +4,10 @@ The attempts are those of every flavor (tests/stage1/inside/attempts.py); here t
 whatever it wants in its machine, which is what an app is that has got out of its container.
 """
 
+import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -141,6 +143,13 @@ def done(output: str) -> set[str]:
     return {name for name, outcome in json.loads(output).items() if outcome == "done"}
 
 
+def running(machine: Any, program: bytes) -> list[int]:
+    """The machine's processes on the host that run a program."""
+    cgroup = next(Path("/sys/fs/cgroup").rglob(f"gantry.{machine.directory.name}"))
+    pids = {int(pid) for file in cgroup.rglob("cgroup.procs") for pid in file.read_text().split()}
+    return [pid for pid in pids if program in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
 async def test_what_an_app_gets_done_is_what_is_said(machine: Any) -> None:
     lines = DOCUMENT.read_text().splitlines()
     cells = [line.strip("|").split("|") for line in lines if line.startswith("|") and "`" in line]
@@ -203,10 +212,8 @@ async def test_an_app_that_eats_the_machine_s_memory_is_killed_alone(machine: An
 
 
 async def test_what_serves_the_machine_sees_this_pod_alone(machine: Any) -> None:
-    """virtiofsd, as seen from the host: its root, its user, what it may do. Last: it ends the machine."""
-    cgroup = next(Path("/sys/fs/cgroup").rglob(f"gantry.{machine.directory.name}"))
-    pids = {int(pid) for file in cgroup.rglob("cgroup.procs") for pid in file.read_text().split()}
-    serving = [pid for pid in pids if b"virtiofsd" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    """virtiofsd, as seen from the host: its root, its user, what it may do."""
+    serving = running(machine, b"virtiofsd")
     assert serving
     for pid in serving:
         shared = Path(f"/proc/{pid}/root")
@@ -216,4 +223,13 @@ async def test_what_serves_the_machine_sees_this_pod_alone(machine: Any) -> None
         assert not int(fields["CapEff"], 16) & caps.mask({"CAP_MKNOD", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE"})
         assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
     assert not machine.gone.done()
-    await machine.sandbox.stop()
+
+
+async def test_a_machine_that_hangs_is_ended(machine: Any, leftovers: Any) -> None:
+    """Last. Root of a machine can make it hang in many ways; here QEMU does nothing more."""
+    (qemu,) = running(machine, b"qemu-system")
+    os.kill(qemu, signal.SIGSTOP)
+    machine.sandbox.watch(0.1)
+    reason = await asyncio.wait_for(machine.gone, 90)
+    assert "has not answered" in reason
+    assert leftovers(machine.directory) == []

@@ -76,3 +76,20 @@ async def test_answers_to_nobody_and_streams_that_there_are_not_change_nothing()
     assert guest.wire.streams == {}
     guest.wire.close("over")
     theirs.close()
+
+
+async def test_a_machine_that_answers_is_alive_whatever_it_says() -> None:
+    guest, theirs = await opened()
+    theirs.setblocking(False)
+    loop = asyncio.get_running_loop()
+    guest.watch("pod", 0.05)
+    for number in range(1, 6):
+        (asked,) = frames.Decoder().feed(await loop.sock_recv(theirs, 4096))
+        assert asked.message() == {"id": number, "do": "ping", "pod": "pod"}
+        said = {"id": number, **({"error": "no such request"} if number % 2 else {})}
+        await loop.sock_sendall(theirs, frames.message(said))
+    async with asyncio.timeout(60):
+        await guest.died
+    with pytest.raises(LaunchError, match="has not answered"):
+        await guest.call("run", "pod")
+    theirs.close()

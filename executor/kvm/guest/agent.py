@@ -3,6 +3,7 @@
 Runs in pid 1, so it also reaps what nobody else does. When the launcher ends, so does the machine.
 """
 
+import errno
 import fcntl
 import os
 import select
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from executor.kvm.guest import ports
 
 _READ: Final = 64 * 1024
+_LITTLE: Final = (
+    2048  # bytes: what the kernel finds room for when memory is short (drivers/char/virtio_console.c)
+)
 _CLOCK_OFF: Final = 0.5
 
 
@@ -117,11 +121,19 @@ class Agent:
                 self._on_frame(frame)
 
     def _flush(self) -> None:
+        size = frames.CHUNK
         while self._out:
             try:
-                count = os.write(self._port, self._out[0][: frames.CHUNK])
+                count = os.write(self._port, self._out[0][:size])
             except BlockingIOError:
                 break
+            except OSError as error:
+                if error.errno != errno.ENOMEM:
+                    raise
+                if size == _LITTLE:
+                    break  # later: the loop comes back as long as something is left
+                size = _LITTLE
+                continue
             if count == len(self._out[0]):
                 self._out.popleft()
             else:
