@@ -39,11 +39,11 @@ def write(volume: str, files: Payload) -> None:
                     pass  # of another file, too
             _put(root, f"{new}/{path}", file.content, file.mode, owner)
         _remove(root, NEW_DATA)
-        os.symlink(new, NEW_DATA, dir_fd=root)
+        _link(root, NEW_DATA, new, owner)
         os.rename(NEW_DATA, DATA, src_dir_fd=root, dst_dir_fd=root)
         names = {path.partition("/")[0] for path in files}
         for name in names - set(os.listdir(root)):
-            os.symlink(f"{DATA}/{name}", name, dir_fd=root)
+            _link(root, name, f"{DATA}/{name}", owner)
         for name in set(os.listdir(root)) - names:
             if not name.startswith(".."):
                 _remove(root, name)
@@ -85,6 +85,11 @@ def _put(root: int, path: str, content: bytes, mode: int, owner: tuple[int, int]
         os.fchmod(file, mode)
     finally:
         os.close(file)
+
+
+def _link(root: int, name: str, target: str, owner: tuple[int, int]) -> None:
+    os.symlink(target, name, dir_fd=root)
+    os.chown(name, *owner, dir_fd=root, follow_symlinks=False)
 
 
 def _parents(path: str) -> Iterator[str]:

@@ -127,7 +127,7 @@ def pod_manifest(level: PodLevel, apps: list[dict[str, Any]]) -> dict[str, Any]:
         "acKind": "PodManifest",
         "apps": apps,
         "volumes": [
-            *(_volume(one, _fs_group(level)) for one in level.pod["spec"].get("volumes") or ()),
+            *(_volume(one, level) for one in level.pod["spec"].get("volumes") or ()),
             *_termination_volumes(level),
             *_device_volumes(level),
         ],
@@ -246,9 +246,10 @@ def _fs_group(level: PodLevel) -> int | None:
     return None if group is None else int(group)
 
 
-def _volume(volume: Mapping[str, Any], group: int | None) -> dict[str, Any]:
-    """An appc volume. group: `fsGroup`, whose new volumes are; as `ownership` would make it. Raises ConfigError for a
-    source that is not done."""
+def _volume(volume: Mapping[str, Any], level: PodLevel) -> dict[str, Any]:
+    """An appc volume; new ones are `fsGroup`'s, as `ownership` would make them. Raises ConfigError for a source that is
+    not done."""
+    group = _fs_group(level)
     name, given = volume["name"], {} if group is None else {"gid": group}
     if "hostPath" in volume:
         return {"name": name, "kind": "host", "source": volume["hostPath"]["path"]}
@@ -263,11 +264,26 @@ def _volume(volume: Mapping[str, Any], group: int | None) -> dict[str, Any]:
     made: dict[str, Any] = {"name": name, "kind": "empty", "mode": mode, **given}
     if empty.get("medium") == "Memory":
         made["gantry.io/medium"] = "Memory"
-        if empty.get("sizeLimit"):
-            made["gantry.io/size-limit"] = str(quantity_bytes(empty["sizeLimit"]))
+        if size := _memory_size(level, empty.get("sizeLimit") or 0):
+            made["gantry.io/size-limit"] = str(size)
     elif empty.get("medium"):
         raise ConfigError(f'volume "{name}": medium {empty["medium"]!r} is not supported')
     return made
+
+
+def _memory_size(level: PodLevel, asked: Any) -> int:
+    """Bytes of a volume in memory: the least of what the volume, the pod and the node may have (kubelet,
+    calculateEmptyDirMemorySize). asked: its sizeLimit; 0 says nothing."""
+    spec = level.pod["spec"]
+    inits, mains = list(spec.get("initContainers") or ()), list(spec["containers"])
+    limits = [_memory_limit(one) for one in (*inits, *mains)]
+    stay = [*(one for one in inits if one.get("restartPolicy") == "Always"), *mains]
+    of_pod = max([sum(map(_memory_limit, stay)), *limits]) if all(limits) else 0
+    return min((size for size in (quantity_bytes(asked), of_pod, level.node.memory) if size), default=0)
+
+
+def _memory_limit(container: Mapping[str, Any]) -> int:
+    return quantity_bytes(((container.get("resources") or {}).get("limits") or {}).get("memory") or 0)
 
 
 def _termination_volumes(level: PodLevel) -> list[dict[str, Any]]:

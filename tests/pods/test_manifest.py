@@ -94,6 +94,26 @@ def test_hostname(spec: dict[str, Any], name: str, hostname: str) -> None:
     assert pod_level(obj, NODE, "linux", "/t").hostname == hostname
 
 
+@pytest.mark.parametrize(
+    ("limits", "asked", "size"),
+    [
+        ((None,), {}, NODE.memory),
+        ((None,), {"sizeLimit": "0"}, NODE.memory),
+        (("64Mi", "32Mi"), {}, 96 << 20),
+        (("64Mi", None), {}, NODE.memory),
+        (("64Mi",), {"sizeLimit": "1Mi"}, 1 << 20),
+        (("64Mi",), {"sizeLimit": "65Mi"}, 64 << 20),
+    ],
+)
+def test_the_size_of_a_volume_in_memory(
+    limits: tuple[str | None, ...], asked: dict[str, str], size: int
+) -> None:
+    containers = [{"resources": {"limits": {"memory": one}}} if one else {} for one in limits]
+    obj = pod(*containers, volumes=[{"name": "ram", "emptyDir": {"medium": "Memory", **asked}}])
+    made = pod_manifest(pod_level(obj, NODE, "linux", "/t"), [])["volumes"][0]
+    assert made["gantry.io/size-limit"] == str(size)
+
+
 def test_volumes_and_mounts() -> None:
     mounts = [
         {"name": "scratch", "mountPath": "/scratch"},

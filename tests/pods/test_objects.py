@@ -205,6 +205,16 @@ def test_a_volume_holds_just_what_was_written_last(payloads: list[Payload]) -> N
             assert os.readlink(f"{directory}/..data") == hidden[0]
 
 
+@pytest.mark.root
+def test_all_is_the_owner_s_of_the_volume(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    os.chown(tmp_path, 7, 8)
+    atomic.write(str(tmp_path), {"a": File(b"1", 0o644), "d/b": File(b"1", 0o644)})
+    found = [tmp_path / "..data", *tmp_path.rglob("*")]
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in found} == {(7, 8)}
+
+
 def test_a_reader_sees_the_old_files_or_the_new_ones(tmp_path: Path) -> None:
     atomic.write(str(tmp_path), {"a": File(b"1", 0o644), "d/b": File(b"1", 0o644)})
     before = os.open(tmp_path / "..data", os.O_RDONLY | os.O_DIRECTORY)
