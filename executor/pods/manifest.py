@@ -29,9 +29,6 @@ HOSTNAME_MAX: Final = 63
 DEFAULT_TERMINATION_PATH: Final = "/dev/termination-log"
 _CONFINED: Final = ("linux", "nspawn", "kvm")
 """The flavors that have a default filter, and can give containers processes of their own."""
-HOST_PATH_TYPES: Final = frozenset(
-    {"", "DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice"}
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,16 +139,6 @@ def remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def remove_empty(path: Path, above: Path) -> None:
-    """Remove a directory and its parents up to `above`, as far as they are empty."""
-    while path != above:
-        try:
-            path.rmdir()
-        except OSError:
-            return
-        path = path.parent
-
-
 def runs(paths: Paths) -> Iterator[tuple[str, str, RunState]]:
     """(framework id, executor id, run) of every run on disk."""
     for framework in _directories(paths.meta / "frameworks"):

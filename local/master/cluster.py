@@ -240,13 +240,3 @@ class Cluster:
         self.completed[framework.framework_id] = framework
         while len(self.completed) > self.flags.max_completed_frameworks:
             self.completed.popitem(last=False)
-
-    def task_states(self) -> Counter[str]:
-        """How many tasks are in which state, history included."""
-        counts: Counter[str] = Counter()
-        for framework in [*self.frameworks.values(), *self.completed.values()]:
-            groups: tuple[Iterable[Task], ...] = (framework.tasks.values(), framework.completed)
-            for tasks in groups:
-                counts.update(task.state for task in tasks)
-            counts["TASK_UNREACHABLE"] += len(framework.unreachable)
-        return counts

@@ -34,6 +34,7 @@ from scheduler.framework.meter import UNFIT, Meter
 from scheduler.framework.pools import Pool
 from scheduler.framework.reading import OfferReader, inverse_from_json, report_from_json
 from scheduler.framework.supplies import NOTHING, Supplies
+from shared.mesos.durations import duration_to_json
 from shared.mesos.scheduler_driver import NotConnected, Scheduler, SchedulerDriver
 from shared.wire import Launch, Supply, Wanted, WireError, digest_of
 
@@ -58,7 +59,7 @@ class ExecutorTemplate:
             "name": "gantry executor",
             "command": self.command,
             "resources": resources,
-            "shutdown_grace_period": {"nanoseconds": int(self.grace * 1e9)},
+            "shutdown_grace_period": duration_to_json(self.grace),
         }
 
 
@@ -370,7 +371,7 @@ def _names(launches: Sequence[fx.Launch]) -> str:
 
 
 def _kill_policy(grace: float) -> Json:
-    return {"grace_period": {"nanoseconds": int(grace * 1e9)}}
+    return {"grace_period": duration_to_json(grace)}
 
 
 def _runs(offer: Json, executor_id: str) -> bool:

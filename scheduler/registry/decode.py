@@ -57,13 +57,6 @@ def decode(
     return obj, (problems if field_validation == "Warn" else [])
 
 
-def check_model(model: type[KubeModel], obj: Any, what: str) -> list[str]:
-    """Check a body that is no resource (DeleteOptions, Binding ...); returns the unknown fields it dropped."""
-    if not isinstance(obj, dict):
-        raise BadRequest(f"the body must be a JSON object, not {_json_type(obj)}")
-    return _check_types(model, obj, what, what)
-
-
 def duplicate_fields(raw: bytes | str) -> list[str]:
     """Paths of the keys that occur more than once in one JSON object of `raw` (valid JSON)."""
     found = False

@@ -84,10 +84,6 @@ class FieldError:
     def too_long(field: str, limit: int) -> FieldError:
         return FieldError(field, "FieldValueTooLong", f"Too long: may not be more than {limit} bytes")
 
-    @staticmethod
-    def too_many(field: str, count: int, limit: int) -> FieldError:
-        return FieldError(field, "FieldValueTooMany", f"Too many: {count}: must have at most {limit} items")
-
 
 def show(value: object) -> str:
     """A value as it stands in an error: strings quoted, everything else as JSON."""

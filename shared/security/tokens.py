@@ -1,36 +1,13 @@
-"""Bearer tokens: given, or in a file that something else keeps fresh.
+"""Bearer tokens, in files that something else keeps fresh.
 
 The methods are those of a driver's credentials: `authorization`, `renew`, `renew_in`.
 """
 
 from pathlib import Path
 
-from shared.security.secretfile import read_line, text_line
+from shared.security.secretfile import read_line
 
 REREAD = 60.0  # seconds between looks at a token's file, as Kubernetes' clients do
-
-
-class BearerToken:
-    """A token that stays what it is."""
-
-    def __init__(self, token: str) -> None:
-        """ValueError for a token that cannot stand in a header; it is not quoted."""
-        line = text_line(token)
-        if line is None or not line.isascii() or " " in line:
-            raise ValueError("a bearer token must be one word of printable ASCII")
-        self._header = f"Bearer {line}"
-
-    async def authorization(self) -> str:
-        """`Bearer …`."""
-        return self._header
-
-    async def renew(self, refused: str) -> bool:
-        """It does not get better by asking again."""
-        return self._header != refused
-
-    def renew_in(self) -> float | None:
-        """Never."""
-        return None
 
 
 class BearerTokenFile:

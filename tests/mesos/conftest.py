@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from shared.mesos.recordio import encode
 from shared.mesos.vocabulary import Executor, Scheduler
+from shared.security.tokens import BearerTokenFile
 from tests.security.authority import Authority
 from tests.security.iam import Iam
 
@@ -209,6 +210,15 @@ async def secure_peer() -> AsyncIterator[Peer]:
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
+
+
+@pytest.fixture
+def jwt(tmp_path: Path) -> BearerTokenFile:
+    """Credentials: `Bearer jwt`."""
+    path = tmp_path / "jwt"
+    path.touch(0o600)
+    path.write_text("jwt")
+    return BearerTokenFile(path)
 
 
 @pytest.fixture(scope="session")

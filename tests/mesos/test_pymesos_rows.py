@@ -22,7 +22,6 @@ from shared.mesos.recordio import Decoder
 from shared.mesos.scheduler_driver import NotConnected, SchedulerDriver
 from shared.security.dcos import DcosLogin, ServiceAccount
 from shared.security.tls import client_context
-from shared.security.tokens import BearerToken
 
 FRAMEWORK = {"user": "root", "name": "gantry", "roles": ["gantry"], "failover_timeout": 60.0}
 OFFERS = {"type": "OFFERS", "offers": {"offers": [{"id": {"value": "O1"}}]}}
@@ -307,9 +306,9 @@ def test_row_14_the_import_leaves_sigint_alone() -> None:
 
 
 async def test_row_15_headers_belong_to_one_subscription(
-    make: Make, peer: Any, other_peer: Any, scheduler: Any
+    make: Make, peer: Any, other_peer: Any, scheduler: Any, jwt: Any
 ) -> None:
-    first, second = make(credentials=BearerToken("jwt")), make(other_peer.address)
+    first, second = make(credentials=jwt), make(other_peer.address)
     for one, where in ((first, peer), (second, other_peer)):
         await one.start()
         await (await where.stream()).send(subscribed())

@@ -18,7 +18,6 @@ from shared.mesos.http import Endpoint, HttpConnection, HttpError
 from shared.mesos.operator import OperatorError, get_agents
 from shared.mesos.scheduler_driver import SchedulerDriver
 from shared.security.tls import client_context
-from shared.security.tokens import BearerToken
 
 FRAMEWORK = {"user": "root", "name": "gantry", "roles": ["gantry"], "failover_timeout": 60.0}
 SUBSCRIBED = {"type": "SUBSCRIBED", "subscribed": {"framework_id": {"value": "F"}, "master_info": {}}}
@@ -80,11 +79,13 @@ def log() -> Iterator[Log]:
     logger.removeHandler(one)
 
 
-async def test_the_scheduler_driver(make: Make, secure_peer: Any, authority: Any, scheduler: Any) -> None:
+async def test_the_scheduler_driver(
+    make: Make, secure_peer: Any, authority: Any, scheduler: Any, jwt: Any
+) -> None:
     await secure_peer.listen(tls=authority.server_context("master", "127.0.0.1", want_client=True))
     certificate, key = authority.issue("gantry")
     tls = client_context(ca_file=authority.ca_file, cert_file=certificate, key_file=key)
-    driver = make(secure_peer.address, tls=tls, credentials=BearerToken("jwt"))
+    driver = make(secure_peer.address, tls=tls, credentials=jwt)
     await driver.start()
     stream = await secure_peer.stream()
     await stream.drip(SUBSCRIBED)
@@ -251,7 +252,7 @@ async def test_no_redirect_leads_from_tls_to_plain_text(
     assert not peer.headers
 
 
-async def test_operator_calls(secure_peer: Any, authority: Any) -> None:
+async def test_operator_calls(secure_peer: Any, authority: Any, jwt: Any) -> None:
     async def answer(request: web.Request) -> web.Response:
         assert request.headers["Authorization"] == "Bearer jwt"
         return web.json_response({"type": "GET_AGENTS", "get_agents": {}})
@@ -260,9 +261,9 @@ async def test_operator_calls(secure_peer: Any, authority: Any) -> None:
     await secure_peer.listen(tls=authority.server_context("master", "127.0.0.1"))
     tls = client_context(ca_file=authority.ca_file)
     for master in (secure_peer.address, f"https://{secure_peer.address}"):
-        assert await get_agents(master, tls=tls, credentials=BearerToken("jwt")) == []
+        assert await get_agents(master, tls=tls, credentials=jwt) == []
     with pytest.raises(HttpError, match="unable to get local issuer"):
-        await get_agents(f"https://{secure_peer.address}", credentials=BearerToken("jwt"))
+        await get_agents(f"https://{secure_peer.address}", credentials=jwt)
 
 
 @pytest.mark.parametrize("switch", ["MESOS_SSL_ENABLED", "LIBPROCESS_SSL_ENABLED"])

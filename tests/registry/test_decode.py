@@ -3,9 +3,8 @@
 import pytest
 
 from scheduler.registry import NODES, PODS
-from scheduler.registry.decode import check_model, decode, duplicate_fields
+from scheduler.registry.decode import decode, duplicate_fields
 from scheduler.registry.errors import BadRequest
-from shared.models.meta import DeleteOptions
 
 
 def test_unknown_fields_are_refused_when_strict(manifest):
@@ -169,11 +168,3 @@ def test_duplicate_keys_are_found(raw, paths):
 def test_a_body_nested_without_end_is_refused():
     with pytest.raises(BadRequest, match="nested too deeply"):
         duplicate_fields("[" * 200_000 + "]" * 200_000)
-
-
-def test_other_bodies_are_checked_too():
-    assert check_model(DeleteOptions, {"gracePeriodSeconds": 1, "x": 1}, "DeleteOptions") == ["x"]
-    with pytest.raises(BadRequest, match='"gracePeriodSeconds" of type integer'):
-        check_model(DeleteOptions, {"gracePeriodSeconds": "1"}, "DeleteOptions")
-    with pytest.raises(BadRequest, match="must be a JSON object"):
-        check_model(DeleteOptions, [], "DeleteOptions")

@@ -117,7 +117,6 @@ def test_several_causes_of_invalid():
         (FieldError.duplicate("f", "x"), "FieldValueDuplicate", 'f: Duplicate value: "x"'),
         (FieldError.not_found("f", "x"), "FieldValueNotFound", 'f: Not found: "x"'),
         (FieldError.too_long("f", 5), "FieldValueTooLong", "f: Too long: may not be more than 5 bytes"),
-        (FieldError.too_many("f", 6, 5), "FieldValueTooMany", "f: Too many: 6: must have at most 5 items"),
     ],
 )
 def test_field_errors_read_as_kubernetes(error, reason, text):

@@ -6,23 +6,7 @@ from pathlib import Path
 import pytest
 
 from shared.security.secretfile import SecretError, read_line
-from shared.security.tokens import BearerToken, BearerTokenFile
-
-
-async def test_a_given_token() -> None:
-    token = BearerToken("hunter2")
-    header = await token.authorization()
-    assert header == "Bearer hunter2"
-    assert not await token.renew(header)
-    assert token.renew_in() is None
-    assert "hunter2" not in repr(token)
-
-
-@pytest.mark.parametrize("text", ["", "hunter2\r\nX-Evil: 1", "hunter2 3", "hünter2"])
-def test_a_token_that_cannot_stand_in_a_header(text: str) -> None:
-    with pytest.raises(ValueError, match="must be one word") as info:
-        BearerToken(text)
-    assert "2" not in str(info.value)
+from shared.security.tokens import BearerTokenFile
 
 
 async def test_a_file_is_read_again(tmp_path: Path) -> None:

@@ -41,8 +41,6 @@ MINIMUM: Final = Vector(cpus=10, mem=32_000)
 
 MIB: Final = 1 << 20
 GPU: Final = "nvidia.com/gpu"
-DEFAULT_AWAY_SECONDS: Final = 300.0
-"""tolerationSeconds that Kubernetes' DefaultTolerationSeconds admission gives every pod."""
 
 ADDRESS_ANNOTATION: Final = "gantry.io/agent-address"
 AGENT_ANNOTATION: Final = "gantry.io/agent-id"
