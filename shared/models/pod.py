@@ -76,7 +76,7 @@ class PodSpec(KubeModel):
     host_network: bool | None = doc("Use the node's network.")
     host_pid: bool | None = doc("Use the node's PID namespace.", alias="hostPID")
     host_users: bool | None = doc(
-        "Use the node's user namespace; false: one of the pod's own, or it fails. Without it one of its own where possible."
+        "Use the node's user namespace; false: one of the pod's own, or it fails. Else one of its own where possible."
     )
     hostname: str | None = doc("Hostname in the pod; its name unless given.")
     image_pull_secrets: list[LocalObjectReference] | None = doc("Credentials for images.", merge_key="name")
