@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import corpus
-
 from executor.stage0 import ImageError, ImageStore
 from executor.stage0.streams import Limits
 from executor.stage0.trust import Gate, Policy
+from tests.stage0.corpus import cases
+from tests.stage0.corpus_tars import Case, aci
 
 SECONDS = 60
 LIMITS = Limits(unpacked_bytes=8 << 20, entries=500, ratio=100, ratio_from=2 << 20)
@@ -76,11 +76,11 @@ class Site:
             "size": len(data),
         }
 
-    def put(self, case: corpus.Case) -> str:
+    def put(self, case: Case) -> str:
         """Write the case where it can be pulled from; the reference."""
         if case.kind in {"aci", "aci-manifest", "docker", "oci"}:
             path = self.images / ("image.aci" if case.kind.startswith("aci") else "image.tar")
-            path.write_bytes(corpus.aci(case.data) if case.kind == "aci-manifest" else case.data)
+            path.write_bytes(aci(case.data) if case.kind == "aci-manifest" else case.data)
             scheme = {"docker": "docker-archive:", "oci": "oci-archive:"}.get(case.kind, "file://")
             return f"{scheme}{path}"
         layer = self.blob(case.data if case.kind in {"layer", "blob"} else EMPTY_TAR, "layer.v1.tar")
@@ -93,7 +93,7 @@ class Site:
         (self.images / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
         return f"oci:{self.images}"
 
-    async def run(self, case: corpus.Case) -> str:
+    async def run(self, case: Case) -> str:
         """What is wrong with how the store took it, "" when nothing is."""
         ref = self.put(case)
         try:
@@ -114,7 +114,7 @@ class Site:
 
     _known = False  # whether some image has been taken: then its records are there
 
-    def _message(self, case: corpus.Case, ref: str, message: str) -> str:
+    def _message(self, case: Case, ref: str, message: str) -> str:
         if not message.startswith(f"{ref}: ") or not message.removeprefix(f"{ref}: ").strip():
             return f"the message does not name the image: {message[:200]!r}"
         if len(message) > 1500 or not message.isprintable():
@@ -129,12 +129,12 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 20, 64 << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     site = Site(Path(sys.argv[1]))
-    cases = [case for case in corpus.cases(str(site.victim)) if case.kind in sys.argv[2:]]
+    wanted = [case for case in cases(str(site.victim)) if case.kind in sys.argv[2:]]
     # Those that may be taken come last, so that nothing at all is in the store before.
-    cases.sort(key=lambda case: case.may_pass)
+    wanted.sort(key=lambda case: case.may_pass)
 
     async def all_of_them() -> None:
-        for case in cases:
+        for case in wanted:
             print(json.dumps({"name": case.name, "started": True}), flush=True)
             signal.alarm(SECONDS)  # nobody catches it: a case that hangs ends the process
             problem = await site.run(case)
