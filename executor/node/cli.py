@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from executor.node import doctor, planning
-from executor.stage1.manifest import FLAVORS
+from executor.node.machines import ALL_FLAVORS
 from executor.tpm import cli as tpm
 
 DEFAULT: Final = ("linux", "fly")
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     try:
         if args.command == "doctor":
-            flavors = asyncio.run(doctor.examine(args.state_dir))
+            flavors = asyncio.run(doctor.examine(args.state_dir, args.kvm_kernel))
             report = {"flavors": flavors}
             sys.stdout.write(json.dumps(report, indent=2) + "\n" if args.json else doctor.text(flavors))
             wanted = args.flavor or DEFAULT
@@ -44,9 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(dest="command", required=True)
     looks = commands.add_parser("doctor", help="what this machine can do, flavor by flavor, and why not")
     looks.add_argument(
-        "--flavor", action="append", choices=FLAVORS,
+        "--flavor", action="append", choices=ALL_FLAVORS,
         help=f"that has to work, or the exit code is 1; may be given several times (default: {', '.join(DEFAULT)})",
     )  # fmt: skip
+    looks.add_argument("--kvm-kernel", type=Path, metavar="FILE", help="as the executor's")
     plans = commands.add_parser("plan", help="print what would be done for a pod, in order, and do nothing")
     for verb, text in tpm.COMMANDS.items():
         commands.add_parser(verb, help=text)
@@ -58,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         )  # fmt: skip
     plans.add_argument("--local-images", type=Path, metavar="DIR", help="as the executor's")
     plans.add_argument(
-        "--default-flavor", choices=FLAVORS, default="linux", help="of pods without runtimeClassName"
+        "--default-flavor", choices=ALL_FLAVORS, default="linux", help="of pods without runtimeClassName"
     )
     plans.add_argument(
         "file", type=Path, metavar="FILE", help="a v1 Pod (YAML or JSON), or an appc PodManifest (JSON)"

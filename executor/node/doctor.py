@@ -1,5 +1,6 @@
 """What this machine can do, flavor by flavor: found out by trying, wherever that is possible."""
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Callable
@@ -7,10 +8,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from executor.kvm import equipment, kernel, probe
+from executor.kvm.kernel import KernelError
+from executor.kvm.machine import KVM
+from executor.kvm.probe import ProbeError
+from executor.kvm.runtime import RuntimeFailure
+from executor.network.taps import TUN
 from executor.pods import apparmor
 from executor.pods.launcher import Launcher, LaunchError
 from executor.stage1 import caps, cgroups, lsm, nspawn, seccomp, userns
 
+BOOT_SECONDS: Final = 60.0
+"""For an emulated machine on a busy host."""
 CONTROLLERS: Final = {"cpu": "cpu limits", "memory": "memory limits", "pids": "limits of processes"}
 Flavors = dict[str, list[dict[str, Any]]]
 
@@ -24,8 +33,8 @@ class Check:
     why: str
 
 
-async def examine(state_dir: Path) -> Flavors:
-    """The checks of each flavor, as plain values."""
+async def examine(state_dir: Path, given_kernel: Path | None = None) -> Flavors:
+    """The checks of each flavor, as plain values. given_kernel: of virtual machines."""
     common = [*await _launcher(), _capabilities(), *_cgroups(), _disk(state_dir)]
     confined = [_needed("seccomp filters", seccomp.why_not())]
     confined += [_optional(module, lsm.why_not(module)) for module in (lsm.APPARMOR, lsm.SELINUX)]
@@ -39,6 +48,7 @@ async def examine(state_dir: Path) -> Flavors:
         ("linux", [*common, users, *confined]),
         ("fly", common),
         ("nspawn", [*common, _needed(nspawn.PROGRAM, nspawn.why_not()), machined, *confined]),
+        (KVM, [*common, users, confined[0], *await asyncio.to_thread(_machines, given_kernel)]),
     )}  # fmt: skip
 
 
@@ -108,6 +118,29 @@ def _cgroups() -> list[Check]:
     return made
 
 
+def _machines(given_kernel: Path | None) -> list[Check]:
+    """What virtual machines are made of, and that one starts: slow, some seconds."""
+    made = [
+        _needed("QEMU and virtiofsd", _reason(probe.tools)),
+        _needed("a kernel for machines", _reason(lambda: kernel.find(given_kernel))),
+        _optional(TUN, "" if os.path.exists(TUN) else "there is none: machines have no network but loopback"),
+    ]
+    if any(one.needed and one.why for one in made):
+        return made
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            found = equipment.find(Path(directory), given_kernel)
+        except (ProbeError, KernelError, RuntimeFailure, OSError) as error:
+            return [*made, _needed("a machine that starts", str(error))]
+        why = found.how.why and probe.try_boot(
+            *(found.tools.qemu, found.boot.kernel, ["-accel", found.how.name, "-cpu", found.how.cpu]),
+            found.how.parameters,
+            BOOT_SECONDS,
+        )
+    slow = found.how.why and f"{found.how.why}; machines are emulated, several times slower"
+    return [*made, _needed("a machine that starts", why), _optional("KVM", slow)]
+
+
 def _disk(state_dir: Path) -> Check:
     return _optional(
         "limits on the disk of the state directory",
@@ -137,7 +170,7 @@ def _there(path: Path) -> Path:
 def _reason(trial: Callable[[], object]) -> str:
     try:
         trial()
-    except (OSError, cgroups.CgroupError) as error:
+    except (OSError, cgroups.CgroupError, ProbeError, KernelError) as error:
         return str(error)
     return ""
 

@@ -1,6 +1,7 @@
 """What would be done for a pod on this machine, from its file. Images are looked up in the store, never fetched."""
 
 import json
+import os
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any, Final
 import yaml
 
 from executor.config import MAX_PIDS
+from executor.kvm.machine import KVM, check_pod
+from executor.node import machines
 from executor.pods import manifest as pods
 from executor.pods import users
 from executor.pods.enforcing import NO_FACTS, facts, without_unenforceable
@@ -49,27 +52,38 @@ async def plan_file(file: Path, state_dir: Path, local_images: Path | None, flav
             name = str(raw["metadata"]["uid"])
         else:
             raise PlanError(f"{file}: neither a v1 Pod nor an appc PodManifest")
-        kind = _flavor(made)
-        _, lacking = without_unenforceable(made, kind, facts(state_dir))
-        made, _ = without_unenforceable(made, kind, NO_FACTS)  # what no plan can have, on whatever machine
-        pod = manifest.read(json.dumps(made))
-        if not lowers:
-            lowers = {app: (f"(layers of {app})",) for app in pod.apps}
-        own, mounts = Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text()
-        layout = cgroups.detect(own, mounts)
-        directory = f"{state_dir}/pods/run/{name}"
-        planned = describe.pod_plan(pod, directory, lowers, layout, why_no_users=userns.why_not())
-        return {**planned, "notEnforced": list(lacking)}
+        return plan(made, f"{state_dir}/pods/run/{name}", lowers, state_dir)
     except (ConfigError, StageError, cgroups.CgroupError, ValueError) as error:
         raise PlanError(f"{file}: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise PlanError(f"{file}: not a v1 Pod: {type(error).__name__}: {error}") from None
 
 
+def plan(
+    made: Mapping[str, Any], directory: str, lowers: Mapping[str, tuple[str, ...]], state_dir: Path
+) -> dict[str, Any]:
+    """The plan of a PodManifest; lowers: the layers of each app, uppermost first, as far as they are known.
+
+    Raises StageError, cgroups.CgroupError, ValueError.
+    """
+    kind = _flavor(made)
+    _, lacking = without_unenforceable(made, kind, facts(state_dir))
+    raw, _ = without_unenforceable(made, kind, NO_FACTS)  # what no plan can have, on whatever machine
+    lowers = {app["name"]: lowers.get(app["name"]) or (f"(layers of {app['name']})",) for app in raw["apps"]}
+    layout = cgroups.detect(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
+    if kind == KVM:
+        planned = machines.plan(raw, directory, lowers, state_dir, layout)
+    else:
+        pod = manifest.read(json.dumps(raw))
+        planned = describe.pod_plan(pod, directory, lowers, layout, why_no_users=userns.why_not())
+    return {**planned, "notEnforced": list(lacking)}
+
+
 def text(made: Mapping[str, Any]) -> str:
     """For people."""
     lines = [f"  {line}\n" for line in made["notEnforced"]]
-    return describe.text(made) + "".join([f"{_LACKING}\n", *lines] if lines else [])
+    planned = machines.text(made) if "machine" in made else describe.text(made)
+    return planned + "".join([f"{_LACKING}\n", *lines] if lines else [])
 
 
 def _flavor(made: Mapping[str, Any]) -> str:
@@ -80,8 +94,10 @@ def _flavor(made: Mapping[str, Any]) -> str:
 async def _of_pod(
     pod: Mapping[str, Any], images: ImageStore, state_dir: Path, default_flavor: str
 ) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
-    flavor = pods.choose_flavor(pod, "", default_flavor)
-    node = Node("this-node", "127.0.0.1", Fraction(1), 1 << 30)
+    flavor = pods.choose_flavor(pod, "", default_flavor, machines.ALL_FLAVORS)
+    if flavor == KVM:
+        check_pod(pod)
+    node = Node("this-node", "127.0.0.1", Fraction(os.cpu_count() or 1), _memory())
     level = pods.pod_level(
         pod, node, flavor, f"{state_dir}/pods/run/termination", rules=Rules(max_pids=MAX_PIDS)
     )
@@ -96,3 +112,7 @@ async def _of_pod(
         entries.append(pods.app_entry(level, container, image_id, config, identity))
         lowers[container["name"]] = tuple(map(str, layers)) or (_NOT_HERE.format(container["image"]),)
     return pods.pod_manifest(level, entries), lowers
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

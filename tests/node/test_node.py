@@ -107,6 +107,30 @@ def test_the_plan_of_a_container_of_nspawn(capsys: pytest.CaptureFixture[str], t
     assert "--hostname=web --private-network /init" in out
 
 
+def test_the_plan_of_a_virtual_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    state = ("--state-dir", str(tmp_path / "state"))
+    file = pod(tmp_path, runtimeClassName="kvm", volumes=[{"name": "v", "emptyDir": {}}])
+    code, out, _ = run(capsys, "plan", file, *state)
+    assert code == 0
+    host, _, guest = out.partition("\nin the machine:\n")
+    assert host.startswith(
+        "the machine: 640 MiB of memory, 1 cpus; with its programs at most 832 MiB of the host's\n"
+    )
+    assert "  process: run setpriv " in host
+    assert f"take volume {tmp_path}/state/pods/run/web/sharedVolumes/v\n" in host
+    assert "flavor kvm, user namespace: none\n" in guest
+    assert "take volume /share/volumes/termination.c\n" in guest
+    made = json.loads(run(capsys, "plan", file, *state, "--json")[1])
+    assert (made["flavor"], made["machine"]["flavor"], set(made["machine"]["apps"])) == (
+        "kvm",
+        "linux",
+        {"vm", "files"},
+    )
+    assert not (tmp_path / "state" / "kvm").exists()
+    error = run(capsys, "plan", pod(tmp_path, hostPID=True), *state, "--default-flavor", "kvm")[2]
+    assert error.endswith(": spec.hostPID: a virtual machine has processes of its own (flavor kvm)\n")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -137,13 +161,18 @@ def test_the_doctor(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         pytest.skip("needs root")
     code, out, _ = run(capsys, "doctor", "--state-dir", str(tmp_path / "not/there"), "--json")
     flavors = json.loads(out)["flavors"]
-    assert set(flavors) >= {"linux", "fly", "nspawn"}
+    assert set(flavors) == {"linux", "fly", "nspawn", "kvm"}
     assert code == (0 if doctor.works(flavors["linux"]) and doctor.works(flavors["fly"]) else 1)
-    asked = run(capsys, "doctor", "--flavor", "nspawn")[0]
-    assert asked == (0 if doctor.works(flavors["nspawn"]) else 1)
     assert not (tmp_path / "not").exists()
-    text = run(capsys, "doctor")[1]
+    kernel = ("--kvm-kernel", str(tmp_path / "none"))
+    asked, text, _ = run(capsys, "doctor", "--flavor", "nspawn", *kernel)
+    assert asked == (0 if doctor.works(flavors["nspawn"]) else 1)
     assert "linux: works\n" in text or "MISSING" in text
+    assert f"  MISSING a kernel for machines: {tmp_path / 'none'}: " in text
+    assert run(capsys, "doctor", "--flavor", "kvm", *kernel)[0] == 1
+    made = {one["name"]: one["why"] for one in flavors["kvm"]}
+    if not (made["QEMU and virtiofsd"] or made["a kernel for machines"]):
+        assert made["a machine that starts"] == ""
 
 
 def test_what_works() -> None:
