@@ -1,33 +1,28 @@
 """Images made by the tools people use (umoci, skopeo, docker-registry), tars made by hand, and places to put them."""
 
-import asyncio
-import contextlib
 import datetime as dt
 import gzip
-import hashlib
-import io
 import json
 import os
 import re
 import shutil
-import ssl
 import subprocess
-import tarfile
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from executor.stage0 import ImageBroken, ImageError, ImageStore
 from executor.stage0 import web as web_client
-from executor.stage0.settings import Host, Settings
 from executor.stage0.streams import Limits
 from executor.stage0.trust import Gate, Policy
 from shared.security.certificates import ServingFiles, serving_files
+from tests.stage0.gpg import Gpg
+from tests.stage0.handmade import Layout, Tar
+from tests.stage0.internet import Internet
 
 BUSYBOX = shutil.which("busybox")
 # The bcrypt hash of "secret" (cost 5).
@@ -65,96 +60,9 @@ def run() -> Callable[..., str]:
     return call
 
 
-class Tar:
-    """A tar made entry by entry, with whatever is wrong with it."""
-
-    def __init__(self) -> None:
-        self._buffer = io.BytesIO()
-        self._tar = tarfile.open(fileobj=self._buffer, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
-
-    def add(self, name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, **more: object) -> "Tar":
-        info = tarfile.TarInfo(name)
-        info.type, info.size, info.mode = kind, len(content), 0o755 if kind == tarfile.DIRTYPE else 0o644
-        for key, value in more.items():
-            setattr(info, key, value)
-        self._tar.addfile(info, io.BytesIO(content))
-        return self
-
-    def dir(self, name: str, **more: object) -> "Tar":
-        return self.add(name, kind=tarfile.DIRTYPE, **more)
-
-    def link(self, name: str, target: str) -> "Tar":
-        return self.add(name, kind=tarfile.SYMTYPE, linkname=target)
-
-    def hard(self, name: str, target: str) -> "Tar":
-        return self.add(name, kind=tarfile.LNKTYPE, linkname=target)
-
-    def bytes(self) -> bytes:
-        self._tar.close()
-        return self._buffer.getvalue()
-
-
 @pytest.fixture
 def tar() -> type[Tar]:
     return Tar
-
-
-def sha(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-class Layout:
-    """An OCI layout written by hand, so that any part of it can be wrong."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        (path / "blobs/sha256").mkdir(parents=True)
-        (path / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-        self.manifests: list[dict[str, object]] = []
-        self.index()
-
-    def blob(self, data: bytes, media_type: str) -> dict[str, object]:
-        (self.path / "blobs/sha256" / hashlib.sha256(data).hexdigest()).write_bytes(data)
-        return {"mediaType": media_type, "digest": sha(data), "size": len(data)}
-
-    def layer(self, plain: bytes) -> tuple[dict[str, object], str]:
-        blob = self.blob(gzip.compress(plain, 1, mtime=0), "application/vnd.oci.image.layer.v1.tar+gzip")
-        return blob, sha(plain)
-
-    def image(
-        self, tag: str, *tars: bytes, config: dict[str, object] | None = None,
-        layers: list[tuple[dict[str, object], str]] | None = None,
-        edit: Callable[[dict[str, object]], object] | None = None,
-    ) -> dict[str, object]:  # fmt: skip
-        parts = layers if layers is not None else [self.layer(t) for t in tars]
-        document = {
-            "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(
-                os.uname().machine, os.uname().machine
-            ),
-            "os": "linux",
-            "config": {"Cmd": ["/bin/sh"]},
-            "rootfs": {"type": "layers", "diff_ids": [diff for _, diff in parts]},
-            **(config or {}),
-        }
-        manifest: dict[str, object] = {
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": self.blob(json.dumps(document).encode(), "application/vnd.oci.image.config.v1+json"),
-            "layers": [blob for blob, _ in parts],
-        }
-        if edit is not None:
-            edit(manifest)
-        entry = self.blob(json.dumps(manifest).encode(), "application/vnd.oci.image.manifest.v1+json")
-        self.tag(tag, entry)
-        return entry
-
-    def tag(self, tag: str, entry: dict[str, object]) -> None:
-        self.manifests.append({**entry, "annotations": {"org.opencontainers.image.ref.name": tag}})
-        self.index()
-
-    def index(self) -> None:
-        text = json.dumps({"schemaVersion": 2, "manifests": self.manifests})
-        (self.path / "index.json").write_text(text)
 
 
 @pytest.fixture
@@ -285,6 +193,23 @@ def registry(tmp_path: Path) -> Iterator[Callable[..., SimpleNamespace]]:
             process.stderr.close()
 
 
+@pytest.fixture
+def push(run: Callable[..., str]) -> Callable[..., None]:
+    """push(LAYOUT:TAG, HOST/NAME:TAG, *options): into a registry, by skopeo, whatever its certificate."""
+
+    def call(source: str, target: str, *options: str) -> None:
+        skopeo = ("skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false")
+        run(*skopeo, *options, f"oci:{source}", f"docker://{target}")
+
+    return call
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses between attempts are short."""
+    monkeypatch.setattr(web_client, "FIRST_DELAY", 0.001)
+
+
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> ServingFiles:
     """A certificate authority, and a certificate of it for this machine and some names of example.com's."""
@@ -292,93 +217,15 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> ServingFiles:
     return serving_files(tmp_path_factory.mktemp("tls"), hosts, dt.datetime.now(dt.UTC))
 
 
-class Internet:
-    """Hosts of example.com's behind a proxy that the environment names; `pages` by `host/path`, else 404.
-
-    A page is bytes, (bytes, headers), a status, or a handler. seen: method, `host/path?query` and headers of requests;
-    connected: what the proxy was asked for.
-    """
-
-    def __init__(self, authority: ServingFiles) -> None:
-        self.pages: dict[str, Any] = {}
-        self.seen: list[tuple[str, str, Mapping[str, str]]] = []
-        self.connected: list[str] = []
-        names = ("example.com", "images.example.com", "mirror.example.com")
-        self.settings = Settings(hosts={name: Host(ca=authority.authority) for name in names})
-        self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self._tls.load_cert_chain(authority.certificate, authority.key)
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def paths(self) -> list[str]:
-        return [path for _, path, _ in self.seen]
-
-    async def start(self) -> str:
-        """The proxy's address."""
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls).start()
-        self._proxy = await asyncio.start_server(self._connect, "127.0.0.1", 0)
-        return f"http://127.0.0.1:{self._proxy.sockets[0].getsockname()[1]}"
-
-    async def close(self) -> None:
-        self._proxy.close()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._runner.cleanup()
-
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
-        where = f"{request.host}{request.path}"
-        self.seen.append((request.method, f"{request.host}{request.path_qs}", request.headers))
-        page = self.pages.get(where, 404)
-        if callable(page):
-            answer: web.StreamResponse = await page(request)
-            return answer
-        if isinstance(page, int):
-            return web.Response(status=page)
-        body, headers = page if isinstance(page, tuple) else (page, {})
-        return web.Response(body=body, headers=headers)
-
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        self.connected.append(head.split()[1].decode())
-        port = self._runner.addresses[0][1]
-        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await asyncio.gather(_relay(reader, inner_writer), _relay(inner_reader, writer))
-        except (OSError, asyncio.CancelledError):
-            pass
-        finally:
-            self._tasks.discard(task)
-            for end in (writer, inner_writer):
-                end.close()
-                with contextlib.suppress(OSError):
-                    await end.wait_closed()
-
-
-async def _relay(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    while data := await source.read(65536):
-        sink.write(data)
-        await sink.drain()
-    if sink.can_write_eof():
-        sink.write_eof()
-
-
 @pytest.fixture
-async def internet(authority: ServingFiles, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Internet]:
+async def internet(
+    authority: ServingFiles, monkeypatch: pytest.MonkeyPatch, impatient: None
+) -> AsyncIterator[Internet]:
     made = Internet(authority)
     for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("HTTPS_PROXY", await made.start())
-    monkeypatch.setattr(web_client, "FIRST_DELAY", 0.001)
     yield made
     await made.close()
 
@@ -417,65 +264,6 @@ def make_aci(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return call
-
-
-class Gpg:
-    """A GnuPG home with secret keys, and its agent."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        home.mkdir(mode=0o700)
-        self.keys: dict[str, str] = {}
-
-    def __call__(self, *argv: str | Path, stdin: str = "") -> str:
-        command = ["gpg", "--homedir", str(self.home), "--batch", "--quiet", "--yes", *map(str, argv)]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def key(self, name: str, *more: str, algorithm: str = "ed25519", expires: str = "0") -> str:
-        """A new key; its fingerprint, lower case."""
-        self(
-            *more,
-            "--passphrase",
-            "",
-            "--quick-gen-key",
-            f"{name} <{name}@example.com>",
-            algorithm,
-            "sign",
-            expires,
-        )
-        listed = self("--with-colons", "--list-keys", f"{name}@example.com")
-        self.keys[name] = next(
-            line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr")
-        ).lower()
-        return self.keys[name]
-
-    def revoke(self, name: str) -> None:
-        path = self.home / "openpgp-revocs.d" / f"{self.keys[name].upper()}.rev"
-        self("--import", "-", stdin=path.read_text().replace(":-----BEGIN", "-----BEGIN"))
-
-    def public(self, name: str) -> str:
-        return self("--armor", "--export", self.keys[name])
-
-    def sign(self, name: str, path: Path, *more: str, armor: bool = True) -> Path:
-        out = path.with_name(f"{path.name}.asc")
-        self(
-            *more,
-            "-u",
-            self.keys[name],
-            *(["--armor"] if armor else []),
-            "--output",
-            out,
-            "--detach-sign",
-            path,
-        )
-        return out
-
-    def close(self) -> None:
-        subprocess.run(
-            ["gpgconf", "--homedir", str(self.home), "--kill", "all"], check=False, capture_output=True
-        )
 
 
 @pytest.fixture(scope="session")

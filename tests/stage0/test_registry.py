@@ -16,30 +16,23 @@ from executor.stage0 import (
     ImageStore,
     RegistryUnavailable,
 )
-from executor.stage0 import web as client
 from executor.stage0.settings import Settings
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("impatient")]
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "FIRST_DELAY", 0.001)
 
 
 async def test_a_real_registry(
     registry: Callable[..., SimpleNamespace],
     store: ImageStore,
     umoci_layout: Path,
-    run: Callable[..., str],
+    push: Callable[..., None],
     tmp_path: Path,
     refused: Callable[..., Awaitable[str]],
 ) -> None:
     host = registry().host
-    copy = ("skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false")
-    run(*copy, f"oci:{umoci_layout}:v1", f"docker://{host}/team/real:v1")
+    push(f"{umoci_layout}:v1", f"{host}/team/real:v1")
     lines: list[str] = []
     image = await store.pull(f"{host}/team/real:v1", "IfNotPresent", progress=lines.append)
     assert (image.layers[0] / "added").read_text() == "added\n"
@@ -49,15 +42,7 @@ async def test_a_real_registry(
     pinned = await store.pull(f"{host}/team/real@{image.digest}", "Always")
     assert (pinned.layers, pinned.verification.how) == (image.layers, "digest")
     # The same image in Docker's own format, compressed again: other digests, the same trees.
-    run(
-        *copy,
-        "--format",
-        "v2s2",
-        "--dest-compress-format",
-        "zstd",
-        f"oci:{umoci_layout}:v1",
-        f"docker://{host}/team/real:v2",
-    )
+    push(f"{umoci_layout}:v1", f"{host}/team/real:v2", "--format", "v2s2", "--dest-compress-format", "zstd")
     second = await store.pull(f"{host}/team/real:v2", "Always")
     assert second.layers == image.layers
     assert second.config.format == "docker"
@@ -71,28 +56,20 @@ async def test_policies(
     store: ImageStore,
     layout: Any,
     tar: Any,
-    run: Callable[..., str],
+    push: Callable[..., None],
     tmp_path: Path,
     refused: Callable[..., Awaitable[str]],
 ) -> None:
     server = registry()
     ref = f"{server.host}/app:v1"
 
-    def push(name: str) -> None:
+    def put(name: str) -> None:
         layout.image(name, tar().add(name).bytes())
-        target = f"docker://{server.host}/app:v1"
-        run(
-            "skopeo",
-            "--insecure-policy",
-            "copy",
-            "--dest-tls-verify=false",
-            f"oci:{layout.path}:{name}",
-            target,
-        )
+        push(f"{layout.path}:{name}", f"{server.host}/app:v1")
 
-    push("one")
+    put("one")
     one = await store.pull(ref, "IfNotPresent")
-    push("two")
+    put("two")
     again = ImageStore(tmp_path / "state")
     assert (await store.pull(ref, "IfNotPresent")).id == one.id
     assert (await again.pull(ref, "IfNotPresent")).id == one.id
@@ -111,16 +88,13 @@ async def test_basic_authentication(
     registry: Callable[..., SimpleNamespace],
     layout: Any,
     tar: Any,
-    run: Callable[..., str],
+    push: Callable[..., None],
     tmp_path: Path,
     refused: Callable[..., Awaitable[str]],
 ) -> None:
     host = registry(auth=True).host
     layout.image("v1", tar().add("secret").bytes())
-    run(
-        "skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false", "--dest-creds", "user:secret",
-        f"oci:{layout.path}:v1", f"docker://{host}/app:v1",
-    )  # fmt: skip
+    push(f"{layout.path}:v1", f"{host}/app:v1", "--dest-creds", "user:secret")
     ref, mine = f"{host}/app:v1", {host: ("user", "secret")}
     store = ImageStore(tmp_path / "state")
     assert (await store.pull(ref, "Always", credentials=mine)).id
@@ -140,16 +114,13 @@ async def test_what_a_secret_opened_is_not_everybodys(
     registry: Callable[..., SimpleNamespace],
     layout: Any,
     tar: Any,
-    run: Callable[..., str],
+    push: Callable[..., None],
     state: Path,
     store: ImageStore,
 ) -> None:
     server = registry(auth=True)
     layout.image("v1", tar().add("secret").bytes())
-    run(
-        "skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false", "--dest-creds", "user:secret",
-        f"oci:{layout.path}:v1", f"docker://{server.host}/app:v1",
-    )  # fmt: skip
+    push(f"{layout.path}:v1", f"{server.host}/app:v1", "--dest-creds", "user:secret")
     ref, mine = f"{server.host}/app:v1", {server.host: ("user", "secret")}
     image = await store.pull(ref, "IfNotPresent", credentials=mine)
     for again in (store, ImageStore(state)):

@@ -23,18 +23,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from yarl import URL
 
 from executor.stage0 import ImageRefused, ImageStore, RegistryUnavailable
-from executor.stage0 import web as client
 from executor.stage0.settings import Host, Settings
 from shared.security.certificates import Authority, ServingFiles, make_authority, serving_files
 
-pytestmark = pytest.mark.root
-
-SKOPEO = ("skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false")
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "FIRST_DELAY", 0.001)
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("impatient")]
 
 
 def tls(files: ServingFiles, **more: Any) -> dict[str, Any]:
@@ -46,14 +38,14 @@ async def test_tls_and_a_login(
     authority: ServingFiles,
     layout: Any,
     tar: Any,
-    run: Callable[..., str],
+    push: Callable[..., None],
     state: Path,
     refused: Callable[..., Awaitable[str]],
 ) -> None:
     layout.image("v1", tar().add("file").bytes())
     server = registry(auth=True, tls=tls(authority))
     host = server.host.replace("127.0.0.1", "localhost")
-    run(*SKOPEO, "--dest-creds", "user:secret", f"oci:{layout.path}:v1", f"docker://{host}/app:v1")
+    push(f"{layout.path}:v1", f"{host}/app:v1", "--dest-creds", "user:secret")
     ref, login = f"{host}/app:v1", {host: ("user", "secret")}
     trusting = ImageStore(state, settings=Settings(hosts={host: Host(ca=authority.authority)}))
     image = await trusting.pull(ref, "Always", credentials=login)
@@ -204,16 +196,14 @@ async def test_tokens(
     tokens: SimpleNamespace,
     layout: Any,
     tar: Any,
-    run: Callable[..., str],
+    push: Callable[..., None],
     tmp_path: Path,
     refused: Callable[..., Awaitable[str]],
 ) -> None:
     layout.image("v1", tar().add("a", os.urandom(100_000)).bytes(), tar().add("b").bytes())
     host = registry(token=tokens.section).host
     for name in ("public/app", "private/app"):
-        await asyncio.to_thread(
-            run, *SKOPEO, "--dest-creds", "user:secret", f"oci:{layout.path}:v1", f"docker://{host}/{name}:v1"
-        )
+        await asyncio.to_thread(push, f"{layout.path}:v1", f"{host}/{name}:v1", "--dest-creds", "user:secret")
     tokens.service.seen.clear()
     image = await ImageStore(tmp_path / "1").pull(f"{host}/public/app:v1", "Always")
     assert len(image.layers) == 2
@@ -239,14 +229,12 @@ async def test_a_token_that_is_over(
     tokens: SimpleNamespace,
     layout: Any,
     tar: Any,
-    run: Callable[..., str],
+    push: Callable[..., None],
     store: ImageStore,
 ) -> None:
     layout.image("v1", *(tar().add(str(n)).bytes() for n in range(4)))
     host = registry(token=tokens.section).host
-    await asyncio.to_thread(
-        run, *SKOPEO, "--dest-creds", "user:secret", f"oci:{layout.path}:v1", f"docker://{host}/app:v1"
-    )
+    await asyncio.to_thread(push, f"{layout.path}:v1", f"{host}/app:v1", "--dest-creds", "user:secret")
     tokens.service.seen.clear()
     tokens.service.lifetime = -61  # over when they are given, but for the registry's leeway
     login = {host: ("user", "secret")}
@@ -264,14 +252,14 @@ async def test_mirrors(
     registry: Callable[..., SimpleNamespace],
     layout: Any,
     tar: Any,
-    run: Callable[..., str],
+    push: Callable[..., None],
     tmp_path: Path,
     refused: Callable[..., Awaitable[str]],
 ) -> None:
     layout.image("v1", tar().add("file").bytes())
     host = registry().host
-    run(*SKOPEO, f"oci:{layout.path}:v1", f"docker://{host}/hub/library/app:v1")
-    run(*SKOPEO, f"oci:{layout.path}:v1", f"docker://{host}/direct:v1")
+    push(f"{layout.path}:v1", f"{host}/hub/library/app:v1")
+    push(f"{layout.path}:v1", f"{host}/direct:v1")
     dead = URL("http://127.0.0.1:1")
     mirror = URL(f"http://{host}/hub")
     # No route leads to docker.io from here: what comes, comes from the mirror.
@@ -338,13 +326,13 @@ async def test_a_network_that_breaks_every_connection(
     registry: Callable[..., SimpleNamespace],
     layout: Any,
     tar: Any,
-    run: Callable[..., str],
+    push: Callable[..., None],
     store: ImageStore,
 ) -> None:
     """A real registry's ranges: no connection carries more than 700 kB, the layers have two MB each."""
     layout.image("v1", *(tar().add(f"f{n}", os.urandom(2 << 20)).bytes() for n in range(2)))
     host = registry().host
-    run(*SKOPEO, f"oci:{layout.path}:v1", f"docker://{host}/app:v1")
+    push(f"{layout.path}:v1", f"{host}/app:v1")
     relays: list[asyncio.Task[None] | None] = []
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
