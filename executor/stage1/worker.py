@@ -16,6 +16,7 @@ from executor.stage1 import channel, lsm, machine, ops, podfiles, syscalls
 from executor.stage1.bare import Bare
 from executor.stage1.children import TERMINAL, close_all_but
 from executor.stage1.machine.app import FIRST_OWN
+from executor.stage1.machine.tree import Refused, Trees
 from executor.stage1.ops import StageError
 from executor.stage1.process import SOCKET, Limit, Process, make_room, settle
 
@@ -34,6 +35,7 @@ def worker(sock: socket.socket, native: machine.Machine, bare: Bare, *, host: in
     before = make_room()
     system = machine.System(last_cap, _ignored_signals())
     home = _Home(own, host, bare)
+    trees = Trees(native.function)
     while True:
         home.come()
         home.copy()
@@ -41,7 +43,7 @@ def worker(sock: socket.socket, native: machine.Machine, bare: Bare, *, host: in
         if message is None:
             return
         try:
-            app, program = _Job(sock, native, home, message, fds, before).run(system)
+            app, program = _Job(sock, native, home, message, fds, before).run(system, trees)
         except StageError as error:
             channel.send(sock, str(error))
             return
@@ -140,11 +142,9 @@ class _Job:
                 return int(_CREDENTIALS.unpack(data[: _CREDENTIALS.size])[0])
         raise StageError("")
 
-    def run(self, system: machine.System) -> tuple[int, int]:
+    def run(self, system: machine.System, trees: Trees) -> tuple[int, int]:
         """The pids of the app and of the program that has started it. Raises StageError; "" when that died."""
-        for op in self._todo:
-            if not self._leave(op):
-                ops.execute([op], self._context)
+        self._make_root([rest for op in self._todo if (rest := self._leave(op)) is not None], trees)
         ready = settle(self._process, self._context.streams, terminal=self._terminal)
         if self._terminal:
             channel.send(self._sock, TERMINAL, [self._context.fds["master"]])
@@ -160,8 +160,22 @@ class _Job:
             raise StageError(f"exec {self._process.argv[0]}: {reason}") from None
         return self._spawn(program)
 
-    def _leave(self, op: ops.Op) -> bool:
-        """Whether this operation is one for the program that we spawn (Enter: all but the mount namespace)."""
+    def _make_root(self, todo: list[ops.Op], trees: Trees) -> None:
+        context = self._context
+        before = dict(context.fds)
+        try:
+            trees.execute(todo, context)
+        except Refused:
+            mine = {fd for name, fd in before.items() if name not in ("home", "host")}
+            self._home.come(
+                [*mine, *context.streams, *self._given, *([self._told] if self._told >= 0 else [])]
+            )
+            self._home.copy()
+            context.fds = {**before, "home": self._home.now}
+            ops.execute(todo, context)
+
+    def _leave(self, op: ops.Op) -> ops.Op | None:
+        """What of this operation is to be executed here and now, the rest being for the program that we spawn."""
         prelude = self._prelude
         if isinstance(op, ops.OomScore):
             self._prelude = prelude._replace(oom_score=op.value, proc=self._give_proc())
@@ -175,12 +189,12 @@ class _Job:
             cgroup = os.path.dirname(op.members[0])
             self._prelude = prelude._replace(members=members, cgroup=cgroup, cgroup_namespace=op.namespace)
         elif isinstance(op, ops.Enter) and (rest := op.flags & ~syscalls.CLONE_NEWNS):
-            ops.execute([op._replace(flags=syscalls.CLONE_NEWNS)], self._context)
             whom = self._give(self._context.fds[op.fd])
             self._prelude = prelude._replace(namespaces=whom, whose=op.fd, flags=rest)
+            return op._replace(flags=syscalls.CLONE_NEWNS)
         else:
-            return False
-        return True
+            return op
+        return None
 
     def _give_proc(self) -> int:
         return self._prelude.proc if self._prelude.proc >= 0 else self._give(self._home.proc)

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from executor.stage1 import caps, syscalls
-from executor.stage1.machine.assemble import ANY, Label, List, Place, Value
+from executor.stage1.machine.assemble import ANY, RECORD, Label, List, Place, Value
 from executor.stage1.machine.init import Program
 from executor.stage1.machine.run import REPORT, SOURCE
 from executor.stage1.plan import HIDDEN, READ_ONLY
@@ -26,8 +26,9 @@ _VFORK, _PARENT = 0x4000, 0x8000
 _CLONE: Final = 0x100 | _VFORK | signal.SIGCHLD  # VM, VFORK
 _SETMASK, _F_SETFD, _FD_CLOEXEC = 2, 2, 1
 _FILTER: Final = 1  # SECCOMP_SET_MODE_FILTER
-_CLOSE_RANGE_CLOEXEC, _F_DUPFD_CLOEXEC = 4, 1030
+_CLOSE_RANGE_CLOEXEC: Final = 4
 _ABOVE: Final = 64  # any socket
+_JOIN: Final = "join the cgroup "
 _FIRST_SOCKET: Final = 3  # sd_listen_fds(3)
 _LONGEST_PID: Final = 20
 _INSTRUCTION: Final = 8
@@ -64,7 +65,6 @@ class System(NamedTuple):
     ignored: tuple[int, ...]
 
 
-@lru_cache(maxsize=_REMEMBERED)
 def start(
     process: Process, identity: Identity, environment: tuple[tuple[str, str], ...], program: str, prelude: Prelude,
     terminal: str, system: System,
@@ -73,6 +73,20 @@ def start(
 
     Raises ValueError (a null byte in what is to be executed), OSError (too long).
     """
+    who = identity._replace(home="", name="", shell="")
+    shape = process._replace(argv=(), environment=(), user="", group="", directory="", ids=0)
+    first = _begin(shape, who, prelude._replace(cgroup=""), system)
+    todo = List(first=len(first.steps))
+    todo.doing = f"exec {process.argv[0]}"
+    sockets = prelude.listening
+    _execute(todo, program, process.argv, environment, terminal, sockets, first=bool(process.own_proc))
+    steps = [f"{one}{prelude.cgroup}" if one == _JOIN else one for one in first.steps]
+    return Program(first.data + todo.finish(), 0, (*steps, *todo.steps))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _begin(process: Process, identity: Identity, prelude: Prelude, system: System) -> Program:
+    """All but the end: what does not depend on what is executed, and where, is the same for most apps."""
     todo = List()
     todo.doing = "start the app"
     todo.call("prctl", syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -93,13 +107,12 @@ def start(
         todo.call("setns", prelude.users, syscalls.CLONE_NEWUSER)
     own = FIRST_OWN + (1 if process.own_proc else 0)
     todo.call("close_range", own + len(prelude.listening), 0xFFFFFFFF, 0)
-    report = _keep_report(todo, own) if prelude.listening else None
+    if prelude.listening:
+        _keep_report(todo, own)
     todo.doing = "drop privileges"
     _become(todo, identity, process, system.last_cap)
-    todo.doing = f"exec {process.argv[0]}"
-    sockets = (prelude.listening, report) if report is not None else None
-    _execute(todo, program, process.argv, environment, terminal, sockets, first=bool(process.own_proc))
-    return Program(todo.finish(), 0, tuple(todo.steps))
+    data = todo.finish_before()
+    return Program(data, 0, (*todo.steps, *("",) * (len(data) // RECORD - len(todo))))
 
 
 def _enter(todo: List, prelude: Prelude) -> None:
@@ -109,7 +122,7 @@ def _enter(todo: List, prelude: Prelude) -> None:
     if prelude.oom_score is not None:
         todo.doing = f"set oom_score_adj to {prelude.oom_score}"
         _write(todo, prelude.proc, "self/oom_score_adj", str(prelude.oom_score))
-    todo.doing = f"join the cgroup {prelude.cgroup}"
+    todo.doing = f"{_JOIN}{prelude.cgroup}"
     for file in prelude.members:
         todo.call("write", file, "0", 1)
     if prelude.cgroup_namespace:
@@ -212,14 +225,13 @@ def _execute(
     argv: tuple[str, ...],
     environment: tuple[tuple[str, str], ...],
     terminal: str,
-    sockets: tuple[tuple[int, ...], Place] | None,
+    sockets: tuple[int, ...],
     *,
     first: bool,
 ) -> None:
     """Only the child is in the pod's pid namespace, and nothing of ours is in it: its descriptors are the app's.
 
-    `first`: of its own pid namespace it is already. `sockets`: those it gets, and where the number of another
-    descriptor for the report is.
+    `first`: of its own pid namespace it is already. `sockets`: those it gets.
     """
     pid, child, parent = todo.room(8), Label(), Label()
     if not first:
@@ -233,24 +245,22 @@ def _execute(
         for stream in (1, 2):
             todo.call("dup2", 0, stream, 0)  # which filters know from other programs
     variables: list[str | Place] = [f"{name}={value}" for name, value in environment]
-    if sockets is not None:
-        variables.append(_take_sockets(todo, sockets[0]))
+    if sockets:
+        variables.append(_take_sockets(todo, sockets))
     call = (program, todo.pointers(argv), todo.pointers(variables))
-    if sockets is not None:  # what is wrong with it can be said again when it is known where
+    if sockets:  # what is wrong with it can be said again when it is known where
         todo.call("execve", *call, tolerate=ANY)
-        todo.call("dup2", Value(sockets[1]), REPORT, 0)
+        todo.call("dup2", _ABOVE, REPORT, 0)
     todo.call("execve", *call)
     if not first:
         todo.label(parent)
         _report(todo, pid)
 
 
-def _keep_report(todo: List, first: int) -> Place:
+def _keep_report(todo: List, first: int) -> None:
     """Sockets, from descriptor `first` on, go no further by themselves; where they will be, there is the report now."""
-    report = todo.room(8)
     todo.call("close_range", first, 0xFFFFFFFF, _CLOSE_RANGE_CLOEXEC)
-    todo.call("fcntl", REPORT, _F_DUPFD_CLOEXEC, _ABOVE, result=report)
-    return report
+    todo.call("dup3", REPORT, _ABOVE, os.O_CLOEXEC)
 
 
 def _take_sockets(todo: List, sockets: tuple[int, ...]) -> Place:

@@ -36,7 +36,10 @@ ANY: Final = 0xFFFF
 _FORKS: Final = 0x8000
 _MACHINES: Final = {"x86_64": x86_64, "aarch64": aarch64}
 # The same everywhere (include/uapi/asm-generic/unistd.h).
-SAME: Final = {"close_range": 436, "clone3": 435, "openat2": 437, "pidfd_open": 434}
+SAME: Final = {
+    "open_tree": 428, "move_mount": 429, "pidfd_open": 434, "clone3": 435, "close_range": 436, "openat2": 437,
+    "mount_setattr": 442,
+}  # fmt: skip
 _RECORD: Final = struct.Struct("<IHHQQQQQQIHH")
 _HEADER: Final = 64
 _SEGMENT: Final = 56
@@ -213,6 +216,13 @@ class List:
         if self._base == LIST and self._first * RECORD + len(out) > SIZE:
             raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
         return bytes(out)
+
+    def finish_before(self) -> bytes:
+        """The bytes of a list that another follows: its first record is the next after them."""
+        end = Label()
+        end.number = self._first + len(self._records) - (-len(self._data) // RECORD)
+        self._records[-1] = self._records[-1]._replace(then=end)
+        return self.finish().ljust((end.number - self._first) * RECORD, b"\0")
 
     def _pack(self, index: int, start: int, record: _Record) -> bytes:
         following = index + 1 if record.then is None else record.then.number

@@ -7,7 +7,7 @@ memory, so between that and its exec nothing of Python may run in it.
 import ctypes
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from executor.stage1 import syscalls
@@ -39,6 +39,11 @@ class Machine:
         os.close(code)
         self._function = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_void_p)(address)
         self._lists: dict[tuple[int, str, int], _Spawn] = {}
+
+    @property
+    def function(self) -> Callable[[int], int]:
+        """Executes the list at an address; negative: the errno of the call that failed."""
+        return self._function
 
     def spawn(self, fds: Sequence[int], *, name: str, flags: int = 0) -> int:
         """Start the program; its pid. `fds`: what becomes its descriptors, from 0 on. `flags` of clone(2), in addition.

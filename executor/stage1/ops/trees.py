@@ -22,7 +22,7 @@ from executor.stage1.syscalls import (
 
 DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
 # Documentation/admin-guide/devices.txt
-_NUMBERS: Final = {
+DEVICE_NUMBERS: Final = {
     "null": (1, 3),
     "zero": (1, 5),
     "full": (1, 7),
@@ -31,7 +31,7 @@ _NUMBERS: Final = {
     "tty": (5, 0),
     "console": (1, 3),
 }
-_LINKS: Final = {
+LINKS: Final = {
     "fd": "/proc/self/fd",
     "stdin": "/proc/self/fd/0",
     "stdout": "/proc/self/fd/1",
@@ -141,9 +141,23 @@ class MountOverlay(NamedTuple):
             for path in (*self.lowers, os.path.dirname(self.upper)):
                 _map_in_place(path, context.fds["users"])
         flags = 0 if self.device_files else MS_NODEV
-        options = f"{',userxattr' if self.user_attributes else ''}{_labelled(self.context)}"
-        _mount_layers(self.target, self.lowers, (self.upper, self.work), flags, options)
+        _mount_layers(self.target, self.lowers, (self.upper, self.work), flags, self._more())
         context.fds["root"] = os.open(self.target, O_DIR | os.O_CLOEXEC)
+
+    def _more(self) -> str:
+        return f"{',userxattr' if self.user_attributes else ''}{_labelled(self.context)}"
+
+    def options(self) -> str | None:
+        """For mount(2), with the paths as they are; None where that cannot be."""
+        paths = (*self.lowers, self.upper, self.work)
+        if not all(path.startswith("/") and _PLAIN.fullmatch(path, 1) for path in paths):
+            return None
+        lowers = ":".join(self.lowers)
+        return f"lowerdir={lowers},upperdir={self.upper},workdir={self.work},volatile{self._more()}"
+
+    def marks(self) -> tuple[str, str, str]:
+        """What `volatile` leaves behind: a file and two directories, in the order in which they can be removed."""
+        return _marks(self.work)
 
 
 class TakeLayers(NamedTuple):
@@ -198,16 +212,21 @@ def _forget_volatile(work: str) -> None:
     What is written to an app's root does not outlive the app. Without `volatile` each end of an app would wait until
     all that anybody has written to the host's file system is on its disk (Documentation/filesystems/overlayfs.rst).
     """
-    place = f"{work}/work/incompat"
+    dirty, mark, place = _marks(work)
     try:
         os.rmdir(place)
     except FileNotFoundError:
         return  # it is mounted for the first time
     except OSError:
-        for remove, path in ((os.unlink, f"{place}/volatile/dirty"), (os.rmdir, f"{place}/volatile")):
+        for remove, path in ((os.unlink, dirty), (os.rmdir, mark)):
             with contextlib.suppress(FileNotFoundError):
                 remove(path)
         os.rmdir(place)
+
+
+def _marks(work: str) -> tuple[str, str, str]:
+    place = f"{work}/work/incompat"
+    return f"{place}/volatile/dirty", f"{place}/volatile", place
 
 
 def _labelled(context: str) -> str:
@@ -289,8 +308,8 @@ class MountDev(NamedTuple):
         resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
         target = open_or_make(context.fds["root"], "dev", resolve, directory=True)
         flags = MS_NOSUID | MS_NOEXEC | (0 if self.every or self.base else MS_NODEV)
-        label = _labelled(self.context)
-        syscalls.mount("tmpfs", f"/proc/self/fd/{target}", "tmpfs", flags, f"mode=755,size=64k{label}")
+        of_tmpfs, of_devpts = self.options()
+        syscalls.mount("tmpfs", f"/proc/self/fd/{target}", "tmpfs", flags, of_tmpfs)
         os.close(target)
         dev = syscalls.openat2(context.fds["root"], "dev", O_DIR, resolve)
         if self.every:
@@ -305,18 +324,22 @@ class MountDev(NamedTuple):
             syscalls.mount("/dev/null", f"/proc/self/fd/{dev}/console", None, MS_BIND)
         for name in ("pts", "shm", "mqueue"):
             os.mkdir(name, 0o755, dir_fd=dev)
-        for name, to in _LINKS.items():
+        for name, to in LINKS.items():
             os.symlink(to, name, dir_fd=dev)
-        options = f"newinstance,ptmxmode=0666,mode=0620,gid={self.base + 5}{label}"
-        syscalls.mount("devpts", f"/proc/self/fd/{dev}/pts", "devpts", MS_NOSUID | MS_NOEXEC, options)
+        syscalls.mount("devpts", f"/proc/self/fd/{dev}/pts", "devpts", MS_NOSUID | MS_NOEXEC, of_devpts)
         os.close(dev)
+
+    def options(self) -> tuple[str, str]:
+        """Of the tmpfs and of the devpts."""
+        label = _labelled(self.context)
+        return f"mode=755,size=64k{label}", f"newinstance,ptmxmode=0666,mode=0620,gid={self.base + 5}{label}"
 
 
 def _make_devices(dev: int) -> bool:
     """Make the harmless devices in the directory `dev`; False where not even we may."""
     before = os.umask(0)
     try:
-        for name, (major, minor) in _NUMBERS.items():
+        for name, (major, minor) in DEVICE_NUMBERS.items():
             os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=dev)
     except PermissionError:  # the very first
         return False
@@ -330,7 +353,7 @@ def _copy_devices(source: str, dev: int) -> None:
     for entry in os.scandir(source):
         info = entry.stat(follow_symlinks=False)
         if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):
-            if entry.name in _LINKS:
+            if entry.name in LINKS:
                 continue
             os.mknod(entry.name, info.st_mode, info.st_rdev, dir_fd=dev)
             os.chmod(entry.name, stat.S_IMODE(info.st_mode), dir_fd=dev)

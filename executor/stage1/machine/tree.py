@@ -1,0 +1,317 @@
+"""Operations that make an app's root, as lists: executed by the function, in the process that does so (`worker`).
+
+A list is made once for a shape of a plan, and its memory kept: what differs between pods (paths, ids, descriptors) is
+written into it. A list only does what nearly every start does. Whenever a call of it fails, be it that an image lacks
+a place to mount on, nothing of it counts: whoever has called goes back to where it was, and has the operations executed
+one by one, which mend what can be mended, or say what is wrong.
+"""
+
+import ctypes
+import errno
+import os
+import stat
+import struct
+from collections.abc import Callable
+from typing import Any, Final
+
+from executor.stage1 import ops, syscalls
+from executor.stage1.machine.assemble import RECORD, List, Place, Value
+from executor.stage1.ops import Context, Op
+from executor.stage1.ops.base import IN_ROOT
+from executor.stage1.ops.trees import DEVICE_NUMBERS, LINKS
+from executor.stage1.syscalls import (
+    AT_EMPTY_PATH,
+    AT_FDCWD,
+    AT_RECURSIVE,
+    CLONE_NEWNS,
+    MNT_DETACH,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    OPEN_TREE_CLONE,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_SYMLINKS,
+)
+
+_FEW: Final = 4
+"""Operations that are not worth a list."""
+_SLOT: Final = 1024
+_REMEMBERED: Final = 8  # of some 40 KiB
+_MOVE: Final = syscalls.MOVE_MOUNT_F_EMPTY_PATH | syscalls.MOVE_MOUNT_T_EMPTY_PATH
+_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_NO_LINKS: Final = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
+_USERS_IN_ATTR: Final = 24
+_AT_REMOVEDIR: Final = 0x200
+
+Variable = str | int
+Split = tuple[tuple[Any, ...], tuple[Variable, ...]]
+"""What of an operation is the same for many pods, and what is not."""
+
+
+class Refused(Exception):
+    """A call of a list has failed."""
+
+
+class Trees:
+    """The lists of one process. function: what executes one (machine/run.py)."""
+
+    def __init__(self, function: Callable[[int], int]) -> None:
+        self._function = function
+        self._made: dict[tuple[Any, ...], _Made] = {}
+
+    def execute(self, todo: list[Op], context: Context) -> None:
+        """Raises Refused, and of what is no part of a list StageError."""
+        run: list[Split] = []
+        start = 0
+        for number, op in enumerate([*todo, None]):
+            split = _split(op)
+            if split is not None:
+                run.append(split)
+                continue
+            if len(run) >= _FEW:
+                self._run(run, context)
+            else:
+                ops.execute(todo[start:number], context)
+            if op is not None:
+                ops.execute([op], context)
+            run, start = [], number + 1
+
+    def _run(self, run: list[Split], context: Context) -> None:
+        key = tuple([one[0] for one in run])
+        made = self._made.get(key)
+        if made is None:
+            if len(self._made) >= _REMEMBERED:
+                del self._made[next(iter(self._made))]
+            made = self._made[key] = _Made(key)
+        made.execute(self._function, [value for one in run for value in one[1]], context.fds)
+
+
+class _Made:
+    """A list in memory of its own, and where in it is what."""
+
+    def __init__(self, key: tuple[Any, ...]) -> None:
+        self._buffer = ctypes.create_string_buffer(len(_Builder(key, 0).data))
+        self._base = ctypes.addressof(self._buffer)
+        builder = _Builder(key, self._base)
+        ctypes.memmove(self._buffer, builder.data, len(builder.data))
+        start = builder.start
+        self._variables = [(start + place.offset, is_text) for place, is_text in builder.variables]
+        self._inputs = [(name, start + place.offset) for name, place in builder.inputs]
+        self._outputs = [(name, start + place.offset) for name, place in builder.trees.items()]
+        self._taken = builder.taken
+
+    def execute(self, function: Callable[[int], int], values: list[Variable], fds: dict[str, int]) -> None:
+        buffer = self._buffer
+        for (offset, is_text), value in zip(self._variables, values, strict=True):
+            if is_text:
+                raw = os.fsencode(value)  # type: ignore[arg-type]
+                struct.pack_into(f"{len(raw) + 1}s", buffer, offset, raw)
+            else:
+                struct.pack_into("<Q", buffer, offset, value)
+        for name, offset in self._inputs:
+            struct.pack_into("<Q", buffer, offset, fds[name])
+        if function(self._base) < 0:
+            raise Refused
+        for name in self._taken:
+            fds.pop(name, None)
+        for name, offset in self._outputs:
+            (fds[name],) = struct.unpack_from("<i", buffer, offset)
+
+
+def _split(op: Op | None) -> Split | None:
+    """None: it is no part of a list."""
+    how = None if op is None else _SPLITS.get(type(op))
+    split: Split | None = None if how is None else how(op)
+    if split is None:
+        return None
+    for value in split[1]:
+        if isinstance(value, str) and (len(value) * 4 >= _SLOT or "\0" in value):
+            return None
+    return split
+
+
+def _split_overlay(op: ops.MountOverlay) -> Split | None:
+    data = op.options()
+    if data is None:
+        return None
+    mapped = (*op.lowers, os.path.dirname(op.upper)) if op.mapped else ()
+    key = ("overlay", len(mapped), 0 if op.device_files else MS_NODEV)
+    return key, (*mapped, *op.marks(), op.target, data)
+
+
+def _split_dev(op: ops.MountDev) -> Split | None:
+    if op.every or not op.base:
+        return None
+    return ("dev",), op.options()
+
+
+def _split_attach(op: ops.Attach) -> Split | None:
+    """Not of a volume: images seldom have a place for it."""
+    if op.name.startswith("volume:"):
+        return None
+    return ("attach", *op), ()
+
+
+_SPLITS: Final[dict[type, Callable[[Any], Split | None]]] = {
+    ops.Enter: lambda op: (("enter", op.fd), ()) if op.flags == CLONE_NEWNS else None,
+    ops.ActAs: lambda op: (("act",), (op.base,)),
+    ops.TakeTree: lambda op: (("take", op.name, op.recursive), (op.path,)),
+    ops.TakeVolume: lambda op: None if op.sub_path else (("take", op.name, op.recursive), (op.source,)),
+    ops.MountOverlay: _split_overlay,
+    ops.MountDev: _split_dev,
+    ops.Attach: _split_attach,
+    ops.ReadOnlyRoot: lambda op: (("read-only",), ()),
+    ops.PivotRoot: lambda op: (("pivot",), ()),
+}
+
+
+class _Builder:
+    """A list for a run of operations.
+
+    variables: places for what differs, in the order of the operations', and whether it is text. inputs, trees:
+    descriptors that are there before and afterwards. taken: those that are not there any more.
+    """
+
+    def __init__(self, key: tuple[Any, ...], base: int) -> None:
+        self._todo = todo = List(base=base)
+        self.variables: list[tuple[Place, bool]] = []
+        self.inputs: list[tuple[str, Place]] = []
+        self.trees: dict[str, Place] = {}
+        self.taken: list[str] = []
+        for kind, *static in key:
+            _EMITTERS[kind](self, *static)
+        todo.call("end")
+        self.start = len(todo) * RECORD
+        self.data = todo.finish()
+
+    def _text(self) -> Place:
+        place = self._todo.room(_SLOT)
+        self.variables.append((place, True))
+        return place
+
+    def _number(self) -> Place:
+        place = self._todo.room(8)
+        self.variables.append((place, False))
+        return place
+
+    def _fd(self, name: str) -> Place:
+        """Of what an operation before has opened, or whoever executes the list."""
+        if name in self.trees:
+            return self.trees[name]
+        place = self._todo.room(8)
+        self.inputs.append((name, place))
+        return place
+
+    def _attributes(self, attributes: int, propagation: int, *, mapped: bool) -> Place:
+        if mapped:
+            attributes |= syscalls.MOUNT_ATTR_IDMAP
+        place = self._todo.structure("QQQQ", attributes, 0, propagation, 0)
+        if mapped:
+            self.inputs.append(("users", place.at(_USERS_IN_ATTR)))
+        return place
+
+    def _open(self, path: str, flags: int, resolve: int) -> Place:
+        """Below the app's root."""
+        todo, fd = self._todo, self._todo.room(8)
+        how = todo.structure("QQQ", flags | os.O_CLOEXEC, 0, resolve)
+        todo.call("openat2", Value(self._fd("root")), path, how, 24, result=fd)
+        return fd
+
+    def _enter(self, name: str) -> None:
+        self._todo.call("setns", Value(self._fd(name)), CLONE_NEWNS)
+
+    def _act(self) -> None:
+        number = self._number()
+        self._todo.call("prctl", syscalls.PR_SET_SECUREBITS, syscalls.SECBIT_NO_SETUID_FIXUP)
+        self._todo.call("setfsgid", Value(number))
+        self._todo.call("setfsuid", Value(number))
+
+    def _clone(self, path: Place, flags: int) -> Place:
+        tree = self._todo.room(8)
+        self._todo.call("open_tree", AT_FDCWD, path, OPEN_TREE_CLONE | os.O_CLOEXEC | flags, result=tree)
+        return tree
+
+    def _take(self, name: str, recursive: bool) -> None:
+        self.trees[name] = self._clone(self._text(), AT_RECURSIVE if recursive else 0)
+
+    def _attach(
+        self,
+        name: str,
+        target: str,
+        attributes: int,
+        recursive: bool,
+        no_links: bool,
+        mapped: bool,
+        propagation: int,
+    ) -> None:
+        todo, tree = self._todo, self._fd(name)
+        place = self._open(target, os.O_PATH, _NO_LINKS if no_links else IN_ROOT)
+        attr = self._attributes(attributes, propagation, mapped=mapped)
+        flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+        todo.call("mount_setattr", Value(tree), "", flags, attr, 32)
+        todo.call("move_mount", Value(tree), "", Value(place), "", _MOVE)
+        todo.call("close", Value(place))
+        todo.call("close", Value(tree))
+        self.trees.pop(name, None)
+        self.taken.append(name)
+
+    def _overlay(self, mapped: int, flags: int) -> None:
+        todo = self._todo
+        target_of = todo.room(8)
+        for _ in range(mapped):
+            path = self._text()
+            tree = self._clone(path, 0)
+            attr = self._attributes(0, 0, mapped=True)
+            todo.call("mount_setattr", Value(tree), "", AT_EMPTY_PATH, attr, 32)
+            todo.call("openat", AT_FDCWD, path, _DIRECTORY, result=target_of)
+            todo.call("move_mount", Value(tree), "", Value(target_of), "", _MOVE)
+            todo.call("close", Value(target_of))
+            todo.call("close", Value(tree))
+        for flags_of in (0, _AT_REMOVEDIR, _AT_REMOVEDIR):
+            todo.call("unlinkat", AT_FDCWD, self._text(), flags_of, tolerate=errno.ENOENT)
+        target, data, root = self._text(), self._text(), todo.room(8)
+        todo.call("mount", "overlay", target, "overlay", flags, data)
+        todo.call("openat", AT_FDCWD, target, _DIRECTORY, result=root)
+        self.trees["root"] = root
+
+    def _dev(self) -> None:
+        todo = self._todo
+        place = self._open("dev", _DIRECTORY, _NO_LINKS)
+        todo.call("fchdir", Value(place))
+        todo.call("mount", "tmpfs", ".", "tmpfs", MS_NOSUID | MS_NOEXEC, self._text())
+        todo.call("close", Value(place))
+        dev = self._open("dev", _DIRECTORY, _NO_LINKS)
+        todo.call("fchdir", Value(dev))
+        todo.call("umask", 0)
+        for name, (major, minor) in DEVICE_NUMBERS.items():
+            todo.call("mknodat", AT_FDCWD, name, stat.S_IFCHR | 0o666, os.makedev(major, minor))
+        todo.call("umask", 0o022)
+        for name in ("pts", "shm", "mqueue"):
+            todo.call("mkdirat", AT_FDCWD, name, 0o755)
+        for name, to in LINKS.items():
+            todo.call("symlinkat", to, AT_FDCWD, name)
+        todo.call("mount", "devpts", "pts", "devpts", MS_NOSUID | MS_NOEXEC, self._text())
+        todo.call("close", Value(dev))
+
+    def _read_only(self) -> None:
+        attr = self._attributes(syscalls.MOUNT_ATTR_RDONLY, 0, mapped=False)
+        self._todo.call("mount_setattr", Value(self._fd("root")), "", AT_EMPTY_PATH, attr, 32)
+
+    def _pivot(self) -> None:
+        todo = self._todo
+        todo.call("fchdir", Value(self._fd("root")))
+        todo.call("pivot_root", ".", ".")
+        todo.call("umount2", ".", MNT_DETACH)
+        todo.call("chdir", "/")
+
+
+_EMITTERS: Final[dict[str, Callable[..., None]]] = {
+    "enter": _Builder._enter,
+    "act": _Builder._act,
+    "take": _Builder._take,
+    "attach": _Builder._attach,
+    "overlay": _Builder._overlay,
+    "dev": _Builder._dev,
+    "read-only": _Builder._read_only,
+    "pivot": _Builder._pivot,
+}

@@ -1,0 +1,83 @@
+"""Lists that make an app's root: what they leave behind, when they are refused, and what then happens instead."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.stage1 import machine, ops
+from executor.stage1.machine.tree import Refused, Trees
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def trees() -> Trees:
+    """Lists of this process."""
+    native = machine.get()
+    if native is None:
+        pytest.skip("no lists for this machine")
+    return Trees(native.function)
+
+
+def takes(*paths: Path) -> list[ops.Op]:
+    return [ops.TakeTree(f"tree {number}", str(path)) for number, path in enumerate(paths)]
+
+
+def test_descriptors_are_known_by_their_names(trees: Trees, tmp_path: Path) -> None:
+    """The second time the same list, with other paths in it."""
+    for turn in ("one", "another one, that is longer"):
+        paths = [tmp_path / f"{turn} {number}" for number in range(5)]
+        for path in paths:
+            path.mkdir()
+        context = ops.Context({"mine": 0})
+        trees.execute(takes(*paths), context)
+        try:
+            assert context.fds.pop("mine") == 0
+            found = [os.fstat(context.fds[f"tree {number}"]).st_ino for number in range(5)]
+            assert found == [path.stat().st_ino for path in paths]
+        finally:
+            for fd in context.fds.values():
+                os.close(fd)
+
+
+def test_what_fails_is_refused(trees: Trees, tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(Refused):
+        trees.execute(takes(*(tmp_path / "missing",) * 5), ops.Context({}))
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_few_are_executed_one_by_one_and_say_what_is_wrong(trees: Trees, tmp_path: Path) -> None:
+    with pytest.raises(ops.StageError, match="missing as tree 0: No such file"):
+        trees.execute(takes(tmp_path / "missing"), ops.Context({}))
+
+
+@pytest.mark.parametrize("odd", ["a b", "a,b", "a:b", "ü", "x" * 200])
+async def test_paths_of_any_kind(runner: Any, tmp_path: Path, odd: str) -> None:
+    """What a list cannot have in it is done without."""
+    layer = tmp_path / odd / odd / odd / odd / odd
+    (layer / "here").mkdir(parents=True)
+    app = runner.pods.app("/bin/sh", "-c", "ls -d /here; ls /dev | tr '\\n' ' '; cat /etc/hostname")
+    running = await runner.pod(runner.pods.make(app, layers=(layer,)))
+    _, output = await running.start()
+    await running.ended()
+    devices = "console fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero"
+    assert (await output.text()).splitlines() == ["/here", f"{devices} pod-host"]
+
+
+async def test_an_image_without_anything_to_mount_on(runner: Any, tmp_path: Path) -> None:
+    """A list is refused, and the places are made: also for the next app, by the same process."""
+    layer = tmp_path / "layer"
+    for name in ("proc", "sys", "dev", "etc"):
+        (layer / name).mkdir(parents=True)
+        os.setxattr(layer / name, "trusted.overlay.opaque", b"y")
+    for _ in range(2):
+        app = runner.pods.app("/bin/sh", "-c", "cat /etc/hostname; grep -c . /proc/mounts; id -u")
+        running = await runner.pod(runner.pods.make(app, layers=(layer,)))
+        _, output = await running.start()
+        assert (await running.ended()).exit_code == 0
+        said = (await output.text()).splitlines()
+        assert (said[0], said[2]) == ("pod-host", "0")
+        assert os.listdir(running.directory / "overlay/app/upper") == ["etc"]
