@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from executor.pods.launcher import Launcher, LaunchError
 from executor.pods.poddir import Phase, PodDir
@@ -23,17 +23,27 @@ from executor.rkt.pods import UNVERIFIED, State, find
 from executor.rkt.prepare import Making
 from executor.rkt.stage1 import FOREIGN
 
+_PRINT_PLAN: Final = "print what would be done for the pod, in order, and do nothing"
+
 
 def main(g: Globals, args: list[str]) -> int:
     """`run IMAGE…`."""
     flags = g.flags("[flags] IMAGE [flags] [-- ARGS… [---]] …")
     flags.text("uuid-file-save", "", "write the pod's UUID to this file")
+    flags.switch("print-plan", _PRINT_PLAN)
     asked = PodFlags.add(flags, makes=True, runs=True)
     flags.parse(args, asked.apps.word, asked.apps.argument)
     need_root()
     asked.check(g)
     flavor = asked.flavor(g)
     asked.check_running(g, len(asked.apps.apps), flavor)
+    if flags.is_on("print-plan"):
+        from executor.rkt import plans
+
+        plans.check(flavor)
+        making = prepare.new(g)
+        ready = prepare.fill(g, asked, making)
+        return asyncio.run(plans.show(g, making, ready, lambda: _settle(g, asked, making)))
     making = prepare.new(g)
     save_uuid(making, flags.values["uuid-file-save"])
     return asyncio.run(_how(flavor)(g, asked, making, prepare.fill(g, asked, making)))
@@ -63,6 +73,7 @@ def prepared(g: Globals, args: list[str]) -> int:
     from executor.rkt.end import take
 
     flags = g.flags("[flags] UUID")
+    flags.switch("print-plan", _PRINT_PLAN)
     asked = PodFlags.add(flags, makes=False, runs=True)
     found = words(flags, args)
     need_root()
@@ -73,6 +84,12 @@ def prepared(g: Globals, args: list[str]) -> int:
         raise Failure(f'pod "{pod.uuid}" is not prepared')
     flavor = flavor_of_pod(pod.manifest())
     asked.check_running(g, len(pod.apps()), flavor)
+    if flags.is_on("print-plan"):
+        from executor.rkt import plans
+
+        plans.check(flavor)
+        copy, ready = plans.copy(g, pod)
+        return asyncio.run(plans.show(g, copy, ready, lambda: _settle(g, asked, copy), pod.uuid))
     try:
         making = Making(take(pod), pod.manifest())
     except FileNotFoundError:
