@@ -65,6 +65,7 @@ def make_pod(base: Path, rootfs: Path, flavor: str) -> Path:
         "annotations": [
             {"name": "gantry.io/flavor", "value": flavor},
             {"name": "gantry.io/hostname", "value": "bench"},
+            {"name": "gantry.io/network", "value": "loopback"},
         ],
     }
     (pod / "pod").write_text(json.dumps(manifest))

@@ -9,7 +9,7 @@ import socket
 import struct
 from typing import Final, NamedTuple
 
-from executor.stage1 import cgroups, channel, children, nspawn, ops, plan, syscalls, userns
+from executor.stage1 import cgroups, channel, children, nspawn, ops, plan, reuse, syscalls, userns
 from executor.stage1 import machine as native
 from executor.stage1.bare import Bare
 from executor.stage1.children import Kind
@@ -34,7 +34,11 @@ class Init(NamedTuple):
 class Maker:
     """Starts inits, of all kinds."""
 
-    def __init__(self, machine: "native.Machine | None", bare: Bare | None, last_cap: int) -> None:
+    def __init__(
+        self, machine: "native.Machine | None", bare: Bare | None, last_cap: int, *, spares: int = 0
+    ) -> None:
+        """spares: how many are to be had ahead of need."""
+        self.pool = reuse.Pool(spares)
         self._machine = machine
         self._bare = bare
         self._last_cap = last_cap
@@ -43,11 +47,11 @@ class Maker:
 
     def start(self, kind: Kind) -> Init:
         """An init that makes its namespaces. Raises OSError."""
-        ids = userns.take_range() if kind.users else None
-        base = ids.base if ids else 0
         confined = kind.flavor == "linux" and not kind.host_pid
         if self._machine is not None and self._bare is not None and confined:
-            return self._spawn(self._machine, self._bare, kind, ids)
+            return self._spawn(self._machine, self._bare, kind)
+        ids = userns.take_range() if kind.users else None
+        base = ids.base if ids else 0
 
         def entry(sock: socket.socket) -> None:
             if kind.flavor == "nspawn":
@@ -58,15 +62,26 @@ class Maker:
         pid_namespace = self._own_pid_ns if confined else None
         return Init(*children.fork(entry, new_pid_namespace=pid_namespace), ids, [])
 
-    def _spawn(self, machine: "native.Machine", bare: Bare, kind: Kind, ids: userns.Range | None) -> Init:
-        base = ids.base if ids else 0
+    def _spawn(self, machine: "native.Machine", bare: Bare, kind: Kind) -> Init:
+        new = kind.host_network or kind.host_ipc or not kind.users
+        given = None if new else self.pool.take()
+        ids = given.ids if given else userns.take_range() if kind.users else None
         program = native.first(
-            host_network=kind.host_network, host_ipc=kind.host_ipc, ids=base, last_cap=self._last_cap
+            host_network=kind.host_network,
+            host_ipc=kind.host_ipc,
+            ids=ids.base if ids else 0,
+            last_cap=self._last_cap,
+            given=given is not None,
         )
         ours, theirs = channel.pair()
-        with theirs:
-            fds = (self._null, self._null, 2, theirs.fileno(), theirs.fileno(), bare.namespace)
+        handed = [given.users, given.network] if given else []
+        try:
+            fds = [self._null, self._null, 2, theirs.fileno(), theirs.fileno(), bare.namespace, *handed]
             pid = machine.spawn(fds, name="gantry-init", flags=syscalls.CLONE_NEWPID)
+        finally:
+            theirs.close()
+            for fd in handed:
+                os.close(fd)
         try:
             ours.send(program.data)
         except OSError:
@@ -78,7 +93,8 @@ def tell(init: Init, pod: Pod, cgroup: cgroups.PodCgroup, more: object = None) -
     """Tell an init its pod. `more`: what a fork is told besides. Raises OSError, StageError."""
     todo = plan.pod_plan(pod)
     if init.lists:
-        init.lists.append(native.second(todo, users=init.ids is not None))
+        users = init.ids is not None
+        init.lists.append(native.second(todo, users=users, network=users and reuse.leaves_no_trace(pod)))
         _send(init, init.lists[-1].data)
         return
     job = ops.pack(todo) if more is None else (ops.pack(todo), more)
@@ -99,7 +115,10 @@ def _send(init: Init, data: bytes, fds: "list[int] | tuple[()]" = ()) -> None:
 
 
 def hear(init: Init) -> tuple[str, list[int]]:
-    """What it says: nothing ("") when it is done, else what went wrong; and the user namespace, if it has made one."""
+    """What it says: nothing ("") when it is done, else what went wrong; and the user namespace, if it has one.
+
+    After that the network namespace, if the pod leaves no trace (see `reuse`).
+    """
     try:
         if not init.lists:
             message, fds = channel.receive(init.socket)

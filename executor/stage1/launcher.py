@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from executor.stage1 import bare, caps, cgroups, channel, children, machine, seccomp, userns
+from executor.stage1 import bare, caps, cgroups, channel, children, machine, reuse, seccomp, userns
 from executor.stage1.children import Kind
 from executor.stage1.inits import Init, Maker
 from executor.stage1.ops import StageError
@@ -58,7 +58,7 @@ class Launcher:
         self._last_cap = caps.last_cap()
         self._machine = machine.get() if lists else None
         self._bare = bare.make(layout.roots) if self._machine is not None else None
-        self._inits = Maker(self._machine, self._bare, self._last_cap)
+        self._inits = Maker(self._machine, self._bare, self._last_cap, spares=spares)
         self._spares = spares
         # Refilled for the kinds that were asked for, and the usual one.
         usual = Kind("linux", host_network=False, users=not userns.why_not())
@@ -107,6 +107,11 @@ class Launcher:
         """An init that has made, or is making, its namespaces."""
         spares = self._spare_inits.setdefault(kind, [])
         return spares.pop() if spares else self._inits.start(kind)
+
+    @property
+    def pool(self) -> reuse.Pool:
+        """Where pods leave the namespaces in which they left no trace."""
+        return self._inits.pool
 
     def take_starter(self) -> Child:
         """A process that waits for an app to start; call `starter_done` when it has answered."""

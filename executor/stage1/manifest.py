@@ -109,6 +109,7 @@ class Pod(NamedTuple):
     @property
     def isolated(self) -> bool:
         """Whether it has namespaces of its own, beyond those of its apps' mounts."""
+    loopback_only: bool = False  # nobody will put anything else into its network namespace
         return self.flavor != "fly"
 
     @property
@@ -187,6 +188,7 @@ def _pod(raw: dict[str, Any]) -> Pod:
     _check(pod)
     return pod
 
+        loopback_only=_loopback_only(notes),
 
 def _processes(notes: dict[str, str]) -> str:
     word = notes.get("gantry.io/processes", "shared")
@@ -232,6 +234,13 @@ def _user_attributes(notes: dict[str, str]) -> bool:
 
 def _annotations(raw: dict[str, Any]) -> dict[str, str]:
     return {entry["name"]: str(entry["value"]) for entry in raw.get("annotations") or ()}
+
+
+def _loopback_only(notes: dict[str, str]) -> bool:
+    word = notes.get("gantry.io/network", "")
+    if word not in ("", "loopback"):
+        raise ManifestError(f"annotation gantry.io/network: {word!r} is not loopback")
+    return word == "loopback"
 
 
 def _volume(raw: dict[str, Any]) -> Volume:

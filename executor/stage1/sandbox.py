@@ -21,6 +21,7 @@ from executor.stage1 import (
     plan,
     podfiles,
     reading,
+    reuse,
     userns,
 )
 from executor.stage1.children import Kind
@@ -71,6 +72,7 @@ class Sandbox:
         self._on_stopped: list[Answer] = []
         self._ids: userns.Range | None = None
         self._users: list[int] = []  # the user namespace, if it has one of its own
+        self._network: list[int] = []  # the network namespace, if the next pod may have it (see `reuse`)
         self._prepared = False
         self._ready: dict[str, tuple[tuple[str, ...], bytes]] = {}
         self._handlers: dict[str, tuple[str, ...]] = {}
@@ -138,6 +140,8 @@ class Sandbox:
         self._launcher.unwatch(self._init.socket.fileno())
         if self._pod.flavor == "nspawn" and self._users:
             self._door = self._users.pop()
+        elif len(self._users) > 1:
+            self._network.append(self._users.pop())
         if self._ending:
             return
         if wrong:
@@ -292,6 +296,9 @@ class Sandbox:
                 f"{places[0]}: its file system cannot be id-mapped, and the pod has ids of its own"
             )
         self._cgroup.extend(without=reading.unlimited(pod))
+        if not reuse.leaves_no_trace(pod):
+            while self._network:
+                os.close(self._network.pop())
         self._pod, self._prepared = pod, False
         self._ready.clear()
         answer({})
@@ -505,8 +512,13 @@ class Sandbox:
         self._launcher.unwatch(self._init_socket.fileno())
         self._init_socket.close()
         self._init_socket = None
-        while self._users:
-            os.close(self._users.pop())
+        if self._network and self._ids is not None and reuse.leaves_no_trace(self._pod) and not error:
+            kept = reuse.Namespaces(self._users.pop(), self._network.pop(), self._ids)
+            self._launcher.pool.keep(kept)
+            self._ids = None
+        for fd in (*self._users, *self._network):
+            os.close(fd)
+        self._users, self._network = [], []
         if self._ids is not None:
             self._ids.release()
             self._ids = None

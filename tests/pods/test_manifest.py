@@ -61,6 +61,7 @@ def test_the_pod_level() -> None:
     host = pod_level(pod(hostNetwork=True), NODE, "linux", "/t")
     assert notes(pod_manifest(host, [])) == {"gantry.io/flavor": "linux", "gantry.io/host-network": "true"}
     assert (host.pod_ip, level.pod_ip) == ("10.0.0.1", "")
+    assert notes(pod_manifest(pod_level(pod(), NODE, "linux", "/t"), []))["gantry.io/network"] == "loopback"
 
 
 def test_the_handler_names_the_flavor() -> None:
