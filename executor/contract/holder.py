@@ -16,6 +16,7 @@ listening} with the streams and so many sockets, for LISTEN_FDS; `signal` {pid, 
 
 import errno
 import fcntl
+import functools
 import os
 import resource
 import select
@@ -26,7 +27,7 @@ import termios
 import time
 from typing import Any, Final
 
-from executor.stage1 import cgroups, channel, ops, syscalls
+from executor.stage1 import cgroups, channel, ops, syscalls, userns
 from executor.stage1.ops.base import IN_ROOT, open_or_make
 
 MS_SHARED: Final = 1 << 20
@@ -281,7 +282,8 @@ def prepare(step: dict[str, Any]) -> None:
         case "memory":
             os.makedirs(step["target"], exist_ok=True)
             size = f",size={step['size']}" if step["size"] else ""
-            options = f"mode={step['mode']:o},uid={step['uid']},gid={step['gid']}{size}"
+            owner = f"uid={step['uid'] + step['ids']},gid={step['gid'] + step['ids']}"
+            options = f"mode={step['mode']:o},{owner}{size}"
             flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
             _mount(f"a tmpfs on {step['target']}", "tmpfs", step["target"], "tmpfs", flags, options)
         case "below":
@@ -301,9 +303,32 @@ def prepare(step: dict[str, Any]) -> None:
 
 
 def _directory(step: dict[str, Any]) -> None:
+    if step["target"] in _mapped:
+        return  # it is there, and nobody's who is not of the pod
     os.makedirs(step["target"], exist_ok=True)
     os.chown(step["target"], step["uid"], step["gid"])
     os.chmod(step["target"], step["mode"])
+    if step.get("kind"):  # a volume
+        _map(step["target"], step["ids"])
+
+
+_mapped: Final[set[str]] = set()
+_users = functools.cache(userns.namespace)
+
+
+def _map(path: str, ids: int) -> None:
+    """Let files, here, belong to the pod's own ids, if it has any; on disk they stay whose they are. Once."""
+    if not ids or path in _mapped:
+        return
+    try:
+        tree = userns.mapped(path, _users(ids))
+        place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        syscalls.move_mount(tree, place)
+    except OSError as error:
+        raise HolderError(f"id-map {path}: {os.strerror(error.errno or 0)}") from None
+    os.close(tree)
+    os.close(place)
+    _mapped.add(path)
 
 
 def _mount(what: str, source: str, target: str, fstype: str, flags: int, data: str) -> None:
@@ -334,6 +359,8 @@ def _below(source: str, path: str, target: str) -> None:
 
 def _overlay(step: dict[str, Any]) -> None:
     """An image's layers (uppermost first) and what is written to it, at `path` in `root`."""
+    for lower in step["lower"]:
+        _map(lower, step["ids"])
     info = os.stat(step["lower"][0])
     for directory in (step["upper"], step["work"]):
         os.makedirs(directory, exist_ok=True)

@@ -21,6 +21,7 @@ PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NOT_NAME: Final = re.compile(r"[^a-z0-9]+")
 _ID: Final = re.compile(r"sha512-[0-9a-f]{2,128}")
 _OURS: Final = "gantry.io/"
+_USERS: Final = "gantry.io/user-namespace"
 _RETAIN: Final = "os/linux/capabilities-retain-set"
 _REMOVE: Final = "os/linux/capabilities-remove-set"
 _OF_THE_CGROUP: Final = frozenset(
@@ -56,13 +57,15 @@ class Place(NamedTuple):
 
 
 class Foreign(NamedTuple):
-    """manifest: for the pod directory; limits: of the pod's cgroup; rlimits: of the process that runs the pod."""
+    """manifest: for the pod directory; limits: of the pod's cgroup; rlimits: of the process that runs the pod; users:
+    whether it is to have user ids of its own."""
 
     manifest: dict[str, Any]
     places: tuple[Place, ...]
     limits: Limits
     rlimits: tuple[tuple[int, int, int], ...]
     run: Run
+    users: bool = False
 
 
 def convert(stage1: Stage1, text: bytes | str, pod_dir: Path) -> Foreign:
@@ -104,7 +107,8 @@ def convert(stage1: Stage1, text: bytes | str, pod_dir: Path) -> Foreign:
         "annotations": [{"name": name, "value": value} for name, value in notes.items()],
         "ports": raw.get("ports") or [],
     }
-    return Foreign(manifest, tuple(places), _limits(pod), _rlimits(stage1, pod), _run(stage1, pod))
+    users = any(one == {"name": _USERS, "value": "private"} for one in raw.get("annotations") or ())
+    return Foreign(manifest, tuple(places), _limits(pod), _rlimits(stage1, pod), _run(stage1, pod), users)
 
 
 def image_id(text: str) -> str:
@@ -137,7 +141,7 @@ def _readable(stage1: Stage1, raw: dict[str, Any]) -> dict[str, Any]:
             raise ContractError(
                 f"stage1 {stage1.name}: volume {volume['name']}: an image as a volume is not done"
             )
-    skipped = {"gantry.io/flavor", "gantry.io/user-namespace"}
+    skipped = {"gantry.io/flavor", _USERS}
     notes = [one for one in raw.get("annotations") or () if one["name"] not in skipped]
     return {**raw, "annotations": notes}
 

@@ -102,7 +102,7 @@ class Mutable(ForeignSandbox):
             self._volumes[app] = [{**one, "name": names[one["name"]]} for one in foreign.manifest["volumes"]]
             await asyncio.to_thread(tree.write_app, self.job.pod_dir, app)
             try:
-                await self.holder.prepare(tree.place_steps(foreign.places))
+                await self.holder.prepare(tree.place_steps(foreign.places, self.ids))
                 await self._add(app)
             except LaunchError:
                 top = str(self.job.pod_dir / ROOTFS)
@@ -119,7 +119,7 @@ class Mutable(ForeignSandbox):
         text = "".join(f"{one['name']}={one['value']}\n" for one in variables)
         top = str(job.pod_dir / ROOTFS)
         await self.holder.prepare([
-            *tree.app_steps(job.pod_dir, app),
+            *tree.app_steps(job.pod_dir, app, self.ids),
             {"do": "file", "root": top, "path": f"rkt/env/{app}", "text": text},
             {"do": "file", "root": top, "path": f"rkt/status/{app}-created", "text": ""},
         ])  # fmt: skip

@@ -30,7 +30,7 @@ from executor.contract.interface import (
 from executor.contract.manifest import SHARED, Foreign
 from executor.pods import launcher
 from executor.pods.launcher import AppExit, LaunchError
-from executor.stage1 import cgroups
+from executor.stage1 import cgroups, userns
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +89,8 @@ class Exec(launcher.Exec):
         await self._program.signal(signum)
 
 
-async def make(job: Job) -> Holder:
-    """Cgroup, holder and mounts of a pod. Raises LaunchError; then nothing is left."""
+async def make(job: Job, ids: int) -> Holder:
+    """Cgroup, holder and mounts of a pod, `ids` its first id. Raises LaunchError; then nothing is left."""
     cgroup = cgroups.PodCgroup(job.layout, job.pod_dir.name)
     try:
         await asyncio.to_thread(_make_cgroup, job, cgroup)
@@ -103,10 +103,11 @@ async def make(job: Job) -> Holder:
         cgroup.remove()
         raise
     try:
-        await holder.prepare([*tree.place_steps(job.foreign.places), *tree.stage1_steps(job.pod_dir)])
+        steps = tree.place_steps(job.foreign.places, ids)
+        await holder.prepare([*steps, *tree.stage1_steps(job.pod_dir, ids)])
         if not job.stage1.mutable:
             for app in job.apps:
-                await holder.prepare(tree.app_steps(job.pod_dir, app))
+                await holder.prepare(tree.app_steps(job.pod_dir, app, ids))
     except BaseException as error:
         await holder.close()
         if isinstance(error, OSError):
@@ -133,6 +134,7 @@ class ForeignSandbox:
         self.pod_pid = -1
         """What `enter` is told: of the process that the stage1 has named."""
         self._holder: Holder | None = None
+        self._users: userns.Range | None = None
         self._cgroup = cgroups.PodCgroup(job.layout, job.pod_dir.name)
         self._run: Program | None = None
         self._reported: set[str] = set()
@@ -163,10 +165,27 @@ class ForeignSandbox:
 
     async def open(self) -> None:
         """Make everything that `run` needs. Raises LaunchError."""
-        self._holder = await make(self.job)
+        if self.job.foreign.users:
+            self._users = await asyncio.to_thread(self._take_users)
+        self._holder = await make(self.job, self.ids)
         self.pid = await self._holder.anchor(self.job.pod_dir / SHARED, None)
         self._kills = self._cgroup.oom_kills("")
         self._holder.died.add_done_callback(self._holder_died)
+
+    @property
+    def ids(self) -> int:
+        """The first user id of the pod's own; 0 when it has none."""
+        return 0 if self._users is None else self._users.base
+
+    def _take_users(self) -> userns.Range:
+        if why := userns.why_not():
+            raise LaunchError(f"{self.name}: a user namespace of the pod's own: {why}")
+        try:
+            users = userns.take_range()
+            (self.job.pod_dir / tree.USERS).write_text(f"{users.base}:{userns.SIZE}")
+        except OSError as error:
+            raise LaunchError(f"{self.name}: {error}") from None
+        return users
 
     # --- starting the pod ---
 
@@ -177,6 +196,8 @@ class ForeignSandbox:
         terminal: the streams are one, which becomes its own."""
         job, holder = self.job, self.holder
         run = replace(job.foreign.run, interactive=interactive)
+        if self._users is not None:
+            run = replace(run, private_users=f"{self.ids}:{userns.SIZE}")
         arguments, warnings = run_arguments(job.stage1, run, job.pod_dir.name)
         for warning in warnings:
             log.warning("pod %s: %s", job.pod_dir.name, warning)
@@ -414,6 +435,9 @@ class ForeignSandbox:
         if holder is not None:
             await holder.close()
             self._holder = None
+        if self._users is not None:
+            self._users.release()
+            self._users = None
         if self.console is not None:
             self.console.close()
             self.console = None

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from executor.contract.interface import ROOTFS, Stage1
 from executor.contract.manifest import SHARED, Foreign, Place
@@ -59,35 +59,39 @@ def write_pod(pod_dir: Path, manifest: Mapping[str, Any]) -> None:
     put(pod_dir / "pod", json.dumps(manifest))
 
 
+USERS: Final = "private-users-prepared"
+"""rkt's name of a file with the ids of the pod's own: FIRST:COUNT. What is written in the overlays belongs to these."""
+
+
 def upper(pod_dir: Path) -> Path:
     """What stage1 has written to its root file system."""
     return pod_dir / "overlay" / (pod_dir / "stage1TreeStoreID").read_text() / "upper"
 
 
-def place_steps(places: Iterable[Place]) -> list[Step]:
-    """Volumes, before anything that uses them."""
+def place_steps(places: Iterable[Place], ids: int = 0) -> list[Step]:
+    """Volumes, before anything that uses them. ids: the first one of the pod, if it has some of its own."""
     made: list[Step] = []
     for place in places:
         if place.kind == "below":
             made.append({"do": "below", "source": place.source, "path": place.path, "target": place.target})
         else:
             kind = "directory" if place.kind == "empty" else "memory"
-            made.append({"do": kind, **place._asdict()})
+            made.append({"do": kind, **place._asdict(), "ids": ids})
     return made
 
 
-def stage1_steps(pod_dir: Path) -> list[Step]:
-    """Mount the stage1's root file system."""
+def stage1_steps(pod_dir: Path, ids: int = 0) -> list[Step]:
+    """Mount the stage1's root file system. ids: as in `place_steps`."""
     root = pod_dir / "overlay" / (pod_dir / "stage1TreeStoreID").read_text()
     return [
-        _overlay(pod_dir, "", _lines(pod_dir / "stage1" / "lower"), root / "upper", root / "work"),
-        *({"do": "directory", "target": str(pod_dir / ROOTFS / "rkt" / name), "mode": 0o755, "uid": 0, "gid": 0}
+        _overlay(pod_dir, "", _lines(pod_dir / "stage1" / "lower"), root / "upper", root / "work", ids),
+        *({"do": "directory", "target": str(pod_dir / ROOTFS / "rkt" / name), "mode": 0o755, "uid": ids, "gid": ids}
           for name in ("status", "env")),
     ]  # fmt: skip
 
 
-def app_steps(pod_dir: Path, app: str) -> list[Step]:
-    """Mount an app's root file system into the stage1's."""
+def app_steps(pod_dir: Path, app: str, ids: int = 0) -> list[Step]:
+    """Mount an app's root file system into the stage1's. ids: as in `place_steps`."""
     info = pod_dir / "appsinfo" / app
     root = pod_dir / "overlay" / (info / "treeStoreID").read_text()
     place = f"opt/stage2/{app}"
@@ -95,16 +99,16 @@ def app_steps(pod_dir: Path, app: str) -> list[Step]:
     return [
         {"do": "file", "root": top, "path": f"{place}/manifest", "text": (info / "manifest").read_text()},
         _overlay(
-            pod_dir, f"{place}/rootfs", _lines(info / "lower"), root / "upper" / app, root / "work" / app
+            pod_dir, f"{place}/rootfs", _lines(info / "lower"), root / "upper" / app, root / "work" / app, ids
         ),
         {"do": "mtab", "root": str(pod_dir / ROOTFS / place / "rootfs")},
     ]
 
 
-def _overlay(pod_dir: Path, path: str, lower: Sequence[str], upper: Path, work: Path) -> Step:
+def _overlay(pod_dir: Path, path: str, lower: Sequence[str], upper: Path, work: Path, ids: int) -> Step:
     return {
         "do": "overlay", "root": str(pod_dir / ROOTFS), "path": path,
-        "lower": list(lower), "upper": str(upper), "work": str(work),
+        "lower": list(lower), "upper": str(upper), "work": str(work), "ids": ids,
     }  # fmt: skip
 
 
@@ -118,7 +122,7 @@ def forget_app(pod_dir: Path, app: str) -> None:
 def forget_all(pod_dir: Path) -> None:
     """What stage1 and its apps have written, their process ids too: for a pod that is run again. Slow."""
     _empty(pod_dir / "overlay")
-    for name in ("pid", "ppid", "pgid", "subcgroup"):
+    for name in ("pid", "ppid", "pgid", "subcgroup", USERS):
         (pod_dir / name).unlink(missing_ok=True)
 
 

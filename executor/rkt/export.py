@@ -5,11 +5,11 @@ Nothing is mounted: what overlayfs left is merged with the image's layers as ove
 
 import json
 import os
-import shutil
-from collections.abc import Iterator
+import stat
 from pathlib import Path
 from typing import Any, Final
 
+from executor.contract.tree import USERS
 from executor.rkt.common import Globals, need_root, words
 from executor.rkt.end import take
 from executor.rkt.enter import only_app
@@ -18,7 +18,10 @@ from executor.rkt.podmanifest import KVM
 from executor.rkt.pods import Seen, find
 from executor.stage0 import aci, build
 from executor.stage0.errors import ImageError
+from executor.stage0.removal import remove_if_there
+from executor.stage0.tarwrite import walk
 
+_SHOWN: Final = 200  # characters of a path
 _INDIRECT: Final = ("trusted.overlay.redirect", "trusted.overlay.metacopy")
 
 
@@ -47,23 +50,23 @@ def main(g: Globals, args: list[str]) -> int:
     except FileNotFoundError:
         raise Failure(f'pod "{pod.uuid}" has just been removed') from None
     try:
-        _export(pod, app, target)
+        _export(g, pod, app, target)
     except ImageError as error:
         raise Failure(f"error building aci: {error}") from None
     except OSError as error:
-        raise Failure(f"error building aci: {error.filename}: {error.strerror}") from None
+        name = str(error.filename)
+        shown = name if len(name) < _SHOWN else f"{name[:_SHOWN]}…"
+        raise Failure(f"error building aci: {shown}: {error.strerror}") from None
     finally:
         os.close(lock)
     return 0
 
 
-def _export(pod: Seen, app: str, target: Path) -> None:
-    upper = pod.path / "overlay" / app / "upper"
+def _export(g: Globals, pod: Seen, app: str, target: Path) -> None:
+    upper, ids = _written(pod, app)
     trees = [upper] if upper.is_dir() else []
-    for path in _indirect(upper):
-        raise Failure(
-            f"error building aci: {path}: overlayfs has only noted that it was renamed; cannot be exported"
-        )
+    if trees:
+        _check(g, upper)
     trees += [Path(line) for line in (pod.path / "appsinfo" / app / "lower").read_text().splitlines()]
     work = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -72,12 +75,25 @@ def _export(pod: Seen, app: str, target: Path) -> None:
         try:
             notes = {note["name"]: note["value"] for note in pod.manifest().get("annotations") or ()}
             in_machine = upper.is_dir() and notes.get("gantry.io/flavor") == KVM
-            aci.render(trees, root, user_attributes=in_machine)  # executor/kvm/machine.py, guest_manifest
+            # executor/kvm/machine.py, guest_manifest
+            aci.render(trees, root, user_attributes=in_machine, ids=ids if upper.is_dir() else 0)
         finally:
             os.close(root)
         build.build_aci(work, target, _manifest(pod, app), build.Options(epoch=None), "none")
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        remove_if_there(work)
+
+
+def _written(pod: Seen, app: str) -> tuple[Path, int]:
+    """Where what an app has written is, and the first of the ids that it belongs to, if not to whom it says."""
+    if not pod.stage1_id():
+        return pod.path / "overlay" / app / "upper", 0
+    tree = (pod.path / "appsinfo" / app / "treeStoreID").read_text()  # executor/contract/tree
+    try:
+        ids = int((pod.path / USERS).read_text().partition(":")[0])
+    except FileNotFoundError:
+        ids = 0
+    return pod.path / "overlay" / tree / "upper" / app, ids
 
 
 def _manifest(pod: Seen, app: str) -> dict[str, Any]:
@@ -86,8 +102,23 @@ def _manifest(pod: Seen, app: str) -> dict[str, Any]:
     return {key: value for key, value in manifest.items() if key not in {"dependencies", "pathWhitelist"}}
 
 
-def _indirect(upper: Path) -> Iterator[str]:
-    for directory, _, files in os.walk(upper):
-        for path in (directory, *(f"{directory}/{name}" for name in files)):
-            if set(_INDIRECT) & set(os.listxattr(path, follow_symlinks=False)):
-                yield path
+def _check(g: Globals, upper: Path) -> None:
+    """Tell what is left out. Failure for a path of which overlayfs has not all that it shows."""
+    top = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for path, info in walk(top):
+            if stat.S_ISSOCK(info.st_mode):
+                g.say(f"warning: /{path}: a socket, left out")
+            elif (stat.S_ISDIR(info.st_mode) or stat.S_ISREG(info.st_mode)) and _is_indirect(top, path):
+                why = "overlayfs has only noted that it was renamed; cannot be exported"
+                raise Failure(f"error building aci: /{path}: {why}")
+    finally:
+        os.close(top)
+
+
+def _is_indirect(top: int, path: str) -> bool:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
+    try:
+        return bool(set(_INDIRECT) & set(os.listxattr(fd)))
+    finally:
+        os.close(fd)

@@ -88,8 +88,6 @@ async def execute(
     try:
         try:
             await ready
-            if asked.flags.values.get("private-users") == "true":
-                raise Failure("--private-users is not supported with stage1 images of others")
             host = asked.flags.values["net"] == "host"
             settle(
                 making.manifest, hostname=asked.flags.values["hostname"], host_network="true" if host else ""

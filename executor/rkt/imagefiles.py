@@ -1,7 +1,6 @@
 """`image export|extract|render`: images of the store as files."""
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from executor.rkt.flags import Failure, Flags
 from executor.stage0 import aci, build, operations
 from executor.stage0.errors import ImageError
 from executor.stage0.operations import Stored
-from executor.stage0.removal import remove_tree
+from executor.stage0.removal import remove_if_there, remove_tree
 
 
 def export(g: Globals, args: list[str]) -> int:
@@ -101,7 +100,7 @@ def _scratch(target: Path) -> Iterator[Path]:
     try:
         yield work
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        remove_if_there(work)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from executor.stage0.split import Tap
 from executor.stage0.streams import Hashing, Limits, Reader, decompress
 from executor.stage0.tarstream import Entry, Kind, TarReader
 
+_IDS = 65_536  # of a pod's own, executor/stage1/userns
 MAX_MANIFEST = 4 * 1024 * 1024
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -97,16 +98,18 @@ def render(
     whitelist: Iterable[str] | None = None,
     *,
     user_attributes: bool = False,
+    ids: int = 0,
 ) -> Summary:
     """What overlayfs would show of `trees` (uppermost first), copied into the empty directory `root`.
 
     With a pathWhitelist, of it only those paths and the directories above them. user_attributes: the uppermost was
-    written by an overlay with the option userxattr. StoreError.
+    written by an overlay with the option userxattr. ids: the first of a pod's own user ids, to which the files of the
+    uppermost belong. Sockets are left out. StoreError; ImageBroken names a device node.
     """
     fds: list[int] = []
     try:
         fds.extend(os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for tree in trees)
-        return _Copy(root, fds, whitelist, fds[0] if user_attributes else -1).run()
+        return _Copy(root, fds, whitelist, fds[0] if user_attributes else -1, ids).run()
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise StoreError(f"rendering: {where}{error.strerror}") from None
@@ -118,9 +121,11 @@ def render(
 class _Copy:
     """Merges and copies; paths are relative to the trees' roots."""
 
-    def __init__(self, root: int, trees: Sequence[int], whitelist: Iterable[str] | None, user: int) -> None:
+    def __init__(
+        self, root: int, trees: Sequence[int], whitelist: Iterable[str] | None, user: int, ids: int
+    ) -> None:
         """user: the tree whose overlay keeps its notes in user.* attributes; -1: there is none."""
-        self._root, self._trees, self._user = root, trees, user
+        self._root, self._trees, self._user, self._ids = root, trees, user, ids
         self._kept: set[str] | None = None
         if whitelist is not None:
             kept = {os.path.normpath(path).strip("/") for path in whitelist} - {".", ""}
@@ -145,7 +150,7 @@ class _Copy:
         for path, tree in reversed(directories):
             fd = os.open(path or ".", _DIRECTORY, dir_fd=tree)
             try:
-                self._attributes(fd, path or ".", os.fstat(fd))
+                self._attributes(fd, path or ".", os.fstat(fd), tree)
             finally:
                 os.close(fd)
         return Summary(self._entries + len(directories) - 1, self._bytes, set())
@@ -179,16 +184,20 @@ class _Copy:
         return found
 
     def _leaf(self, path: str, tree: int) -> None:
-        self._entries += 1
         info = os.stat(path, dir_fd=tree, follow_symlinks=False)
+        if stat.S_ISSOCK(info.st_mode):
+            return  # nobody listens there any more, and nothing could be told of it
+        if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):
+            raise ImageBroken(f"{path}: a device node cannot be part of an image; remove it")
+        self._entries += 1
         if stat.S_ISLNK(info.st_mode):
             os.symlink(os.readlink(path, dir_fd=tree), path, dir_fd=self._root)
-            os.chown(path, info.st_uid, info.st_gid, dir_fd=self._root, follow_symlinks=False)
+            os.chown(path, *self._whose(info, tree), dir_fd=self._root, follow_symlinks=False)
             os.utime(path, ns=(info.st_mtime_ns,) * 2, dir_fd=self._root, follow_symlinks=False)
             return
         if stat.S_ISFIFO(info.st_mode):
             os.mkfifo(path, 0o600, dir_fd=self._root)
-            os.chown(path, info.st_uid, info.st_gid, dir_fd=self._root)
+            os.chown(path, *self._whose(info, tree), dir_fd=self._root)
             os.chmod(path, stat.S_IMODE(info.st_mode), dir_fd=self._root)
             os.utime(path, ns=(info.st_mtime_ns,) * 2, dir_fd=self._root)
             return
@@ -198,25 +207,32 @@ class _Copy:
             return
         source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=tree)
         try:
-            self._file(source, path, info)
+            self._file(source, path, info, tree)
         finally:
             os.close(source)
 
-    def _file(self, source: int, path: str, info: os.stat_result) -> None:
+    def _file(self, source: int, path: str, info: os.stat_result, tree: int) -> None:
         target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._root)
         try:
             while os.sendfile(target, source, None, 1 << 30):
                 pass
         finally:
             os.close(target)
-        self._attributes(source, path, info)
+        self._attributes(source, path, info, tree)
         self._bytes += info.st_size
 
-    def _attributes(self, source: int, path: str, info: os.stat_result) -> None:
+    def _whose(self, info: os.stat_result, tree: int) -> tuple[int, int]:
+        """User and group."""
+        if not self._ids or tree != self._trees[0]:
+            return info.st_uid, info.st_gid
+        uid, gid = (one - self._ids for one in (info.st_uid, info.st_gid))
+        return (uid if 0 <= uid < _IDS else info.st_uid), (gid if 0 <= gid < _IDS else info.st_gid)
+
+    def _attributes(self, source: int, path: str, info: os.stat_result, tree: int) -> None:
         """Owner before mode and attributes: chown clears set-uid bits and file capabilities."""
         target = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
         try:
-            os.fchown(target, info.st_uid, info.st_gid)
+            os.fchown(target, *self._whose(info, tree))
             os.fchmod(target, stat.S_IMODE(info.st_mode))
             for name in os.listxattr(source):
                 if not name.startswith(self._notes):

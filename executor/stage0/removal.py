@@ -8,6 +8,7 @@ others are moved up first, and then removed one by one.
 import itertools
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -36,6 +37,12 @@ def remove_tree(path: Path | str) -> None:
     finally:
         os.close(root)
     os.rmdir(path)
+
+
+def remove_if_there(path: Path) -> None:
+    """As far as that is possible; for what is only in the way."""
+    with suppress(OSError):
+        remove_tree(path)
 
 
 def _emptied(directory: int) -> Iterator[str]:

@@ -16,6 +16,7 @@ from executor.stage0.errors import ImageBroken, StoreError
 from executor.stage0.streams import CHUNK
 from executor.stage0.tarstream import BLOCK
 
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _KEPT_XATTRS = ("user.", "security.capability")
 
 
@@ -62,54 +63,70 @@ def write_tree(root: Path, sink: Sink, *, prefix: str = "", mtime: Callable[[os.
     mtime gives an entry's time in seconds. Hard links within the tree stay hard links.
     """
     seen: dict[tuple[int, int], str] = {}
-    count = 0
-    for path, info in _walk(root):
-        name = prefix + os.path.relpath(path, root)
+    count, path = 0, "."
+    try:
+        top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            _write_entry(path, info, name, sink, mtime(info), seen)
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}") from None
-        count += 1
+            for path, info in walk(top):
+                _write_entry(top, path, info, prefix + path, sink, mtime(info), seen)
+                count += 1
+        finally:
+            os.close(top)
+    except OSError as error:
+        where = error.filename if isinstance(error.filename, str) else path
+        raise StoreError(f"{root}/{where}: {error.strerror}") from None
+    except ImageBroken as error:
+        raise ImageBroken(f"{root}/{error}") from None
     return count
 
 
-def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Depth first, names in byte order, parents before children."""
-    try:
-        with os.scandir(root) as entries:
-            ordered = sorted(entries, key=lambda e: os.fsencode(e.name))
-    except OSError as error:
-        raise StoreError(f"{root}: {error.strerror}") from None
-    for entry in ordered:
-        info = entry.stat(follow_symlinks=False)
-        yield entry.path, info
-        if stat.S_ISDIR(info.st_mode):
-            yield from _walk(Path(entry.path))
+def walk(top: int) -> Iterator[tuple[str, os.stat_result]]:
+    """What is below a directory, however deep: paths in it, depth first, names in byte order, parents before children.
+
+    Raises OSError.
+    """
+    todo = [""]
+    while todo:
+        path = todo.pop()
+        if path:
+            info = os.stat(path, dir_fd=top, follow_symlinks=False)
+            yield path, info
+            if not stat.S_ISDIR(info.st_mode):
+                continue
+        fd = os.open(path or ".", _DIRECTORY, dir_fd=top)
+        try:
+            names = sorted(os.listdir(fd), key=os.fsencode, reverse=True)
+        finally:
+            os.close(fd)
+        todo += [f"{path}/{name}" if path else name for name in names]
 
 
 def _write_entry(
-    path: str, info: os.stat_result, name: str, sink: Sink, mtime: int, seen: dict[tuple[int, int], str],
+    top: int, path: str, info: os.stat_result, name: str, sink: Sink, mtime: int, seen: dict[tuple[int, int], str],
 ) -> None:  # fmt: skip
-    base = os.path.basename(name)
-    if base.startswith(".wh."):
+    if os.path.basename(name).startswith(".wh."):
         raise ImageBroken(f"{path}: names that start with .wh. mean removal in an image; rename it")
     mode = stat.S_IMODE(info.st_mode)
-    xattrs = {k: os.getxattr(path, k, follow_symlinks=False) for k in os.listxattr(path, follow_symlinks=False)
-              if k.startswith(_KEPT_XATTRS)}  # fmt: skip
     make = partial(header, uid=info.st_uid, gid=info.st_gid, mtime=mtime)
-    if stat.S_ISDIR(info.st_mode):
-        sink.write(make(name + "/", mode=mode, kind=b"5", xattrs=xattrs))
-    elif stat.S_ISLNK(info.st_mode):
-        sink.write(make(name, mode=0o777, kind=b"2", link=os.readlink(path)))
-    elif stat.S_ISREG(info.st_mode):
-        first = seen.setdefault((info.st_dev, info.st_ino), name) if info.st_nlink > 1 else name
-        if first != name:
-            sink.write(make(name, mode=mode, kind=b"1", link=first))
-            return
-        sink.write(make(name, mode=mode, size=info.st_size, xattrs=xattrs))
-        _copy(path, info.st_size, sink)
+    if stat.S_ISLNK(info.st_mode):
+        sink.write(make(name, mode=0o777, kind=b"2", link=os.readlink(path, dir_fd=top)))
     elif stat.S_ISFIFO(info.st_mode):
         sink.write(make(name, mode=mode, kind=b"6"))
+    elif stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode):
+        first = seen.setdefault((info.st_dev, info.st_ino), name) if info.st_nlink > 1 else name
+        if first != name and stat.S_ISREG(info.st_mode):
+            sink.write(make(name, mode=mode, kind=b"1", link=first))
+            return
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
+        try:
+            xattrs = {key: os.getxattr(fd, key) for key in os.listxattr(fd) if key.startswith(_KEPT_XATTRS)}
+            if stat.S_ISDIR(info.st_mode):
+                sink.write(make(name + "/", mode=mode, kind=b"5", xattrs=xattrs))
+                return
+            sink.write(make(name, mode=mode, size=info.st_size, xattrs=xattrs))
+            _copy(fd, path, info.st_size, sink)
+        finally:
+            os.close(fd)
     else:
         kind = "socket" if stat.S_ISSOCK(info.st_mode) else "device node"
         raise ImageBroken(
@@ -117,15 +134,14 @@ def _write_entry(
         )
 
 
-def _copy(path: str, size: int, sink: Sink) -> None:
+def _copy(fd: int, path: str, size: int, sink: Sink) -> None:
     left = size
-    with open(path, "rb", buffering=0) as file:
-        while left:
-            data = file.read(min(CHUNK, left))
-            if not data:
-                raise StoreError(f"{path}: became shorter while it was read")
-            sink.write(data)
-            left -= len(data)
+    while left:
+        data = os.read(fd, min(CHUNK, left))
+        if not data:
+            raise StoreError(f"{path}: became shorter while it was read")
+        sink.write(data)
+        left -= len(data)
     sink.write(bytes(-size % BLOCK))
 
 

@@ -133,15 +133,15 @@ class Mappable:
     def _try(self, path: str, *, recursive: bool) -> bool:
         try:
             if self._users < 0:
-                self._users = _any_namespace()
+                self._users = namespace(FIRST)
             os.close(mapped(path, self._users, recursive=recursive))
         except OSError:
             return False
         return True
 
 
-def _any_namespace() -> int:
-    """A user namespace to try things with; nobody ever runs in it."""
+def namespace(base: int) -> int:
+    """A user namespace for mounts, with the ids from `base` on; nobody ever runs in it. Raises OSError."""
     ready, report = os.pipe2(os.O_CLOEXEC)
     stay, leave = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
@@ -152,7 +152,7 @@ def _any_namespace() -> int:
     os.close(stay)
     try:
         os.read(ready, 1)
-        map_ids(pid, FIRST)
+        map_ids(pid, base)
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(ready)

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from executor.rkt.common import Globals
 from executor.rkt.flags import Failure
 from executor.rkt.stage1 import IMAGES, Choice, Place, choose
+from executor.stage1 import userns
 
 
 def sh(script: str) -> list[str]:
@@ -172,9 +174,42 @@ def test_signed_or_where_the_administrator_puts_them(box, stage1, tmp_path):
 
 
 @pytest.mark.root
-def test_what_it_cannot_be_asked(box, stage1, images):
-    path = f"--stage1-path={stage1()}"
-    assert "--private-users is not supported" in box("run", path, "--private-users", *sh(":")).err
+def test_ids_of_the_pods_own(box, stage1, stage1_run, tmp_path):
+    """What of the images, volumes and stage1 it sees is theirs; what it has written is exported as whose it says."""
+    if why := userns.why_not():
+        pytest.skip(why)
+    run = """
+    for one; do case $one in --private-users=*) users=${one#*=};; esac; done
+    root=$(ls -d stage1/rootfs/opt/stage2/*/rootfs)
+    for file in stage1/rootfs/run stage1/rootfs/rkt/status "$root" "$root/bin/busybox" "$root/data" sharedVolumes/v; do
+        stat -c '%u %g' "$file"
+    done > owners
+    chown "${users%:*}" "$root/tmp"
+    echo new > "$root/tmp/new"; chown "$((${users%:*} + 12)):${users%:*}" "$root/tmp/new"
+    """
+    flags = ["--private-users", "--volume=v,kind=empty,uid=3,gid=4", "--mount=volume=v,target=/v"]
+    box.good("run", *flags, f"--stage1-path={stage1(run=run + stage1_run)}", *sh("true"))
+    [pod] = box.good("list", "--format=json").json
+    path = box.data / "pods/run" / pod["name"]
+    users = next(
+        one for one in (path / "run-arguments").read_text().split() if one.startswith("--private-users=")
+    )
+    first, count = map(int, users.partition("=")[2].split(":"))
+    assert first >= userns.FIRST
+    assert count == 65536
+    owners = [(first, first)] * 4 + [(first + 7, first + 8), (first + 3, first + 4)]
+    assert [tuple(map(int, line.split())) for line in (path / "owners").read_text().splitlines()] == owners
+    box.good("export", pod["name"], tmp_path / "out.aci")
+    with tarfile.open(tmp_path / "out.aci") as tar:
+        found = {one.name: (one.uid, one.gid) for one in tar}
+    assert found["rootfs/tmp/new"] == (12, 0)
+    assert found["rootfs/tmp"] == (0, 0)
+    assert found["rootfs/bin/busybox"] == (0, 0)
+    assert found["rootfs/data"] == (7, 8)
+
+
+@pytest.mark.root
+def test_what_is_no_stage1(box):
     done = box("prepare", "--stage1-name=example.com/box", *sh(":"))
     assert "no stage1 image, it has no annotation coreos.com/rkt/stage1/run" in done.err
 

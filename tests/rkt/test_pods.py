@@ -341,20 +341,6 @@ def test_what_somebody_works_on_is_not_collected(box):
     assert not pod.exists()
 
 
-@pytest.mark.root
-def test_export(box):
-    box.sh("echo mine >/data/mine; rm /data/file; touch /tmp/x")
-    (row,) = box.good("list", "--format=json").json
-    target = box.base / "out.aci"
-    box.good("export", row["name"], target)
-    assert "output ACI file exists" in box("export", row["name"], target).err
-    assert "extension must be .aci" in box("export", row["name"], "x.tar").err
-    fresh = type(box)(box.base / "fresh")
-    fresh.base.mkdir()
-    fresh.good("fetch", target)
-    assert fresh.sh("ls /data /tmp; echo $WHO").lines == ["/data:", "mine", "", "/tmp:", "x", "image"]
-
-
 def test_stop_of_a_pod_that_is_just_ending(rkt):
     """Nobody listens there any more, but its lock is held."""
     pod = rkt.data / "pods/run" / str(uuid4())
