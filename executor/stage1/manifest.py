@@ -105,11 +105,11 @@ class Pod(NamedTuple):
     user_attributes: bool = (
         False  # overlays keep what they note in user.* attributes: their disk takes no trusted.*
     )
+    loopback_only: bool = False  # nobody will put anything else into its network namespace
 
     @property
     def isolated(self) -> bool:
         """Whether it has namespaces of its own, beyond those of its apps' mounts."""
-    loopback_only: bool = False  # nobody will put anything else into its network namespace
         return self.flavor != "fly"
 
     @property
@@ -184,11 +184,11 @@ def _pod(raw: dict[str, Any]) -> Pod:
         host_ipc=notes.get("gantry.io/host-ipc") == "true",
         own_processes=_processes(notes) == "own",
         user_attributes=_user_attributes(notes),
+        loopback_only=_loopback_only(notes),
     )
     _check(pod)
     return pod
 
-        loopback_only=_loopback_only(notes),
 
 def _processes(notes: dict[str, str]) -> str:
     word = notes.get("gantry.io/processes", "shared")
@@ -232,15 +232,15 @@ def _user_attributes(notes: dict[str, str]) -> bool:
     return word == "user"
 
 
-def _annotations(raw: dict[str, Any]) -> dict[str, str]:
-    return {entry["name"]: str(entry["value"]) for entry in raw.get("annotations") or ()}
-
-
 def _loopback_only(notes: dict[str, str]) -> bool:
     word = notes.get("gantry.io/network", "")
     if word not in ("", "loopback"):
         raise ManifestError(f"annotation gantry.io/network: {word!r} is not loopback")
     return word == "loopback"
+
+
+def _annotations(raw: dict[str, Any]) -> dict[str, str]:
+    return {entry["name"]: str(entry["value"]) for entry in raw.get("annotations") or ()}
 
 
 def _volume(raw: dict[str, Any]) -> Volume:
