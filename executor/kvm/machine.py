@@ -17,6 +17,7 @@ from executor.kvm import commands
 from executor.kvm.boot import Boot
 from executor.kvm.guest.main import SHARE
 from executor.kvm.probe import DEVICE, Accelerator, Tools
+from executor.kvm.shares import app_in_guest, parts
 from executor.network.taps import TUN, Link
 from executor.pods.launcher import AppExit
 from executor.pods.manifest import INIT
@@ -196,10 +197,12 @@ def host_manifest(
         {"name": "machine.overlay", "kind": "host", "source": f"{pod_dir}/overlay", "recursive": False}
     )
     shares.append({"volume": "machine.overlay", "path": OVERLAYS})
-    for volume in pod.get("volumes") or ():
-        volumes.append({**_on_disk(volume, pod_dir), "name": volume["name"]})
-        mount = {"volume": volume["name"], "path": f"{SHARE}/volumes/{volume['name']}"}
-        shares.append({**mount, "readOnly": _only_read(pod, volume["name"])})
+    for part in parts(pod):
+        name = part.volume["name"]
+        if all(name != volume["name"] for volume in volumes):
+            volumes.append({**_on_disk(part.volume, pod_dir), "name": name})
+        mount = {"volume": name, "path": part.place, "readOnly": part.read_only}
+        shares.append({**mount, "gantry.io/sub-path": part.sub_path})
     for app, paths in layers.items():
         volumes.append({**_given(f"image.{app}", paths[-1]), "gantry.io/layers": list(paths)})
         shares.append({"volume": f"image.{app}", "path": f"{SHARE}/images/{app}"})
@@ -268,20 +271,6 @@ def _on_disk(volume: Mapping[str, Any], pod_dir: str) -> Mapping[str, Any]:
         "readOnly": bool(volume.get("readOnly", False)),
         "recursive": False,
     }
-
-
-def _only_read(pod: Mapping[str, Any], volume: str) -> bool:
-    """Whether no app may write to it: then the machine cannot, whatever becomes of what is in it."""
-    for app in pod["apps"]:
-        points = {str(point["path"]): point for point in app["app"].get("mountPoints") or ()}
-        mounts = [*(app.get("mounts") or ())]
-        given = {str(mount["path"]) for mount in mounts}
-        mounts += [{"volume": one["name"], "path": path} for path, one in points.items() if path not in given]
-        for mount in mounts:
-            read_only = mount.get("readOnly") or points.get(str(mount["path"]), {}).get("readOnly")
-            if mount["volume"] == volume and not read_only:
-                return False
-    return True
 
 
 def template_manifest(tools: Tools, boot: Boot, how: Accelerator, wanted: Size) -> dict[str, Any]:
@@ -353,18 +342,19 @@ def guest_manifest(pod: Mapping[str, Any], limits: Mapping[str, tuple[int, int]]
         _USERS: "host",
         "gantry.io/overlay-attributes": "user",
     }
+    given = parts(pod)
     volumes = [
         {
-            "name": volume["name"],
+            "name": part.name,
             "kind": "host",
-            "source": f"{SHARE}/volumes/{volume['name']}",
-            "readOnly": bool(volume.get("readOnly", False)),
+            "source": part.place,
+            "readOnly": bool(part.volume.get("readOnly", False)),
         }
-        for volume in pod.get("volumes") or ()
+        for part in given
     ]
     return {
         **pod,
-        "apps": [_as_here(app, limits) for app in pod["apps"]],
+        "apps": [_as_here(app_in_guest(app, given), limits) for app in pod["apps"]],
         "volumes": volumes,
         "isolators": [one for one in pod.get("isolators") or () if one["name"] not in _ON_HOST],
         "annotations": [{"name": name, "value": value} for name, value in notes.items()],

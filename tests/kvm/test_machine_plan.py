@@ -76,12 +76,19 @@ def test_what_does_not_run_at_the_same_time_is_not_added() -> None:
 def test_stage1_takes_both_manifests(how: Accelerator) -> None:
     asked = pod(
         {"memory": {"limit": "64Mi"}},
-        volumes=[{"name": "v", "kind": "host", "source": "/srv", "readOnly": True}],
+        volumes=[
+            {"name": "v", "kind": "host", "source": "/srv", "readOnly": True},
+            {"name": "w", "kind": "host", "source": "/home"},
+        ],
         isolators=[
             {"name": "gantry.io/pids", "value": {"limit": 100}},
             {"name": "resource/block-iops", "value": {"default": True, "limit": "100"}},
         ],
     )
+    asked["apps"][0]["mounts"] = [
+        {"volume": "v", "path": "/v"},
+        {"volume": "w", "path": "/w", "gantry.io/sub-path": "user"},
+    ]
     made = machine.host_manifest(
         asked, {"app0": ["/l/2", "/l/1"]}, TOOLS, BOOT, how, machine.size(asked, 2), "/pod", "/machine"
     )
@@ -92,6 +99,9 @@ def test_stage1_takes_both_manifests(how: Accelerator) -> None:
     assert host.volumes["image.app0"].layers == ("/l/2", "/l/1")
     assert host.volumes["image.app0"].read_only
     assert host.volumes["v"].read_only
+    shared = {mount.path: (mount.volume, mount.sub_path) for mount in host.apps["files"].mounts}
+    assert shared["/share/volumes/w.path.0"] == ("w", "user")
+    assert shared["/share/volumes/v"] == ("v", "")
     assert ("machine.kvm" in host.volumes) == (how is KVM)
     assert host.limits.memory_limit == machine.size(asked, 2).host_memory
     assert host.limits.block_iops == 100, "the disks are the host's"

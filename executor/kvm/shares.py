@@ -1,0 +1,90 @@
+"""Pure: which parts of a pod's volumes its machine is given, and where its apps find them there.
+
+What root of a machine can reach is what virtiofsd shows it, so that is as little as the apps mount: nothing of the
+host's files that none of them does, and of a volume that all mount by sub paths only these. They are looked up on the
+host when the pod starts, without leaving the volume (stage1, TakeVolume); a sub path below another one that is given,
+when the app starts, in the machine.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from executor.kvm.guest.main import SHARE
+
+_SUB_PATH: Final = "gantry.io/sub-path"
+
+
+@dataclass(frozen=True)
+class Part:
+    """name: of the guest's volume. sub_path: of the pod's `volume`, or "" for all of it. read_only: no app may write
+    to it; then the machine cannot, whatever becomes of what is in it."""
+
+    name: str
+    volume: Mapping[str, Any]
+    sub_path: str
+    read_only: bool
+
+    @property
+    def place(self) -> str:
+        """In the guest, and in what virtiofsd shows."""
+        return f"{SHARE}/volumes/{self.name}"
+
+
+def parts(pod: Mapping[str, Any]) -> list[Part]:
+    """In the order of the pod's volumes."""
+    found = []
+    for volume in pod.get("volumes") or ():
+        name = str(volume["name"])
+        mounts = [mount for app in pod["apps"] for mount in _mounts(app) if mount["volume"] == name]
+        if volume["kind"] != "host":
+            found.append(Part(name, volume, "", _only_read(mounts)))
+            continue
+        outermost = _outermost({_sub_path(mount) for mount in mounts})
+        for number, path in enumerate(outermost):
+            below = [mount for mount in mounts if _is_in(_sub_path(mount), path)]
+            found.append(Part(f"{name}.path.{number}" if path else name, volume, path, _only_read(below)))
+    return found
+
+
+def app_in_guest(app: Mapping[str, Any], given: list[Part]) -> dict[str, Any]:
+    """With mounts of what is given, all of them named."""
+    made = []
+    for mount in _mounts(app):
+        path = _sub_path(mount)
+        for part in given:
+            if part.volume["name"] == mount["volume"] and _is_in(path, part.sub_path):
+                rest = path[len(part.sub_path) :].lstrip("/")
+                mount = {**mount, "volume": part.name, _SUB_PATH: rest}
+                break
+        made.append(mount)
+    return {**app, "mounts": made}
+
+
+def _mounts(app: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Also those of mount points that take the volume of their own name (appc pods.md)."""
+    points = {str(point["path"]): point for point in app["app"].get("mountPoints") or ()}
+    mounts = list(app.get("mounts") or ())
+    given = {str(mount["path"]) for mount in mounts}
+    mounts += [{"volume": point["name"], "path": path} for path, point in points.items() if path not in given]
+    for mount in mounts:
+        point = points.get(str(mount["path"]), {})
+        yield {**mount, "readOnly": bool(mount.get("readOnly") or point.get("readOnly"))}
+
+
+def _sub_path(mount: Mapping[str, Any]) -> str:
+    words = str(mount.get(_SUB_PATH) or "").split("/")
+    return "/".join(word for word in words if word not in ("", "."))
+
+
+def _is_in(path: str, other: str) -> bool:
+    """By their names; those with `..` are in none but the whole volume."""
+    return not other or path == other or (path.startswith(f"{other}/") and ".." not in path.split("/"))
+
+
+def _outermost(paths: set[str]) -> list[str]:
+    return sorted(path for path in paths if not any(_is_in(path, other) for other in paths - {path}))
+
+
+def _only_read(mounts: list[dict[str, Any]]) -> bool:
+    return all(mount["readOnly"] for mount in mounts)
