@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -19,6 +19,9 @@ from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.logs import LogWriter
 
 log = logging.getLogger(__name__)
+
+Check = Callable[[], Awaitable[None]]
+"""Raises LaunchError when it must not be."""
 
 
 class Mutable(ForeignSandbox):
@@ -89,9 +92,9 @@ class Mutable(ForeignSandbox):
             self._started.append(app)
         return self.pod_pid
 
-    async def add_app(self, foreign: Foreign, app: str) -> None:
+    async def add_app(self, foreign: Foreign, app: str, check: Check | None = None) -> None:
         """`app/add` of one that the pod was not started with. foreign: a pod of this app alone; its files are there.
-        Raises LaunchError, and then it is not in the pod."""
+        check: is called when all is as the stage1 will see it. Raises LaunchError, and then it is not in the pod."""
         async with self._changing:
             taken = {one["name"] for name, volumes in self._volumes.items() if name != app for one in volumes}
             taken |= {one["name"] for one in self.job.foreign.manifest["volumes"]}
@@ -103,7 +106,7 @@ class Mutable(ForeignSandbox):
             await asyncio.to_thread(tree.write_app, self.job.pod_dir, app)
             try:
                 await self.holder.prepare(tree.place_steps(foreign.places, self.ids))
-                await self._add(app)
+                await self._add(app, check)
             except LaunchError:
                 top = str(self.job.pod_dir / ROOTFS)
                 with suppress(LaunchError):  # it was perhaps not mounted yet
@@ -113,7 +116,7 @@ class Mutable(ForeignSandbox):
                 del self._entries[app], self._volumes[app]
                 raise
 
-    async def _add(self, app: str) -> None:
+    async def _add(self, app: str, check: Check | None = None) -> None:
         job = self.job
         variables = self._entries[app]["app"]["environment"]
         text = "".join(f"{one['name']}={one['value']}\n" for one in variables)
@@ -126,6 +129,8 @@ class Mutable(ForeignSandbox):
         self._added.append(app)
         self._write_pod()
         try:
+            if check is not None:
+                await check()
             await self._call("add", app)
         except LaunchError:
             self._added.remove(app)

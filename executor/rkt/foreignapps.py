@@ -16,11 +16,13 @@ from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.ports import Sandbox
 from executor.rkt import measured
 from executor.rkt.common import Globals
+from executor.rkt.flags import Failure
 from executor.rkt.foreground import Foreground
 from executor.rkt.foreign import ForeignPod, check_modes, file_steps
 from executor.rkt.mutable import MutablePod
 from executor.rkt.podflags import PodFlags
 from executor.rkt.prepare import Making
+from executor.rkt.stage1 import FOREIGN
 from executor.rkt.streams import Output
 
 
@@ -78,6 +80,14 @@ class MutableForeignPod(MutablePod, ForeignPod):
     async def _change(self, manifest: dict[str, Any], digests: Mapping[str, str] | None = None) -> None:
         """The file of the manifest is the stage1's to read, and so written by who talks to it."""
         assert isinstance(self.sandbox, Mutable)
+
+        async def measure() -> None:
+            if self.tpm is not None and digests is not None:
+                try:
+                    await measured.measure(self.g, self.tpm, None, self.pod.path, digests, FOREIGN)
+                except Failure as error:
+                    raise LaunchError(str(error)) from None
+
         before = set(self.entries)
         for entry in manifest["apps"]:
             if entry["name"] not in before:
@@ -86,5 +96,5 @@ class MutableForeignPod(MutablePod, ForeignPod):
                     foreign = convert(self.stage1, alone, self.pod.path)
                 except ContractError as error:
                     raise LaunchError(str(error)) from None
-                await self.sandbox.add_app(foreign, entry["name"])
+                await self.sandbox.add_app(foreign, entry["name"], measure)
         self.manifest = manifest

@@ -43,9 +43,15 @@ def settings(g: Globals, flags: Flags) -> "TpmSettings | None":
 
 
 async def measure(
-    g: Globals, wanted: "TpmSettings", launcher: "Launcher | None", path: Path, images: Mapping[str, str]
+    g: Globals,
+    wanted: "TpmSettings",
+    launcher: "Launcher | None",
+    path: Path,
+    images: Mapping[str, str],
+    flavor: str = "",
 ) -> None:
-    """Extend the TPM with a pod that is about to start, or has another app. images: digests by app. Failure."""
+    """Extend the TPM with a pod that is about to start, or has another app. images: digests by app. flavor: when its
+    manifest does not say. Failure."""
     from executor.tpm.measure import Measurer
     from executor.tpm.program import Parts
 
@@ -61,7 +67,7 @@ async def measure(
         return Parts(tuple(map(str, (kvm.tools.qemu, kvm.tools.virtiofsd, kvm.boot.kernel, kvm.boot.root))))
 
     try:
-        await Measurer(wanted, parts=parts).measure(path, path.name, images)
+        await Measurer(wanted, parts=parts).measure(path, path.name, images, flavor)
     except OSError as error:
         raise Failure(str(error)) from None
 

@@ -31,12 +31,14 @@ FLAVOR_NOTE: Final = "gantry.io/flavor"
 @dataclass(frozen=True, slots=True)
 class Start:
     """A pod that is about to start. path: its directory, ready for stage1. uid: metadata.uid. images: the digests by
-    which its apps' images were found, by app, where there are such. parts: of its stage1, None if nobody knows."""
+    which its apps' images were found, by app, where there are such. parts: of its stage1, None if nobody knows. flavor:
+    when its manifest does not say."""
 
     path: Path
     uid: str
     images: Mapping[str, str]
     parts: Parts | None
+    flavor: str = ""
 
 
 def event_of(start: Start, enforce: bool, stage1: Stage1) -> Event:
@@ -49,7 +51,7 @@ def event_of(start: Start, enforce: bool, stage1: Stage1) -> Event:
         "manifest": f"sha256:{hashlib.sha256(data).hexdigest()}",
         "pod": start.path.name,
         "policy": "enforce" if enforce else "report",
-        "stage1": stage1.describe(_flavor(manifest), start.parts),
+        "stage1": stage1.describe(start.flavor or _flavor(manifest), start.parts),
         "time": now(),
         "uid": start.uid,
     }
@@ -110,18 +112,19 @@ class Measurer:
         log.info("measuring into PCR %d of %s, event log %s, program %s",
                  self._settings.pcr, self._settings.tcti.text, path, digest)  # fmt: skip
 
-    async def measure(self, path: Path, uid: str, images: Mapping[str, str]) -> None:
-        """Returns when the start is measured. Raises OSError when it must not happen, and what `parts` raises."""
+    async def measure(self, path: Path, uid: str, images: Mapping[str, str], flavor: str = "") -> None:
+        """Returns when the start is measured. Raises OSError when it must not happen, and what `parts` raises. flavor:
+        as in `Start`."""
         try:
-            await self._measure(Start(path, uid, images, await self._parts_of(path)))
+            await self._measure(Start(path, uid, images, await self._parts_of(path, flavor), flavor))
         except OSError as error:
             if self._settings.enforce:
                 raise TpmError(f"it cannot be measured (--tpm-policy enforce): {error}") from None
             log.warning("pod %s is started, but was not measured: %s", path.name, error)
 
-    async def _parts_of(self, path: Path) -> Parts | None:
+    async def _parts_of(self, path: Path, flavor: str) -> Parts | None:
         try:
-            flavor = _flavor(json.loads((path / "pod").read_bytes()))
+            flavor = flavor or _flavor(json.loads((path / "pod").read_bytes()))
         except (ValueError, KeyError, TypeError) as error:
             raise TpmError(f"{path}/pod is not as stage1 wants it: {error!r}") from None
         if flavor in FLAVORS or self._parts is None:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +43,7 @@ def rkt(tmp_path):
         assert done.returncode == code, done.stderr
         return done
 
+    run.command = [*command, "--insecure-options=image"]
     run("fetch", tmp_path / "box.aci")
     return run
 
@@ -126,3 +129,34 @@ def test_apps_that_come_later(rkt, swtpm, tmp_path):
     finally:
         sandbox.kill()
         sandbox.wait()
+
+
+def test_apps_that_come_to_somebody_elses_stage1_are_measured(rkt, swtpm, tmp_path, monkeypatch):
+    monkeypatch.setenv("RKT_EXPERIMENT_APP", "true")
+    rootfs = tmp_path / "stage1"
+    shutil.copytree(Path(__file__).parents[1] / "contract/stage1/mutable", rootfs)
+    notes = [{"name": "coreos.com/rkt/stage1/interface-version", "value": "6"}]
+    for path in rootfs.iterdir():
+        path.chmod(0o755)
+        name = f"coreos.com/rkt/stage1/{path.name.replace('app-', 'app/')}"
+        notes.append({"name": name, "value": f"/{path.name}"})
+    options = build.Options(entrypoint=("/x",), compression="none")
+    manifest = {**acmanifest.manifest_for("example.com/stage1", options), "annotations": notes}
+    build.build_aci(rootfs, tmp_path / "stage1.aci", manifest, options, "none")
+    stage1 = rkt("fetch", tmp_path / "stage1.aci").stdout.strip()
+    file = tmp_path / "uuid"
+    os.mkfifo(file)
+    flags = ("--net=none", f"--stage1-hash={stage1}", f"--tpm={swtpm.tcti}", f"--uuid-file-save={file}")
+    with subprocess.Popen([*rkt.command, "app", "sandbox", *flags], stdout=subprocess.DEVNULL) as process:
+        uuid = file.read_text()
+        rkt("status", "--wait-ready=50s", uuid)
+        rkt("app", "add", uuid, "example.com/box", "--name=one", "--exec=/bin/true")
+        start, added = _events(rkt, swtpm, tmp_path)
+        assert [start["apps"], added["apps"][0]["name"], added["pod"]] == [[], "one", uuid]
+        assert added["stage1"] == start["stage1"]
+        swtpm.stop()
+        done = rkt("app", "add", uuid, "example.com/box", "--name=two", "--exec=/bin/true", code=254)
+        assert "it cannot be measured" in done.stderr
+        assert [app["name"] for app in json.loads(rkt("cat-manifest", uuid).stdout)["apps"]] == ["one"]
+        rkt("stop", uuid)
+        assert process.wait(SECONDS) == 0
