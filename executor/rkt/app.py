@@ -47,9 +47,6 @@ def sandbox(g: Globals, args: list[str]) -> int:
     if flavor == KVM:
         raise Failure("stage1-kvm: a machine takes no apps later; use another stage1")
     asked.check_running(g, 0, flavor)
-    ports = asked.sandbox_ports()
-    if ports and asked.network != CONTAINED:
-        raise Failure(f"--port flag does not work with '{asked.network}' networking")
     given = [_pairs(flags, name) for name in ("annotation", "user-annotation", "user-label")]
     making = prepare.new(g)
     save_uuid(making, flags.values["uuid-file-save"])
