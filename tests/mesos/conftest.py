@@ -17,13 +17,16 @@ import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from shared.mesos.executor_driver import ExecutorDriver
 from shared.mesos.recordio import encode
+from shared.mesos.scheduler_driver import SchedulerDriver
 from shared.mesos.vocabulary import Executor, Scheduler
 from shared.security.tokens import BearerTokenFile
+from tests.mesos.words import FRAMEWORK, SUBSCRIBED
 from tests.security.authority import Authority
 from tests.security.iam import Iam
 
-LIMIT = 10.0  # seconds any single wait may take before a test fails
+LIMIT = 60.0  # seconds any single wait may take before a test fails
 
 Json = dict[str, Any]
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -243,6 +246,61 @@ def scheduler() -> Any:
 @pytest.fixture
 def executor() -> Any:
     return _recorder(Executor, _EXECUTOR)()
+
+
+@pytest.fixture
+async def make(peer: Peer, scheduler: Any) -> AsyncIterator[Callable[..., SchedulerDriver]]:
+    """make(master="", framework=…, **options): a scheduler's driver, for `peer` unless another master is given."""
+    drivers: list[SchedulerDriver] = []
+
+    def build(
+        master: str = "",
+        framework: dict[str, Any] = FRAMEWORK,
+        cls: type[SchedulerDriver] = SchedulerDriver,
+        **options: Any,
+    ) -> SchedulerDriver:
+        options = {"backoff": (0.005, 0.02), **options}
+        drivers.append(cls(scheduler, framework, master or peer.address, **options))
+        return drivers[-1]
+
+    yield build
+    for driver in drivers:
+        await driver.stop(timeout=0.1)
+
+
+@pytest.fixture
+async def driver(make: Callable[..., SchedulerDriver], peer: Any, scheduler: Any) -> SchedulerDriver:
+    """Registered with `peer`, whose stream is `peer.now`."""
+    one = make()
+    await one.start()
+    peer.now = await peer.stream()
+    await peer.now.send(SUBSCRIBED)
+    await scheduler.next("registered")
+    return one
+
+
+@pytest.fixture
+async def make_executor(peer: Peer, executor: Any) -> AsyncIterator[Callable[..., ExecutorDriver]]:
+    """make_executor(**environ): an executor's driver, for `peer` unless `environ` says otherwise."""
+    drivers: list[ExecutorDriver] = []
+
+    def build(**environ: str) -> ExecutorDriver:
+        env = {
+            "MESOS_AGENT_ENDPOINT": peer.address,
+            "MESOS_FRAMEWORK_ID": "F-0002",
+            "MESOS_EXECUTOR_ID": "gantry.1",
+            "MESOS_SLAVE_ID": "S0",
+            "MESOS_CHECKPOINT": "1",
+            "MESOS_RECOVERY_TIMEOUT": "2mins",
+            "MESOS_SUBSCRIPTION_BACKOFF_MAX": "20ms",
+            **environ,
+        }
+        drivers.append(ExecutorDriver(executor, env))
+        return drivers[-1]
+
+    yield build
+    for driver in drivers:
+        await driver.stop(timeout=0.05)
 
 
 class EmbeddedMesos:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,24 +12,9 @@ from shared.mesos.credentials import BasicCredentials
 from shared.mesos.operator import get_agents
 from shared.mesos.scheduler_driver import SchedulerDriver
 from shared.security.dcos import DcosLogin, ServiceAccount
-
-FRAMEWORK = {"user": "root", "name": "gantry", "roles": ["gantry"], "failover_timeout": 60.0}
-SUBSCRIBED = {"type": "SUBSCRIBED", "subscribed": {"framework_id": {"value": "F"}, "master_info": {}}}
+from tests.mesos.words import SUBSCRIBED
 
 Make = Callable[..., SchedulerDriver]
-
-
-@pytest.fixture
-async def make(peer: Any, scheduler: Any) -> AsyncIterator[Make]:
-    drivers: list[SchedulerDriver] = []
-
-    def build(**options: Any) -> SchedulerDriver:
-        drivers.append(SchedulerDriver(scheduler, FRAMEWORK, peer.address, backoff=(0.005, 0.02), **options))
-        return drivers[-1]
-
-    yield build
-    for driver in drivers:
-        await driver.stop(timeout=0.1)
 
 
 @pytest.fixture

@@ -1,25 +1,15 @@
 """The executor driver against a scripted agent, which says what Mesos 1.12 was recorded saying."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from shared.mesos.executor_driver import ExecutorDriver, NotConnected
+from tests.mesos.words import AGENT_INFO, EXECUTOR_INFO, EXECUTOR_SUBSCRIBED, FRAMEWORK_INFO
 
-FRAMEWORK_INFO = {"id": {"value": "F-0002"}, "name": "gantry"}
-EXECUTOR_INFO = {"executor_id": {"value": "gantry.1"}, "type": "CUSTOM"}
-AGENT_INFO = {"id": {"value": "S0"}, "hostname": "127.0.0.1"}
-SUBSCRIBED = {
-    "type": "SUBSCRIBED",
-    "subscribed": {
-        "executor_info": EXECUTOR_INFO,
-        "framework_info": FRAMEWORK_INFO,
-        "agent_info": AGENT_INFO,
-    },
-}
 TASK = {"name": "web-0", "task_id": {"value": "t.1"}, "agent_id": {"value": "S0"}, "data": "c2xlZXAgMg=="}
 LAUNCH = {"type": "LAUNCH", "launch": {"task": TASK}}
 
@@ -27,35 +17,12 @@ Make = Callable[..., ExecutorDriver]
 
 
 @pytest.fixture
-async def make(peer: Any, executor: Any) -> AsyncIterator[Make]:
-    drivers: list[ExecutorDriver] = []
-
-    def build(**environ: str) -> ExecutorDriver:
-        env = {
-            "MESOS_AGENT_ENDPOINT": peer.address,
-            "MESOS_FRAMEWORK_ID": "F-0002",
-            "MESOS_EXECUTOR_ID": "gantry.1",
-            "MESOS_SLAVE_ID": "S0",
-            "MESOS_CHECKPOINT": "1",
-            "MESOS_RECOVERY_TIMEOUT": "2mins",
-            "MESOS_SUBSCRIPTION_BACKOFF_MAX": "20ms",
-            **environ,
-        }
-        drivers.append(ExecutorDriver(executor, env))
-        return drivers[-1]
-
-    yield build
-    for driver in drivers:
-        await driver.stop(timeout=0.05)
-
-
-@pytest.fixture
-async def driver(make: Make, peer: Any, executor: Any) -> ExecutorDriver:
+async def driver(make_executor: Make, peer: Any, executor: Any) -> ExecutorDriver:
     """Registered with `peer`, whose stream is `peer.now`, and with one task."""
-    one = make()
+    one = make_executor()
     await one.start()
     peer.now = await peer.stream()
-    await peer.now.send(SUBSCRIBED, LAUNCH)
+    await peer.now.send(EXECUTOR_SUBSCRIBED, LAUNCH)
     await executor.next("registered")
     await executor.next("launchTask")
     return one
@@ -66,8 +33,8 @@ def acknowledged(update: dict[str, Any]) -> dict[str, Any]:
     return {"type": "ACKNOWLEDGED", "acknowledged": {"task_id": status["task_id"], "uuid": status["uuid"]}}
 
 
-async def test_registration_and_launch(make: Make, peer: Any, executor: Any) -> None:
-    await make().start()
+async def test_registration_and_launch(make_executor: Make, peer: Any, executor: Any) -> None:
+    await make_executor().start()
     stream = await peer.stream()
     assert stream.body == {
         "type": "SUBSCRIBE",
@@ -75,7 +42,7 @@ async def test_registration_and_launch(make: Make, peer: Any, executor: Any) -> 
         "executor_id": {"value": "gantry.1"},
         "subscribe": {"unacknowledged_tasks": [], "unacknowledged_updates": []},
     }
-    await stream.drip(SUBSCRIBED)
+    await stream.drip(EXECUTOR_SUBSCRIBED)
     assert await executor.next("registered") == (EXECUTOR_INFO, FRAMEWORK_INFO, AGENT_INFO)
     policy = {"grace_period": {"nanoseconds": 5000000000}}
     await stream.send(
@@ -141,11 +108,11 @@ async def test_what_is_not_acknowledged_comes_with_the_next_subscribe(
     assert body["unacknowledged_tasks"] == [TASK]  # an acknowledged STARTING does not make the task known
     states = [update["status"]["state"] for update in body["unacknowledged_updates"]]
     if states == ["TASK_RUNNING"]:  # FINISHED came after SUBSCRIBE had left: it follows
-        await stream.send(SUBSCRIBED)
+        await stream.send(EXECUTOR_SUBSCRIBED)
         finished = (await peer.call())["update"]
     else:
         assert states == ["TASK_RUNNING", "TASK_FINISHED"]
-        await stream.send(SUBSCRIBED)
+        await stream.send(EXECUTOR_SUBSCRIBED)
         finished = body["unacknowledged_updates"][1]
     assert body["unacknowledged_updates"][0] == running
     await executor.next("reregistered")
@@ -158,15 +125,17 @@ async def test_what_is_not_acknowledged_comes_with_the_next_subscribe(
     }
 
 
-async def test_updates_between_subscribe_and_subscribed_follow_in_order(make: Make, peer: Any) -> None:
-    one = make()
+async def test_updates_between_subscribe_and_subscribed_follow_in_order(
+    make_executor: Make, peer: Any
+) -> None:
+    one = make_executor()
     await one.start()
     stream = await peer.stream()
     one.sendStatusUpdate({"task_id": "t.1", "state": "TASK_STARTING"})
     one.sendStatusUpdate({"task_id": "t.1", "state": "TASK_RUNNING"})
     with pytest.raises(NotConnected):
         one.sendFrameworkMessage("")
-    await stream.send(SUBSCRIBED)
+    await stream.send(EXECUTOR_SUBSCRIBED)
     states = [(await peer.call())["update"]["status"]["state"] for _ in range(2)]
     assert states == ["TASK_STARTING", "TASK_RUNNING"]
     assert stream.body["subscribe"]["unacknowledged_updates"] == []
@@ -181,7 +150,7 @@ async def test_an_agent_restart_with_503_first(driver: ExecutorDriver, peer: Any
     await executor.next("disconnected")
     stream = await peer.stream()
     assert stream.body["subscribe"]["unacknowledged_tasks"] == [TASK]
-    await stream.send(SUBSCRIBED)
+    await stream.send(EXECUTOR_SUBSCRIBED)
     assert await executor.next("reregistered") == (AGENT_INFO,)
     assert len(peer.subscribes) == 5
 
@@ -190,15 +159,15 @@ async def test_an_agent_that_is_down_is_waited_for(driver: ExecutorDriver, peer:
     await peer.close()
     await executor.next("disconnected")
     await peer.listen(peer.port)
-    await (await peer.stream()).send(SUBSCRIBED)
+    await (await peer.stream()).send(EXECUTOR_SUBSCRIBED)
     await executor.next("reregistered")
 
 
-async def test_an_agent_that_stays_away_means_shutdown(make: Make, peer: Any, executor: Any) -> None:
-    one = make(MESOS_RECOVERY_TIMEOUT="50ms")
+async def test_an_agent_that_stays_away_means_shutdown(make_executor: Make, peer: Any, executor: Any) -> None:
+    one = make_executor(MESOS_RECOVERY_TIMEOUT="50ms")
     await one.start()
     stream = await peer.stream()
-    await stream.send(SUBSCRIBED)
+    await stream.send(EXECUTOR_SUBSCRIBED)
     await executor.next("registered")
     await peer.close()
     await executor.next("disconnected")
@@ -207,12 +176,12 @@ async def test_an_agent_that_stays_away_means_shutdown(make: Make, peer: Any, ex
 
 
 async def test_without_checkpointing_a_disconnection_is_shutdown(
-    make: Make, peer: Any, executor: Any
+    make_executor: Make, peer: Any, executor: Any
 ) -> None:
-    one = make(MESOS_CHECKPOINT="0")
+    one = make_executor(MESOS_CHECKPOINT="0")
     await one.start()
     stream = await peer.stream()
-    await stream.send(SUBSCRIBED)
+    await stream.send(EXECUTOR_SUBSCRIBED)
     await executor.next("registered")
     stream.end()
     await executor.next("disconnected")
@@ -221,30 +190,32 @@ async def test_without_checkpointing_a_disconnection_is_shutdown(
     assert len(peer.subscribes) == 1
 
 
-async def test_an_unknown_executor_is_an_error(make: Make, peer: Any, executor: Any) -> None:
+async def test_an_unknown_executor_is_an_error(make_executor: Make, peer: Any, executor: Any) -> None:
     async def unknown(_: web.Request) -> web.Response:
         return web.Response(status=400, text="Executor cannot be found")
 
     peer.answers.append(unknown)
-    one = make()
+    one = make_executor()
     await one.start()
     (message,) = await executor.next("error")
     assert message == "the agent refused the subscription: HTTP 400: Executor cannot be found"
     assert await asyncio.wait_for(one.join(), 60) == message
 
 
-async def test_a_token_that_is_not_accepted_is_tried_again(make: Make, peer: Any, executor: Any) -> None:
+async def test_a_token_that_is_not_accepted_is_tried_again(
+    make_executor: Make, peer: Any, executor: Any
+) -> None:
     """The agent may have restarted with a wrong key, and will again with the right one: no pod should notice."""
 
     async def unauthorized(_: web.Request) -> web.Response:
         return web.Response(status=401)
 
     peer.answers.extend([unauthorized] * 2)
-    one = make(MESOS_EXECUTOR_AUTHENTICATION_TOKEN="jwt-secret")
+    one = make_executor(MESOS_EXECUTOR_AUTHENTICATION_TOKEN="jwt-secret")
     await one.start()
     stream = await peer.stream()
     assert one.trouble == f"cannot subscribe to the agent at {peer.address}: HTTP 401"
-    await stream.send(SUBSCRIBED)
+    await stream.send(EXECUTOR_SUBSCRIBED)
     await executor.next("registered")
     assert one.trouble is None
 
@@ -293,16 +264,16 @@ async def test_stop_over_a_reconnection(driver: ExecutorDriver, peer: Any) -> No
     stopping = asyncio.create_task(driver.stop(timeout=30))
     peer.now.cut()
     stream = await peer.stream()
-    await stream.send(SUBSCRIBED)
+    await stream.send(EXECUTOR_SUBSCRIBED)
     await stream.send(acknowledged(stream.body["subscribe"]["unacknowledged_updates"][0]))
     await asyncio.wait_for(stopping, 60)
     assert not driver.updates
 
 
-async def test_the_agents_token_is_sent(make: Make, peer: Any, executor: Any) -> None:
-    one = make(MESOS_EXECUTOR_AUTHENTICATION_TOKEN="jwt")
+async def test_the_agents_token_is_sent(make_executor: Make, peer: Any, executor: Any) -> None:
+    one = make_executor(MESOS_EXECUTOR_AUTHENTICATION_TOKEN="jwt")
     await one.start()
-    await (await peer.stream()).send(SUBSCRIBED)
+    await (await peer.stream()).send(EXECUTOR_SUBSCRIBED)
     await executor.next("registered")
     one.sendStatusUpdate({"task_id": "t.1", "state": "TASK_RUNNING"})
     await peer.call()
@@ -327,6 +298,8 @@ async def test_updates_that_must_not_be_sent(driver: ExecutorDriver) -> None:
         ({"MESOS_EXECUTOR_AUTHENTICATION_TOKEN": "a\r\nb"}, "AUTHENTICATION_TOKEN: not a token$"),
     ],
 )
-async def test_an_environment_that_cannot_work(make: Make, environ: dict[str, str], complaint: str) -> None:
+async def test_an_environment_that_cannot_work(
+    make_executor: Make, environ: dict[str, str], complaint: str
+) -> None:
     with pytest.raises(ValueError, match=complaint):
-        make(**environ)
+        make_executor(**environ)

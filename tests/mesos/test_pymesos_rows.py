@@ -7,7 +7,7 @@ test_detector.py.
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -17,82 +17,16 @@ import pytest
 from aiohttp import web
 
 from shared.mesos.backoff import Backoff
-from shared.mesos.executor_driver import ExecutorDriver
 from shared.mesos.recordio import Decoder
 from shared.mesos.scheduler_driver import NotConnected, SchedulerDriver
 from shared.security.dcos import DcosLogin, ServiceAccount
 from shared.security.tls import client_context
+from tests.mesos.words import EXECUTOR_SUBSCRIBED, FRAMEWORK, SUBSCRIBED, subscribed
 
-FRAMEWORK = {"user": "root", "name": "gantry", "roles": ["gantry"], "failover_timeout": 60.0}
 OFFERS = {"type": "OFFERS", "offers": {"offers": [{"id": {"value": "O1"}}]}}
 TASK = {"task_id": {"value": "t.1"}, "name": "t"}
 
 Make = Callable[..., Any]
-
-
-def subscribed(**more: Any) -> dict[str, Any]:
-    body = {"framework_id": {"value": "F"}, "master_info": {}, **more}
-    return {"type": "SUBSCRIBED", "subscribed": body}
-
-
-EXECUTOR_SUBSCRIBED = {
-    "type": "SUBSCRIBED",
-    "subscribed": {
-        "executor_info": {"executor_id": {"value": "E"}},
-        "framework_info": {"id": {"value": "F"}},
-        "agent_info": {"id": {"value": "S0"}},
-    },
-}
-
-
-@pytest.fixture
-async def make(peer: Any, scheduler: Any) -> AsyncIterator[Make]:
-    """A scheduler driver for `peer`."""
-    drivers: list[SchedulerDriver] = []
-
-    def build(
-        master: str = "", cls: type[SchedulerDriver] = SchedulerDriver, **options: Any
-    ) -> SchedulerDriver:
-        options = {"backoff": (0.005, 0.02), **options}
-        drivers.append(cls(scheduler, FRAMEWORK, master or peer.address, **options))
-        return drivers[-1]
-
-    yield build
-    for driver in drivers:
-        await driver.stop(timeout=0.1)
-
-
-@pytest.fixture
-async def driver(make: Make, peer: Any, scheduler: Any) -> SchedulerDriver:
-    """Registered; its stream is `peer.now`."""
-    one: SchedulerDriver = make()
-    await one.start()
-    peer.now = await peer.stream()
-    await peer.now.send(subscribed())
-    await scheduler.next("registered")
-    return one
-
-
-@pytest.fixture
-async def make_executor(peer: Any, executor: Any) -> AsyncIterator[Make]:
-    """An executor driver for `peer`."""
-    drivers: list[ExecutorDriver] = []
-
-    def build(**environ: str) -> ExecutorDriver:
-        env = {
-            "MESOS_AGENT_ENDPOINT": peer.address,
-            "MESOS_FRAMEWORK_ID": "F",
-            "MESOS_EXECUTOR_ID": "E",
-            "MESOS_CHECKPOINT": "1",
-            "MESOS_SUBSCRIPTION_BACKOFF_MAX": "20ms",
-            **environ,
-        }
-        drivers.append(ExecutorDriver(executor, env))
-        return drivers[-1]
-
-    yield build
-    for driver in drivers:
-        await driver.stop(timeout=0.05)
 
 
 def test_row_01_pymesos_has_an_http_parser_that_needs_no_compiler() -> None:
@@ -107,7 +41,7 @@ async def test_row_02_tls(make: Make, secure_peer: Any, authority: Any, schedule
     """See test_tls_wire.py."""
     await secure_peer.listen(tls=authority.server_context("master", "127.0.0.1"))
     await make(secure_peer.address, tls=client_context(ca_file=authority.ca_file)).start()
-    await (await secure_peer.stream()).send(subscribed())
+    await (await secure_peer.stream()).send(SUBSCRIBED)
     await scheduler.next("registered")
 
 
@@ -115,7 +49,7 @@ async def test_row_03_a_dcos_service_account(make: Make, iam: Any, peer: Any, sc
     """See test_credentials.py."""
     account = ServiceAccount.parse(iam.secret(), "secret")
     await make(credentials=DcosLogin(account, clock=iam.clock)).start()
-    await (await peer.stream()).send(subscribed())
+    await (await peer.stream()).send(SUBSCRIBED)
     await scheduler.next("registered")
     assert [headers["Authorization"] for headers in peer.headers] == [f"token={iam.tokens[0]}"]
 
@@ -127,7 +61,7 @@ async def test_row_04_five_missed_heartbeats_are_a_disconnection(
     await (await peer.stream()).send(subscribed(heartbeat_interval_seconds=0.01))
     await scheduler.next("registered")
     await scheduler.next("disconnected")
-    await (await peer.stream()).send(subscribed())
+    await (await peer.stream()).send(SUBSCRIBED)
     await scheduler.next("reregistered")
     assert "nothing heard for 0.05 s (5 heartbeats)" in caplog.text
 
@@ -311,7 +245,7 @@ async def test_row_15_headers_belong_to_one_subscription(
     first, second = make(credentials=jwt), make(other_peer.address)
     for one, where in ((first, peer), (second, other_peer)):
         await one.start()
-        await (await where.stream()).send(subscribed())
+        await (await where.stream()).send(SUBSCRIBED)
         await scheduler.next("registered")
         one.reviveOffers()
         await where.call()
@@ -341,7 +275,7 @@ async def test_row_16_backing_off_holds_up_nobody(make: Make, peer: Any, schedul
     await driver.start()
     await asyncio.wait_for(backing_off.wait(), 60)
     driver._masters.on_change()
-    await (await peer.stream()).send(subscribed())
+    await (await peer.stream()).send(SUBSCRIBED)
     await scheduler.next("registered")
 
 

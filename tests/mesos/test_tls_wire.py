@@ -6,44 +6,20 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from shared.mesos.credentials import BasicCredentials
-from shared.mesos.executor_driver import ExecutorDriver
 from shared.mesos.http import Endpoint, HttpConnection, HttpError
 from shared.mesos.operator import OperatorError, get_agents
 from shared.mesos.scheduler_driver import SchedulerDriver
 from shared.security.tls import client_context
-
-FRAMEWORK = {"user": "root", "name": "gantry", "roles": ["gantry"], "failover_timeout": 60.0}
-SUBSCRIBED = {"type": "SUBSCRIBED", "subscribed": {"framework_id": {"value": "F"}, "master_info": {}}}
-LAUNCHABLE = {
-    "type": "SUBSCRIBED",
-    "subscribed": {
-        "executor_info": {"executor_id": {"value": "E"}},
-        "framework_info": {"id": {"value": "F"}},
-        "agent_info": {"id": {"value": "S0"}},
-    },
-}
+from tests.mesos.words import EXECUTOR_SUBSCRIBED, SUBSCRIBED
 
 Make = Callable[..., SchedulerDriver]
-
-
-@pytest.fixture
-async def make(scheduler: Any) -> AsyncIterator[Make]:
-    drivers: list[SchedulerDriver] = []
-
-    def build(master: str, **options: Any) -> SchedulerDriver:
-        drivers.append(SchedulerDriver(scheduler, FRAMEWORK, master, backoff=(0.005, 0.02), **options))
-        return drivers[-1]
-
-    yield build
-    for driver in drivers:
-        await driver.stop(timeout=0.1)
 
 
 def redirect(location: str) -> Any:
@@ -267,58 +243,48 @@ async def test_operator_calls(secure_peer: Any, authority: Any, jwt: Any) -> Non
 
 
 @pytest.mark.parametrize("switch", ["MESOS_SSL_ENABLED", "LIBPROCESS_SSL_ENABLED"])
-async def test_the_executor_driver(secure_peer: Any, authority: Any, executor: Any, switch: str) -> None:
+async def test_the_executor_driver(
+    make_executor: Any, secure_peer: Any, authority: Any, executor: Any, switch: str
+) -> None:
     await secure_peer.listen(tls=authority.server_context("agent", "127.0.0.1", want_client=True))
     certificate, key = authority.issue("executor")
     environ = {
         "MESOS_AGENT_ENDPOINT": secure_peer.address,
-        "MESOS_FRAMEWORK_ID": "F",
-        "MESOS_EXECUTOR_ID": "E",
-        "MESOS_CHECKPOINT": "1",
-        "MESOS_SUBSCRIPTION_BACKOFF_MAX": "20ms",
         "MESOS_EXECUTOR_AUTHENTICATION_TOKEN": "jwt",
         switch: "1",
         "LIBPROCESS_SSL_CA_FILE": str(authority.ca_file),
         "LIBPROCESS_SSL_CERT_FILE": str(certificate),
         "LIBPROCESS_SSL_KEY_FILE": str(key),
     }
-    driver = ExecutorDriver(executor, environ)
+    driver = make_executor(**environ)
     await driver.start()
-    try:
-        stream = await secure_peer.stream()
-        await stream.send(LAUNCHABLE)
-        await executor.next("registered")
-        driver.sendStatusUpdate({"task_id": "t.1", "state": "TASK_RUNNING"})
-        assert (await secure_peer.call())["type"] == "UPDATE"
-        assert {headers["Authorization"] for headers in secure_peer.headers} == {"Bearer jwt"}
-        port = secure_peer.port
-        await secure_peer.close()
-        await executor.next("disconnected")
-        await secure_peer.listen(port, tls=authority.server_context("agent", "127.0.0.1"))
-        again = await secure_peer.stream()
-        assert len(again.body["subscribe"]["unacknowledged_updates"]) == 1
-        await again.send(LAUNCHABLE)
-        await executor.next("reregistered")
-    finally:
-        await driver.stop(timeout=0.05)
+    stream = await secure_peer.stream()
+    await stream.send(EXECUTOR_SUBSCRIBED)
+    await executor.next("registered")
+    driver.sendStatusUpdate({"task_id": "t.1", "state": "TASK_RUNNING"})
+    assert (await secure_peer.call())["type"] == "UPDATE"
+    assert {headers["Authorization"] for headers in secure_peer.headers} == {"Bearer jwt"}
+    port = secure_peer.port
+    await secure_peer.close()
+    await executor.next("disconnected")
+    await secure_peer.listen(port, tls=authority.server_context("agent", "127.0.0.1"))
+    again = await secure_peer.stream()
+    assert len(again.body["subscribe"]["unacknowledged_updates"]) == 1
+    await again.send(EXECUTOR_SUBSCRIBED)
+    await executor.next("reregistered")
 
 
 async def test_an_agents_certificate_may_name_this_host(
-    secure_peer: Any, authority: Any, executor: Any, monkeypatch: pytest.MonkeyPatch
+    make_executor: Any, secure_peer: Any, authority: Any, executor: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "agent7.example")
     await secure_peer.listen(tls=authority.server_context("agent", "agent7.example"))
     environ = {
         "MESOS_AGENT_ENDPOINT": secure_peer.address,
-        "MESOS_FRAMEWORK_ID": "F",
-        "MESOS_EXECUTOR_ID": "E",
         "MESOS_SSL_ENABLED": "1",
         "LIBPROCESS_SSL_CA_FILE": str(authority.ca_file),
     }
-    driver = ExecutorDriver(executor, environ)
+    driver = make_executor(**environ)
     await driver.start()
-    try:
-        await (await secure_peer.stream()).send(LAUNCHABLE)
-        await executor.next("registered")
-    finally:
-        await driver.stop(timeout=0.05)
+    await (await secure_peer.stream()).send(EXECUTOR_SUBSCRIBED)
+    await executor.next("registered")
