@@ -102,3 +102,10 @@ def info(pod: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError):
         return []
     return [dict(one) for one in found or ()] if isinstance(found, list | None) else []
+
+
+def shown(pod: Path) -> str:
+    """For `list` and `status`: `default:ip4=172.16.28.2, …` (rkt rkt/list.go, fmtNets)."""
+    return ", ".join(
+        f"{one['netName']}:ip{6 if ':' in one['ip'] else 4}={one['ip'] or '<nil>'}" for one in info(pod)
+    )

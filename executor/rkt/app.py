@@ -15,7 +15,7 @@ from executor.rkt.apps import Apps, add_app_volumes, add_flags, experiment
 from executor.rkt.common import Globals, check_format, need_root, table, to_json, words
 from executor.rkt.end import take
 from executor.rkt.flags import Failure, Flags
-from executor.rkt.podflags import PodFlags
+from executor.rkt.podflags import CONTAINED, PodFlags
 from executor.rkt.podmanifest import KVM, Environments, build, make_entry, settle
 from executor.rkt.pods import CREATED, MUTABLE, Seen, State, find
 from executor.rkt.prepare import Making
@@ -47,10 +47,13 @@ def sandbox(g: Globals, args: list[str]) -> int:
     if flavor == KVM:
         raise Failure("stage1-kvm: a machine takes no apps later; use another stage1")
     asked.check_running(g, 0, flavor)
+    ports = asked.sandbox_ports()
+    if ports and asked.network != CONTAINED:
+        raise Failure(f"--port flag does not work with '{asked.network}' networking")
     given = [_pairs(flags, name) for name in ("annotation", "user-annotation", "user-label")]
     making = prepare.new(g)
     save_uuid(making, flags.values["uuid-file-save"])
-    ready = _fill(g, making, flavor, *given)
+    ready = _fill(g, making, flavor, ports, *given)
     if flavor != FOREIGN:
         return asyncio.run(execute(g, asked, making, ready, MutablePod))
     from executor.rkt import foreign
@@ -76,11 +79,13 @@ async def _fill(
     g: Globals,
     making: Making,
     flavor: str,
+    ports: list[dict[str, Any]],
     notes: dict[str, str],
     user_notes: dict[str, str],
     labels: dict[str, str],
 ) -> None:
     manifest, _ = build(Apps(), [], Environments(), flavor)
+    manifest["ports"] = ports
     notes = {**notes, MUTABLE: "true"}
     manifest["annotations"] = [{"name": key, "value": value} for key, value in notes.items()]
     manifest |= {

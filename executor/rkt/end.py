@@ -1,8 +1,8 @@
 """`stop`, `rm`, `gc`: the ways in which pods end, and go.
 
 gc and rm do nothing but rename and remove, under the pod's lock: whatever kills them, the next one goes on. There is
-nothing else to clean up but cgroups, if a launcher was killed: mounts die with their namespaces, and a pod's lock is
-free only when its last process is gone.
+nothing else to clean up but cgroups, if a launcher was killed, and networks, if `run` was: mounts die with their
+namespaces, and a pod's lock is free only when its last process is gone.
 """
 
 # ruff: noqa: T201  (a command line prints)
@@ -11,6 +11,7 @@ import os
 import time
 from contextlib import suppress
 
+from executor.network.record import RECORD
 from executor.pods.poddir import Phase, PodDir
 from executor.rkt import control
 from executor.rkt.common import Globals, need_root, words
@@ -117,6 +118,14 @@ def _delete(taken: PodDir) -> None:
         from executor.rkt import metadata
 
         metadata.unregister(taken.path)
+    if (taken.path / RECORD).exists():
+        from executor.rkt import networks
+
+        try:
+            networks.release(taken.path)
+        except Failure as error:
+            os.close(taken.lock)
+            raise Failure(f'unable to remove pod "{taken.name}": {error}; it stays') from None
     if (taken.path / STAGE1_ID).exists():
         from executor.rkt import foreign
 

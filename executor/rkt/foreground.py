@@ -16,7 +16,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from executor.pods.launcher import AppExit, Launcher, LaunchError
-from executor.pods.ports import Sandbox
+from executor.pods.launcher import Sandbox as OwnSandbox
+from executor.pods.ports import RunPod, Sandbox
 from executor.rkt.activation import Activation
 from executor.rkt.apps import MODES
 from executor.rkt.appstreams import AppStreams, modes_of, notes_of, plain_log
@@ -26,7 +27,7 @@ from executor.rkt.diagnose import NOT_THERE, missing
 from executor.rkt.flags import Failure
 from executor.rkt.notify import Listener, tell
 from executor.rkt.podflags import sockets
-from executor.rkt.podmanifest import KVM, flavor_of_pod
+from executor.rkt.podmanifest import KVM, flavor_of_pod, settle
 from executor.rkt.pods import READY, STATUS
 from executor.rkt.prepare import Making
 from executor.rkt.stage1 import FOREIGN
@@ -34,6 +35,7 @@ from executor.rkt.streams import journal_label
 
 if TYPE_CHECKING:
     from executor.metadata.client import Registration
+    from executor.rkt.networks import Networks
     from executor.tpm.settings import TpmSettings
 
 _GRACE: Final = 10.0  # seconds
@@ -81,6 +83,9 @@ class Foreground:
         """Those that have not ended."""
         self.registration: Registration | None = None
         """With the metadata service."""
+        self.networks: Networks | None = None
+        self.image_files: dict[str, bool] = {}
+        """As PodFlags.image_files."""
         self.sandbox: Sandbox | None = None
         self._listener: Listener | None = None
         self._activation = Activation(sockets() if self._flavor != FOREIGN else ())
@@ -107,6 +112,7 @@ class Foreground:
             self.sandbox = await self._open()
             if self.sandbox is None:
                 return 0
+            await self._heed_dns(self.sandbox)
             self._note("pid", f"{self.sandbox.pid}\n")
             if self.registration is not None:
                 await self.registration.open(self.sandbox)
@@ -122,6 +128,8 @@ class Foreground:
             for name in list(self.runs):
                 await self._over(name, 128 + signal.SIGKILL)
             self._activation.close()
+            if self.networks is not None:
+                await self.networks.close()
             if self._listener is not None:
                 self._listener.close()
             if self.registration is not None:
@@ -196,11 +204,31 @@ class Foreground:
     def _run_pod(self) -> Callable[..., Awaitable[Sandbox]]:
         """How pods of this flavor are started."""
         assert self.launcher is not None
+        run: RunPod = (
+            self.launcher.run_pod if self.networks is None else self.networks.around(self.launcher.run_pod)
+        )
         if self._flavor != KVM:
-            return self.launcher.run_pod
+            return run
         from executor.kvm.machines import Machines
 
-        return Machines(self.launcher.run_pod, self.g.data).run_pod
+        return Machines(run, self.g.data).run_pod
+
+    async def _heed_dns(self, sandbox: Sandbox) -> None:
+        """Name servers that a network supplies go before those of images. LaunchError."""
+        from executor.rkt.mutable import put_manifest
+
+        if self.networks is None or not self.networks.supplied_dns or "resolv.conf" not in self.image_files:
+            return
+        del self.image_files["resolv.conf"]
+        if self.tpm is not None:
+            self.g.say("the images' own resolv.conf stays: the pod's manifest was measured with it")
+            return
+        for entry in self.manifest["apps"]:
+            names = notes_of(entry).get("gantry.io/image-files", "").split()
+            settle(entry, image_files=" ".join(name for name in names if name != "resolv.conf"))
+        put_manifest(self.pod.path, self.manifest)
+        if isinstance(sandbox, OwnSandbox):
+            await sandbox.update()
 
     def _on_gone(self, reason: str) -> None:
         self._events.put_nowait(Failure(f"the pod has died: {reason}"))

@@ -2,10 +2,12 @@
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from executor.rkt.podmanifest import settle
 
 _STEPS: Final = 400
 _OPAQUE: Final = "trusted.overlay.opaque"
@@ -72,3 +74,21 @@ def _is_opaque(path: str) -> bool:
         return not stat.S_ISDIR(info.st_mode) or _OPAQUE in os.listxattr(path, follow_symlinks=False)
     except OSError:
         return False
+
+
+def keep_image_files(entry: dict[str, Any], layers: Sequence[str], wanted: Mapping[str, bool]) -> None:
+    """Have an app of a manifest see its image's own files of /etc in the place of the pod's, if they say something.
+
+    wanted: their names; True: also one that is not there.
+    """
+    found = [name for name, always in wanted.items() if always or _says_something(layers, f"/etc/{name}")]
+    settle(entry, image_files=" ".join(found))
+
+
+def _says_something(layers: Sequence[str], path: str) -> bool:
+    _, place = Inside(layers).follow(path)
+    try:
+        info = None if place is None else os.stat(place, follow_symlinks=False)
+    except OSError:
+        return False
+    return info is not None and stat.S_ISREG(info.st_mode) and info.st_size > 0

@@ -23,6 +23,7 @@ from executor.rkt.common import Globals
 from executor.rkt.control import Session, Verb
 from executor.rkt.flags import Failure
 from executor.rkt.foreground import Foreground
+from executor.rkt.inside import keep_image_files
 from executor.rkt.podmanifest import Fill, mounts, unrestrict
 from executor.rkt.pods import STATUS
 from executor.rkt.prepare import Making
@@ -93,6 +94,7 @@ class MutablePod(Foreground):
                     self.manifest, entry, message["volumes"], message["mounts"], docker=source.docker
                 )
                 self.check(entry, insecure)
+                keep_image_files(manifest["apps"][-1], list(map(str, image.layers)), self.image_files)
                 await asyncio.to_thread(self._forget, name, set())  # what somebody has left that was killed
                 await asyncio.to_thread(prepare.write_app, self.pod, name, source, image.layers, fills)
                 self.write(f"{STATUS}/{name}-created", "")

@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
+from executor.network import selection
 from executor.rkt import measured, stage1
 from executor.rkt.apps import Apps, add_flags
 from executor.rkt.common import Globals
@@ -14,7 +15,8 @@ from executor.rkt.podmanifest import AC_NAME, Environments, resolv_conf
 
 _FIRST: Final = 3
 _MOST: Final = 32
-_NO_NETWORKS: Final = "there are no networks yet but --net=host and --net=none"
+CONTAINED: Final = "contained"
+FLY: Final = "fly"
 
 
 @dataclass
@@ -23,6 +25,9 @@ class PodFlags:
 
     flags: Flags
     apps: Apps = field(default_factory=Apps)
+    nets: dict[str, str] = field(default_factory=lambda: {selection.DEFAULT: ""})
+    """Networks and their arguments, or one of the words for them."""
+    _nets: list[str] = field(default_factory=list)
 
     @classmethod
     def add(cls, flags: Flags, *, makes: bool, runs: bool) -> "PodFlags":
@@ -41,7 +46,10 @@ class PodFlags:
         self._add_stage1()
         self._add_network()
         measured.add_flags(flags)
-        flags.refuse("port", _NO_NETWORKS)
+        flags.many(
+            "port",
+            "NAME:PROTOCOL:PORT:ADDRESS:PORT, of the pod, of this machine: what comes there goes to the pod",
+        )
         flags.values |= {"interactive": "false", "mds-register": "false", "ipc": "auto"}
         return self
 
@@ -59,7 +67,9 @@ class PodFlags:
             "private-users",
             "insist on ids of the pod's own (which it has anyway, where that is possible); =false: not even then",
         )
-        flags.many("port", "")
+        flags.many(
+            "port", "NAME:[ADDRESS:]PORT: what comes to this port of this machine goes to an app's port NAME"
+        )
         self._add_stage1()
 
     def _add_stage1(self) -> None:
@@ -70,13 +80,24 @@ class PodFlags:
 
     def _add_network(self) -> None:
         flags = self.flags
-        flags.text("net", "default", "none, host or default (which is none: only loopback)", bare="default")
-        flags.many("dns", "name servers; host: as this machine's")
+        flags.values["net"] = selection.DEFAULT
+        flags.call(
+            "net",
+            "none, host, all, or networks: NAME[:ARG=VALUE;…],… (default default)",
+            self._take_net,
+            bare="default",
+        )
+        flags.many("dns", "name servers; host: as this machine's; none: what the image says")
         flags.text("dns-domain", "", "for resolv.conf")
         flags.many("dns-search", "for resolv.conf")
         flags.many("dns-opt", "for resolv.conf")
         flags.many("hosts-entry", "ADDRESS=NAME for /etc/hosts; host: as this machine's")
         flags.text("hostname", "", "of the pod (default rkt-UUID)")
+
+    def _take_net(self, text: str) -> None:
+        self._nets.append(text)
+        self.nets = selection.read(self._nets)
+        self.flags.values["net"] = ",".join(self._nets)
 
     def _add_running(self) -> None:
         flags = self.flags
@@ -104,12 +125,10 @@ class PodFlags:
             } & flags.given
             if count or clash or flags.is_on("store-only") or flags.is_on("no-store"):
                 raise Failure("conflicting flags set with --pod-manifest (see --help)")
-        elif flags.lists["port"] and self.flavor(g) != stage1.FOREIGN:
-            raise Failure(f"--port is not supported: {_NO_NETWORKS}")
         elif not count:
             raise Failure("must provide at least one image or specify the pod manifest")
-        if self.ports() and (net := flags.values.get("net")) in {"none", "host"}:
-            raise Failure(f"--port flag does not work with '{net}' networking")
+        if self.ports() and "net" in flags.values and self.network != CONTAINED:
+            raise Failure(f"--port flag does not work with '{self.network}' networking")
         self.tell(g)
 
     def tell(self, g: Globals) -> None:
@@ -133,8 +152,8 @@ class PodFlags:
         if flavor == stage1.FOREIGN:
             return  # the rest is the stage1's to heed
         _check_ipc(flags.values["ipc"], flavor)
-        if self.network == "default":
-            g.say("no networks are configured yet: the pod has only loopback (--net=host: this machine's)")
+        if flavor == FLY and "net" in flags.given and self.network != selection.HOST:
+            g.say(f"--net={flags.values['net']}: flavor fly has this machine's network all the same")
 
     def ports(self) -> list[dict[str, Any]]:
         """`--port=NAME:[IP:]PORT`, as a PodManifest has them. Failure."""
@@ -152,13 +171,50 @@ class PodFlags:
             made.append({"name": name, "hostPort": int(port), **ips})
         return made
 
+    def sandbox_ports(self) -> list[dict[str, Any]]:
+        """Likewise, of `app sandbox`: `--port=NAME:PROTOCOL:PORT:ADDRESS:PORT`. Failure."""
+        made = []
+        for text in self.flags.lists["port"]:
+            parts = text.split(":", 3)
+            ip, _, host = parts[-1].rpartition(":")
+            if len(parts) != 4 or not ip:
+                raise Failure(f'--port: "{text}" is not in name:protocol:podPort:hostIP:hostPort format')
+            name, protocol, port, _ = parts
+            if not AC_NAME.fullmatch(name):
+                raise Failure(f'--port: "{name}" is not a valid port name')
+            if protocol not in {"tcp", "udp"}:
+                raise Failure(f'--port: invalid protocol "{protocol}"')
+            try:
+                ip = str(ip_address(ip))
+            except ValueError:
+                raise Failure(f'--port: could not parse IP "{ip}"') from None
+            for number in (port, host):
+                if not number.isdecimal() or not 0 < int(number) < 1 << 16:
+                    raise Failure(f'--port: "{number}" is not a valid port number')
+            pod = {
+                "name": name,
+                "protocol": protocol,
+                "port": int(port),
+                "count": 1,
+                "socketActivated": False,
+            }
+            made.append({"name": name, "hostPort": int(host), "hostIP": ip, "podPort": pod})
+        return made
+
     @property
     def network(self) -> str:
-        """default, none or host. Failure."""
-        net = self.flags.values["net"]
-        if net not in {"default", "none", "host"}:
-            raise Failure(f"--net={net} is not supported: {_NO_NETWORKS}")
-        return net
+        """none, host, or CONTAINED: of its own, with what `nets` names."""
+        return next((word for word in (selection.HOST, selection.NONE) if word in self.nets), CONTAINED)
+
+    def image_files(self) -> dict[str, bool]:
+        """Files of /etc of which an image's own goes before ours. True: even if it has none."""
+        lists = self.flags.lists
+        made = {} if lists["hosts-entry"] else {"hosts": False}
+        if lists["dns"] == ["none"]:
+            made["resolv.conf"] = True
+        elif not (lists["dns"] or lists["dns-search"] or lists["dns-opt"] or self.flags.values["dns-domain"]):
+            made["resolv.conf"] = False
+        return made
 
     def stage1(self, g: Globals) -> stage1.Choice:
         """Of the flags, or the configuration's default. Failure."""
@@ -202,7 +258,7 @@ class PodFlags:
         elif entries:
             lines = [" ".join(_pair(entry, "--hosts-entry")) for entry in entries]
             made["hosts"] = _hosts(hostname) + "".join(f"{line}\n" for line in lines)
-        elif values["net"] != "host":
+        elif self.network != selection.HOST:
             made["hosts"] = _hosts(hostname)
         return made
 

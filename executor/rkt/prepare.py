@@ -90,7 +90,7 @@ async def fill(g: Globals, asked: PodFlags, making: Making, *, quiet: bool = Fal
     say = (lambda _: None) if quiet else (lambda text: g.say(f"image: {text}"))
     finder = Finder(g, "never" if manifest_path else policy(flags), say)
     if manifest_path:
-        manifest, wanted = _given(manifest_path, flavor)
+        manifest, wanted = _given(manifest_path)
     else:
         manifest, wanted = {}, [(app.image, app.texts.get("signature", "")) for app in asked.apps.apps]
     sources, layers, digests = [], [], []
@@ -142,7 +142,7 @@ def source_of(g: Globals, image_id: str) -> Source:
         raise Failure(f"error getting the manifest: {error}") from None
 
 
-def _given(path: str, flavor: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def _given(path: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """A PodManifest of the user's, and the images it wants. Failure."""
     from executor.stage0.acpod import parse_pod
     from executor.stage0.errors import ImageBroken
@@ -153,8 +153,6 @@ def _given(path: str, flavor: str) -> tuple[dict[str, Any], list[tuple[str, str]
         raise Failure(f"error reading pod manifest: {path}: {error.strerror}") from None
     except ImageBroken as error:
         raise Failure(f"{path}: {error}") from None
-    if manifest.get("ports") and flavor != FOREIGN:
-        raise Failure(f"{path}: ports need a network, and there are none yet but --net=host and --net=none")
     if not manifest.get("apps"):
         raise Failure("pod must contain at least one application")
     return manifest, [(str(app["image"]["id"]), "") for app in manifest["apps"]]

@@ -16,8 +16,10 @@ from executor.rkt import measured, notify, prepare
 from executor.rkt.common import Globals, need_root, words
 from executor.rkt.flags import Failure
 from executor.rkt.foreground import Foreground
+from executor.rkt.inside import keep_image_files
 from executor.rkt.isolators import skip
-from executor.rkt.podflags import PodFlags
+from executor.rkt.networks import Networks, planned
+from executor.rkt.podflags import CONTAINED, FLY, PodFlags, sockets
 from executor.rkt.podmanifest import KVM, flavor_of_pod, settle, unrestrict
 from executor.rkt.pods import UNVERIFIED, State, find
 from executor.rkt.prepare import Making
@@ -120,6 +122,7 @@ async def execute(
 ) -> int:
     """Make the rest while the launcher starts, then run. Failure."""
     tpm = measured.settings(g, asked.flags)
+    nets: Networks | None = None
     launching = asyncio.create_task(_launch(making.pod))
     launcher: Launcher | None = None
     await asyncio.sleep(0)  # it is started now, in parallel with what we import
@@ -127,6 +130,7 @@ async def execute(
         try:
             await ready
             _settle(g, asked, making)
+            nets = _networks(g, asked, making)
             launcher = await launching
             if tpm is not None:
                 await measured.measure(g, tpm, launcher, making.pod.path, making.digests)
@@ -137,6 +141,7 @@ async def execute(
             raise
         with making.holds:
             pod = kind(g, making, launcher, interactive=asked.flags.is_on("interactive"), tpm=tpm)
+            pod.networks, pod.image_files = nets, _image_files(asked, pod.manifest)
             if asked.flags.is_on("mds-register"):
                 await _register(asked, pod)
             return await pod.run()
@@ -160,6 +165,37 @@ async def _register(asked: PodFlags, pod: Foreground) -> None:
     pod.registration = await asyncio.to_thread(metadata.register, pod.pod.path, host_network=host)
 
 
+def _networks(g: Globals, asked: PodFlags, making: Making) -> Networks | None:
+    """Those of the pod; None for none. Failure."""
+    if asked.network != CONTAINED or flavor_of_pod(making.manifest) == FLY:
+        for port in making.manifest.get("ports") or ():
+            g.say(
+                f"port {port['name']}: {port['hostPort']} is not forwarded: the pod has no network for that"
+            )
+        return None
+    made = planned(g, making.pod.name, asked.nets, making.manifest, activated=bool(sockets()))
+    dns = asked.image_files().get("resolv.conf") is False
+    if dns:  # what a network says is written over it
+        (making.pod.path / "etc/resolv.conf").write_text(_resolv_conf())
+    return Networks(g, making.pod, made, dns=dns)
+
+
+def _resolv_conf() -> str:
+    try:
+        return Path("/etc/resolv.conf").read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return ""
+
+
+def _image_files(asked: PodFlags, manifest: dict[str, Any]) -> dict[str, bool]:
+    """As PodFlags.image_files; but what a network says of name servers reaches a machine before it is known whether it
+    says something: there the image's own is not seen."""
+    found = asked.image_files()
+    if flavor_of_pod(manifest) == KVM and found.get("resolv.conf") is False:
+        del found["resolv.conf"]
+    return found
+
+
 async def _launch(pod: PodDir) -> Launcher:
     return await Launcher.start(spares=0, hold=(pod.lock,))
 
@@ -175,10 +211,11 @@ def _settle(g: Globals, asked: PodFlags, making: Making) -> None:
     making.manifest = skip(making.manifest, flavor_of_pod(making.manifest), making.pod.path)
     if flavor_of_pod(making.manifest) != KVM:  # a machine has no sockets of ours
         notify.add(making.manifest, making.pod.path, g.pods / Phase.RUN / making.pod.name)
+    for entry in making.manifest["apps"]:
+        layers = (making.pod.path / "appsinfo" / entry["name"] / "lower").read_text().splitlines()
+        keep_image_files(entry, layers, _image_files(asked, making.manifest))
     making.pod.write_manifest(making.manifest)
-    files = asked.etc(hostname)
-    if files:
-        etc = making.pod.path / "etc"
-        etc.mkdir(exist_ok=True)
-        for name, text in files.items():
-            (etc / name).write_text(text)
+    etc = making.pod.path / "etc"
+    etc.mkdir(exist_ok=True)
+    for name, text in asked.etc(hostname).items():
+        (etc / name).write_text(text)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from executor.network.record import info, shown
 from executor.pods.poddir import Phase
 from executor.rkt.common import Globals, ago, check_format, full_time, table, to_json, words
 from executor.rkt.flags import Failure, boolean, duration
@@ -55,7 +56,10 @@ def _lines(pod: Seen, now: float, *, full: bool) -> list[list[str]]:
     def when(seconds: float | None) -> str:
         return "" if seconds is None else full_time(seconds) if full else ago(seconds, now)
 
-    uuid, rest = pod.uuid if full else pod.uuid[:8], [pod.state, when(pod.created), when(pod.started), ""]
+    uuid, rest = (
+        pod.uuid if full else pod.uuid[:8],
+        [pod.state, when(pod.created), when(pod.started), shown(pod.path)],
+    )
     lines = []
     for app in pod.apps():
         name = pod.image_name(app["name"]) or "--"
@@ -69,6 +73,8 @@ def as_json(pod: Seen) -> dict[str, Any]:
     """rkt's api/v1 Pod: the pod's times in seconds, the apps' in nanoseconds."""
     manifest = pod.manifest()
     made: dict[str, Any] = {"name": pod.uuid, "state": str(pod.state)}
+    if networks := info(pod.path):
+        made["networks"] = networks
     if manifest.get("apps"):
         made["app_names"] = [app["name"] for app in manifest["apps"]]
         made["apps"] = [app_json(pod, app, manifest) for app in manifest["apps"]]
@@ -137,7 +143,7 @@ def status(g: Globals, args: list[str]) -> int:
         if seconds is not None:
             print(f"{name}={full_time(seconds)}")
     if pod.state in {State.RUNNING, State.EXITED}:
-        print("networks=")
+        print(f"networks={shown(pod.path)}")
     if pod.state in _SHOWS_PID:
         _print_exits(pod)
     return 0

@@ -13,6 +13,7 @@ from executor.stage1 import seccomp as filters
 from executor.stage1.isolators import NO_LIMITS, Limits, ManifestError, quantity
 
 __all__ = [
+    "ETC",
     "FLAVORS",
     "NO_LIMITS",
     "App",
@@ -26,6 +27,8 @@ __all__ = [
 ]
 
 FLAVORS: Final = ("linux", "fly", "nspawn")
+ETC: Final = ("hosts", "hostname", "resolv.conf")
+"""The files of /etc that pods have for their apps."""
 _PROPAGATIONS: Final = {"None": "", "HostToContainer": "in", "Bidirectional": "both"}
 
 
@@ -83,6 +86,7 @@ class App(NamedTuple):
     own_volumes: tuple[str, ...] = ()  # paths that are writable, whatever its root is
     makes_directory: bool = True  # its working directory, when that is missing
     root_handlers: bool = False  # its event handlers run as root, not as its user
+    image_files: tuple[str, ...] = ()  # of /etc, that are its image's, or are not there
 
 
 class Pod(NamedTuple):
@@ -325,8 +329,18 @@ def _app(raw: dict[str, Any], volumes: dict[str, Volume]) -> App:
         strict_groups=_one_of(name, notes, "gantry.io/groups", ("merge", "strict")) == "strict",
         label=isolated["label"],
         own_volumes=_own_volumes(name, raw),
+        image_files=_image_files(name, notes),
         makes_directory=_one_of(name, notes, "gantry.io/working-directory", ("made", "exists")) == "made",
     )
+
+
+def _image_files(app: str, notes: dict[str, str]) -> tuple[str, ...]:
+    names = tuple(notes.get("gantry.io/image-files", "").split())
+    if wrong := [name for name in names if name not in ETC]:
+        raise ManifestError(
+            f"app {app}: annotation gantry.io/image-files: {wrong[0]!r} is none of {', '.join(ETC)}"
+        )
+    return names
 
 
 def _principal(app: str, text: str) -> str:

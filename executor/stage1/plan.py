@@ -11,7 +11,7 @@ there, and after pivot_root only mounts of our own making are left.
 from typing import Final, NamedTuple
 
 from executor.stage1 import caps, lsm, ops, seccomp, syscalls
-from executor.stage1.manifest import App, Mount, Pod, Volume
+from executor.stage1.manifest import ETC, App, Mount, Pod, Volume
 from executor.stage1.ops import Op, StageError
 from executor.stage1.process import Process
 from executor.stage1.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
@@ -30,7 +30,6 @@ READ_ONLY: Final = ("proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-t
 
 _SHM: Final = "mode=1777,size=64m"
 _PROC_FLAGS: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
-_ETC: Final = ("hosts", "hostname", "resolv.conf")
 
 
 class Paths(NamedTuple):
@@ -292,9 +291,9 @@ def _volumes(pod: Pod, app: App, paths: Paths) -> list[Op]:
 
 
 def _etc(app: App) -> list[str]:
-    """The files of /etc that are ours to give: those no volume is mounted on."""
+    """The files of /etc that are ours to give: those no volume is mounted on, and that are not the image's."""
     taken = {mount.path.rstrip("/") for mount in app.mounts}
-    return [name for name in _ETC if f"/etc/{name}" not in taken]
+    return [name for name in ETC if f"/etc/{name}" not in taken and name not in app.image_files]
 
 
 def _take(mount: Mount, source: str, *, recursive: bool) -> Op:

@@ -132,7 +132,7 @@ def test_messages_that_scripts_look_for(rkt, images, tmp_path):
     assert "Writing pod manifest" in rkt.good("prepare", images.aci, "--debug").err
     clash = rkt("prepare", "--pod-manifest=/dev/null", "--port=web:80")
     assert "conflicting flags set with --pod-manifest" in clash.err
-    assert "--port is not supported" in rkt("prepare", "--port=web:80", images.aci).err
+    assert "is not in name:[ip:]port format" in rkt("prepare", "--port=web", images.aci).err
 
 
 def converted(images, where, **app):
