@@ -100,6 +100,22 @@ async def zk(
         yield open_one
 
 
+@pytest.fixture
+async def znodes(one_server, path, settings_to):
+    """A session below the test's root, without any login."""
+    session = Session(settings_to(one_server[0].address, path))
+    session.start()
+    yield session
+    await session.stop()
+
+
+@pytest.fixture
+async def proxy(one_server):
+    one = await Proxy(one_server[0].address).open()
+    yield one
+    await one.close()
+
+
 @pytest.fixture(params=["sqlite", "zookeeper", "ensemble"])
 async def open_it(request: pytest.FixtureRequest, tmp_path: Path, path: str) -> AsyncIterator[OpenStore]:
     """Opens a store that leads; a second call, after closing the first, opens the same data again."""
