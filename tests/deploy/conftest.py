@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,11 +21,11 @@ import pytest
 
 from local.leftovers import collect
 from shared.bundle import elf
+from tests.waiting import PATIENCE, until
 from tests.zookeeper.server import Server, running
 
 ROOT = Path(__file__).resolve().parents[2]
 BUSYBOX = Path("/bin/busybox")
-PATIENCE = float(os.environ.get("GANTRY_TEST_PATIENCE", "60"))
 T = TypeVar("T")
 
 PIVOT = """
@@ -42,16 +41,6 @@ pivot_root . .host
 exec chroot . /bin/sh -c 'umount -l /.host; rmdir /.host; exec "$@"' sh "$@"
 """
 """Makes a directory the whole file system: what is elsewhere is out of reach, not only out of sight."""
-
-
-def until(what: str, check: Callable[[], T | None], why: Callable[[], str] = str) -> T:
-    """The first true answer of `check`; fails naming `what`, with what `why` says."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if answer := check():
-            return answer
-        time.sleep(0.02)
-    raise AssertionError(f"waited {PATIENCE:.0f} s in vain for {what}\n{why()}")
 
 
 @dataclass

@@ -117,15 +117,18 @@ class Bare:
         return scheduler
 
     def until(self, what, check):
-        return self.tools.until(what, check, self.processes.logs)
+        return self.tools.until(what, check, why=self.processes.logs)
 
     def run(self, name):
         command = ["/bin/sh", "-c", "echo ran; exec sleep 1000"]
         spec = {"containers": [{"name": "main", "image": "localhost/hello", "command": command}]}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
         self.tools.call(self.pods, pod)
-        self.until(name, lambda: self.tools.call(f"{self.pods}/{name}")["status"]["phase"] == "Running")
+        self.until(name, lambda: self.phase(name) == "Running")
         self.until("its log", lambda: self.tools.call(f"{self.pods}/{name}/log") == "ran\n")
+
+    def phase(self, name):
+        return (self.tools.call(f"{self.pods}/{name}") or {}).get("status", {}).get("phase")
 
     def sandboxes(self):
         found = (self.machine.root / "work").glob("slaves/*/frameworks/*/executors/*/runs/*")

@@ -242,9 +242,11 @@ def test_two_instances_run_as_marathon_runs_them(bundle, processes, zookeeper, t
     tools.until(
         "two healthy instances",
         lambda: all(one.healthy() for one in both),
-        lambda: str([one.get("/readyz?verbose") for one in both]) + processes.logs(),
+        why=lambda: str([one.get("/readyz?verbose") for one in both]) + processes.logs(),
     )
-    leader = tools.until("a leader", lambda: next((one for one in both if one.leads()), None), processes.logs)
+    leader = tools.until(
+        "a leader", lambda: next((one for one in both if one.leads()), None), why=processes.logs
+    )
     other = both[1 - both.index(leader)]
     for one in both:
         assert one.get("/api/v1/namespaces")[0] == 401
@@ -254,7 +256,7 @@ def test_two_instances_run_as_marathon_runs_them(bundle, processes, zookeeper, t
         with urllib.request.urlopen(url, timeout=60) as answer:
             assert int(answer.headers["Content-Length"]) == bundle[0].stat().st_size
     os.killpg(leader.process.pid, signal.SIGKILL)
-    tools.until("the other one to lead", other.leads, processes.logs)
+    tools.until("the other one to lead", other.leads, why=processes.logs)
     assert other.get("/api/v1/namespaces", "t0ken")[0] == 200
     leader.process.wait()
     os.kill(other.process.pid, signal.SIGTERM)

@@ -24,9 +24,9 @@ from scheduler.election.messages import Candidate
 from shared.zookeeper.location import Location
 from shared.zookeeper.session import Session
 from shared.zookeeper.settings import ZooKeeperSettings
+from tests.waiting import PATIENCE
 
 TESTS = Path(__file__).parents[1]
-LIMIT = 20.0
 
 
 def _load(name: str, path: Path) -> Any:
@@ -89,7 +89,7 @@ class Voter:
 
     async def hears(self, kind: str) -> Any:
         """What it is told next of this kind; others pass."""
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 what, fact = await self.told.get()
                 if what == kind:

@@ -19,11 +19,11 @@ from scheduler.election.link import Link
 from scheduler.election.messages import LARGEST, VARIABLE, Candidate, decode, encode, pair
 from scheduler.exitcodes import LOST, OK
 from scheduler.instance import Deposed, serve
+from tests.waiting import PATIENCE
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120), pytest.mark.xdist_group("failover")]
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("failover")]
 
 OTHER = {name: getattr(Candidate("other", "http://other:1"), name) for name in Candidate.__slots__}
-LIMIT = 60.0
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ class Parent:
 
     def __init__(self) -> None:
         self.end, self.its = pair()
-        self.end.settimeout(LIMIT)
+        self.end.settimeout(PATIENCE)
 
     def hears(self, kind: str) -> None:
         while (message := decode(self.end.recv(LARGEST)))["kind"] != kind:
@@ -89,7 +89,7 @@ async def leader(flags: list[str], parent: Parent) -> AsyncIterator[tuple[asynci
 
 
 async def leads(task: asyncio.Task[None], caplog: pytest.LogCaptureFixture) -> None:
-    async with asyncio.timeout(LIMIT):
+    async with asyncio.timeout(PATIENCE):
         while "this scheduler leads, epoch 1" not in caplog.text:
             assert not task.done()
             await asyncio.sleep(0.01)
@@ -138,7 +138,7 @@ def test_both_at_once(flags: list[str], parent: Parent, tmp_path: Path, told: bo
         if told:
             process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGCONT)
-        assert process.wait(LIMIT) == code, log.read_text()
+        assert process.wait(PATIENCE) == code, log.read_text()
     finally:
         process.kill()
         process.wait()

@@ -19,10 +19,11 @@ import orjson
 import pytest
 
 from shared.mesos.recordio import Decoder
+from tests import waiting
 
 Json = dict[str, Any]
 HERE = Path(__file__).parent
-TIMEOUT = 20.0
+TIMEOUT = 60.0
 HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
 EXECUTOR = f"exec {sys.executable} -S {HERE / 'scripted_executor.py'}"
 RESOURCES = "cpus:4;mem:8192;disk:20000;ports:[31000-32000]"
@@ -285,13 +286,7 @@ def amount(resources: list[Json], name: str) -> float:
 
 async def until(probe: Callable[[], Any]) -> Any:
     """The first true value of the probe, asked every 10 ms."""
-    deadline = time.monotonic() + TIMEOUT
-    while time.monotonic() < deadline:
-        value = probe()
-        if value:
-            return value
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not happen")
+    return await waiting.eventually(probe, TIMEOUT)
 
 
 class Cluster:

@@ -182,7 +182,7 @@ async def test_a_socket_of_systemd_s(keys: Keys, tmp_path: Path) -> None:
         )
         try:
             async with (
-                asyncio.timeout(20),
+                asyncio.timeout(60),
                 aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session,
                 session.put(f"http://unixsock/pods/{uuid4()}?token={TOKEN}", json=appc_pod()) as answer,
             ):

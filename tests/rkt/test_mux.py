@@ -14,7 +14,7 @@ async def read(fd, count):
     """So many bytes, or all until the end."""
     os.set_blocking(fd, False)
     data = b""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(data) < count:
             try:
                 piece = os.read(fd, 1 << 16)

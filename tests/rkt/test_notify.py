@@ -72,7 +72,7 @@ def test_a_pod_is_ready_when_its_apps_have_started(rkt, images, heard):
     assert heard() == "READY=1"
     process.terminate()
     assert heard() == "STOPPING=1"
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 def test_an_app_may_tell_when_it_is(rkt, heard, telling):

@@ -7,17 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from tests import waiting
 from tests.ports import free_ports
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = float(os.environ.get("GANTRY_TEST_PATIENCE", "60"))
 T = TypeVar("T")
 
 
@@ -83,17 +83,15 @@ class Cluster:
         return int(metrics.get("master/offers_rescinded", 0))
 
     def until(self, what: str, check: Callable[[], T | None], seconds: float = PATIENCE) -> T:
-        """The first true answer of `check`."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if answer := check():
-                return answer
-            if dead := [name for name, one in self.processes.items() if one.poll() is not None]:
-                what = f"{what}, but {', '.join(dead)} has ended"
-                break
-            time.sleep(0.05)
-        logs = {path.name: path.read_text(errors="replace")[-2000:] for path in self.directory.glob("*.log")}
-        raise AssertionError(f"waited up to {seconds:.0f} s in vain for {what}: {json.dumps(logs, indent=1)}")
+        """The first true answer of `check`, unless a process ends. (What is in their logs, tests/conftest.py says.)"""
+
+        def checked() -> T | None:
+            answer = check()
+            dead = [name for name, one in self.processes.items() if one.poll() is not None]
+            assert answer or not dead, f"{', '.join(dead)} has ended: no {what}"
+            return answer
+
+        return waiting.until(what, checked, seconds, pause=0.05)
 
 
 @pytest.fixture

@@ -190,7 +190,7 @@ async def unharmed(runner: Any) -> AsyncIterator[None]:
     before, clock = machine(), time.time() - time.monotonic()
     yield
     assert machine() == before
-    assert abs(time.time() - time.monotonic() - clock) < 1
+    assert abs(time.time() - time.monotonic() - clock) < 60
     os.write(write_end, b"still here\n")
     os.close(write_end)
     assert await output.text() == "still here\n"

@@ -17,19 +17,15 @@ from typing import Any
 
 import pytest
 
-READY_SECONDS = 90
-WAIT_SECONDS = 60
+from tests.waiting import PATIENCE, until
+
+READY_SECONDS = 150
+WAIT_SECONDS = PATIENCE
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float = WAIT_SECONDS) -> Any:
     """The first true value of `condition`; fails naming `what` after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while True:
-        if value := condition():
-            return value
-        if time.monotonic() > deadline:
-            pytest.fail(f"after {seconds:.0f} s still no {what}")
-        time.sleep(0.05)
+    return until(what, condition, seconds, pause=0.05)
 
 
 def processes(words: tuple[str, ...]) -> list[int]:

@@ -40,9 +40,11 @@ def test_each_process_killed_in_turn_with_a_pod_running(own_cluster, tools, mark
     before = started(only(tools.sleepers(marker)))
     for part, words in PARTS.items():
         victim = only(cluster.pids(*words))
+        gone = (None, started(victim))
         os.kill(victim, signal.SIGKILL)
         tools.wait_for(
-            f"{part} again", lambda words=words, victim=victim: set(cluster.pids(*words)) - {victim}
+            f"{part} again",
+            lambda words=words, gone=gone: [one for one in cluster.pids(*words) if started(one) not in gone],
         )
         tools.wait_for("API", lambda: "survivor" in cluster.kubectl("get", "pods", check=False))
         tools.wait_for("node Ready", lambda: " Ready " in cluster.kubectl("get", "nodes", check=False))

@@ -79,7 +79,7 @@ def test_whoever_is_killed_requests_are_answered_and_pods_run_on(ha, tools, mark
     assert len(before) == 1
     for number, part in enumerate((0, 1)):  # the supervisor, and the scheduler proper
         tools.wait_for("both schedulers", lambda: all(one.ready() for one in both))
-        leader = next(one for one in both if one.leads())
+        leader = tools.wait_for("a leader", lambda: next((one for one in both if one.leads()), None))
         other = both[1 - both.index(leader)]
         assert followed(ha, other, "stays") == "started\n"
         os.kill(leader.processes()[part], signal.SIGKILL)

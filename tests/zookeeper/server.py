@@ -21,7 +21,7 @@ from kazoo.handlers.threading import KazooTimeoutError
 from tests.ports import free_ports
 
 JARS = Path("/usr/share/java")
-LIMIT = 40.0  # seconds a server may take to start
+LIMIT = 90.0  # seconds a server may take to start
 
 # On tmpfs: the tests are about what ZooKeeper promises, not about this machine's disk.
 PLACE = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())

@@ -14,7 +14,7 @@ from shared.zookeeper.settings import Sasl
 from tests.ports import free_port
 from tests.zookeeper.server import Server
 
-LIMIT = 20.0
+LIMIT = 60.0
 
 
 async def within(awaitable: Any) -> Any:

@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 import weakref
@@ -19,10 +18,11 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests import waiting
 from tests.ports import free_port, free_ports
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[3]
-PATIENCE = float(os.environ.get("GANTRY_TEST_PATIENCE", "60"))
 PODS = "/api/v1/namespaces/default/pods"
 T = TypeVar("T")
 
@@ -31,13 +31,9 @@ LIVING: weakref.WeakSet[Local] = weakref.WeakSet()  # their logs belong into wha
 
 def until(what: str, check: Callable[[], T | None]) -> T:
     """The first true answer of `check`."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if answer := check():
-            return answer
-        time.sleep(0.02)
-    said = "\n".join(text for one in LIVING for text in one.last_words())
-    raise AssertionError(f"waited {PATIENCE:.0f} s in vain for {what}\n{said}")
+    return waiting.until(
+        what, check, why=lambda: "\n".join(text for one in LIVING for text in one.last_words())
+    )
 
 
 class Local:
@@ -94,8 +90,13 @@ class Local:
         )
 
     def start_scheduler(self, *flags: str) -> None:
-        self.spawn_scheduler(*flags)
-        until("the API", lambda: self.get("/readyz") == "ok")
+        process = self.spawn_scheduler(*flags)
+
+        def ready() -> bool:
+            assert process.poll() is None, "\n".join(self.last_words())
+            return self.get("/readyz") == "ok"
+
+        until("the API", ready)
 
     def start(self, *agents: str) -> None:
         self.start_master()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import os
 import signal
 import ssl
 import threading
@@ -16,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
-PATIENCE = float(os.environ.get("GANTRY_TEST_PATIENCE", "60"))
 
 
 def _authority(directory: Path) -> Any:

@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).resolve().parents[3]
-PATIENCE = 60.0
 PODS = "/api/v1/namespaces/default/pods"
 Local = Any  # of conftest.py
 

@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
-PATIENCE = float(os.environ.get("GANTRY_TEST_PATIENCE", "60"))
 PODS = "/api/v1/namespaces/default/pods"
 ENDED = "gantry: error: Mesos ended the framework"
 QUICK = ("--agent_ping_timeout", "1secs", "--max_agent_ping_timeouts", "2")
