@@ -23,6 +23,7 @@ from executor.stage1.process import SOCKET, Limit, Process, make_room, settle
 _REPORT: Final = struct.Struct("<II")
 _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_LEFT: Final = (ops.OomScore, ops.SetLabel, ops.JoinCgroup, ops.Enter)
 
 
 def worker(sock: socket.socket, native: machine.Machine, bare: Bare, *, host: int, last_cap: int) -> None:
@@ -36,8 +37,8 @@ def worker(sock: socket.socket, native: machine.Machine, bare: Bare, *, host: in
     system = machine.System(last_cap, _ignored_signals())
     home = _Home(own, host, bare)
     trees = Trees(native.function)
+    home.come()
     while True:
-        home.come()
         home.copy()
         message, fds = channel.receive(sock)
         if message is None:
@@ -177,6 +178,8 @@ class _Job:
     def _leave(self, op: ops.Op) -> ops.Op | None:
         """What of this operation is to be executed here and now, the rest being for the program that we spawn."""
         prelude = self._prelude
+        if type(op) not in _LEFT:
+            return op
         if isinstance(op, ops.OomScore):
             self._prelude = prelude._replace(oom_score=op.value, proc=self._give_proc())
         elif isinstance(op, ops.SetLabel):
@@ -221,6 +224,7 @@ class _Job:
         # While it works we let go of the app's mounts: they shall end with the app.
         self._home.come([ready, self._told] if self._told >= 0 else [ready])
         said = os.read(ready, _REPORT.size)
+        os.close(ready)
         if len(said) != _REPORT.size:
             raise StageError("")
         value, number = _REPORT.unpack(said)

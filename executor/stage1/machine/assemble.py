@@ -18,6 +18,7 @@ Numbers of calls and the code itself are the machine's: `x86_64`, `aarch64`.
 """
 
 import errno
+import functools
 import os
 import struct
 from collections.abc import Iterable, Sequence
@@ -48,6 +49,14 @@ _SEGMENT: Final = 56
 def machine(name: str = "") -> ModuleType | None:
     """The module of a machine (as uname(2) names it), of this one without a name; None where we have none."""
     return _MACHINES.get(name or os.uname().machine)
+
+
+@functools.cache
+def _numbers(name: str) -> dict[str, int]:
+    module = machine(name)
+    if module is None:
+        raise OSError(errno.ENOEXEC, f"no lists for {name or os.uname().machine}")
+    return {**SAME, **module.NUMBERS}
 
 
 def program(name: str = "") -> bytes:
@@ -120,10 +129,7 @@ class List:
     """
 
     def __init__(self, name: str = "", *, base: int = LIST, first: int = 0) -> None:
-        module = machine(name)
-        if module is None:
-            raise OSError(errno.ENOEXEC, f"no lists for {name or os.uname().machine}")
-        self._numbers: dict[str, int] = {**SAME, **module.NUMBERS}
+        self._numbers = _numbers(name)
         self._base = base
         self._first = first
         self._records: list[_Record] = []

@@ -11,6 +11,7 @@ its own.
 import errno
 import os
 import signal
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -88,9 +89,21 @@ def second(todo_now: list[Op], *, users: bool, network: bool = False) -> Program
 
     network: the report has the network namespace, too.
     """
+    own = [op for op in todo_now if isinstance(op, ops.SetHostname)]  # all that seldom is as in another pod
+    rest = tuple(op for op in todo_now if not isinstance(op, ops.SetHostname))
     todo = List(first=_SECOND)
+    _Builder(todo).add(own)
+    data = todo.finish_before() if own else b""
+    count = len(data) // RECORD
+    last = _last(rest, users, network, _SECOND + count)
+    return Program(data + last.data, _SECOND, (*todo.steps, *("",) * (count - len(todo)), *last.steps))
+
+
+@lru_cache(maxsize=16)
+def _last(plan_of_it: tuple[Op, ...], users: bool, network: bool, number: int) -> Program:
+    todo = List(first=number)
     builder = _Builder(todo, users=users)
-    builder.add(todo_now)
+    builder.add(plan_of_it)
     todo.doing = "become the pod's init"
     header, nothing = todo.structure("II", 0x20080522, 0), todo.room(24)
     todo.call("capset", header, nothing)
@@ -108,7 +121,7 @@ def second(todo_now: list[Op], *, users: bool, network: bool = False) -> Program
     todo.call("madvise", LIST, _SECOND * RECORD, _DONTNEED)  # of the first list, which is done
     again = todo.label()
     todo.call("rt_sigsuspend", todo.room(8), 8, tolerate=ANY, jump=again, then=again)
-    return Program(todo.finish(), _SECOND, tuple(todo.steps))
+    return Program(todo.finish(), number, tuple(todo.steps))
 
 
 class _Builder:
@@ -120,7 +133,7 @@ class _Builder:
         self._users = users
         self._given = given
 
-    def add(self, plan_of_it: list[Op]) -> None:
+    def add(self, plan_of_it: Iterable[Op]) -> None:
         for op in plan_of_it:
             self._todo.doing = op.describe()
             self._add(op)
