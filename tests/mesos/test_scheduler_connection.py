@@ -9,22 +9,7 @@ from aiohttp import web
 
 from shared.mesos.credentials import BasicCredentials
 from shared.mesos.scheduler_driver import NotConnected, SchedulerDriver
-from tests.mesos.words import FRAMEWORK, SUBSCRIBED, subscribed
-
-OFFER = {
-    "id": {"value": "O5"},
-    "agent_id": {"value": "S0"},
-    "framework_id": {"value": "F-0002"},
-    "resources": [],
-}
-OFFERS = {"type": "OFFERS", "offers": {"offers": [OFFER]}}
-STATUS = {
-    "task_id": {"value": "t.1"},
-    "state": "TASK_RUNNING",
-    "agent_id": {"value": "S0"},
-    "uuid": "jZKTaWS6SBe=",
-}
-UPDATE = {"type": "UPDATE", "update": {"status": STATUS}}
+from tests.mesos.words import FRAMEWORK, OFFER, OFFERS, STATUS, SUBSCRIBED, UPDATE, subscribed
 
 Make = Callable[..., SchedulerDriver]
 

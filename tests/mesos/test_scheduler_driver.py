@@ -7,22 +7,7 @@ from typing import Any
 import pytest
 
 from shared.mesos.scheduler_driver import NotConnected, SchedulerDriver
-from tests.mesos.words import FRAMEWORK, MASTER_INFO, SUBSCRIBED
-
-OFFER = {
-    "id": {"value": "O5"},
-    "agent_id": {"value": "S0"},
-    "framework_id": {"value": "F-0002"},
-    "resources": [],
-}
-OFFERS = {"type": "OFFERS", "offers": {"offers": [OFFER]}}
-STATUS = {
-    "task_id": {"value": "t.1"},
-    "state": "TASK_RUNNING",
-    "agent_id": {"value": "S0"},
-    "uuid": "jZKTaWS6SBe=",
-}
-UPDATE = {"type": "UPDATE", "update": {"status": STATUS}}
+from tests.mesos.words import FRAMEWORK, MASTER_INFO, OFFER, OFFERS, STATUS, SUBSCRIBED, UPDATE
 
 Make = Callable[..., SchedulerDriver]
 

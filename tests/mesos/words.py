@@ -26,6 +26,21 @@ def subscribed(**more: Any) -> dict[str, Any]:
 
 SUBSCRIBED = subscribed()
 
+OFFER = {
+    "id": {"value": "O5"},
+    "agent_id": {"value": "S0"},
+    "framework_id": {"value": "F-0002"},
+    "resources": [],
+}
+OFFERS = {"type": "OFFERS", "offers": {"offers": [OFFER]}}
+STATUS = {
+    "task_id": {"value": "t.1"},
+    "state": "TASK_RUNNING",
+    "agent_id": {"value": "S0"},
+    "uuid": "jZKTaWS6SBe=",
+}
+UPDATE = {"type": "UPDATE", "update": {"status": STATUS}}
+
 FRAMEWORK_INFO = {"id": {"value": "F-0002"}, "name": "gantry"}
 EXECUTOR_INFO = {"executor_id": {"value": "gantry.1"}, "type": "CUSTOM"}
 AGENT_INFO = {"id": {"value": "S0"}, "hostname": "127.0.0.1"}

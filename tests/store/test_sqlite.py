@@ -13,28 +13,7 @@ from scheduler.store import Key, StoreError, StoreFailed, open_store
 from scheduler.store.sqlite import LAYOUT, SqliteStore
 from scheduler.store.zookeeper import ZooKeeperStore
 
-WRITER = """
-import asyncio, sys
-from pathlib import Path
-from scheduler.store import Key
-from scheduler.store.sqlite import SqliteStore
-
-async def writer(store, n):
-    i = 0
-    while True:
-        key = Key("pods", f"ns{n}", f"p{i % 7}")
-        obj = {"metadata": {}, "spec": {"i": i}}
-        entry, _ = await store.commit((key, lambda _: obj), (Key("twins", f"ns{n}", key.name), lambda _: obj))
-        print(n, key.name, i, entry.version, flush=True)
-        i += 1
-
-async def main():
-    store = SqliteStore(Path(sys.argv[1]))
-    await store.open()
-    await asyncio.gather(*(writer(store, n) for n in range(4)))
-
-asyncio.run(main())
-"""
+WRITER = Path(__file__).with_name("writer.py")
 
 
 async def test_kill_nine_loses_no_acknowledged_commit(tmp_path):
@@ -58,7 +37,7 @@ async def test_kill_nine_loses_no_acknowledged_commit(tmp_path):
 
 def kill_while_writing(path: Path) -> dict[tuple[str, str], tuple[int, int]]:
     """Kills a writer in the middle; returns what it had said is written."""
-    process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, WRITER, f"sqlite:{path}"], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(200)]

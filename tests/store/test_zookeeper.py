@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,34 +104,14 @@ async def test_a_write_that_was_done_before_it_was_fenced_is_told_so(zk, put, pr
         await put(old, "more")
 
 
-WRITER = """
-import asyncio, sys
-from scheduler.store import Key, open_store
-
-async def writer(store, n):
-    i = 0
-    while True:
-        key = Key("pods", f"ns{n}", f"p{i % 7}")
-        obj = {"metadata": {}, "spec": {"i": i}}
-        entry, _ = await store.commit((key, lambda _: obj), (Key("twins", f"ns{n}", key.name), lambda _: obj))
-        print(n, key.name, i, entry.version, flush=True)
-        i += 1
-
-async def main():
-    store = open_store(sys.argv[1])
-    await store.open()
-    await store.lead_alone()
-    await asyncio.gather(*(writer(store, n) for n in range(4)))
-
-asyncio.run(main())
-"""
+WRITER = Path(__file__).with_name("writer.py")
 
 
 async def test_kill_nine_loses_no_acknowledged_commit(zk, one_server, path):
     for _ in range(2):  # the second round starts from what the first left
         url = f"zk://{one_server[0].address}{path}"
         writer = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", WRITER, url, stdout=asyncio.subprocess.PIPE
+            sys.executable, WRITER, url, stdout=asyncio.subprocess.PIPE
         )
         assert writer.stdout is not None
         try:
