@@ -140,6 +140,8 @@ class ExecutorSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
+    """All flags of `gantry scheduler`, checked. Secrets are not in its repr."""
+
     master: str = field(repr=False)
     store: str = field(repr=False)
     listen: Listen

@@ -58,6 +58,7 @@ def has_token(request: web.Request, token: str) -> bool:
 
 
 def refuse_web_pages(request: web.Request) -> None:
+    """Without a token: nothing for pages of a browser, and nothing under names that lead here (DNS rebinding). 403."""
     if "Origin" in request.headers:
         raise _forbidden("requests of web pages (with an Origin header) are refused without --token-file")
     if not is_loopback(request.host):

@@ -28,6 +28,7 @@ PATIENCE = 1.0
 
 
 async def log(request: web.Request, resource: Resource) -> web.StreamResponse:
+    """`pods/NAME/log`, from the pod's executor; a stream with `follow=true`."""
     api = request.app[API]
     pod = find(api, resource, key_of(request, resource)).obj
     query = checked(request.query)

@@ -58,6 +58,7 @@ class WriteOptions:
 
 
 def dry_run(text: str | None) -> bool:
+    """BadRequest for anything but All and nothing."""
     if text in (None, ""):
         return False
     if text != "All":

@@ -37,6 +37,7 @@ async def get(request: web.Request, resource: Resource) -> web.StreamResponse:
 
 
 async def list_or_watch(request: web.Request, resource: Resource) -> web.StreamResponse:
+    """GET of a collection; `watch=true` makes it a stream."""
     if flag(request.query, "watch"):
         return await watch(request, resource)
     api, query = request.app[API], request.query

@@ -35,6 +35,7 @@ async def answer(
     content_type: str = "application/json",
     warnings: Iterable[str] = (),
 ) -> web.Response:
+    """With Warning headers; large bodies are compressed for clients that take gzip."""
     response = web.Response(body=body, status=status, headers={hdrs.CONTENT_TYPE: content_type})
     for warning in warnings:
         response.headers.add("Warning", warning_header(warning))

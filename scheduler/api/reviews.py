@@ -33,6 +33,7 @@ REVIEWS: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {
 
 
 async def review(request: web.Request, group: str, version: str, plural: str) -> web.StreamResponse:
+    """POST of a review: it is answered, not stored."""
     kind, status = REVIEWS[group, version, plural]
     body, _ = await read_object(request)
     if body.get("kind", kind) != kind:

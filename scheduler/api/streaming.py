@@ -25,6 +25,7 @@ _FLAGS = (("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty",
 
 
 async def execute(request: web.Request, resource: Resource) -> web.StreamResponse:
+    """`pods/NAME/exec`: the client's connection is passed on to the pod's executor."""
     command = request.query.getall("command", [])
     if not command:
         raise BadRequest("you must specify at least 1 command for the container")
@@ -38,11 +39,13 @@ async def execute(request: web.Request, resource: Resource) -> web.StreamRespons
 
 
 async def attach(request: web.Request, resource: Resource) -> web.StreamResponse:
+    """`pods/NAME/attach`, likewise."""
     pod = _pod(request, resource)
     return await _pass_on(request, pod, "attach", _container(request, pod), [])
 
 
 async def forward_ports(request: web.Request, resource: Resource) -> web.StreamResponse:
+    """`pods/NAME/portforward`, likewise."""
     pod = _pod(request, resource)
     phase = (pod.get("status") or {}).get("phase")
     if phase in ("Succeeded", "Failed"):

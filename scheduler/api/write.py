@@ -46,6 +46,7 @@ SERVER_FIELDS = ("deletionTimestamp", "deletionGracePeriodSeconds", "managedFiel
 
 
 async def create(request: web.Request, resource: Resource) -> web.StreamResponse:
+    """POST to a collection."""
     api, options = request.app[API], WriteOptions.read(request.query)
     data, twice = await read_object(request)
     obj, warnings = decode(resource, data, options.field_validation, twice)
@@ -129,6 +130,7 @@ def _accepting(resource: Resource, key: Key) -> Callable[[Entry | None], Unchang
 
 
 async def update(request: web.Request, resource: Resource, *, status: bool = False) -> web.StreamResponse:
+    """PUT of an object, or of its status."""
     api, options = request.app[API], WriteOptions.read(request.query)
     data, twice = await read_object(request)
     obj, warnings = decode(resource, data, options.field_validation, twice)
@@ -142,6 +144,7 @@ async def update(request: web.Request, resource: Resource, *, status: bool = Fal
 
 
 async def patch(request: web.Request, resource: Resource, *, status: bool = False) -> web.StreamResponse:
+    """PATCH of an object, or of its status: JSON patch, merge patch, strategic merge patch; 415 for apply."""
     api, options = request.app[API], WriteOptions.read(request.query)
     kind = media_type(request)
     if kind in APPLY_PATCHES:

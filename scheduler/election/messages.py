@@ -61,6 +61,7 @@ def encode(kind: str, **facts: Any) -> bytes:
 
 
 def decode(data: bytes) -> Message:
+    """The inverse of `encode`; both ends are of the same program, so anything else is a bug."""
     message = json.loads(data)
     assert isinstance(message, dict)
     return message

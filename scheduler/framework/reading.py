@@ -44,6 +44,7 @@ def _domain(obj: Json) -> tuple[str, str]:
 
 
 def offer_from_json(offer: Json) -> Offer:
+    """A v1 Offer, reduced to what its role may use. KeyError for what no Mesos sends."""
     role = (offer.get("allocation_info") or {}).get("role", "")
     resources = offer.get("resources") or ()
     pool = Pool(resources, role)

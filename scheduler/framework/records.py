@@ -51,6 +51,7 @@ def executor_key(executor_id: str) -> Key:
 
 
 def task_object(task: Task) -> Json:
+    """The record of a task, as the store keeps it; `task_from_object` reads it."""
     obj: Json = {"metadata": {"name": task.id}, "state": task.state.name}
     obj |= zip(_NAMES, _values(task), strict=True)
     if task.moving:

@@ -32,6 +32,8 @@ class Bundle:
 
 @dataclass(frozen=True)
 class File:
+    """path: below the archive's one directory."""
+
     path: str
     data: bytes
     executable: bool

@@ -157,6 +157,8 @@ class ReleaseClaim:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledge:
+    """The status update is in the store: the agent need not send it again."""
+
     agent_id: str
     task_id: str
     uuid: str
@@ -164,6 +166,8 @@ class Acknowledge:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
+    """One task of an Accept; `amounts` do not include the executor."""
+
     task: Task
     executor: Executor
     amounts: Vector

@@ -28,6 +28,8 @@ class Toleration:
 
 @dataclass(frozen=True, slots=True)
 class Taint:
+    """v1 Taint."""
+
     key: str
     value: str
     effect: str

@@ -101,6 +101,7 @@ def loaded(frame: Frame) -> None:
 
 
 def due(frame: Frame, agent_id: str) -> None:
+    """A timer of an agent: pods move when their time has come."""
     frame.state.window_timers.pop(agent_id, None)
     node = _node(frame, agent_id)
     if node is not None and node.window is not None:

@@ -152,6 +152,7 @@ def _plain(state: State, node: Node) -> bool:
 
 
 def from_offer(offer: Offer) -> AgentInfo:
+    """What an offer tells of its agent: not how much that has in all."""
     return AgentInfo(
         id=offer.agent_id,
         hostname=offer.hostname,
@@ -185,6 +186,7 @@ def listed(frame: Frame, event: AgentsListed) -> None:
 
 
 def not_ready(frame: Frame, node: Node) -> None:
+    """Idempotent."""
     new = replace(node, ready=False)
     if new != node:
         frame.state.put_node(new)

@@ -32,6 +32,7 @@ from scheduler.framework.core.vectors import ZERO, Vector, join
 
 
 def receive(frame: Frame, offers: Sequence[Offer]) -> None:
+    """New offers are held until the end of the frame."""
     for offer in offers:
         frame.state.offers[offer.id] = offer
         nodes.offered(frame, offer)

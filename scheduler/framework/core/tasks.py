@@ -151,6 +151,7 @@ def send_kill(frame: Frame, task: Task) -> None:
 
 
 def kill_again(frame: Frame, task_id: str) -> None:
+    """A timer: the kill is sent once more, unless the task has ended or it was sent since."""
     task, sent = frame.state.tasks.get(task_id), frame.state.kills.get(task_id)
     if task is not None and sent is not None and sent.next_at <= frame.now:
         send_kill(frame, task)
@@ -168,6 +169,7 @@ def _away(frame: Frame, task: Task, event: TaskReported) -> None:
 
 
 def watch_away(frame: Frame, task: Task) -> None:
+    """Sets the timer by which the task's pod is given up; none for pods that wait for ever."""
     if _machine_replaced(frame, task):
         frame.state.set_timer(frame.now, Alarm.AWAY, task.id)
         return

@@ -44,6 +44,8 @@ SLOW_STRIKES: Final = 6
 
 
 class Fate(Enum):
+    """What becomes of the pod."""
+
     SUCCEEDED = auto()
     FAILED = auto()
     RELAUNCH = auto()
@@ -54,6 +56,8 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
+    """What the end of a task means, for its pod, its agent and its executor."""
+
     fate: Fate
     reason: str
     """CamelCase, for pod.status.reason and events."""

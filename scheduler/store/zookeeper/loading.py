@@ -47,6 +47,8 @@ class Gap(Exception):
 
 
 class Loader:
+    """Reads the whole store: the table, and what the log has beyond it."""
+
     def __init__(self, session: Session, paths: Paths, vault: Vault) -> None:
         self._session = session
         self._paths = paths

@@ -83,6 +83,7 @@ def unpack(data: bytes) -> bytes:
 
 
 def encode_changes(changes: Iterable[Change]) -> bytes:
+    """One after another: kind, version, lengths, names, and the object but for deletions."""
     parts: list[bytes] = []
     for (resource, namespace, name), version, blob in changes:
         names = [resource.encode(), namespace.encode(), name.encode()]
