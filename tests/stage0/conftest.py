@@ -72,11 +72,6 @@ def layout(tmp_path: Path) -> Layout:
 
 
 @pytest.fixture
-def make_layout() -> type[Layout]:
-    return Layout
-
-
-@pytest.fixture
 def rootfs(tmp_path: Path) -> Path:
     """A small root file system with links, modes and a program in it."""
     root = tmp_path / "rootfs"
