@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 PATIENCE = float(os.environ.get("GANTRY_TEST_PATIENCE", "100"))
@@ -43,3 +44,11 @@ async def eventually(check: Callable[[], T | None], seconds: float = PATIENCE, *
         await asyncio.sleep(pause)
         left -= min(time.monotonic() - began, TURN)
     raise AssertionError(f"waited {seconds:.0f} s in vain")
+
+
+def gone(pid: int | str) -> bool:
+    """Whether a process has ended. One that only waits to be collected has: not every first process does that."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
+        return True

@@ -40,8 +40,8 @@ async def instance(store, nodes, token, clock):
     """Makes an instance: its forwarder, and a client's way to it."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def make(name="standby", **more):
-            forwarder = Forwarder(name, patience=PATIENCE)
+        async def make(name="standby", patience=PATIENCE, **more):
+            forwarder = Forwarder(name, patience=patience)
             stack.push_async_callback(forwarder.close)
             more = {"clock": clock, "health": lambda: HealthReport((Check("mine"),)), **more}
             made = make_app(store, nodes=nodes, version="0.1.0", token=token, forwarder=forwarder, **more)
@@ -210,8 +210,9 @@ async def test_what_has_no_state_yet_answers_no_reads(instance, api):
     assert (await client("GET", "/version")).status == 200
 
 
-async def test_requests_wait_for_a_leader(standby, pod, api, seen):
-    forwarder, client = standby
+async def test_requests_wait_for_a_leader(instance, seen, server, api, pod):
+    forwarder, url = await instance(patience=60.0)
+    client = type(api)(api.session, url)
     forwarder.become(Role.FOLLOWING)
     waiting = asyncio.ensure_future(client("POST", PODS, pod("a")))
     await asyncio.sleep(0.05)

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import gone
+
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240), pytest.mark.xdist_group("failover")]
 
 PODS = "/api/v1/namespaces/default/pods"
@@ -53,7 +55,7 @@ def test_the_parent_is_killed(pair: Any) -> None:
     before, child, said = pair.running(), pair.child(leader), pair.log(leader)
     pair.kill(leader)
     goes_on(pair, other, before)
-    pair.until("the orphan to end", lambda: _state(child) in ("Z", ""))
+    pair.until("the orphan to end", lambda: gone(child))
     last_words = pair.log(leader).removeprefix(said)
     assert "gone or hung; what runs is not touched" in last_words
     assert "it will time out" not in last_words
@@ -105,17 +107,9 @@ def test_a_leader_whose_parent_is_stopped_ends_by_itself(pair: Any) -> None:
     parent, child = pair.processes[leader], pair.child(leader)
     os.kill(parent.pid, signal.SIGSTOP)
     goes_on(pair, other, before)
-    pair.until("the old leader to end", lambda: _state(child) in ("Z", ""))
+    pair.until("the old leader to end", lambda: gone(child))
     os.kill(parent.pid, signal.SIGCONT)
     pair.until("it to give in", lambda: _gave_in(pair, leader))
-
-
-def _state(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0]
-    except OSError:
-        return ""
 
 
 def test_without_zookeeper_reads_go_on_and_writes_wait(pair: Any, zookeeper: Any) -> None:

@@ -32,6 +32,7 @@ from tests.engine.mesosdoor import (
     offer_json,
     task,
 )
+from tests.waiting import eventually
 
 # ---- commits
 
@@ -225,8 +226,8 @@ async def test_what_is_saved_when_it_becomes_uncertain_is_not_said_yet(store: St
         await slow.saving.wait()
         engine.pause(True)
         slow.let.set()
+        await eventually(lambda: store.get(records.task_key("u1.1")))
         await asyncio.sleep(0.05)
-        assert store.get(records.task_key("u1.1")) is not None
         assert not driver.of("acceptOffers")
         engine.pause(False)
         await driver.wait("acceptOffers")

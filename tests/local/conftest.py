@@ -362,13 +362,7 @@ class Cluster:
 
     until = staticmethod(until)
 
-    @staticmethod
-    def ended(pid: int) -> bool:
-        """Whether a process is gone, or only its zombie is left for somebody else's parent to collect."""
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
-        except (FileNotFoundError, ProcessLookupError):
-            return True
+    ended = staticmethod(waiting.gone)
 
     async def until_async(self, probe: Callable[[], Any]) -> None:
         """The same with a probe that is a coroutine."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from executor.pods.launcher import LaunchError
+from tests.waiting import gone
 
 pytestmark = pytest.mark.root
 
@@ -131,7 +132,7 @@ async def test_nothing_survives_its_parent(runner: Any, nothing_left: Any, victi
         await nothing_left(running.directory)
         return
     async with asyncio.timeout(60):
-        while os.path.exists(f"/proc/{pid}"):  # noqa: ASYNC110
+        while not gone(pid):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from executor.pods.launcher import Launcher, LaunchError
+from tests.waiting import gone
 
 pytestmark = pytest.mark.root
 FLAVORS = pytest.mark.parametrize("flavor", ["linux", "fly"])
@@ -326,7 +327,7 @@ async def test_close_ends_everything(pods: Any, nothing_left: Any) -> None:
     await launcher.close()
     assert launcher.died.result() == 0
     await nothing_left(directory)
-    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert not [pid for pid in children if not gone(pid)]
     await launcher.close()
 
 

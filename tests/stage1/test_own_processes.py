@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from executor.pods.launcher import LaunchError
+from tests.waiting import gone
 
 pytestmark = pytest.mark.root
 
@@ -106,8 +107,8 @@ async def test_nothing_survives_its_parent(
     if victim == "app":
         assert (await running.ended()).signal == signal.SIGKILL
         return
-    await asyncio.wait_for(running.gone, 20)
-    await eventually(lambda: not Path(f"/proc/{pid}").exists())
+    await asyncio.wait_for(running.gone, 60)
+    await eventually(lambda: gone(pid))
 
 
 @pytest.mark.parametrize(
