@@ -8,6 +8,7 @@
     store/names/HASH.json                  reference → image
     store/pins/, store/used/               what is needed now (pins.py); when an image was last used (gc.py)
     store/locks/, store/tmp/               flocks; work that is not finished, each directory flocked by its worker
+    store/partial/                         what has come of downloads that were not finished (partial.py)
 
 A thing under its final name is whole: it was built in tmp, synced, and renamed. What a dead worker left in tmp has no
 lock holder and is swept by the next import. Layer imports of all processes meet in one flock per layer.
@@ -29,7 +30,7 @@ from typing import Any
 
 import orjson
 
-from executor.stage0 import seal
+from executor.stage0 import partial, seal
 from executor.stage0.errors import ImageBroken, ImageError, StoreError
 from executor.stage0.extract import Summary, extract
 from executor.stage0.manifest import Layer
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 FLUSH_SECONDS = 0.25
-_PARTS = ("blobs", "layers", "images", "names", "pins", "used", "locks", "tmp")
+_PARTS = ("blobs", "layers", "images", "names", "pins", "used", "locks", "tmp", partial.DIRECTORY)
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class Cas:
             )
 
     def sweep(self) -> None:
-        """Remove what dead workers left."""
+        """Remove what dead workers left, and nobody will go on with."""
+        partial.sweep(self.root)
         for path in (self.root / "tmp").iterdir():
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,18 +1,19 @@
 """ACIs over the network: by address, and by name through appc discovery.
 
-An ACI comes into a file without a name before anybody looks into it, over as many connections as it takes (Range,
-when the server has an ETag to tell that it still serves the same). What has been fetched is asked for again only when
-its Cache-Control allows no longer to do without, and then conditionally (ETag, Last-Modified), as rkt did.
+An ACI comes into a file before anybody looks into it, over as many connections as it takes (Range, when the server has
+an ETag, or a time that is good enough, to tell that it still serves the same), also those of a later pull. What has
+been fetched is asked for again only when its Cache-Control allows no longer to do without, and then conditionally
+(ETag, Last-Modified), as rkt did.
 """
 
 import asyncio
 import logging
 import os
 import re
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from email.utils import parsedate_to_datetime
+from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -21,7 +22,8 @@ from executor.stage0 import acisource, discovery, names, web
 from executor.stage0 import manifest as m
 from executor.stage0.cas import Cas
 from executor.stage0.discovery import Place
-from executor.stage0.errors import ImageBroken, ImageNotFound, ImageRefused, RegistryUnavailable
+from executor.stage0.errors import ImageBroken, ImageError, ImageNotFound, ImageRefused, RegistryUnavailable
+from executor.stage0.partial import Partial
 from executor.stage0.settings import Settings, authority
 from executor.stage0.sources import Fingerprint
 from executor.stage0.trust.subject import subject
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 BARREN, UNBEGUN = 8, 4  # as in registry.py
 DEFERRED = 202  # the signature will be there later: it is asked for again behind the image
 MAX_AGE = 365 * 24 * 3600
+_SETTLED = 60.0  # seconds
 _MAX_AGE = re.compile(r"max-age\s*=\s*\"?(\d{1,12})")
 
 
@@ -120,20 +123,26 @@ class WebAciSource:
         signature = (
             b"" if required.kind == "none" else await self._signature(place)
         )  # nobody would look at it
-        file: IO[bytes] = tempfile.TemporaryFile(dir=self._cas.root / "tmp", buffering=0)  # noqa: SIM115
+        kept = Partial.take(self._cas.root, str(place.aci))
         try:
             log.info("fetching image from %s", place.aci)
-            await _Download(self._web, place.aci, file, self._cas.limits.unpacked_bytes, self.cache).run()
+            await _Download(self._web, place.aci, kept, self._cas.limits.unpacked_bytes, self.cache).run()
             if signature is None:
                 signature = await self._signature(place)
             asked = self._ref if isinstance(self._ref, names.Appc) else None
             raw = acisource.RawAci(
-                file, str(place.aci), subject(self._ref), signature or None,
+                kept.file, str(place.aci), subject(self._ref), signature or None,
                 name=asked.name if asked else "", labels=dict(asked.labels) if asked else {},
             )  # fmt: skip
-            return await self._importer.find(raw)
+            found = await self._importer.find(raw)
+            kept.drop()
+        except (ImageError, OSError) as error:
+            if not isinstance(error, RegistryUnavailable):
+                kept.drop()  # more of it would be of no use
+            raise
         finally:
-            file.close()
+            kept.close()
+        return found
 
     async def _signature(self, place: Place) -> bytes | None:
         """The bytes of the `.asc`: b"" when there is none, None when it will be there later."""
@@ -159,19 +168,22 @@ class WebAciSource:
 
 
 class _Download:
-    """One address into a file, resumed where it broke off."""
+    """One address into a file, resumed where it broke off, in this process or one before it."""
 
-    def __init__(self, http: Web, url: URL, file: IO[bytes], limit: int, cache: dict[str, Any]) -> None:
-        self._web, self._url, self._file, self._limit, self._cache = http, url, file, limit, cache
-        self._done = 0
-        self._etag = ""
+    def __init__(self, http: Web, url: URL, kept: Partial, limit: int, cache: dict[str, Any]) -> None:
+        self._web, self._url, self._kept, self._limit, self._cache = http, url, kept, limit, cache
+        self._done = kept.size
+        self._validator = str(kept.notes.get("validator", ""))
 
     async def run(self) -> None:
+        if self._done and self._validator:
+            log.info("resuming the download of %s at byte %d", self._url, self._done)
         failures = 0
         while True:
             before = self._done
             try:
-                await self._part()
+                while not await self._part():
+                    pass
                 return
             except Interrupted as error:
                 failures = 1 if self._done > before else failures + 1
@@ -179,15 +191,24 @@ class _Download:
                     raise web.unavailable(error) from None
                 await asyncio.sleep(max(web.FIRST_DELAY * 2 ** (failures - 1), error.after))
 
-    async def _part(self) -> None:
+    async def _part(self) -> bool:
+        """Whether that was all; if not, it is to be begun again."""
         headers = {"Accept-Encoding": "identity"}
-        if self._done and self._etag:
-            headers |= {"Range": f"bytes={self._done}-", "If-Range": self._etag}
+        if self._done and self._validator:
+            headers |= {"Range": f"bytes={self._done}-", "If-Range": self._validator}
         answer = await self._web.follow("GET", self._url, headers)
         try:
+            said = answer.headers.get("Content-Range", "")
             if answer.status == 206 and "Range" in headers:
-                if not answer.headers.get("Content-Range", "").startswith(f"bytes {self._done}-"):
+                if not said.startswith(f"bytes {self._done}-"):
                     raise ImageBroken(f"{self._url} answered another range than asked for")
+                self._note(answer)
+            elif answer.status == 416 and "Range" in headers:  # it has no more; RFC 9110, 15.5.17
+                self._note(answer)
+                if said == f"bytes */{self._done}":
+                    return True
+                self._validator = ""
+                return False
             elif answer.status == 200:
                 self._start(answer)
             elif answer.status in {401, 403}:
@@ -195,19 +216,24 @@ class _Download:
             else:
                 web.refuse(answer, str(self._url))
             await self._body(answer)
+            return True
         finally:
             answer.close()
 
     def _start(self, answer: aiohttp.ClientResponse) -> None:
         """From the beginning: also when the server knows no ranges, or serves something else by now."""
         self._done = 0
-        os.ftruncate(self._file.fileno(), 0)
-        etag = answer.headers.get("ETag", "")
-        self._etag = "" if etag.startswith("W/") else etag
+        self._validator = _validator(answer.headers)
+        self._kept.begin(str(self._url), {"validator": self._validator})
+        self._note(answer)
+
+    def _note(self, answer: aiohttp.ClientResponse) -> None:
+        """For `WebAciSource.current`."""
+        headers = answer.headers
         self._cache.clear()
         self._cache.update(
-            url=str(self._url), etag=etag, modified=answer.headers.get("Last-Modified", ""),
-            expires=_expires(answer.headers),
+            url=str(self._url), etag=headers.get("ETag", ""), modified=headers.get("Last-Modified", ""),
+            expires=_expires(headers),
         )  # fmt: skip
 
     async def _body(self, answer: aiohttp.ClientResponse) -> None:
@@ -222,9 +248,23 @@ class _Download:
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            written = os.pwrite(self._file.fileno(), view, self._done)
+            written = os.pwrite(self._kept.file.fileno(), view, self._done)
             self._done += written
             view = view[written:]
+
+
+def _validator(headers: Mapping[str, str]) -> str:
+    """What tells that the server still serves the same, byte by byte; "" for nothing that does. RFC 9110, 8.8.2.2 and
+    13.1.5: a time is good enough only if it was over when the answer was made."""
+    etag = headers.get("ETag", "")
+    if etag:
+        return "" if etag.startswith("W/") else etag
+    modified = headers.get("Last-Modified", "")
+    try:
+        age = parsedate_to_datetime(headers["Date"]) - parsedate_to_datetime(modified)
+    except (KeyError, ValueError, TypeError):
+        return ""
+    return modified if age.total_seconds() >= _SETTLED else ""
 
 
 def _expires(headers: Mapping[str, str]) -> float:
