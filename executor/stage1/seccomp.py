@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from executor.stage1 import caps, syscall_lists
+from executor.stage1.compact import compact
 from executor.stage1.syscall_lists import BY_CAPABILITY, WILDCARDS
 
 # What the starter still calls once the filter is there: drop its capabilities, spawn the app (glibc's posix_spawn, in
@@ -329,7 +330,7 @@ def compile_filter(wanted: Filter) -> bytes:
         library.seccomp_attr_set(context, _OPTIMIZE, _BINARY_TREE)
         for rule in wanted.rules:
             _add(library, context, wanted, rule)
-        return _export(library, context)
+        return compact(_export(library, context))
     finally:
         library.seccomp_release(context)
 
