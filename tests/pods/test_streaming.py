@@ -198,7 +198,7 @@ GET = b"GET /nope HTTP/1.0\r\n\r\n"
 
 
 async def test_ports_over_channels(client: aiohttp.ClientSession, pod: Callable[..., Any]) -> None:
-    await pod(SERVE, readinessProbe={"tcpSocket": {"port": 8000}})
+    await pod(SERVE, readinessProbe={"tcpSocket": {"port": 8000}, "periodSeconds": 1})
     async with client.ws_connect("/portForward/default/p?port=8000&port=9", protocols=(V4,)) as socket:
         await socket.send_bytes(b"\0" + GET)
         said, _ = await heard_ports(socket)
@@ -290,7 +290,7 @@ async def test_exec_over_spdy(server: TestServer, pod: Callable[..., Any]) -> No
 
 async def test_ports_over_spdy_in_a_websocket(client: aiohttp.ClientSession, pod: Callable[..., Any]) -> None:
     """As kubectl forwards ports: a tunnel (KEP-4006)."""
-    await pod(SERVE, readinessProbe={"tcpSocket": {"port": 8000}})
+    await pod(SERVE, readinessProbe={"tcpSocket": {"port": 8000}, "periodSeconds": 1})
     tunnel = "SPDY/3.1+portforward.k8s.io"
     spdy = Spdy()
     buffer = bytearray()
