@@ -5,8 +5,8 @@ unpacked kernel, and the same parameters for it. ours: from run_pod to an app's 
 goes on from the template of this size of machine, the pod, the app. All with the same accelerator and the same
 memory, in turns.
 
-first: the first pod of a size, for which the template is made. booted: a pod without a template (as where KVM works, or
-for very large machines): QEMU, kernel, Python, stage1's launcher, the pod, the app.
+first: the first pod of a size, which boots; its template is made afterwards. booted: the same, each time (as where KVM
+works, or for very large machines): QEMU, kernel, Python, stage1's launcher, the pod, the app.
 """
 
 import argparse
@@ -82,10 +82,11 @@ async def _run(count: int) -> dict[str, Any]:
         (image / "bin").mkdir(parents=True)
         shutil.copy(shutil.which("busybox") or "/bin/busybox", image / "bin" / "echo")
         machines = Machines(launcher.run_pod, base)
-        booting = Machines(launcher.run_pod, base, templates=False)
+        booting = Machines(launcher.run_pod, base, templates=0)
         equipment = await machines.equipment()
         await booting.equipment()
         first = await _ours(machines, _pod(base, "first", image))
+        await machines.settle()
         seconds: dict[str, list[float]] = {"ours": [], "peer": [], "booted": []}
         for number in range(count):
             qemu, how = equipment.tools.qemu, equipment.how
@@ -95,7 +96,7 @@ async def _run(count: int) -> dict[str, Any]:
         return {
             "benchmark": "kvm_boot",
             "measured": "run_pod to the app's first byte, from a template of this size of machine that was made before"
-            " (first_s: with making it; booted_s: without any); peer: a bare microvm of the same kernel, unpacked as"
+            " (first_s: before there was one; booted_s: without any); peer: a bare microvm of the same kernel, unpacked as"
             " ours and with the same parameters, to its first program",
             "accelerator": equipment.how.name,
             "kernel": kernel.find().release,

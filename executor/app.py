@@ -89,6 +89,7 @@ class _Node:
     stages: Stages
     keeper: LauncherKeeper
     metadata: Service
+    machines: Machines
     measurer: Measurer | None
     machine: Machine
 
@@ -111,6 +112,7 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
         address = await _serve(server, config)
         executor.attach(pods, driver, address)
         background.append(asyncio.create_task(node.images.collect_forever(), name="image collection"))
+        background.append(asyncio.create_task(node.machines.ahead(), name="templates of machines"))
         if node.measurer is not None:
             background.append(asyncio.create_task(node.measurer.check(), name="TPM"))
         node.keeper.start()
@@ -140,7 +142,7 @@ async def _node(config: Settings, executor: PodExecutor) -> _Node:
     stages = Stages(config.state_dir, images_are, dirs.lock, local_images=config.local_images)
     dirs.open()
     keeper = LauncherKeeper()
-    machines = Machines(keeper.run_pod, config.state_dir, config.kvm_kernel)
+    machines = Machines(keeper.run_pod, config.state_dir, config.kvm_kernel, templates=config.kvm_templates)
     metadata = Service(
         Keys(config.metadata_key or config.state_dir / "metadata" / "key", make=config.metadata_key is None),
         store_manifests(config.state_dir),
@@ -162,7 +164,7 @@ async def _node(config: Settings, executor: PodExecutor) -> _Node:
         metadata=metadata,
         admit=lambda pod, handler: _admit(stages, choose_flavor(pod, handler, config.flavor, flavors), pod),
     )
-    return _Node(images, dirs, stages, keeper, metadata, measurer, machine)
+    return _Node(images, dirs, stages, keeper, metadata, machines, measurer, machine)
 
 
 def _parts_of(machines: Machines, stages: Stages) -> Callable[[str], Awaitable[Parts | None]]:

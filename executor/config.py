@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from executor.kvm.template import LIMIT
 from executor.pods.enforcing import POLICIES, REFUSE
 from executor.pods.rules import Rules
 from executor.pods.sysctls import check_allowed
 from executor.tpm.settings import TpmSettings, add_flags, tpm_settings
+from shared.models.quantities import quantity_bytes
 from shared.wire import IDLE_TIMEOUT_VARIABLE
 
 FLAVORS: Final = ("linux", "fly", "nspawn", "kvm")
@@ -26,8 +28,8 @@ class Settings:
     listen_host, listen_port: of the node server; port 0 takes a free one. ip: what others reach this machine by.
     flavor: for pods without runtimeClassName. idle_timeout: seconds without a pod after which the executor leaves, 0
     for never. device_dir: where the files of GPUs are. kvm_kernel: of virtual machines, or None for the
-    host's. rules: what pods may have here. tpm: measures starts, or None. metadata_key: the file of keys that pods sign
-    with, or None for the machine's own.
+    host's. kvm_templates: bytes of disk for those of virtual machines, 0 for none. rules: what pods may have here. tpm:
+    measures starts, or None. metadata_key: the file of keys that pods sign with, or None for the machine's own.
     """
 
     state_dir: Path
@@ -42,6 +44,7 @@ class Settings:
     log_level: str
     device_dir: Path
     kvm_kernel: Path | None
+    kvm_templates: int
     rules: Rules
     tpm: TpmSettings | None = None
     metadata_key: Path | None = None
@@ -50,6 +53,16 @@ class Settings:
     def pods_dir(self) -> Path:
         """Pods live in the sandbox, whose files the agent shows and collects."""
         return (self.sandbox or self.state_dir) / "pods"
+
+
+def _disk(text: str) -> int:
+    try:
+        size = quantity_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if size < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than nothing")
+    return size
 
 
 def parser() -> argparse.ArgumentParser:
@@ -105,6 +118,11 @@ def _add_pod_flags(made: argparse.ArgumentParser) -> None:
         help="kernel of virtual machines, a bzImage whose modules are in /lib/modules (default: the newest in /boot)",
     )  # fmt: skip
     made.add_argument(
+        "--kvm-templates", type=_disk, default=LIMIT, metavar="SIZE",
+        help="disk for templates of virtual machines, of about 100 MB for each size that is in use; 0: machines boot "
+        "(default: 1Gi)",
+    )  # fmt: skip
+    made.add_argument(
         "--seccomp-profiles", type=Path, metavar="DIR",
         help="profiles for seccompProfile.type Localhost (default: seccomp in the state directory)",
     )  # fmt: skip
@@ -144,6 +162,7 @@ def settings(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         idle_timeout=_idle_timeout(args.idle_timeout, environ),
         log_level=args.log_level,
         device_dir=args.device_dir.absolute(),
+        kvm_templates=args.kvm_templates,
         kvm_kernel=None if args.kvm_kernel is None else args.kvm_kernel.absolute(),
         rules=_rules(args),
         tpm=tpm_settings(args, args.state_dir),

@@ -4,17 +4,20 @@ Made anew when the kernel, the interpreter or our own code is another. Safe besi
 """
 
 import hashlib
+import logging
 import os
 import sys
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from executor.kvm import acpi, kernel, runtime
+from executor.kvm import acpi, kept, kernel, runtime
 from executor.kvm.cpio import Archive
 from executor.kvm.kernel import Kernel
+
+log = logging.getLogger(__name__)
 
 MODULES: Final = ("virtio_mmio", "virtio_console", "virtiofs", "overlay")
 NETWORK_MODULES: Final = ("virtio_net",)
@@ -29,10 +32,11 @@ _PACKAGE: Final = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Boot:
-    """The files for QEMU's -kernel and -initrd."""
+    """The files for QEMU's -kernel and -initrd. held: keeps them there until this process ends (executor/kvm/kept)."""
 
     kernel: Path
     root: Path
+    held: int = field(default=-1, compare=False)
 
     @property
     def template(self) -> Path:
@@ -41,12 +45,13 @@ class Boot:
 
 
 def make(found: Kernel, directory: Path) -> Boot:
-    """Slow the first time (seconds). Raises KernelError, RuntimeFailure, OSError."""
+    """Slow the first time (seconds). Those that nobody needs go. Raises KernelError, RuntimeFailure, OSError."""
     place = directory / _key(found)
-    made = Boot(place / "kernel", place / "root.cpio")
+    made = Boot(place / "kernel", place / "root.cpio", kept.hold(place))
+    for gone in kept.collect(directory):
+        log.info("removed %s: nobody uses it any more", gone)
     if made.root.exists():
         return made
-    place.mkdir(parents=True, exist_ok=True)
     _put(made.kernel, kernel.unpack(found.path.read_bytes()))
     root = first_root(found)
     tables = Archive()

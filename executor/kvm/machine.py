@@ -273,18 +273,25 @@ def _on_disk(volume: Mapping[str, Any], pod_dir: str) -> Mapping[str, Any]:
     }
 
 
-def template_manifest(tools: Tools, boot: Boot, how: Accelerator, wanted: Size) -> dict[str, Any]:
-    """The PodManifest of a machine that others are to go on from."""
+def template_manifest(
+    tools: Tools, boot: Boot, how: Accelerator, wanted: Size, *, aside: bool = False
+) -> dict[str, Any]:
+    """The PodManifest of a machine that others are to go on from. aside: it has the least right to the processors,
+    and is the first to be killed for want of memory."""
     volumes, programs = _programs()
     volumes.append(_given("machine.boot", str(boot.root.parent)))
     mounts = [*programs, {"volume": "machine.boot", "path": "/boot"}]
     vm = _app(VM, commands.template(tools, boot, how, wanted), str(NOBODY), mounts, (), (), {"apps": []})
+    limits = _host_limits(wanted)[:1]
+    if aside:
+        vm["app"]["isolators"].append({"name": _OOM_SCORE, "value": 1000})
+        limits.append({"name": "resource/cpu", "value": {"request": "10m"}})
     return {
         "acVersion": _VERSION,
         "acKind": "PodManifest",
         "apps": [vm],
         "volumes": volumes,
-        "isolators": _host_limits(wanted)[:1],
+        "isolators": limits,
         "annotations": [{"name": "gantry.io/flavor", "value": "linux"}],
         "ports": [],
     }

@@ -10,7 +10,7 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from executor.kvm.probe import ProbeError
 from executor.kvm.qmp import Qmp, QmpError
 from executor.kvm.runtime import RuntimeFailure
 from executor.kvm.sandbox import Guest, KvmSandbox
-from executor.kvm.template import Template, Templates
+from executor.kvm.template import LIMIT, Template, Templates
 from executor.kvm.wire import Wire
 from executor.network import taps
 from executor.network.taps import Link
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 BOOT_SECONDS: Final = 180.0
 """An emulated machine on a busy host takes its time."""
 EXIT_SECONDS: Final = 1.0
+CALM_SECONDS: Final = 5.0
 METADATA_URL: Final = "metadata-url"
 """What stage1 puts into AC_METADATA_URL (docs/stage1-interface.md)."""
 _SEED_BYTES: Final = 64
@@ -51,18 +52,31 @@ _ETC: Final = ("hosts", "hostname", "resolv.conf")
 class Machines:
     """All virtual machines of this executor. run: starts the pods on the host that they run in.
 
-    templates: whether they go on from templates, where that is faster; else they boot.
+    templates: the disk that templates may take, which machines go on from where that is faster; 0: they boot. at_once:
+    the first one of a size waits for its template.
     """
 
     def __init__(
-        self, run: RunPod, state_dir: Path, given_kernel: Path | None = None, *, templates: bool = True
+        self,
+        run: RunPod,
+        state_dir: Path,
+        given_kernel: Path | None = None,
+        *,
+        templates: int = LIMIT,
+        at_once: bool = False,
     ) -> None:
         self._run = run
         self._directory = state_dir / "kvm"
         self._kernel = given_kernel
         self._equipment: Equipment | None = None
         self._preparing = asyncio.Lock()
-        self._templates = Templates(run, self._directory / "templates") if templates else None
+        self._templates: Templates | None = None
+        if templates:
+            self._templates = Templates(run, self._directory / "templates", templates, at_once=at_once)
+        self._making: asyncio.Task[None] | None = None
+        self._starting = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __call__(
@@ -87,12 +101,45 @@ class Machines:
                 log.info("virtual machines run with %s%s", how.name, f": {how.why}" if how.why else "")
             return self._equipment
 
+    async def ahead(self) -> None:
+        """Make the templates that were used lately and fit no more, when nothing else is to be done. It does nothing on
+        a node that had no machines."""
+        if self._templates is None or not (sizes := self._templates.lately()):
+            return
+        await self._calm()
+        try:
+            found = await self.equipment()
+        except LaunchError as error:
+            log.info("no templates of virtual machines are made: %s", error)
+            return
+        for size in sizes:
+            self._templates.want(found, size)
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Until all templates that were asked for are made, or cannot be."""
+        if self._templates is None:
+            return
+        if self._making is None or self._making.done():
+            self._making = asyncio.create_task(self._templates.make_wanted(self._calm))
+        await asyncio.wait([self._making])
+
+    async def _calm(self) -> None:
+        """When no machine is being started, and was not a moment ago."""
+        while True:
+            await self._idle.wait()
+            await asyncio.sleep(CALM_SECONDS)
+            if not self._starting:
+                return
+
     async def run_pod(
         self, pod_dir: Path, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]
     ) -> KvmSandbox:
         """As RunPod says. Returns when the guest's launcher has made the pod."""
         found = await self.equipment()
         template = None
+        self._starting += 1
+        self._idle.clear()
         try:
             pod = json.loads((pod_dir / "pod").read_text())
             machine.check(pod)
@@ -109,10 +156,15 @@ class Machines:
         except OSError as error:
             raise LaunchError(f"prepare the machine of {pod_dir}: {error}") from None
         finally:
+            self._starting -= 1
+            if not self._starting:
+                self._idle.set()
             if template is not None:
                 template.close()
+            elif self._templates is not None:
+                self.spawn(self.settle())
 
-    def spawn(self, work: Any) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something that nobody waits for."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)

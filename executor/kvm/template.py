@@ -1,23 +1,31 @@
 """Machines that have booted once, so that others need not: each goes on where its template was written to a file.
 
 A template is a machine without a pod, and without devices but a console, in which everything is done that can be done
-before a pod is known: the kernel has booted, the launcher waits. For each size of machine there is one, made when the
-first machine of that size is started, in the pod's own confinement. It holds nothing of any pod. Machines that go on
-from it get a clock, and random numbers, of their own (executor/kvm/guest/waking.py).
+before a pod is known: the kernel has booted, the launcher waits. For each size of machine there is one. It holds
+nothing of any pod. Machines that go on from it get a clock, and random numbers, of their own
+(executor/kvm/guest/waking.py).
+
+Templates are made aside: a machine whose size has none boots, and only then, when nothing is being started and with
+what processors and memory nobody else wants, is one made, for the next. Those of a former boot of the host, or of a
+former version, are made anew when the executor starts, if they were used lately.
 
 Only for emulated machines, which boot slowly. Where a template cannot be made, or used, machines boot.
 """
 
 import asyncio
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import tempfile
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -36,28 +44,44 @@ LARGEST: Final = 8192 * MIB
 """QEMU reads all of a machine's memory to write it: more would take longer than it saves."""
 KEPT: Final = 8
 """How many sizes are kept, of about 100 MB each: those used last."""
+LIMIT: Final = 1 << 30
+"""Bytes that they may take."""
+AHEAD: Final = 4
+"""How many sizes of former times are made anew, those used last, within `_LATELY_SECONDS`."""
+_LATELY_SECONDS: Final = 7 * 86_400.0
 _SECONDS: Final = 180.0
+_ASIDE_SECONDS: Final = 1800.0
 _WRITTEN_SECONDS: Final = 0.02
 _AGAIN_SECONDS: Final = 600.0
 _OLD_SECONDS: Final = 3600.0
+_USUAL_SIZE: Final = 110_000_000
 _SUFFIX: Final = ".template"
+_LOCK: Final = "lock"
+_LOCK_SECONDS: Final = 2.0
+_NAME: Final = re.compile(r"[^.]+\.[0-9a-f]+\.(?P<memory>\d+)M(?P<cpus>\d+)\.template")
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Templates:
-    """Those of one executor, in a directory. run: starts the pods on the host that machines run in."""
+    """Those in a directory, which executors share. run: starts the pods on the host that machines run in.
 
-    def __init__(self, run: RunPod, directory: Path) -> None:
+    limit: bytes of disk. at_once: whoever is the first to want one waits until it is made.
+    """
+
+    def __init__(self, run: RunPod, directory: Path, limit: int = LIMIT, *, at_once: bool = False) -> None:
         self._run = run
         self._directory = directory
+        self._limit = limit
+        self._at_once = at_once
         self._making: dict[Path, asyncio.Task[bool]] = {}
         self._unusable: dict[Path, float] = {}  # until when
+        self._wanted: dict[Path, tuple[Equipment, Size]] = {}
 
     async def get(self, equipment: Equipment, wanted: Size) -> "Template | None":
-        """One to go on from, made if need be; None: boot. Raises nothing."""
+        """One to go on from; None: boot. Raises nothing."""
         if equipment.how.name != "tcg" or wanted.memory > LARGEST:
             return None
-        path = self._directory / f"{_boot_id()}.{_key(equipment, wanted)}{_SUFFIX}"
+        path = self._path(equipment, wanted)
         if time.monotonic() < self._unusable.get(path, 0.0):
             return None
         try:
@@ -66,6 +90,9 @@ class Templates:
             pass
         except OSError as error:
             log.warning("virtual machines boot, for %s cannot be read: %s", path, error)
+            return None
+        if not self._at_once:
+            self._wanted[path] = equipment, wanted
             return None
         made = self._making.get(path)
         if made is None:
@@ -76,6 +103,54 @@ class Templates:
         except OSError:
             return None  # it was removed at once: there are many sizes
 
+    def lately(self) -> list[Size]:
+        """The sizes that machines had, whether or not their templates still fit; the last one first."""
+        found: dict[Size, float] = {}
+        try:
+            for path in self._directory.glob(f"*{_SUFFIX}"):
+                size, used = _size_of(path), path.stat().st_mtime
+                if size is not None and used > time.time() - _LATELY_SECONDS:
+                    found[size] = max(used, found.get(size, 0.0))
+        except OSError:
+            return []
+        return sorted(found, key=lambda size: found[size], reverse=True)[:AHEAD]
+
+    def want(self, equipment: Equipment, wanted: Size) -> None:
+        """There is to be one, if there can be."""
+        path = self._path(equipment, wanted)
+        if equipment.how.name == "tcg" and wanted.memory <= LARGEST and not path.exists():
+            self._wanted[path] = equipment, wanted
+
+    async def make_wanted(self, calm: Callable[[], Awaitable[None]]) -> None:
+        """All that were asked for and are not there, one by one. calm: returns when nobody is in a hurry."""
+        while self._wanted:
+            await calm()
+            path, (equipment, wanted) = next(iter(self._wanted.items()))
+            if (lock := self._lock()) is None:
+                await asyncio.sleep(_LOCK_SECONDS)
+                continue
+            try:
+                del self._wanted[path]
+                if not path.exists() and time.monotonic() >= self._unusable.get(path, 0.0):
+                    await self._make(path, equipment, wanted)
+            finally:
+                os.close(lock)
+
+    def _lock(self) -> int | None:
+        """Nobody else makes one aside until it is closed; None: somebody does."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(self._directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        return fd
+
+    def _path(self, equipment: Equipment, wanted: Size) -> Path:
+        size = f"{wanted.memory // MIB}M{wanted.cpus}"
+        return self._directory / f"{_boot_id()}.{_key(equipment, wanted)}.{size}{_SUFFIX}"
+
     async def _make(self, path: Path, equipment: Equipment, wanted: Size) -> bool:
         began = time.monotonic()
         place = self._directory / f"making-{uuid.uuid4()}"
@@ -83,8 +158,9 @@ class Templates:
             await asyncio.to_thread(self._tidy, path)
             place.mkdir(mode=0o700, parents=True)
             with tempfile.TemporaryFile(dir=place) as file:
-                async with asyncio.timeout(_SECONDS):
-                    await _Boot(self._run, place / place.name, equipment, wanted).write(file.fileno())
+                async with asyncio.timeout(_SECONDS if self._at_once else _ASIDE_SECONDS):
+                    boot = _Boot(self._run, place / place.name, equipment, wanted, aside=not self._at_once)
+                    await boot.write(file.fileno())
                 await asyncio.to_thread(_write_lean, file.fileno(), place / "lean")
             os.rename(place / "lean", path)
         except (LaunchError, QmpError, stream.StreamError, OSError, TimeoutError) as error:
@@ -106,13 +182,19 @@ class Templates:
     def _tidy(self, coming: Path) -> None:
         """What is of another boot of the host, or used least, goes; and what executors that were killed have left."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        used = {path: path.stat().st_mtime for path in self._directory.iterdir() if path != coming}
-        templates = sorted((path for path in used if path.suffix == _SUFFIX), key=lambda path: used[path])
-        usable = [path for path in templates if path.name.startswith(_boot_id())]
-        for path in {*templates} - {*usable[-(KEPT - 1) :]}:
-            path.unlink(missing_ok=True)
-        for path, at in used.items():
-            if path.suffix != _SUFFIX and at < time.time() - _OLD_SECONDS:
+        found = {
+            path: path.stat() for path in self._directory.iterdir() if path.name not in (coming.name, _LOCK)
+        }
+        templates = [path for path in found if path.suffix == _SUFFIX]
+        free, left = self._limit - _USUAL_SIZE, KEPT - 1
+        for path in sorted(templates, key=lambda path: found[path].st_mtime, reverse=True):
+            free -= found[path].st_size
+            left -= 1
+            if not path.name.startswith(_boot_id()) or left < 0 or free < 0:
+                path.unlink(missing_ok=True)
+                free, left = free + found[path].st_size, left + 1
+        for path, info in found.items():
+            if path.suffix != _SUFFIX and info.st_mtime < time.time() - _OLD_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -140,7 +222,11 @@ class Template:
 class _Boot:
     """A machine that becomes a template, as a pod on the host in a directory of its own."""
 
-    def __init__(self, run: RunPod, directory: Path, equipment: Equipment, wanted: Size) -> None:
+    def __init__(
+        self, run: RunPod, directory: Path, equipment: Equipment, wanted: Size, *, aside: bool
+    ) -> None:
+        """aside: with what nobody else wants."""
+        self._aside = aside
         self._run = run
         self._directory = directory
         self._equipment = equipment
@@ -151,7 +237,9 @@ class _Boot:
     async def write(self, fd: int) -> None:
         """Boot, and write it to a file. Raises LaunchError, QmpError, OSError."""
         asked = self._equipment
-        manifest = machine.template_manifest(asked.tools, asked.boot, asked.how, self._wanted)
+        manifest = machine.template_manifest(
+            asked.tools, asked.boot, asked.how, self._wanted, aside=self._aside
+        )
         (self._directory / "appsinfo" / VM).mkdir(parents=True)
         (self._directory / "appsinfo" / VM / "lower").write_text(f"{asked.system}\n")
         (self._directory / "pod").write_text(json.dumps(manifest))
@@ -159,7 +247,8 @@ class _Boot:
         try:
             await self._write(sandbox, fd)
         finally:
-            await sandbox.stop()
+            with contextlib.suppress(LaunchError):  # the launcher has ended, and all with it
+                await sandbox.stop()
             self._console.close()
 
     async def _write(self, sandbox: Sandbox, fd: int) -> None:
@@ -209,6 +298,11 @@ def _key(equipment: Equipment, wanted: Size) -> str:
     facts += commands.template(tools, boot, how, wanted)
     facts += commands.going_on(tools, how, wanted)
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+
+
+def _size_of(path: Path) -> Size | None:
+    found = _NAME.fullmatch(path.name)
+    return None if found is None else Size(int(found["memory"]) * MIB, int(found["cpus"]), None, 0)
 
 
 def _boot_id() -> str:

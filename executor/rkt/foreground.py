@@ -211,7 +211,8 @@ class Foreground:
             return run
         from executor.kvm.machines import Machines
 
-        return Machines(run, self.g.data).run_pod
+        # This process may end before there is a calm moment: the first pod of a size waits for its template.
+        return Machines(run, self.g.data, at_once=True).run_pod
 
     async def _heed_dns(self, sandbox: Sandbox) -> None:
         """Name servers that a network supplies go before those of images. LaunchError."""

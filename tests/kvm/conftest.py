@@ -21,6 +21,7 @@ import uvloop
 
 from executor.kvm import kernel, probe
 from executor.kvm.machines import Machines
+from executor.kvm.template import LIMIT
 from executor.pods.launcher import AppExit, Launcher, LaunchError, Sandbox
 
 SECONDS = 150.0
@@ -191,7 +192,7 @@ class Starter:
             await asyncio.to_thread(network, made.pid)
             return made
 
-        machines = Machines(run, self.state, templates=templates)
+        machines = Machines(run, self.state, templates=LIMIT if templates else 0, at_once=True)
         sandbox = await machines.run_pod(
             directory, lambda ended: exits[ended.app].put_nowait(ended), gone.set_result
         )

@@ -58,7 +58,7 @@ class Executor:
             trust=Gate(Policy.from_table({"default-aci": "none"})),
         )
         gpus = Gpus(Host(root), root / "gpus")
-        machines = Machines(self.keeper.run_pod, state)
+        machines = Machines(self.keeper.run_pod, state, at_once=True)
         machine = Machine(lambda: node, images, self.dirs, machines, "kvm", gpus, ("kvm",))
         self.pods = Pods(machine, self._report)
 

@@ -223,7 +223,7 @@ def test_the_cards_of_machines_have_places_of_their_own() -> None:
 async def test_what_nobody_can_use_any_more_is_removed(tmp_path: Path) -> None:
     """When one is made, even if that fails: then machines of that size boot, and nothing is tried again."""
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    ours = [tmp_path / f"{boot_id}.{number}.template" for number in range(12)]
+    ours = [tmp_path / f"{boot_id}.{number}.64M1.template" for number in range(12)]
     for at, path in enumerate(ours):
         path.touch()
         os.utime(path, (at, at))
@@ -241,7 +241,7 @@ async def test_what_nobody_can_use_any_more_is_removed(tmp_path: Path) -> None:
 
     tools = Tools(Path(sys.executable), Path(sys.executable))
     found = Equipment(tools, Boot(tmp_path / "kernel", tmp_path / "root"), TCG, tmp_path)
-    templates = Templates(run, tmp_path)
+    templates = Templates(run, tmp_path, at_once=True)
     for _ in range(2):
         assert await templates.get(found, Size(64 * MIB, 1, None, 100)) is None
     assert asked == 1
@@ -252,6 +252,69 @@ async def test_what_nobody_can_use_any_more_is_removed(tmp_path: Path) -> None:
     assert await templates.get(found, large) is None
     assert await templates.get(replace(found, how=Accelerator("kvm", "host", 0, "")), large) is None
     assert asked == 1
+
+
+async def test_templates_are_made_aside_one_by_one(tmp_path: Path) -> None:
+    """When it is calm, once for each size, and not by two executors at once."""
+    directory = tmp_path / "templates"
+    tools = Tools(Path(sys.executable), Path(sys.executable))
+    found = Equipment(tools, Boot(tmp_path / "kernel", tmp_path / "root"), TCG, tmp_path)
+    made: list[dict[str, Any]] = []
+
+    async def run(place: Path, *_: Any) -> Any:
+        made.append(json.loads((place / "pod").read_text()))
+        assert other._lock() is None
+        raise LaunchError("there is no room")
+
+    calm = 0
+
+    async def wait() -> None:
+        nonlocal calm
+        calm += 1
+
+    one, other = (Templates(run, directory) for _ in range(2))
+    sizes = [Size(number * MIB, 1, None, 100) for number in (64, 96, 64)]
+    for size in sizes:
+        assert await one.get(found, size) is None
+    assert not made
+    await one.make_wanted(wait)
+    assert (len(made), calm) == (2, 2)
+    limits = {entry["name"]: entry["value"] for entry in made[0]["isolators"]}
+    assert limits["resource/cpu"] == {"request": "10m"}
+    assert {"name": "os/linux/oom-score-adj", "value": 1000} in made[0]["apps"][0]["app"]["isolators"]
+    for size in sizes:
+        one.want(found, size)
+    await one.make_wanted(wait)
+    assert len(made) == 2, "it is not tried again at once"
+
+
+def test_sizes_of_former_times_are_known(tmp_path: Path) -> None:
+    now = time.time()
+    for name, age in (
+        ("boot.1a.640M2", 60), ("boot.2b.640M2", 3600), ("boot.1a.256M1", 10), ("boot.1a.300M1", 8 * 86_400),
+        ("boot.1a", 0), ("boot.1a.310M1", 90), ("boot.1a.320M1", 100), ("boot.1a.330M1", 110),
+    ):  # fmt: skip
+        path = tmp_path / f"{name}.template"
+        path.touch()
+        os.utime(path, (now - age, now - age))
+    sizes = Templates(_never, tmp_path).lately()
+    assert [(size.memory // MIB, size.cpus) for size in sizes] == [(256, 1), (640, 2), (310, 1), (320, 1)]
+    assert Templates(_never, tmp_path / "nowhere").lately() == []
+
+
+async def _never(*_: Any) -> Any:
+    raise AssertionError("nothing is to be started")
+
+
+def test_templates_take_no_more_disk_than_they_may(tmp_path: Path) -> None:
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    for number in range(5):
+        path = tmp_path / f"{boot_id}.{number}.64M1.template"
+        path.touch()
+        os.truncate(path, 100 * MIB)
+        os.utime(path, (number, number))
+    Templates(_never, tmp_path, 450 * MIB)._tidy(tmp_path / "coming.template")
+    assert {path.name.split(".")[1] for path in tmp_path.iterdir()} == {"2", "3", "4"}
 
 
 machines = [

@@ -178,7 +178,7 @@ class Executor:
             lambda: node,
             ImageStore(state, trust=Gate(Policy.from_table({"default-aci": "none"}))),
             self.dirs,
-            ByFlavor(Machines(self.keeper.run_pod, machines, templates=False), {}),
+            ByFlavor(Machines(self.keeper.run_pod, machines, templates=0), {}),
             "linux",
             Gpus(Host(root), root / "gpus"),
             (*FLAVORS, "kvm"),
