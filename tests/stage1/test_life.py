@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -364,7 +365,8 @@ def _name(pid: str) -> str:
 
 
 async def test_a_pod_whose_init_was_dead_before_is_an_error(runner: Any, eventually: Any) -> None:
-    """The launcher sees the exit before the socket's end, and has to answer all the same."""
+    """The launcher sees the exit before the socket's end, and has to answer all the same; unless it was asked after it
+    had another init, which is not ours to say."""
     await runner.sh("true")
     children = Path(f"/proc/{runner.launcher.pid}/task/{runner.launcher.pid}/children")
     spares = ["gantry-init", "gantry-start"]
@@ -374,11 +376,14 @@ async def test_a_pod_whose_init_was_dead_before_is_an_error(runner: Any, eventua
         for pid in children.read_text().split():
             os.kill(int(pid), signal.SIGKILL)
         asked = asyncio.ensure_future(runner.pod(runner.pods.make(runner.pods.app("/bin/true"))))
-        await asyncio.sleep(0)  # so that it is sent
+        await asyncio.sleep(0.1)  # so that it is sent
     finally:
         os.kill(runner.launcher.pid, signal.SIGCONT)
-    with pytest.raises(LaunchError, match=r"the pod's init died|reset by peer"):
-        await asyncio.wait_for(asked, 60)
+    (answer,) = await asyncio.wait_for(asyncio.gather(asked, return_exceptions=True), 60)
+    if isinstance(answer, LaunchError):
+        assert re.search(r"the pod's init died|reset by peer", str(answer))
+    else:
+        assert not isinstance(answer, BaseException), answer
     assert (await runner.sh("echo fine")).output == "fine\n"
 
 
