@@ -100,7 +100,7 @@ def _start(argv: list[str]) -> tuple[int, int]:
     if not _is_tmpfs(_RUN):  # it refuses any other; ours is seen by nobody else
         syscalls.unshare(syscalls.CLONE_NEWNS)
         syscalls.mount("tmpfs", _RUN, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755,size=1m")
-    name = f"gantry-nspawn-{os.getpid()}"
+    name = f"gantry-nspawn-{os.getpid()}-{os.urandom(4).hex()}"  # a network may have several pid namespaces
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
         notices.bind("\0" + name)
         words, stderr = os.pipe2(os.O_CLOEXEC)
@@ -159,7 +159,9 @@ def _said(words: int) -> str:
 def _hold(leader: int, todo: "list[ops.Op]", *, host_network: bool, last_cap: int) -> int:
     """A process in the container with the pod's own root, to be entered by starters; its pidfd. Raises StageError."""
     ready, report = os.pipe2(os.O_CLOEXEC)
-    if os.fork() == 0:
+    orphaned, parent = os.pipe2(os.O_CLOEXEC)
+    between = os.fork()
+    if between == 0:
         try:
             syscalls.setns(
                 leader,
@@ -168,7 +170,6 @@ def _hold(leader: int, todo: "list[ops.Op]", *, host_network: bool, last_cap: in
                 | syscalls.CLONE_NEWUTS
                 | (0 if host_network else syscalls.CLONE_NEWNET),
             )
-            orphaned, parent = os.pipe2(os.O_CLOEXEC)
             pid = os.fork()  # only a child is in another pid namespace
             if pid == 0:
                 os.close(parent)
@@ -179,6 +180,9 @@ def _hold(leader: int, todo: "list[ops.Op]", *, host_network: bool, last_cap: in
         finally:
             os._exit(0)
     os.close(report)
+    os.close(orphaned)
+    os.waitpid(between, 0)
+    os.close(parent)  # only now: a process closes its files before its children get another parent
     with open(ready, encoding="utf-8") as file:  # until the holder has become the pause program, or has died
         number, _, wrong = file.read().partition("\n")
     if wrong or number in ("", "0"):
