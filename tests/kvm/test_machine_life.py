@@ -22,6 +22,14 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
+# What the kernel says of a process, without its pids, times and memory (tests/stage1/test_exec.py has the same).
+FACTS = r"""
+grep -E '^(Umask|[UG]id|Groups|NoNewPrivs|Seccomp.*|Cap...|Sig(Blk|Ign|Cgt)|Cpus_allowed):' /proc/$$/status
+for space in cgroup ipc mnt net pid user uts; do readlink /proc/$$/ns/$space; done
+cat /proc/$$/cgroup /proc/$$/limits /proc/$$/oom_score_adj; readlink /proc/$$/cwd /proc/$$/root
+tr '\0' '\n' < /proc/$$/environ | sort
+echo end
+"""
 STAYS = ["sh", "-c", "trap 'exit 42' TERM; while :; do sleep 1 & wait $!; done"]
 
 
@@ -46,6 +54,13 @@ async def machine(start: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
         "hungry": {"exec": ["dd", "if=/dev/zero", "of=/dev/null", "bs=1500M", "count=1"],
                    "isolators": [{"name": "resource/memory", "value": {"limit": "32Mi"}}]},
         "copies": {"exec": ["cat"]},
+        "same": {"exec": ["sh", "-c", FACTS + "while :; do sleep 1000; done"], "user": "1234", "group": "2345",
+                 "supplementaryGIDs": [77, 99], "workingDirectory": "/tmp",
+                 "environment": [{"name": "COLOUR", "value": "blue"}],
+                 "isolators": [{"name": "os/linux/no-new-privileges", "value": True},
+                               {"name": "os/linux/oom-score-adj", "value": 123},
+                               {"name": "os/linux/capabilities-retain-set", "value": {"set": ["CAP_NET_RAW"]}},
+                               {"name": "resource/memory", "value": {"limit": "64Mi"}}]},
         "missing": {"exec": ["/bin/nope"]},
     }  # fmt: skip
     volumes = [
@@ -84,6 +99,21 @@ async def test_volumes_layers_and_a_restart(machine: Any) -> None:
     ended, output = await machine.run("files")
     assert "11" in output.splitlines(), "a volume outlives the app"
     assert "kept" not in output.splitlines(), "what it wrote to its root does not"
+
+
+async def test_an_executed_process_is_what_the_app_is(machine: Any) -> None:
+    reader, writer = os.pipe()
+    await machine.sandbox.start_app("same", stdin=None, stdout=writer, stderr=writer)
+    os.close(writer)
+    output, loop = asyncio.StreamReader(), asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(output), os.fdopen(reader)
+    )
+    app = await asyncio.wait_for(output.readuntil(b"end\n"), 60)
+    transport.close()
+    assert b"\nCOLOUR=blue\n" in app
+    assert b"\nUid:\t1234" in app
+    assert await machine.exec("same", "sh", "-c", FACTS) == (0, None, app.decode())
 
 
 async def test_exec_is_run(machine: Any) -> None:
