@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import orjson
@@ -85,6 +86,9 @@ class TarFiles:
 
 class ArchiveSource:
     """The image of an archive file."""
+
+    cache: Mapping[str, Any] = MappingProxyType({})
+    registry = None
 
     def __init__(
         self, reference: Archive, cas: Cas, importer: acisource.Importer, signature: bytes | None = None

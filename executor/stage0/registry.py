@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import aiohttp
@@ -38,6 +39,8 @@ class RegistrySource:
     credentials: whose pod asks; node: what this machine has itself, tried next.
     """
 
+    cache: Mapping[str, Any] = MappingProxyType({})
+
     def __init__(
         self, reference: names.Registry, settings: Settings, credentials: Credentials, node: Credentials
     ) -> None:
@@ -54,6 +57,10 @@ class RegistrySource:
         self._first = 0  # of the endpoints, the one that had the manifest
         self._downloads: dict[Pipe, asyncio.Task[None]] = {}
         self._closing = False
+
+    @property
+    def registry(self) -> "RegistrySource":
+        return self
 
     def fingerprint(self) -> Fingerprint | None:
         return None

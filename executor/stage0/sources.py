@@ -7,13 +7,36 @@ what it was at the import (a stat of the layout's index or of the archive), the 
 import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from executor.stage0 import layout, names
 from executor.stage0 import manifest as m
 from executor.stage0.errors import ImageNotFound
+from executor.stage0.login import Login
 
 Fingerprint = list[int]
+
+
+class Repository(Protocol):
+    """Small documents of one repository."""
+
+    async def manifest(self, what: str) -> tuple[str, bytes, str]:
+        """(digest, bytes, media type) of a tag or digest, checked. ImageNotFound."""
+
+    async def blob(self, descriptor: m.Descriptor) -> bytes:
+        """A small blob, checked against its digest and size."""
+
+
+class Guarded(Repository, Protocol):
+    """A repository that asks who wants its images."""
+
+    @property
+    def used(self) -> Login | None:
+        """The login without which this image was not to be had, None when everybody may have it."""
+
+    async def allows(self, digest: str) -> bool:
+        """Whether whoever asks may read this manifest now."""
 
 
 class Source(Protocol):
@@ -30,9 +53,20 @@ class Source(Protocol):
 
     async def close(self) -> None: ...
 
+    @property
+    def cache(self) -> Mapping[str, Any]:
+        """What a later pull needs to know to spare the download; empty for most."""
+
+    @property
+    def registry(self) -> Guarded | None:
+        """Itself, where logins open images and signatures lie beside them."""
+
 
 class LayoutSource:
     """An OCI layout directory: `oci:DIR:TAG`, and `localhost/NAME:TAG` below the directory of local images."""
+
+    cache: Mapping[str, Any] = MappingProxyType({})
+    registry = None
 
     def __init__(
         self, path: Path, tag: str, digest: str = "", *, available: Callable[[], str] | None = None

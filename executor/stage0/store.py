@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from executor.stage0 import access, cas, gc, names, sources
 from executor.stage0 import manifest as m
@@ -34,13 +34,14 @@ from executor.stage0.guard import Guard
 from executor.stage0.layers import LayerImports, Progress, short
 from executor.stage0.login import Credentials, Login, read_docker_config
 from executor.stage0.pins import Pin
-from executor.stage0.registry import RegistrySource
 from executor.stage0.settings import Settings
 from executor.stage0.sources import Source
 from executor.stage0.streams import Hashing, Limits
-from executor.stage0.trust import Fact, Gate, cosign
+from executor.stage0.trust import Fact, Gate
 from executor.stage0.trust.subject import subject
-from executor.stage0.webaci import WebAciSource
+
+if TYPE_CHECKING:
+    from executor.stage0.trust.cosign import Signature
 
 log = logging.getLogger(__name__)
 
@@ -279,20 +280,21 @@ class ImageStore:
 
     async def _check_access(self, source: Source, image: Image, who: _Who) -> None:
         """ImageRefused unless whoever asks may use the image: the record says so, or else the registry."""
-        if not isinstance(source, RegistrySource) or await asyncio.to_thread(self._may_use, image, who):
+        registry = source.registry
+        if registry is None or await asyncio.to_thread(self._may_use, image, who):
             return
-        if not await source.allows(image.digest):
+        if not await registry.allows(image.digest):
             raise ImageRefused(f"{_SECRET} (imagePullSecrets)")
         record = self._cas.load_image(image.id)
         if record is not None:
-            record["access"] = access.opened(record.get("access"), source.used, new=False)
+            record["access"] = access.opened(record.get("access"), registry.used, new=False)
             await asyncio.to_thread(self._cas.save, self._cas.image_path(image.id), record)
 
     def _refreshed(
         self, stored: dict[str, Any], fingerprint: sources.Fingerprint | None, source: Source
     ) -> dict[str, Any]:
         """The name's record with the source as it looks now, so that the next pull need not read it."""
-        cache = source.cache if isinstance(source, WebAciSource) else {}
+        cache = dict(source.cache)
         if fingerprint in (None, stored["fingerprint"]) and cache in ({}, stored.get("cache")):
             return stored
         stored = {**stored, "fingerprint": fingerprint, "cache": cache}
@@ -324,7 +326,7 @@ class ImageStore:
     async def _admit(self, reference: names.Reference, found: m.Found, source: Source) -> Fact:
         """Policy's word on a docker or OCI image, before any of its layers is fetched. ImageUntrusted."""
         documents = [digest for digest, _ in found.blobs if digest != found.id]
-        signatures = partial(cosign.fetch, source) if isinstance(source, RegistrySource) else None
+        signatures = None if source.registry is None else partial(_signatures, source.registry)
         return await self.trust.oci(subject(reference), dict.fromkeys([found.digest, *documents]), signatures)
 
     def _record(
@@ -357,7 +359,7 @@ class ImageStore:
             facts += [f for f in before.get("facts", ()) if f["subject"] != fact.subject]
         below = [needed.to_json() for needed in found.needs]
         record["verification"] = {**verification, "facts": facts, "dependencies": below}
-        login = source.used if isinstance(source, RegistrySource) else None
+        login = None if source.registry is None else source.registry.used
         record["access"] = access.opened((known or {}).get("access"), login, new=known is None)
         self._cas.save(self._cas.image_path(found.id), record)
         self._cas.touch(found.id)
@@ -366,7 +368,7 @@ class ImageStore:
             "id": found.id,
             "digest": found.digest,
             "fingerprint": fingerprint,
-            "cache": source.cache if isinstance(source, WebAciSource) else {},
+            "cache": dict(source.cache),
             **_times(),
         }
         self._cas.save(self._cas.name_path(name), stored)
@@ -426,6 +428,7 @@ class ImageStore:
         return (await self._pull(ref, names.parse(ref), "IfNotPresent", frozenset(), _ignore)).id
 
     def _source(self, ref: str, reference: names.Reference, who: _Who) -> Source:
+        """Those that need an HTTP client are loaded when they are: that takes as long as starting an app."""
         match reference:
             case names.Local():
                 return sources.local(reference, self._local_images)
@@ -434,13 +437,23 @@ class ImageStore:
             case names.Archive():
                 return ArchiveSource(reference, self._cas, self._importer, self._signatures.get(ref))
             case names.Registry():
+                from executor.stage0.registry import RegistrySource
+
                 node = read_docker_config(self._settings.docker_config)
                 return RegistrySource(reference, self._settings, dict(who), node)
             case names.Url() | names.Appc():
+                from executor.stage0.webaci import WebAciSource
+
                 return WebAciSource(
                     reference, self._cas, self._settings, self._importer, self._signatures.get(ref)
                 )
         raise AssertionError(f"{ref}: stored images have no source")
+
+
+async def _signatures(registry: sources.Guarded, digest: str) -> "list[Signature]":
+    from executor.stage0.trust import cosign
+
+    return await cosign.fetch(registry, digest)
 
 
 def _times() -> dict[str, str]:

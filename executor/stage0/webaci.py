@@ -41,6 +41,8 @@ _MAX_AGE = re.compile(r"max-age\s*=\s*\"?(\d{1,12})")
 class WebAciSource:
     """One ACI. cache: what a later pull needs to know to spare the download."""
 
+    registry = None
+
     def __init__(
         self,
         reference: names.Url | names.Appc,

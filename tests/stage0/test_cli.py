@@ -315,3 +315,16 @@ def test_a_store_that_may_not_be_read_is_not_called_empty(state: Path, tmp_path:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "Permission denied" in done.stderr
+
+
+def test_an_image_that_is_there_needs_no_http_client() -> None:
+    """It takes as long to load as all the rest of `gantry rkt run`."""
+    code = (
+        "import sys\n"
+        "import executor.rkt.run, executor.rkt.lookup, executor.stage0.cli, executor.stage0.store\n"
+        "print([name for name in ('aiohttp', 'cryptography') if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[]\n"

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from executor.stage0 import manifest as m
 from executor.stage0 import names
 from executor.stage0.errors import ImageBroken, ImageNotFound, ImageUntrusted, InvalidImageName, StoreError
+from executor.stage0.sources import Repository
 from executor.stage0.trust.keystore import read_key
 
 PAYLOAD = "application/vnd.dev.cosign.simplesigning.v1+json"
@@ -32,16 +33,6 @@ MIN_RSA = 2048
 _CURVES: dict[str, hashes.HashAlgorithm] = {"secp256r1": hashes.SHA256(), "secp384r1": hashes.SHA384()}
 
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
-
-
-class Registry(Protocol):
-    """Small documents of one repository."""
-
-    async def manifest(self, what: str) -> tuple[str, bytes, str]:
-        """(digest, bytes, media type) of a tag or digest, checked. ImageNotFound."""
-
-    async def blob(self, descriptor: m.Descriptor) -> bytes:
-        """A small blob, checked against its digest and size."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +78,10 @@ def tag(digest: str) -> str:
     return f"{digest.replace(':', '-')}.sig"
 
 
-async def fetch(registry: Registry, digest: str) -> list[Signature]:
+async def fetch(repository: Repository, digest: str) -> list[Signature]:
     """Every signature that the registry has for a manifest; none is no error."""
     try:
-        _, data, _ = await registry.manifest(tag(digest))
+        _, data, _ = await repository.manifest(tag(digest))
     except ImageNotFound:
         return []
     layers = m.parse_json(data, "signature manifest").get("layers")
@@ -110,7 +101,7 @@ async def fetch(registry: Registry, digest: str) -> list[Signature]:
             signature = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
             raise ImageBroken(f"signature manifest: layers[{number}]: the signature is not base64") from None
-        found.append(Signature(await registry.blob(descriptor), signature))
+        found.append(Signature(await repository.blob(descriptor), signature))
     return found
 
 

@@ -11,19 +11,22 @@ import tomllib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from executor.stage0.cas import now
 from executor.stage0.errors import ImageUntrusted
 from executor.stage0.streams import Reader
-from executor.stage0.trust import cosign, openpgp
+from executor.stage0.trust import openpgp
 from executor.stage0.trust.keystore import DEFAULT_DIRECTORIES, Keystore
 from executor.stage0.trust.openpgp import Checked
 from executor.stage0.trust.policy import Fact, Format, Policy, Requirement
 
+if TYPE_CHECKING:  # it brings the host's cryptography, for images that have to be signed
+    from executor.stage0.trust import cosign
+
 log = logging.getLogger(__name__)
 
-Signatures = Callable[[str], Awaitable[list[cosign.Signature]]]
+Signatures = Callable[[str], Awaitable["list[cosign.Signature]"]]
 """manifest digest → its cosign signatures."""
 
 
@@ -141,6 +144,8 @@ class Gate:
             raise ImageUntrusted(
                 f"only images of registries carry signatures, and policy asks for one: {required}"
             )
+        from executor.stage0.trust import cosign
+
         keys = self._pem_keys(required)
         problem: ImageUntrusted | None = None
         for digest in digests:
@@ -154,14 +159,16 @@ class Gate:
             return Fact(subject, "", "oci", digest, signers, files, str(required), now(), required.identity)
         raise ImageUntrusted(f"{problem} (policy: {required})")
 
-    def _pem_keys(self, required: Requirement) -> list[cosign.Key]:
+    def _pem_keys(self, required: Requirement) -> "list[cosign.Key]":
         paths = [key for key in required.keys if key.startswith("/")]
         if not paths:
             raise ImageUntrusted(f"policy names no PEM public key for docker and OCI images: {required}")
         return [self._pem_key(path) for path in paths]
 
-    def _pem_key(self, path: str) -> cosign.Key:
+    def _pem_key(self, path: str) -> "cosign.Key":
         digest = self.keystore.digest(Path(path))
+        from executor.stage0.trust import cosign
+
         known = self._cosign.get(path)
         if known is None or known[0] != digest or not digest:
             known = (digest, cosign.load_key(path))
