@@ -1,13 +1,14 @@
 """Many pods, many execs, and what a pod costs at rest: flavor linux side by side with crun (and conmon's memory).
 
 Three figures. Rate: pods started, run to their end and stopped per second, four at a time, against
-`xargs -P4 crun run` of the same program on the same root file system; rounds are interleaved. The pods' directories
-lie in /run, in memory, where crun has its containers' state (it gives them no writable layer at all); with --disk
-they lie where the image is: an ext4 without a journal makes a new file the slower, the more were removed lately.
-exec: a program into a running pod, call to first byte, against `crun exec`. Memory: what one more pod at rest adds to
-the proportional set size (PSS, /proc/PID/smaps_rollup) of all our processes, next to that of one conmon. Needs root.
+`xargs -P4 crun run` of the same program on the same root file system; rounds are interleaved. Twice: with the pods'
+directories on the disk, beside the image, and in memory (/run), where crun has its containers' state; it gives them no
+writable layer at all, each of our pods gets a new one, which is removed after it. (An ext4 without a journal makes a
+new file the slower, the more were removed lately.) exec: a program into a running pod, call to first byte, against
+`crun exec`. Memory: what one more pod at rest adds to the proportional set size (PSS, /proc/PID/smaps_rollup) of all
+our processes, next to that of one conmon. Needs root.
 
-    python benchmarks/stage1_many.py [--pods 1000] [--rounds 3] [--execs 40] [--disk] [--json FILE]
+    python benchmarks/stage1_many.py [--pods 1000] [--rounds 3] [--execs 40] [--json FILE]
 """
 
 import argparse
@@ -38,7 +39,8 @@ from benchmarks.stage1_start import (
     make_rootfs,
     oci_bundle,
 )
-from executor.pods.launcher import AppExit, Launcher, renew
+from executor.pods.launcher import AppExit, Launcher
+from executor.stage0.removal import remove_tree
 
 AT_ONCE = 4
 AT_REST = 40
@@ -55,13 +57,13 @@ def pod_of(base: Path, rootfs: Path, command: list[str]) -> Path:
 
 
 async def start_and_stop(launcher: Launcher, pod: Path, null: int) -> None:
-    """One pod, start to nothing left: what the app has written goes, too, as for an executor's next start of it."""
+    """One pod, start to nothing left."""
     ended: asyncio.Future[AppExit] = asyncio.get_running_loop().create_future()
     sandbox = await launcher.run_pod(pod, ended.set_result, lambda _: None)
     await sandbox.start_app("app", stdin=None, stdout=null, stderr=null)
     await ended
     await sandbox.stop()
-    await renew(pod / "overlay" / "app")
+    await asyncio.to_thread(remove_tree, pod / "overlay")  # as an executor does
 
 
 async def ours(launcher: Launcher, pods: list[Path], count: int) -> float:
@@ -92,24 +94,33 @@ def crun(bundle: Path, count: int) -> float:
     return count / (time.perf_counter() - began)
 
 
-async def rates(base: Path, rootfs: Path, place: Path, count: int, rounds: int) -> dict[str, Any]:
-    """Interleaved rounds. place: for the pods' directories."""
+async def rates(base: Path, memory: Path, rootfs: Path, count: int, rounds: int) -> dict[str, Any]:
+    """Interleaved rounds, of pods whose directories are in `base` and of such in `memory`."""
     launcher = await Launcher.start(spares=AT_ONCE, points=base / "points")
-    pods = []
-    for number in range(AT_ONCE):
-        (place / f"p{number}").mkdir()
-        pods.append(pod_of(place / f"p{number}", rootfs, COMMAND))
+    pods: dict[Path, list[Path]] = {base: [], memory: []}
+    for place, made in pods.items():
+        for number in range(AT_ONCE):
+            (place / f"p{number}").mkdir()
+            made.append(pod_of(place / f"p{number}", rootfs, COMMAND))
     bundle = oci_bundle(base, rootfs, "crun")
-    mine, theirs = [], []
+    mine: dict[Path, list[float]] = {base: [], memory: []}
+    theirs = []
     try:
-        await ours(launcher, pods, 20)
+        for made in pods.values():
+            await ours(launcher, made, 20)
         for _ in range(rounds):
-            mine.append(await ours(launcher, pods, count))
+            for place, made in pods.items():
+                mine[place].append(await ours(launcher, made, count))
             theirs.append(await asyncio.to_thread(crun, bundle, count))
     finally:
         await launcher.close()
-    ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
-    return {"linux_per_s": mine, "crun_per_s": theirs, "ratio": ratio}
+    on_disk, in_memory = (
+        statistics.median(a / b for a, b in zip(mine[place], theirs, strict=True)) for place in (base, memory)
+    )
+    return {
+        "linux_per_s": mine[base], "linux_in_memory_per_s": mine[memory], "crun_per_s": theirs,
+        "ratio": on_disk, "ratio_in_memory": in_memory,
+    }  # fmt: skip
 
 
 @asynccontextmanager
@@ -214,16 +225,16 @@ async def memory(base: Path, rootfs: Path) -> dict[str, Any]:
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All three."""
     base = Path(tempfile.mkdtemp(prefix="stage1-many-", dir="/var/tmp"))
-    place = base if options.disk else Path(tempfile.mkdtemp(prefix="stage1-many-", dir="/run"))
+    in_memory = Path(tempfile.mkdtemp(prefix="stage1-many-", dir="/run"))
     try:
         rootfs = make_rootfs(base / "rootfs")
         result = {
-            "rate": await rates(base, rootfs, place, options.pods, options.rounds),
+            "rate": await rates(base, in_memory, rootfs, options.pods, options.rounds),
             "exec": await execs(base, rootfs, options.execs),
             "memory": await memory(base, rootfs),
         }
     finally:
-        for one in {base, place}:
+        for one in (base, in_memory):
             shutil.rmtree(one)
     print_rate(result["rate"], options)
     print_exec(result["exec"], options)
@@ -234,11 +245,14 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def print_rate(rate: dict[str, Any], options: argparse.Namespace) -> None:
-    mine, theirs = statistics.median(rate["linux_per_s"]), statistics.median(rate["crun_per_s"])
+    mine, memory, theirs = (
+        statistics.median(rate[name]) for name in ("linux_per_s", "linux_in_memory_per_s", "crun_per_s")
+    )
     print(
         f"{options.pods} pods, {AT_ONCE} at a time, each started, ended and stopped; {options.rounds} rounds:"
     )
     print(f"  linux {mine:.0f}/s, crun {theirs:.0f}/s: {rate['ratio']:.2f} x")
+    print(f"  linux {memory:.0f}/s with the pods' directories in memory: {rate['ratio_in_memory']:.2f} x")
 
 
 def print_exec(calls: dict[str, Any], options: argparse.Namespace) -> None:
@@ -254,7 +268,6 @@ def main() -> int:
     parser.add_argument("--pods", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--execs", type=int, default=40)
-    parser.add_argument("--disk", action="store_true", help="have the pods' directories where the image is")
     parser.add_argument("--json", type=Path, help="write the result here too")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
