@@ -9,6 +9,7 @@ import errno
 import itertools
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -46,6 +47,13 @@ def remove_tree(path: Path | str) -> None:
     finally:
         os.close(root)
     os.rmdir(path)
+
+
+def remove_if_there(path: Path) -> None:
+    """As far as that is possible; for what is only in the way."""
+    with suppress(OSError):
+        remove_tree(path)
+
 
 
 def _emptied(directory: int, levels: int) -> Iterator[tuple[int, str]]:
