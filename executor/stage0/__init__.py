@@ -1,5 +1,11 @@
 """stage0, the image side: names, sources, the store of rendered layers. `ImageStore.pull` is the way in.
 
+    names ─▶ store ─┬▶ sources: layout, archive, registry (endpoint, login, platforms), webaci (discovery); web beneath
+                    ├▶ acisource: the one way in for ACIs (aci, acmanifest, acrules, dependencies)
+                    ├▶ trust: who may have made it
+                    └▶ layers ─▶ streams, pipe ─▶ tarstream ─▶ extract ─▶ cas, which keeps it (pins, seal, split)
+    later:  guard (at each run), gc, check, inventory, operations; cli and cli_trust for people
+
 The store is loaded when it is first asked for: it takes a fifth of a second, which short commands have no use for.
 """
 

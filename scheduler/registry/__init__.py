@@ -1,4 +1,10 @@
-"""The resources we serve: models, defaults, validation, printing. One file a resource; no HTTP, no store."""
+"""The resources we serve: models, defaults, validation, printing. One file a resource; no HTTP, no store.
+
+`resource` is what each of them is, `decode` makes objects of JSON, `errors` has what is refused and how that is said.
+Pods have several files: pod_defaults, pod_validation (and that of containers, volumes, security, handlers, affinity,
+labels), pod_table, pod_warnings; `supported` is the list of their fields that Gantry does, `admission` and `wishes` are
+what other objects say of them.
+"""
 
 from __future__ import annotations
 
