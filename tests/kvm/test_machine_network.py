@@ -71,6 +71,7 @@ async def machine(start: Any, outside: int) -> Any:
         )
         _nsenter(
             outside,
+            "echo 0 > /proc/sys/net/ipv4/ip_forward; "  # it is the host's at first
             "ip addr add 192.0.2.1/24 dev out; ip addr add 198.51.100.7/32 dev out; ip link set out up; "
             "ip addr add 2001:db8::1/64 dev out nodad",
         )
@@ -120,7 +121,7 @@ async def test_probes_and_hooks_are_made_in_the_machine(machine: Any) -> None:
         "dial tcp 127.0.0.1:9: connect: connection refused",
     )
     answer, said = await probe(web, {"tcpSocket": {"port": 80, "host": "203.0.113.1"}})
-    assert (answer, "i/o timeout" in said) == (Answer.FAILURE, True), "not the node's network"
+    assert (answer, "i/o timeout" in said) == (Answer.FAILURE, True), f"not the node's network: {said}"
     answer, said = await probe(web, {"grpc": {"port": 8000}, **slow})
     assert answer is Answer.FAILURE
     assert said.startswith("error: health rpc failed: ")
