@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from executor.rkt.flags import Failure, Flags, boolean
+from executor.rkt.flags import FALSE, TRUE, Failure, Flags, boolean
 from executor.stage1 import caps
 from executor.stage1.manifest import ManifestError, quantity
 
@@ -80,6 +80,12 @@ class Apps:
         return self.apps[-1]
 
 
+def deprecate(flags: Flags) -> None:
+    """The old words for --pull-policy."""
+    flags.deprecate("store-only", "please use --pull-policy=never")
+    flags.deprecate("no-store", "please use --pull-policy=update")
+
+
 def add_flags(flags: Flags, apps: Apps) -> None:
     """Everything that may stand behind an image, and --volume and --mount."""
 
@@ -125,7 +131,7 @@ def add_flags(flags: Flags, apps: Apps) -> None:
         apps.last().readonly_rootfs = boolean(value)
 
     flags.call("supplementary-gids", "numbers, with commas", groups)
-    flags.call("readonly-rootfs", "make the app's root read-only", read_only, bare="true")
+    flags.call("readonly-rootfs", "make the app's root read-only", read_only, bare="true", words=TRUE | FALSE)
     _add_places(flags, apps)
     _add_isolators(flags, apps)
     _add_streams(flags, apps)
@@ -232,6 +238,7 @@ def _add_isolators(flags: Flags, apps: Apps) -> None:
         flags.call(flag, words, isolator(name, make))
     for old in ("retain", "remove"):
         flags.call(f"cap-{old}", "", isolator(f"os/linux/capabilities-{old}-set", _capabilities))
+        flags.deprecate(f"cap-{old}", f"use --caps-{old} instead")
 
     def seccomp(value: str) -> None:
         name, made = parse_seccomp(value)

@@ -72,8 +72,9 @@ def version(g: Globals, args: list[str]) -> int:
     return 0
 
 
-def usage() -> str:
-    shown = {name: text for name, (_, text) in VERBS.items() if text}
+def usage(prefix: str = "") -> str:
+    """Of all verbs, or those of a group."""
+    shown = {name: text for name, (_, text) in VERBS.items() if text and name.startswith(prefix)}
     width = max(map(len, shown))
     lines = [f"  {name:<{width}}  {text}" for name, text in shown.items()]
     return "\n".join(["usage: gantry rkt [flags] COMMAND …", "", "commands:", *lines, "",
@@ -91,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         flags.parse(args, found.append, rest=True)
         if early and not found:
             raise Failure(f"unknown flag: {early[0].partition('=')[0]}")
+        _complete(found)
         at = _words_of_verb(found)
         found[at:at] = early
         if not found:
@@ -129,6 +131,20 @@ def _flags_of_verbs(flags: Flags, args: list[str]) -> tuple[list[str], list[str]
     return early, rest + args[at:]
 
 
+def _complete(found: list[str]) -> None:
+    """As in rkt a word of a verb may be short for the only one that begins so."""
+    for at in range(min(2, len(found))):
+        before = f"{found[0]} " if at else ""
+        names = {
+            name.removeprefix(before).partition(" ")[0]
+            for name in (*VERBS, *ABSENT, "help")
+            if name.startswith(before)
+        }
+        matches = [name for name in names if name.startswith(found[at])]
+        if len(matches) == 1 and found[at]:
+            found[at] = matches[0]
+
+
 def _words_of_verb(found: list[str]) -> int:
     """How many words the verb has: `image list` two."""
     return 2 if " ".join(found[:2]) in VERBS else min(len(found), 1)
@@ -141,8 +157,12 @@ def _verb(g: Globals, found: list[str]) -> int:
         if not name:
             raise HelpAsked(g.flags())
     if f"{name} " in {f"{verb.split(' ')[0]} " for verb in VERBS if " " in verb}:
-        if not args or args[0].startswith("-"):
-            raise Failure(f"{name}: name one of " + ", ".join(v for v in VERBS if v.startswith(f"{name} ")))
+        below = {verb.partition(" ")[2] for verb in VERBS if verb.startswith(f"{name} ")}
+        if not args or args[0] in {"-h", "--help"}:
+            print(usage(f"{name} "))
+            return 0
+        if args[0].startswith("-"):
+            raise Failure(f"{name}: name one of {', '.join(sorted(below))}")
         name, args = f"{name} {args[0]}", args[1:]
     if name in ABSENT:
         raise Failure(f"{name} is not supported: {ABSENT[name]}")
@@ -157,7 +177,7 @@ def _verb(g: Globals, found: list[str]) -> int:
         return 0
     except Failure as error:
         g.say(str(error))
-        return 1 if name in SAY_ONE else FAILED
+        return error.code or (1 if name in SAY_ONE else FAILED)
     except KeyboardInterrupt:
         return 130
 

@@ -3,16 +3,27 @@
 Words and flags are handed over in their order, for most flags of `run` mean the image before them.
 """
 
-from collections.abc import Callable
+# ruff: noqa: T201  (a command line prints)
+
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-_TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-_FALSE: Final = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+FALSE: Final = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
 class Failure(Exception):
-    """Something that rkt itself cannot do: one line, exit code 254."""
+    """Something that rkt itself cannot do: one line. code: the exit code, if not the verb's usual one."""
+
+    def __init__(self, text: str, code: int | None = None) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+USAGE: Final = 254
+"""The exit code for a command line that cannot be read, of all verbs."""
 
 
 class HelpAsked(Exception):
@@ -21,9 +32,9 @@ class HelpAsked(Exception):
 
 def boolean(text: str) -> bool:
     """As Go's strconv.ParseBool. ValueError."""
-    if text in _TRUE:
+    if text in TRUE:
         return True
-    if text in _FALSE:
+    if text in FALSE:
         return False
     raise ValueError(f"{text!r} is neither true nor false")
 
@@ -33,6 +44,7 @@ class _Flag:
     text: str
     take: Callable[[str], None]
     bare: str | None  # its value when it stands alone; None: the next word is the value
+    words: frozenset[str] = frozenset()  # that are its value, all the same, when they follow
 
 
 class Flags:
@@ -44,6 +56,7 @@ class Flags:
         self.lists: dict[str, list[str]] = {}
         self.given: set[str] = set()
         self._flags: dict[str, _Flag] = {}
+        self._instead: dict[str, str] = {}
 
     def text(self, name: str, default: str, text: str, *, bare: str | None = None) -> None:
         """A flag with one value; the last one counts."""
@@ -68,9 +81,22 @@ class Flags:
         self.lists[name] = []
         self._flags[name] = _Flag(text, self.lists[name].append, None)
 
-    def call(self, name: str, text: str, take: Callable[[str], None], *, bare: str | None = None) -> None:
-        """A flag whose value goes to a function, which may raise ValueError."""
-        self._flags[name] = _Flag(text, take, bare)
+    def call(
+        self,
+        name: str,
+        text: str,
+        take: Callable[[str], None],
+        *,
+        bare: str | None = None,
+        words: Iterable[str] = (),
+    ) -> None:
+        """A flag whose value goes to a function, which may raise ValueError. words: may follow as its value, bare or
+        not."""
+        self._flags[name] = _Flag(text, take, bare, frozenset(words))
+
+    def deprecate(self, name: str, instead: str) -> None:
+        """Say so, on stderr, whenever it is given; in pflag's words."""
+        self._instead[name] = instead
 
     def refuse(self, names: str, why: str) -> None:
         """Flags of rkt's (blank-separated) that are not there: naming one is an error that says why."""
@@ -144,20 +170,22 @@ class Flags:
             raise HelpAsked(self)
         flag = self._flags.get(name)
         if flag is None or not arg.startswith("--"):
-            raise Failure(f"unknown flag: {arg.partition('=')[0]}")
+            raise Failure(f"unknown flag: {arg.partition('=')[0]}", USAGE)
+        if name in self._instead and name not in self.given:
+            print(f"Flag --{name} has been deprecated, {self._instead[name]}", file=sys.stderr)
         self.given.add(name)
         used = 0
         if not equals:
-            if flag.bare is not None:
+            if flag.bare is not None and following not in flag.words:
                 value = flag.bare
             elif following is None:
-                raise Failure(f"flag needs an argument: --{name}")
+                raise Failure(f"flag needs an argument: --{name}", USAGE)
             else:
                 value, used = following, 1
         try:
             flag.take(value)
         except ValueError as error:
-            raise Failure(f"invalid argument {value!r} for --{name}: {error}") from None
+            raise Failure(f"invalid argument {value!r} for --{name}: {error}", USAGE) from None
         return used
 
     def help(self) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from executor.rkt import lookup
+from executor.rkt.apps import deprecate
 from executor.rkt.common import Globals, ago, check_format, full_time, table, to_json, words
 from executor.rkt.flags import Failure, Flags, duration
 from executor.rkt.lookup import Finder
@@ -39,6 +40,7 @@ def pull_flags(flags: Flags, default: str) -> None:
     flags.text("pull-policy", default, "when to fetch an image: new, update or never")
     flags.switch("store-only", "", default=False)
     flags.switch("no-store", "", default=False)
+    deprecate(flags)
 
 
 def policy(flags: Flags) -> lookup.Pull:

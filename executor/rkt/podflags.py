@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from executor.network import selection
 from executor.rkt import measured, stage1
-from executor.rkt.apps import Apps, add_flags
+from executor.rkt.apps import Apps, add_flags, deprecate
 from executor.rkt.common import Globals
 from executor.rkt.flags import Failure, Flags
 from executor.rkt.podmanifest import AC_NAME, Environments, resolv_conf
@@ -44,7 +44,7 @@ class PodFlags:
         """Of a pod without apps yet."""
         self = cls(flags)
         self._add_stage1()
-        self._add_network()
+        self._add_network(None)
         measured.add_flags(flags)
         flags.many(
             "port",
@@ -59,6 +59,7 @@ class PodFlags:
         flags.text("pull-policy", "new", "when to fetch an image: new, update or never")
         flags.switch("store-only", "")
         flags.switch("no-store", "")
+        deprecate(flags)
         flags.switch("inherit-env", "take this process' environment along, behind the images'")
         flags.many("set-env", "NAME=VALUE for all apps")
         flags.many("set-env-file", "a file of lines NAME=VALUE for all apps")
@@ -78,14 +79,15 @@ class PodFlags:
         for name, text in stage1.FLAGS.items():
             flags.text(name, "", text)
 
-    def _add_network(self) -> None:
+    def _add_network(self, bare: str | None) -> None:
+        """bare: what --net alone means; None: the next word is its value."""
         flags = self.flags
         flags.values["net"] = selection.DEFAULT
         flags.call(
             "net",
             "none, host, all, or networks: NAME[:ARG=VALUE;…],… (default default)",
             self._take_net,
-            bare="default",
+            bare=bare,
         )
         flags.many("dns", "name servers; host: as this machine's; none: what the image says")
         flags.text("dns-domain", "", "for resolv.conf")
@@ -101,7 +103,7 @@ class PodFlags:
 
     def _add_running(self) -> None:
         flags = self.flags
-        self._add_network()
+        self._add_network("default")
         measured.add_flags(flags)
         flags.switch("interactive", "give the app this terminal, or this standard input")
         flags.text("ipc", "auto", "auto or private: of the pod's own; parent: this machine's")

@@ -125,7 +125,11 @@ def status(g: Globals, args: list[str]) -> int:
     flags.text("wait-ready", "false", "until it is ready: true, false or how long", bare="true")
     flags.text("uuid-file", "", "read the UUID from a file")
     flags.text("format", "", "json or json-pretty")
-    found = named(words(flags, args), flags.values["uuid-file"])
+    rest = words(flags, args)
+    try:
+        found = named(rest, flags.values["uuid-file"])
+    except Failure as error:
+        raise Failure(str(error), None if rest or not flags.values["uuid-file"] else 1) from None  # as in rkt
     how = check_format(flags.values["format"])
     ready, wait = (_seconds(name, flags.values[name]) for name in ("wait-ready", "wait"))
     pod = find(g.pods, found[0])

@@ -55,7 +55,6 @@ def remove_if_there(path: Path) -> None:
         remove_tree(path)
 
 
-
 def _emptied(directory: int, levels: int) -> Iterator[tuple[int, str]]:
     """Removes all that is in a directory but what is deep below it: that it yields, to be taken away at once."""
     with os.scandir(directory) as entries:

@@ -117,7 +117,6 @@ def test_what_is_not_there_is_refused_with_254(capsys):
         (["app", "add"], "set RKT_EXPERIMENT_APP=true"),
         (["api-service"], "api-service is not supported"),
         (["image", "nope"], "unknown command 'image nope'"),
-        (["image"], "image: name one of image list"),
         (["version", "--nope"], "unknown flag: --nope"),
         (["--insecure-options=odd", "version"], "'odd' is not one of none, image"),
         (["run", "--stage1-path=/x", "a"], "stage1 image /x: No such file or directory"),

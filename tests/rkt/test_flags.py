@@ -3,6 +3,7 @@
 import pytest
 
 from executor.rkt.apps import Apps, add_flags, parse_seccomp, parse_volume
+from executor.rkt.cli import main
 from executor.rkt.common import ago, full_time, table
 from executor.rkt.flags import Failure, Flags, duration
 from executor.rkt.lookup import reference
@@ -165,3 +166,54 @@ def test_times(monkeypatch):
     ]  # fmt: skip
     assert ".5 " in full_time(1_000_000.5)
     assert "." not in full_time(1_000_000.0)
+
+
+def test_a_verb_may_be_cut_short(capsys, tmp_path):
+    """Where it is the only one that begins so, as in rkt; a group alone says what is in it."""
+    g = [f"--dir={tmp_path}"]
+    for words, code, said in (
+        (["vers"], 0, "appc Version"),
+        (["im", "li", "--no-legend"], 0, ""),
+        (["imag", "lis", "--no-legend"], 0, ""),
+        (["ru", "x"], 254, "unknown command 'ru'"),
+        (["api"], 254, "rkt's gRPC service is not there"),
+        (["api-service"], 254, "rkt's gRPC service is not there"),
+        (["image"], 0, "image cat-manifest"),
+        (["image", "--help"], 0, "image cat-manifest"),
+        (["image", "nope"], 254, "unknown command 'image nope'"),
+        (["he", "list"], 0, "usage: gantry rkt list"),
+        ([], 2, "missing command"),
+    ):
+        assert main([*g, *words]) == code, words
+        done = capsys.readouterr()
+        assert said in done.out + done.err, words
+
+
+def test_exit_codes_are_rkts(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("RKT_EXPERIMENT_APP", "true")
+    g = [f"--dir={tmp_path}"]
+    for words, code in (
+        (["status", "--uuid-file=/nope"], 1),
+        (["status", "x"], 254),
+        (["status"], 254),
+        (["app", "status", "x", "--app=y"], 1),
+        (["app", "status", "--nope"], 254),
+        (["app", "list"], 1),
+        (["rm", "--uuid-file=/nope"], 254),
+    ):
+        assert main([*g, *words]) == code, words
+    capsys.readouterr()
+
+
+def test_a_flag_that_may_stand_alone_may_have_a_word_too():
+    apps, made = Apps(), Flags("run", "")
+    add_flags(made, apps)
+    made.parse(["a", "--readonly-rootfs", "true", "b", "--readonly-rootfs", "c"], apps.word, apps.argument)
+    assert [(app.image, app.readonly_rootfs) for app in apps.apps] == [("a", True), ("b", True), ("c", False)]
+
+
+def test_what_is_deprecated_is_said_once(capsys):
+    apps, made = Apps(), Flags("run", "")
+    add_flags(made, apps)
+    made.parse(["a", "--cap-retain=CAP_KILL", "--cap-retain=CAP_CHOWN"], apps.word, apps.argument)
+    assert capsys.readouterr().err == "Flag --cap-retain has been deprecated, use --caps-retain instead\n"
