@@ -7,8 +7,6 @@ one, each with an app of its own.
 import asyncio
 import json
 import os
-import shutil
-import subprocess
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -23,30 +21,22 @@ from executor.kvm import kernel, probe
 from executor.kvm.machines import Machines
 from executor.kvm.template import LIMIT
 from executor.pods.launcher import AppExit, Launcher, LaunchError, Sandbox
+from tests.ground import put_busybox, skip_root_tests, why_no_pods
 
 SECONDS = 150.0
 
 
 def _why_not() -> str:
-    if os.geteuid() != 0:
-        return "needs root"
-    if shutil.which("busybox") is None:
-        return "needs busybox-static"
     try:
         probe.tools()
         kernel.find()
     except (probe.ProbeError, kernel.KernelError) as error:
         return str(error)
-    return ""
-
-
-WHY_NOT = _why_not()
+    return why_no_pods()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if WHY_NOT and item.get_closest_marker("root") and "tests/kvm" in str(item.path):
-            item.add_marker(pytest.mark.skip(reason=WHY_NOT))
+    skip_root_tests(items, "kvm", _why_not())
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -60,12 +50,7 @@ def layers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     lower, upper = tmp_path_factory.mktemp("lower"), tmp_path_factory.mktemp("upper")
     for name in ("bin", "etc", "tmp", "replaced"):
         (lower / name).mkdir()
-    busybox = shutil.which("busybox") or "/bin/busybox"
-    shutil.copy(busybox, lower / "bin" / "busybox")
-    applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
-    for applet in applets:
-        if applet != "busybox":
-            (lower / "bin" / applet).symlink_to("busybox")
+    put_busybox(lower)
     (lower / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\napp:x:1234:2345::/:/bin/sh\n")
     (lower / "tmp").chmod(0o1777)
     (lower / "removed").write_text("not to be seen\n")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from executor.network.taps import TUN
+from tests.ground import skip_root_tests
 
 _CODE = "import signal, ctypes; ctypes.CDLL(None).prctl(1, 9); print(flush=True); signal.pause()"
 
@@ -21,10 +22,7 @@ def _why_not() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    why_not = _why_not()
-    for item in items:
-        if why_not and item.get_closest_marker("root") and "tests/network" in str(item.path):
-            item.add_marker(pytest.mark.skip(reason=why_not))
+    skip_root_tests(items, "network", _why_not())
 
 
 @pytest.fixture
