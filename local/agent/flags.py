@@ -86,11 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A,B",
         help=f"of cgroups/{{{','.join(sorted(SUBSYSTEMS))}}} and cgroups/all (default: cgroups/cpu,cgroups/mem)",
     )
-    add("--executor_registration_timeout", type=positive, default=60.0, metavar="T", help="default: 1mins")
-    add("--executor_reregistration_timeout", type=positive, default=2.0, metavar="T", help="default: 2secs")
-    add("--executor_shutdown_grace_period", type=duration, default=5.0, metavar="T", help="default: 5secs")
-    add("--recovery_timeout", type=positive, default=900.0, metavar="T", help="default: 15mins")
-    add("--registration_backoff_factor", type=positive, default=1.0, metavar="T", help="default: 1secs")
+    _timeouts(result)
     add(
         "--gc_delay",
         type=positive,
@@ -116,6 +112,15 @@ def _parser() -> argparse.ArgumentParser:
     _access(result)
     add("--log_level", default="info", choices=("debug", "info", "warning", "error"))
     return result
+
+
+def _timeouts(result: argparse.ArgumentParser) -> None:
+    add = result.add_argument
+    add("--executor_registration_timeout", type=positive, default=60.0, metavar="T", help="default: 1mins")
+    add("--executor_reregistration_timeout", type=positive, default=2.0, metavar="T", help="default: 2secs")
+    add("--executor_shutdown_grace_period", type=duration, default=5.0, metavar="T", help="default: 5secs")
+    add("--recovery_timeout", type=positive, default=900.0, metavar="T", help="default: 15mins")
+    add("--registration_backoff_factor", type=positive, default=1.0, metavar="T", help="default: 1secs")
 
 
 def _oversubscription(result: argparse.ArgumentParser) -> None:
