@@ -20,6 +20,7 @@ from executor.stage0 import web as web_client
 from executor.stage0.streams import Limits
 from executor.stage0.trust import Gate, Policy
 from shared.security.certificates import ServingFiles, serving_files
+from tests.ground import skip_root_tests
 from tests.stage0.gpg import Gpg
 from tests.stage0.handmade import Layout, Tar
 from tests.stage0.internet import Internet
@@ -31,10 +32,8 @@ HTPASSWD = "user:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`root` tests here chown, mknod and set trusted attributes."""
-    skip = pytest.mark.skip(reason="needs root: owners, whiteouts and overlay attributes")
-    for item in items:
-        if item.get_closest_marker("root") and "stage0" in item.nodeid and os.geteuid() != 0:
-            item.add_marker(skip)
+    why = "needs root: owners, whiteouts and overlay attributes"
+    skip_root_tests(items, "stage0", "" if os.geteuid() == 0 else why)
 
 
 def _need(*tools: str) -> None:
