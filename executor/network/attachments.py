@@ -46,20 +46,27 @@ def attach(
         say(f"loading network {one.network} with type {one.steps[0].type}")
         call = Call("ADD", made.container, netns, one.interface, one.args, made.places)
         result = results.NOTHING
+        one = replace(one, begun=True)
+        made = _noted(pod, made, number, one)
         for place, step in enumerate(one.steps):
             try:
                 answer = _run(made, call, one, step, result if place else None, stopper)
                 result = _merged(result, results.parse(answer)) if answer.strip() else result
             except CniError as error:
+                if isinstance(error, PluginFailed) and not place:
+                    _noted(pod, made, number, replace(one, refused=True))
                 raise CniError(f'error adding network "{one.network}": {error}') from None
             one = replace(one, result=result.raw)
-            made = replace(
-                made, attachments=(*made.attachments[:number], one, *made.attachments[number + 1 :])
-            )
-            record.save(pod, made)
+            made = _noted(pod, made, number, one)
         found.append(result)
     record.save_info(pod, made)
     return tuple(found)
+
+
+def _noted(pod: Path, made: Plan, number: int, one: Attachment) -> Plan:
+    made = replace(made, attachments=(*made.attachments[:number], one, *made.attachments[number + 1 :]))
+    record.save(pod, made)
+    return made
 
 
 def _merged(before: Result, new: Result) -> Result:
@@ -85,11 +92,12 @@ def _conf(one: Attachment, step: Step, told: Result | None) -> str:
     return json.dumps(put(step.conf, **more))
 
 
-def detach(pod: Path, netns: str) -> None:
+def detach(pod: Path, netns: str, *, say: Callable[[str], None] = _nothing) -> None:
     """Take down what a pod directory says may be there, the last first, and forget it. Idempotent.
 
     netns: as of `attach`, when nothing runs in it any more; "" when it is gone. Raises CniError with all that failed,
-    OSError; what failed is not forgotten: try again.
+    OSError; what failed is not forgotten: try again. Only a plugin that has said no once before is not asked again: who
+    refuses for good must not keep a pod for ever.
     """
     made = left = record.load(pod)
     if made is None or left is None:
@@ -97,11 +105,17 @@ def detach(pod: Path, netns: str) -> None:
     wrong = []
     for one in reversed(made.attachments):
         try:
-            _delete(made, one, netns)
+            if one.begun:
+                _delete(made, one, netns)
         except CniError as error:
-            wrong.append(f'error deleting network "{one.network}": {error}')
-        else:
-            left = record.forget(pod, left, one)
+            text = f'error deleting network "{one.network}": {error}'
+            if not (one.refused and isinstance(error, PluginFailed)):
+                if isinstance(error, PluginFailed):
+                    left = _noted(pod, left, left.attachments.index(one), replace(one, refused=True))
+                wrong.append(text)
+                continue
+            say(f"{text}; it is not asked again")
+        left = record.forget(pod, left, one)
     if wrong:
         raise CniError("; ".join(wrong))
     record.forget(pod, left)

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from executor.network import config, plugins, ports
+from executor.network import plugins, ports
 from executor.network.config import Network, put
 from executor.network.errors import CniError
 from executor.network.ports import Forward
 
 PORTMAP: Final = "portmap"
-_PORTMAP_VERSION: Final = config.CACHED
+_PORTMAP_VERSION: Final = "0.3.1"
+"""The oldest that it knows, of any age."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Attachment:
-    """One interface of a pod. result: what is known of the answers; None while no plugin has answered."""
+    """One interface of a pod. result: what is known of the answers; None while no plugin has answered.
+
+    begun: a plugin may have run. refused: one has, and has said no: the first one to ADD, or any to DEL.
+    """
 
     network: str
     file: str
@@ -35,6 +39,8 @@ class Attachment:
     steps: tuple[Step, ...]
     text: str
     result: Mapping[str, Any] | None = None
+    begun: bool = False
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,15 @@ class Plan:
     places: tuple[str, ...]
     attachments: tuple[Attachment, ...]
     forwards: tuple[Forward, ...] = ()
+
+    def check(self) -> None:
+        """Raises CniError when a program is not there."""
+        for one in self.attachments:
+            for step in one.steps:
+                try:
+                    plugins.find(step.type, self.places)
+                except CniError as error:
+                    raise CniError(f'error adding network "{one.network}": {error}') from None
 
     def describe(self) -> list[str]:
         """What would be run, in order. Raises CniError when a program is not there."""

@@ -27,6 +27,7 @@ PLACES: Final = ("/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni")
 PACKAGE: Final = "containernetworking-plugins"
 _PACKAGED: Final = ("bandwidth", "bridge", "dhcp", "firewall", "host-device", "host-local", "ipvlan", "loopback",
                     "macvlan", "portmap", "ptp", "sbr", "static", "tuning", "vlan", "vrf")  # fmt: skip
+_IGNORE: Final = "IgnoreUnknown"
 _SETPRIV: Final = "setpriv"
 _PIECE: Final = 1 << 16
 _SHOWN: Final = 400
@@ -59,12 +60,20 @@ class Call:
             "CNI_CONTAINERID": self.container,
             "CNI_NETNS": self.netns,
             "CNI_IFNAME": self.interface,
-            "CNI_ARGS": self.args,
+            "CNI_ARGS": _lenient(self.args),
             "CNI_PATH": ":".join(self.places),
         }
         return (
             {**made, "CNI_VERSION": version} if version in VERSIONS[:2] else made
         )  # as rkt; later specs have none
+
+
+def _lenient(args: str) -> str:
+    """Of a plugin and the ones that it runs each knows some arguments, and refuses the others unless it is told not to
+    (CNI's conventions, IgnoreUnknown)."""
+    if not args or any(one.partition("=")[0] == _IGNORE for one in args.split(";")):
+        return args
+    return f"{_IGNORE}=1;{args}"
 
 
 class Stopper:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from executor.network import config, plugins
-from executor.network.config import CACHED, Network
+from executor.network.config import FIRST, Network
 from executor.network.errors import CniError
 
 HOST: Final = "host"
@@ -24,10 +24,10 @@ RKT_PLUGINS: Final = "/usr/lib/rkt/plugins/net"
 
 
 def _built_in(name: str, *, subnet: str, out: bool) -> tuple[str, str]:
-    """As rkt's stage1/net/rootfs/etc/rkt/net.d, in a version of CNI that knows more."""
+    """As rkt's stage1/net/rootfs/etc/rkt/net.d: the version is one that plugins of any age know."""
     ipam: dict[str, Any] = {"type": "host-local", "subnet": subnet}
     ipam |= {"routes": [{"dst": "0.0.0.0/0"}]} if out else {}
-    conf = {"cniVersion": CACHED, "name": name, "type": "ptp", "ipMasq": out, "ipam": ipam}
+    conf = {"cniVersion": FIRST, "name": name, "type": "ptp", "ipMasq": out, "ipam": ipam}
     return json.dumps(conf, indent="\t") + "\n", f"99-{name}.conf"
 
 

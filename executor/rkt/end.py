@@ -90,7 +90,7 @@ def rm(g: Globals, args: list[str]) -> int:
             _removable(pod)
             strays.sweep([pod.uuid])
             with suppress(FileNotFoundError):  # somebody else is removing it
-                _delete(take(pod))
+                _delete(g, take(pod))
         except Failure as error:
             g.say(str(error))
             failed = True
@@ -110,7 +110,7 @@ def _removable(pod: Seen) -> None:
         raise Failure(f'pod "{pod.uuid}" is currently being deleted')
 
 
-def _delete(taken: PodDir) -> None:
+def _delete(g: Globals, taken: PodDir) -> None:
     """By way of exited-garbage and garbage, so that what is half removed is never taken for a pod. Failure."""
     if taken.phase is Phase.RUN:
         taken.move(Phase.EXITED)
@@ -122,7 +122,7 @@ def _delete(taken: PodDir) -> None:
         from executor.rkt import networks
 
         try:
-            networks.release(taken.path)
+            networks.release(g, taken.path)
         except Failure as error:
             os.close(taken.lock)
             raise Failure(f'unable to remove pod "{taken.name}": {error}; it stays') from None
@@ -211,7 +211,7 @@ def _sweep(g: Globals, pod: Seen) -> bool:
         return True
     print(f'Garbage collecting pod "{pod.uuid}"', flush=True)
     try:
-        _delete(taken)
+        _delete(g, taken)
     except Failure as error:
         g.say(str(error))
         return False

@@ -26,6 +26,8 @@ from executor.rkt.flags import Failure
 
 _ENDED: Final = (Phase.RUN, Phase.EXITED, Phase.GARBAGE)
 _LOCK: Final = ".networks"
+_FAILED: Final = "stage1: failed to setup network"
+"""In rkt's words, which scripts look for."""
 
 
 def planned(
@@ -35,9 +37,11 @@ def planned(
     try:
         wanted = selection.choose(nets, g.config_dirs, lambda text: g.say(f"networking: {text}"))
         places = selection.places(g.config_dirs)
-        return plan(uuid, wanted, places, forwards(_without_activated(manifest) if activated else manifest))
+        made = plan(uuid, wanted, places, forwards(_without_activated(manifest) if activated else manifest))
+        made.check()
     except CniError as error:
-        raise Failure(f"failed to setup network: {error}") from None
+        raise Failure(f"{_FAILED}: {error}") from None
+    return made
 
 
 def _without_activated(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +87,7 @@ class Networks:
             await asyncio.wait([work])
             raise
         except CniError as error:
-            raise Failure(f"failed to setup network: {error}") from None
+            raise Failure(f"{_FAILED}: {error}") from None
         finally:
             stopper.close()
 
@@ -95,10 +99,13 @@ class Networks:
         self._netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         if os.path.samestat(os.fstat(self._netns), os.stat("/proc/self/ns/net")):
             raise CniError("the pod has died")  # and its pid is somebody else's
-        say = (lambda text: self._g.say(f"networking: {text}")) if self._g.debug else (lambda _: None)
-        found = attachments.attach(self._pod.path, self._plan, self._place(), stopper=stopper, say=say)
+        more = {"say": self._say} if self._g.debug else {}
+        found = attachments.attach(self._pod.path, self._plan, self._place(), stopper=stopper, **more)
         names = [one.network for one in self._plan.attachments]
         self._write_dns(dict(zip(names, found, strict=True)))
+
+    def _say(self, text: str) -> None:
+        self._g.say(f"networking: {text}")
 
     def _place(self) -> str:
         """Of the pod's namespace: by a descriptor of ours, which cannot be another process' by now, as a pid can."""
@@ -129,9 +136,9 @@ class Networks:
     async def close(self) -> None:
         """Nothing of the pod runs any more."""
         try:
-            await asyncio.to_thread(attachments.detach, self._pod.path, self._place())
+            await asyncio.to_thread(attachments.detach, self._pod.path, self._place(), say=self._say)
         except (CniError, OSError) as error:
-            self._g.say(f"networking: {error}; `gc` tries again")
+            self._say(f"{error}; `gc` tries again")
         finally:
             if self._netns >= 0:
                 os.close(self._netns)
@@ -171,16 +178,16 @@ def sweep(g: Globals) -> None:
         except (OSError, ValueError):  # it runs, or somebody else works on it
             continue
         try:
-            release(pod)
+            release(g, pod)
         except Failure as error:
             g.say(f"pod {pod.name}: {error}")
         finally:
             os.close(taken.lock)
 
 
-def release(pod: Path) -> None:
+def release(g: Globals, pod: Path) -> None:
     """Take down what a pod that has ended has left; nothing when it has left nothing. Failure."""
     try:
-        attachments.detach(pod, "")
+        attachments.detach(pod, "", say=lambda text: g.say(f"networking: {text}"))
     except (CniError, OSError) as error:
         raise Failure(f"networking: {error}") from None

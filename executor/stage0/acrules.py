@@ -230,6 +230,7 @@ def _port(entry: Mapping[str, Any], field: str) -> None:
     if not isinstance(entry.get("protocol"), str) or not entry["protocol"]:
         bad(field, f"{entry['name']!r} has no protocol")
     port, count = entry.get("port"), entry.get("count", 1)
+    count = 1 if count == 0 and count is not False else count  # as schema/types/port.go; actool writes it
     if (
         not isinstance(port, int)
         or not isinstance(count, int)

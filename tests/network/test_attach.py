@@ -249,6 +249,24 @@ def test_whoever_is_killed_at_whatever_moment(world: World, tmp_path: Path) -> N
     world.nothing_left()
 
 
+def test_who_has_refused_from_the_first_is_not_asked_for_ever(world: World, tmp_path: Path) -> None:
+    """What it cannot read when it adds it cannot when it deletes; those that come after it were never asked."""
+    said: list[str] = []
+    bad = world.network(
+        "ptp", ipam={"type": "host-local", "subnet": "no such subnet", "dataDir": str(tmp_path)}
+    )
+    made = world.plan(world.network("bridge"), bad, world.network("ptp", type="never-run"))
+    with pytest.raises(CniError, match=r'^error adding network "test-ptp": .*no such subnet'):
+        world.attach(made)
+    world.there(lambda: attachments.detach(world.directory, world.netns, say=said.append))
+    assert [line.partition(": ")[0] for line in said] == ['error deleting network "test-ptp"']
+    world.nothing_left()
+    with pytest.raises(
+        CniError, match=r'^error adding network "test-ptp": could not find plugin "never-run"'
+    ):
+        made.check()
+
+
 def test_what_fails_is_not_forgotten(world: World) -> None:
     made = world.plan(world.network("ptp"), world.network("bridge"))
     world.attach(made)
@@ -275,6 +293,28 @@ def test_what_fails_is_not_forgotten(world: World) -> None:
     assert world.leases() == ["10.91.0.2"]
     record.save(world.directory, Plan(broken.container, broken.places, (first,)))
     world.detach()
+    world.nothing_left()
+
+
+def test_who_refuses_to_take_down_is_asked_twice(world: World, tmp_path: Path) -> None:
+    said: list[str] = []
+    fake = tmp_path / "plugins/stubborn"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\n[ "$CNI_COMMAND" = ADD ] && echo "{}" || exit 3\n')
+    fake.chmod(0o755)
+    places = [str(fake.parent), *PLACES]
+    made = plan(
+        "6a1c4e0e-uuid",
+        [(world.network("ptp", type="stubborn", ipam={}), ""), (world.network("ptp"), "")],
+        places,
+    )
+    record.save(world.directory, made)
+    world.attach(made)
+    with pytest.raises(CniError, match=r'^error deleting network "test-ptp": stubborn DEL: exit code 3$'):
+        world.detach()
+    assert (world.leases(), world.rules()) == ([], [])
+    world.there(lambda: attachments.detach(world.directory, "", say=said.append))
+    assert said == ['error deleting network "test-ptp": stubborn DEL: exit code 3; it is not asked again']
     world.nothing_left()
 
 

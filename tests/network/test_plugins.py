@@ -43,7 +43,7 @@ def test_what_a_plugin_gets_to_see(make: Make, monkeypatch: pytest.MonkeyPatch) 
         "CNI_ARGS", "CNI_COMMAND", "CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS", "CNI_PATH", "PATH", "PWD",
     ]  # fmt: skip
     assert "CNI_PATH=/one:/two" in lines
-    assert "CNI_ARGS=A=B" in lines
+    assert "CNI_ARGS=IgnoreUnknown=1;A=B" in lines
     assert lines[-3:] == ['{"a": 1}', "/", "4"]  # its streams, and the directory that ls reads
     assert b"CNI_VERSION=0.1.0" in plugins.run(make("env"), CALL, "{}", "0.1.0")
 

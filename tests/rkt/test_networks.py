@@ -226,7 +226,7 @@ def test_networks_that_cannot_be(machine: Machine) -> None:
     rkt = machine.rkt
     machine.network("10-lame.conf", name="lame", type="no-such-plugin")
     for flags, why in (
-        (["--net=nope"], "failed to setup network: networks not found: nope"),
+        (["--net=nope"], "stage1: failed to setup network: networks not found: nope"),
         (["--net=lame"], 'error adding network "lame": could not find plugin "no-such-plugin" in '),
         (["--port=nope:1"], 'port name "nope" could not be found in any apps'),
     ):
