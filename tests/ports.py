@@ -13,8 +13,10 @@ import tempfile
 from pathlib import Path
 
 FIRST, LAST = 20000, 30999
-_PLACE = Path(tempfile.gettempdir()) / "gantry-test-ports"
-_held: list[int] = []  # open files; the kernel unlocks them when this process ends
+_PLACE = Path(tempfile.gettempdir()) / f"gantry-test-ports-{os.getuid()}"
+"""Its bytes are the ports, each locked by who has it (fcntl(2): until that process ends, and not its children)."""
+_ours: set[int] = set()
+_opened: list[int] = []
 
 
 def free_port() -> int:
@@ -24,7 +26,6 @@ def free_port() -> int:
 
 def free_ports(count: int) -> list[int]:
     """All different."""
-    _PLACE.mkdir(exist_ok=True)
     found: list[int] = []
     for port in random.sample(range(FIRST, LAST + 1), LAST + 1 - FIRST):
         if len(found) == count:
@@ -35,14 +36,16 @@ def free_ports(count: int) -> list[int]:
 
 
 def _take(port: int) -> bool:
-    file = os.open(_PLACE / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if not _opened:
+        _opened.append(os.open(_PLACE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    if port in _ours:
+        return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(_opened[0], fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("", port))
     except OSError:
-        os.close(file)
         return False
-    _held.append(file)
+    _ours.add(port)
     return True
