@@ -181,16 +181,15 @@ class Launcher:
             self._pending.pop(number, None)
 
     def _on_readable(self) -> None:
-        while True:
-            try:
-                message, fds = channel.receive_json(self._control)
-            except BlockingIOError:
-                return
-            except OSError:
-                message, fds = None, []
-            if message is None:
-                self._on_end()
-                return
+        try:
+            message, fds = channel.receive_json(self._control)
+        except BlockingIOError:
+            return
+        except OSError:
+            message, fds = None, []
+        if message is None:
+            self._on_end()
+        else:
             self._on_message(message, fds)
 
     def _on_message(self, message: dict[str, Any], fds: list[int]) -> None:

@@ -46,7 +46,8 @@ def make_directory(path: str) -> None:
     except FileExistsError:
         pass  # stage0 has made it
     except FileNotFoundError:
-        os.makedirs(path, exist_ok=True)
+        make_directory(os.path.dirname(path))
+        make_directory(path)
 
 
 def _make_volume(path: str, volume: manifest.Volume) -> None:

@@ -213,7 +213,7 @@ class _Job:
         self._given.append(fd)
         return FIRST_OWN + len(self._given) - 1
 
-    def _spawn(self, program: machine.Program) -> tuple[int, int]:
+    def _spawn(self, program: machine.Start) -> tuple[int, int]:
         source = machine.readable(program.data)
         ready, report = os.pipe2(os.O_CLOEXEC)
         fds = [*self._context.streams, source, report, *self._given]
@@ -232,7 +232,7 @@ class _Job:
             raise StageError(self._failure(program, value, number))
         return (self._who() if self._told >= 0 else int(value)), pid
 
-    def _failure(self, program: machine.Program, record: int, number: int) -> str:
+    def _failure(self, program: machine.Start, record: int, number: int) -> str:
         said = program.failure(record, number) or f"call {record}: {os.strerror(number)}"
         if (
             self._label is None

@@ -3,7 +3,7 @@
 `assemble`: lists as bytes. `run`: starting the program. `init`, `app`: the lists of a pod's init and of an app's start.
 """
 
-from executor.stage1.machine.app import Prelude, System, start
+from executor.stage1.machine.app import Prelude, Start, System, start
 from executor.stage1.machine.init import Program, first, second
 from executor.stage1.machine.run import REPORT, SOURCE, Machine, get, readable
 
@@ -13,6 +13,7 @@ __all__ = [
     "Machine",
     "Prelude",
     "Program",
+    "Start",
     "System",
     "first",
     "get",

@@ -10,11 +10,11 @@ import os
 import signal
 import struct
 from functools import lru_cache
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from executor.stage1 import caps, syscalls
-from executor.stage1.machine.assemble import ANY, RECORD, Label, List, Place, Value
-from executor.stage1.machine.init import Program
+from executor.stage1.machine.assemble import ANY, LIST, RECORD, SIZE, Label, List, Place, Value
 from executor.stage1.machine.run import REPORT, SOURCE
 from executor.stage1.plan import HIDDEN, READ_ONLY
 from executor.stage1.process import Process
@@ -28,7 +28,7 @@ _SETMASK, _F_SETFD, _FD_CLOEXEC = 2, 2, 1
 _FILTER: Final = 1  # SECCOMP_SET_MODE_FILTER
 _CLOSE_RANGE_CLOEXEC: Final = 4
 _ABOVE: Final = 64  # any socket
-_JOIN: Final = "join the cgroup "
+_JOIN, _EXEC = "join the cgroup ", "exec "
 _FIRST_SOCKET: Final = 3  # sd_listen_fds(3)
 _LONGEST_PID: Final = 20
 _INSTRUCTION: Final = 8
@@ -68,25 +68,66 @@ class System(NamedTuple):
 def start(
     process: Process, identity: Identity, environment: tuple[tuple[str, str], ...], program: str, prelude: Prelude,
     terminal: str, system: System,
-) -> Program:  # fmt: skip
+) -> "Start":  # fmt: skip
     """From the program's first call to the app's exec; it reports the app's pid. `terminal`: its path in the root.
 
     Raises ValueError (a null byte in what is to be executed), OSError (too long).
     """
     who = identity._replace(home="", name="", shell="")
     shape = process._replace(argv=(), environment=(), user="", group="", directory="", ids=0)
-    first = _begin(shape, who, prelude._replace(cgroup=""), system)
-    todo = List(first=len(first.steps))
-    todo.doing = f"exec {process.argv[0]}"
-    sockets = prelude.listening
-    _execute(todo, program, process.argv, environment, terminal, sockets, first=bool(process.own_proc))
-    steps = [f"{one}{prelude.cgroup}" if one == _JOIN else one for one in first.steps]
-    return Program(first.data + todo.finish(), 0, (*steps, *todo.steps))
+    made = _list(shape, who, prelude._replace(cgroup=""), terminal, system)
+    data = bytearray(made.data)
+    variables = [f"{name}={value}" for name, value in environment]
+    texts = list(map(os.fsencode, (program, *process.argv, *variables)))
+    block = b"\0".join(texts) + b"\0"
+    if block.count(b"\0") != len(texts):
+        raise ValueError("embedded null byte")
+    addresses = list(accumulate((len(text) + 1 for text in texts), initial=LIST + len(data)))
+    block += bytes(-len(block) % 8)
+    arguments = LIST + len(data) + len(block)
+    argv, env = addresses[1 : 1 + len(process.argv)], addresses[1 + len(process.argv) : -1]
+    pointers = [*argv, 0, *env, *made.further, 0]
+    for place, address in zip(
+        made.executed, (addresses[0], arguments, arguments + 8 * len(argv) + 8), strict=True
+    ):
+        struct.pack_into("<Q", data, place, address)
+    data += block + struct.pack(f"<{len(pointers)}Q", *pointers)
+    if len(data) > SIZE:
+        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+    return Start(bytes(data), made.steps, prelude.cgroup, process.argv[0])
+
+
+class Start(NamedTuple):
+    """A list's bytes, and what each of its records is for, but for the names of the cgroup and of what is executed."""
+
+    data: bytes
+    steps: tuple[str, ...]
+    cgroup: str
+    name: str
+
+    def failure(self, record: int, number: int) -> str | None:
+        """What went wrong in this list, as a StageError says it; None when the record is none of its."""
+        if record >= len(self.steps):
+            return None
+        step = self.steps[record]
+        name = {_JOIN: self.cgroup, _EXEC: self.name}.get(step, "")
+        return f"{step}{name}: {os.strerror(number)}"
+
+
+class _Made(NamedTuple):
+    """A list without what is executed: where in its bytes the addresses of the program, its arguments and its variables
+    belong; and those of further variables.
+    """
+
+    data: bytes
+    steps: tuple[str, ...]
+    executed: tuple[int, ...]
+    further: tuple[int, ...]
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _begin(process: Process, identity: Identity, prelude: Prelude, system: System) -> Program:
-    """All but the end: what does not depend on what is executed, and where, is the same for most apps."""
+def _list(process: Process, identity: Identity, prelude: Prelude, terminal: str, system: System) -> _Made:
+    """What does not depend on what is executed is the same for most apps."""
     todo = List()
     todo.doing = "start the app"
     todo.call("prctl", syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -111,8 +152,16 @@ def _begin(process: Process, identity: Identity, prelude: Prelude, system: Syste
         _keep_report(todo, own)
     todo.doing = "drop privileges"
     _become(todo, identity, process, system.last_cap)
-    data = todo.finish_before()
-    return Program(data, 0, (*todo.steps, *("",) * (len(data) // RECORD - len(todo))))
+    todo.doing = _EXEC
+    executed = tuple(todo.room(8) for _ in range(3))
+    further = _execute(todo, executed, terminal, prelude.listening, first=bool(process.own_proc))
+    data, start = todo.finish(), len(todo) * RECORD
+    return _Made(
+        data + bytes(-len(data) % 8),
+        tuple(todo.steps),
+        tuple(start + place.offset for place in executed),
+        tuple(LIST + start + place.offset for place in further),
+    )
 
 
 def _enter(todo: List, prelude: Prelude) -> None:
@@ -220,18 +269,12 @@ def _own_sets(todo: List, keep: int) -> None:
 
 
 def _execute(
-    todo: List,
-    program: str,
-    argv: tuple[str, ...],
-    environment: tuple[tuple[str, str], ...],
-    terminal: str,
-    sockets: tuple[int, ...],
-    *,
-    first: bool,
-) -> None:
+    todo: List, executed: tuple[Place, ...], terminal: str, sockets: tuple[int, ...], *, first: bool
+) -> list[Place]:
     """Only the child is in the pod's pid namespace, and nothing of ours is in it: its descriptors are the app's.
 
-    `first`: of its own pid namespace it is already. `sockets`: those it gets.
+    `executed`: where the addresses of what execve(2) is given are. `first`: of its own pid namespace it is already.
+    `sockets`: those it gets. Returns variables in its environment.
     """
     pid, child, parent = todo.room(8), Label(), Label()
     if not first:
@@ -244,10 +287,8 @@ def _execute(
         todo.call("openat", syscalls.AT_FDCWD, terminal, os.O_RDWR)
         for stream in (1, 2):
             todo.call("dup2", 0, stream, 0)  # which filters know from other programs
-    variables: list[str | Place] = [f"{name}={value}" for name, value in environment]
-    if sockets:
-        variables.append(_take_sockets(todo, sockets))
-    call = (program, todo.pointers(argv), todo.pointers(variables))
+    variables = [_take_sockets(todo, sockets)] if sockets else []
+    call = tuple(map(Value, executed))
     if sockets:  # what is wrong with it can be said again when it is known where
         todo.call("execve", *call, tolerate=ANY)
         todo.call("dup2", _ABOVE, REPORT, 0)
@@ -255,6 +296,7 @@ def _execute(
     if not first:
         todo.label(parent)
         _report(todo, pid)
+    return variables
 
 
 def _keep_report(todo: List, first: int) -> None:
