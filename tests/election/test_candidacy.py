@@ -10,6 +10,8 @@ from kazoo.exceptions import NoNodeError
 
 from scheduler.election.messages import Candidate
 
+pytestmark = pytest.mark.xdist_group("election")  # one ZooKeeper is enough
+
 
 async def test_the_first_leads_and_the_others_know_it(voter: Any) -> None:
     one = voter("one").enter()

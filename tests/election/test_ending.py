@@ -21,7 +21,7 @@ from scheduler.exitcodes import LOST, OK
 from scheduler.instance import Deposed, serve
 from tests.waiting import PATIENCE
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("failover")]
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("election")]
 
 OTHER = {name: getattr(Candidate("other", "http://other:1"), name) for name in Candidate.__slots__}
 
