@@ -17,7 +17,7 @@ from executor.kvm import commands
 from executor.kvm.boot import Boot
 from executor.kvm.guest.main import SHARE
 from executor.kvm.probe import DEVICE, Accelerator, Tools
-from executor.kvm.shares import app_in_guest, parts
+from executor.kvm.shares import app_in_guest, parts, volumes_in_guest
 from executor.network.taps import TUN, Link
 from executor.pods.launcher import AppExit
 from executor.pods.manifest import INIT
@@ -350,19 +350,10 @@ def guest_manifest(pod: Mapping[str, Any], limits: Mapping[str, tuple[int, int]]
         "gantry.io/overlay-attributes": "user",
     }
     given = parts(pod)
-    volumes = [
-        {
-            "name": part.name,
-            "kind": "host",
-            "source": part.place,
-            "readOnly": bool(part.volume.get("readOnly", False)),
-        }
-        for part in given
-    ]
     return {
         **pod,
         "apps": [_as_here(app_in_guest(app, given), limits) for app in pod["apps"]],
-        "volumes": volumes,
+        "volumes": volumes_in_guest(pod, given),
         "isolators": [one for one in pod.get("isolators") or () if one["name"] not in _ON_HOST],
         "annotations": [{"name": name, "value": value} for name, value in notes.items()],
     }

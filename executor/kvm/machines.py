@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from executor.kvm import commands, equipment, machine
+from executor.kvm import commands, equipment, machine, shares
 from executor.kvm.console import Console
 from executor.kvm.equipment import Equipment
 from executor.kvm.guest.main import SHARE
@@ -236,6 +236,7 @@ class _Start:
         links = await self._take_network()
         await self._start_programs()
         await self.guest.ready
+        self.guest.sockets = shares.sockets(self._pod)
         sandbox = KvmSandbox(self.guest, self.host, self._pod_dir, on_exit, self._on_gone)
         files = {
             "pod": json.dumps(machine.guest_manifest(self._pod, _limits())),
@@ -256,6 +257,7 @@ class _Start:
             time=time.time(),
             seed=os.urandom(_SEED_BYTES).hex(),
             network=machine.network_of_guest(links),
+            datagrams=list(self.guest.sockets),
             overlays=machine.OVERLAYS,
         )
         self.guest.on_lost = self._on_lost

@@ -29,6 +29,7 @@ _LATE: Final = (
     "encodings.utf_8",
     "traceback",
     "linecache",
+    "executor.kvm.guest.datagrams",
     "executor.kvm.guest.network",
     "executor.kvm.guest.ports",
 )

@@ -12,6 +12,9 @@ from typing import Any, Final
 
 from executor.kvm.guest.main import SHARE
 
+DATAGRAMS: Final = "gantry.io/datagram-socket"
+"""Of a volume: it is a socket on which the host hears what apps say (docs/stage1-interface.md)."""
+_PLACE: Final = "/run/datagrams"  # executor/kvm/guest/datagrams.py
 _SUB_PATH: Final = "gantry.io/sub-path"
 
 
@@ -37,6 +40,8 @@ def parts(pod: Mapping[str, Any]) -> list[Part]:
     for volume in pod.get("volumes") or ():
         name = str(volume["name"])
         mounts = [mount for app in pod["apps"] for mount in _mounts(app) if mount["volume"] == name]
+        if volume.get(DATAGRAMS):
+            continue
         if volume["kind"] != "host":
             found.append(Part(name, volume, "", _only_read(mounts)))
             continue
@@ -45,6 +50,29 @@ def parts(pod: Mapping[str, Any]) -> list[Part]:
             below = [mount for mount in mounts if _is_in(_sub_path(mount), path)]
             found.append(Part(f"{name}.path.{number}" if path else name, volume, path, _only_read(below)))
     return found
+
+
+def sockets(pod: Mapping[str, Any]) -> dict[str, str]:
+    """The volumes that are sockets for datagrams, and where on the host they are."""
+    return {
+        str(volume["name"]): str(volume["source"])
+        for volume in pod.get("volumes") or ()
+        if volume.get(DATAGRAMS)
+    }
+
+
+def volumes_in_guest(pod: Mapping[str, Any], given: list[Part]) -> list[dict[str, Any]]:
+    """All of the host, as it is seen there."""
+    made = [
+        {
+            "name": part.name,
+            "kind": "host",
+            "source": part.place,
+            "readOnly": bool(part.volume.get("readOnly", False)),
+        }
+        for part in given
+    ]
+    return made + [{"name": name, "kind": "host", "source": f"{_PLACE}/{name}"} for name in sockets(pod)]
 
 
 def app_in_guest(app: Mapping[str, Any], given: list[Part]) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def add(manifest: dict[str, Any], pod: Path, running: Path) -> None:
         notes = {note["name"]: note["value"] for note in image.get("annotations") or ()}
         if notes.get(ANNOTATION) != "true":
             continue
-        volume = {"name": _VOLUME + name, "kind": "host", "source": str(running / _DIRECTORY / name)}
+        place = str(running / _DIRECTORY / name)
+        volume = {"name": _VOLUME + name, "kind": "host", "source": place, "gantry.io/datagram-socket": True}
         manifest["volumes"] = [*(manifest.get("volumes") or ()), volume]
         entry["mounts"] = [*(entry.get("mounts") or ()), {"volume": volume["name"], "path": _PLACE}]
         body = entry["app"]

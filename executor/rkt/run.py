@@ -45,7 +45,7 @@ def main(g: Globals, args: list[str]) -> int:
         plans.check(flavor)
         making = prepare.new(g)
         ready = prepare.fill(g, asked, making)
-        return asyncio.run(plans.show(g, making, ready, lambda: _settle(g, asked, making)))
+        return asyncio.run(plans.show(g, making, ready, lambda: _told(g, asked, making)))
     making = prepare.new(g)
     save_uuid(making, flags.values["uuid-file-save"])
     return asyncio.run(_how(flavor)(g, asked, making, prepare.fill(g, asked, making)))
@@ -91,7 +91,7 @@ def prepared(g: Globals, args: list[str]) -> int:
 
         plans.check(flavor)
         copy, ready = plans.copy(g, pod)
-        return asyncio.run(plans.show(g, copy, ready, lambda: _settle(g, asked, copy), pod.uuid))
+        return asyncio.run(plans.show(g, copy, ready, lambda: _told(g, asked, copy), pod.uuid))
     try:
         making = Making(take(pod), pod.manifest())
     except FileNotFoundError:
@@ -165,6 +165,13 @@ async def _register(asked: PodFlags, pod: Foreground) -> None:
     pod.registration = await asyncio.to_thread(metadata.register, pod.pod.path, host_network=host)
 
 
+def _told(g: Globals, asked: PodFlags, making: Making) -> list[str]:
+    """As `_settle`; what would be done for its networks. Failure."""
+    _settle(g, asked, making)
+    nets = _networks(g, asked, making)
+    return [] if nets is None else nets.describe()
+
+
 def _networks(g: Globals, asked: PodFlags, making: Making) -> Networks | None:
     """Those of the pod; None for none. Failure."""
     if asked.network != CONTAINED or flavor_of_pod(making.manifest) == FLY:
@@ -209,8 +216,7 @@ def _settle(g: Globals, asked: PodFlags, making: Making) -> None:
         settle(making.manifest, host_ipc="true")
     unrestrict(making.manifest, g.insecure, flavor_of_pod(making.manifest))
     making.manifest = skip(making.manifest, flavor_of_pod(making.manifest), making.pod.path)
-    if flavor_of_pod(making.manifest) != KVM:  # a machine has no sockets of ours
-        notify.add(making.manifest, making.pod.path, g.pods / Phase.RUN / making.pod.name)
+    notify.add(making.manifest, making.pod.path, g.pods / Phase.RUN / making.pod.name)
     for entry in making.manifest["apps"]:
         layers = (making.pod.path / "appsinfo" / entry["name"] / "lower").read_text().splitlines()
         keep_image_files(entry, layers, _image_files(asked, making.manifest))

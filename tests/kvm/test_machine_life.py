@@ -1,10 +1,12 @@
 """A pod in a virtual machine: apps, their exit codes and output, exec, terminals, volumes, restarts, limits."""
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import resource
 import signal
+import socket
 import struct
 import termios
 from pathlib import Path
@@ -62,16 +64,22 @@ async def machine(start: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
                                {"name": "os/linux/capabilities-retain-set", "value": {"set": ["CAP_NET_RAW"]}},
                                {"name": "resource/memory", "value": {"limit": "64Mi"}}]},
         "missing": {"exec": ["/bin/nope"]},
+        "tells": {"exec": ["logger", "READY=1"], "user": "1234", "mounts": [{"volume": "told", "path": "/dev/log"}]},
     }  # fmt: skip
     volumes = [
         {"name": "shared", "kind": "empty", "mode": "0777"},
         {"name": "host", "kind": "host", "source": str(host)},
         {"name": "log", "kind": "host", "source": str(log)},
         {"name": "memory", "kind": "empty", "gantry.io/medium": "Memory"},
+        {"name": "told", "kind": "host", "source": str(host / "told"), "gantry.io/datagram-socket": True},
     ]
-    made = await start(apps, volumes=volumes)
-    made.host_directory = host
-    return made
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        with contextlib.chdir(host):  # the whole path may be too long
+            told.bind("told")
+        told.settimeout(60)
+        made = await start(apps, volumes=volumes)
+        made.host_directory, made.told = host, told
+        yield made
 
 
 async def test_an_app_is_itself_in_a_kernel_of_its_own(machine: Any) -> None:
@@ -171,6 +179,13 @@ async def test_more_than_fits_anywhere_goes_through(machine: Any, tmp_path: Path
     ended = await asyncio.wait_for(machine.exits["copies"].get(), 60)
     assert ended.exit_code == 0
     assert (tmp_path / "out").read_bytes() == data
+
+
+async def test_datagrams_reach_the_host_s_socket(machine: Any) -> None:
+    """As sd_notify's do. It is an app's who may not do much."""
+    ended, output = await machine.run("tells")
+    assert ended.exit_code == 0, output
+    assert b"READY=1" in await asyncio.to_thread(machine.told.recv, 4096)
 
 
 async def test_too_much_memory_is_told_from_other_deaths(machine: Any) -> None:

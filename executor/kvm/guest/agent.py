@@ -180,6 +180,10 @@ class Agent:
             return
         if do == "run":
             self._lay_out(request)
+            if request["datagrams"]:
+                from executor.kvm.guest import datagrams
+
+                datagrams.listen(self, request.pop("datagrams"))
             if request["network"]:
                 self._load_network()
         numbers = request.pop("streams", [])
