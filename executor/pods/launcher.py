@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 _CODE = "import sys; sys.path.insert(0, {!r}); from executor.stage1.__main__ import main; sys.exit(main(sys.argv[1:]))"
 _START_SECONDS = 20.0
 _CLOSE_SECONDS = 15.0
-_OF_THE_KERNEL = {"trusted.overlay.uuid", "user.overlay.uuid"}
-"""What overlayfs itself says of a writable layer that nobody has written to."""
 
 
 Sockets = Sequence[tuple[str, int]]
@@ -255,6 +253,7 @@ class Sandbox:
         self._on_exit = on_exit
         self._on_gone = on_gone
         self._stopping = False
+        self._removals = 0
         self._execs: dict[int, Exec] = {}
         self._early: dict[int, tuple[int | None, int | None]] = {}
         self.pid = -1
@@ -333,7 +332,15 @@ class Sandbox:
     async def remove_app(self, app: str) -> None:
         """Forget a dead app's cgroup and everything it wrote to its root: the next start is a fresh one."""
         await self._launcher.call("remove", self._key, app=app)
-        await renew(self._pod_dir / "overlay" / app)
+        overlay = self._pod_dir / "overlay" / app
+        self._removals += 1
+        trash = overlay.with_name(f".{app}.{self._removals}")
+        if overlay.exists():
+            overlay.rename(trash)
+        for name in ("upper", "work"):
+            (overlay / name).mkdir(parents=True)
+        if trash.exists():
+            await asyncio.to_thread(remove_tree, trash)
 
     async def update(self) -> None:
         """The apps of the pod are those that its manifest has now; all else of it has to be as it was. LaunchError."""
@@ -366,33 +373,3 @@ class Sandbox:
             )
         elif not self._stopping:
             self._on_gone(event["reason"])
-
-
-async def renew(overlay: Path) -> None:
-    """Make the writable layer of an app that does not run as new: nothing is left of what it has written."""
-    if _is_new(overlay):
-        return
-    trash = overlay.with_name(f".{overlay.name}.{os.urandom(4).hex()}")
-    if overlay.exists():
-        overlay.rename(trash)
-    for name in ("upper", "work"):
-        (overlay / name).mkdir(parents=True)
-    if trash.exists():
-        await asyncio.to_thread(remove_tree, trash)
-
-
-def _is_new(overlay: Path) -> bool:
-    """Whether an app has left nothing in its writable layer, and not changed the rights of its root either."""
-    upper = overlay / "upper"
-    try:
-        made = os.stat(overlay)
-        now = os.stat(upper)
-        with os.scandir(upper) as entries:
-            empty = next(entries, None) is None
-        return (
-            empty
-            and (now.st_mode, now.st_uid, now.st_gid) == (made.st_mode, made.st_uid, made.st_gid)
-            and set(os.listxattr(upper)) <= _OF_THE_KERNEL
-        )
-    except OSError:
-        return False

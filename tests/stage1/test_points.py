@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from executor.pods.launcher import renew
 from executor.stage1.points import DIRECTORIES, FILES, Points
 
 
@@ -33,41 +32,6 @@ def test_goes_without_where_it_cannot_be_made(tmp_path: Path, capfd: pytest.Capt
     (tmp_path / "file").touch()
     assert Points(str(tmp_path / "file" / "points")).below((str(tmp_path),)) == (str(tmp_path),)
     assert "Not a directory" in capfd.readouterr().err
-
-
-async def test_a_layer_that_nobody_wrote_to_stays(tmp_path: Path) -> None:
-    overlay = tmp_path / "app"
-    await renew(overlay)
-    (overlay / "work" / "work").mkdir()
-    before = os.stat(overlay / "upper").st_ino
-    await renew(overlay)
-    assert os.stat(overlay / "upper").st_ino == before
-
-
-@pytest.mark.parametrize("change", ["file", "directory", "mode", "owner", "attribute"])
-async def test_whatever_an_app_did_to_its_layer_goes(tmp_path: Path, change: str) -> None:
-    overlay = tmp_path / "app"
-    await renew(overlay)
-    upper = overlay / "upper"
-    match change:
-        case "file":
-            (upper / "file").touch()
-        case "directory":
-            (upper / "etc/deep").mkdir(parents=True)
-        case "mode":
-            upper.chmod(0o700)
-        case "owner":
-            if os.geteuid():
-                pytest.skip("needs root")
-            os.chown(upper, 1, 1)
-        case "attribute":
-            os.setxattr(upper, "user.something", b"x")
-    await renew(overlay)
-    assert os.listdir(tmp_path) == ["app"]
-    assert os.listdir(upper) == []
-    assert upper.stat().st_mode & 0o777 == 0o755
-    assert upper.stat().st_uid == os.geteuid()
-    assert os.listxattr(upper) == []
 
 
 @pytest.mark.root
