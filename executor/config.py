@@ -131,6 +131,11 @@ def _add_pod_flags(made: argparse.ArgumentParser) -> None:
         help="processes and threads that a pod may have, 0: as many as it likes (default: %(default)s)",
     )  # fmt: skip
     made.add_argument(
+        "--reuse-namespaces", choices=("true", "false"), default="true",
+        help="give the user and network namespaces of a pod that never used its network to the next pod of the same "
+        "Kubernetes namespace (default: %(default)s)",
+    )  # fmt: skip
+    made.add_argument(
         "--allowed-unsafe-sysctls", default="", metavar="NAMES",
         help="kernel parameters for pods beside the safe ones, with commas between; net.core.* means all of it",
     )  # fmt: skip
@@ -179,6 +184,7 @@ def _rules(args: argparse.Namespace) -> Rules:
         max_pids=args.pod_max_pids,
         unsafe_sysctls=tuple(map(check_allowed, names)),
         unenforceable=args.unenforceable,
+        reuse_namespaces=args.reuse_namespaces == "true",
     )
 
 

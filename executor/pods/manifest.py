@@ -112,8 +112,9 @@ def pod_manifest(level: PodLevel, apps: list[dict[str, Any]]) -> dict[str, Any]:
     if level.host_network:
         notes["gantry.io/host-network"] = "true"
         del notes["gantry.io/hostname"]  # such a pod has the host's name, as in Kubernetes
-    elif level.flavor == "linux":
+    elif level.flavor == "linux" and level.rules.reuse_namespaces:
         notes["gantry.io/network"] = "loopback"  # and nobody will add to it (see `executor.stage1.reuse`)
+        notes["gantry.io/tenant"] = level.pod["metadata"].get("namespace", "")
     for field_name, note in (("hostPID", "host-pid"), ("hostIPC", "host-ipc")):
         if level.pod["spec"].get(field_name):
             notes[f"gantry.io/{note}"] = "true"

@@ -7,6 +7,7 @@ there is no such program, a fork of the launcher (children.py).
 import os
 import socket
 import struct
+import time
 from typing import Final, NamedTuple
 
 from executor.stage1 import cgroups, channel, children, nspawn, ops, plan, reuse, syscalls, userns
@@ -22,13 +23,17 @@ _REPORT: Final = struct.Struct("<II")
 class Init(NamedTuple):
     """Its pid, our end of the socket to it, and the ids of its user namespace, if it has one.
 
-    `lists`: what it was told to do; empty for a fork of ours.
+    `lists`: what it was told to do; empty for a fork of ours. `pods`: how many have had its user and network
+    namespaces before, all of them of the `tenant`'s. `since`: when it was started (time.monotonic).
     """
 
     pid: int
     socket: socket.socket
     ids: userns.Range | None
     lists: "list[native.Program]"
+    tenant: str = ""
+    pods: int = 0
+    since: float = 0.0
 
 
 class Maker:
@@ -45,11 +50,11 @@ class Maker:
         self._own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
-    def start(self, kind: Kind) -> Init:
-        """An init that makes its namespaces. Raises OSError."""
+    def start(self, kind: Kind, tenant: str | None = None) -> Init:
+        """An init that makes its namespaces, for a pod of any tenant's or this one's. Raises OSError."""
         confined = kind.flavor == "linux" and not kind.host_pid
         if self._machine is not None and self._bare is not None and confined:
-            return self._spawn(self._machine, self._bare, kind)
+            return self._spawn(self._machine, self._bare, kind, tenant)
         ids = userns.take_range() if kind.users else None
         base = ids.base if ids else 0
 
@@ -62,9 +67,9 @@ class Maker:
         pid_namespace = self._own_pid_ns if confined else None
         return Init(*children.fork(entry, new_pid_namespace=pid_namespace), ids, [])
 
-    def _spawn(self, machine: "native.Machine", bare: Bare, kind: Kind) -> Init:
+    def _spawn(self, machine: "native.Machine", bare: Bare, kind: Kind, tenant: str | None) -> Init:
         new = kind.host_network or kind.host_ipc or not kind.users
-        given = None if new else self.pool.take()
+        given = None if new else self.pool.take(tenant)
         ids = given.ids if given else userns.take_range() if kind.users else None
         program = native.first(
             host_network=kind.host_network,
@@ -86,15 +91,19 @@ class Maker:
             ours.send(program.data)
         except OSError:
             pass  # it has died: its exit is on the way to us
-        return Init(pid, ours, ids, [program])
+        if given is None:
+            return Init(pid, ours, ids, [program])
+        return Init(pid, ours, ids, [program], given.tenant, given.pods, time.monotonic())
 
 
-def tell(init: Init, pod: Pod, cgroup: cgroups.PodCgroup, more: object = None) -> None:
-    """Tell an init its pod. `more`: what a fork is told besides. Raises OSError, StageError."""
+def tell(
+    init: Init, pod: Pod, cgroup: cgroups.PodCgroup, more: object = None, *, network: bool = False
+) -> None:
+    """Tell an init its pod. `more`: what a fork is told besides. network: it shall report that. OSError, StageError."""
     todo = plan.pod_plan(pod)
     if init.lists:
         users = init.ids is not None
-        init.lists.append(native.second(todo, users=users, network=users and reuse.leaves_no_trace(pod)))
+        init.lists.append(native.second(todo, users=users, network=users and network))
         _send(init, init.lists[-1].data)
         return
     job = ops.pack(todo) if more is None else (ops.pack(todo), more)
@@ -117,7 +126,7 @@ def _send(init: Init, data: bytes, fds: "list[int] | tuple[()]" = ()) -> None:
 def hear(init: Init) -> tuple[str, list[int]]:
     """What it says: nothing ("") when it is done, else what went wrong; and the user namespace, if it has one.
 
-    After that the network namespace, if the pod leaves no trace (see `reuse`).
+    After that the network namespace, if it was told to.
     """
     try:
         if not init.lists:

@@ -77,6 +77,7 @@ class Launcher:
         self._readers: dict[int, Callable[[], None]] = {}
         self._closing = False
         self._refill_planned = False
+        self._expiring = False
         self._put_off = 0
 
     # -- what sandboxes use -------------------------------------------------------------------------------
@@ -103,15 +104,41 @@ class Launcher:
         else:
             self._children[pid] = on_exit
 
-    def take_init(self, kind: Kind) -> Init:
-        """An init that has made, or is making, its namespaces."""
+    def take_init(self, kind: Kind, tenant: str) -> Init:
+        """An init that has made, or is making, its namespaces; no other tenant's pod has had any of them."""
         spares = self._spare_inits.setdefault(kind, [])
-        return spares.pop() if spares else self._inits.start(kind)
+        for index in range(len(spares) - 1, -1, -1):
+            if not spares[index].pods or spares[index].tenant == tenant:
+                return spares.pop(index)
+        return self._inits.start(kind, tenant)
 
-    @property
-    def pool(self) -> reuse.Pool:
-        """Where pods leave the namespaces in which they left no trace."""
-        return self._inits.pool
+    def keep(self, namespaces: reuse.Namespaces) -> None:
+        """Of a pod that left no trace in them, for the next of its tenant's."""
+        self._inits.pool.keep(namespaces)
+        self._plan_to_expire()
+
+    def _plan_to_expire(self) -> None:
+        if not self._expiring:
+            self._expiring = True
+            self.later(reuse.IDLE_SECONDS, self._expire)
+
+    def _expire(self) -> None:
+        """Let go of what has waited for too long."""
+        self._expiring = False
+        pool, limit = self._inits.pool, time.monotonic() - reuse.IDLE_SECONDS
+        pool.close(older=reuse.IDLE_SECONDS)
+        left = len(pool)
+        for spares in self._spare_inits.values():
+            for init in [one for one in spares if one.pods]:
+                if init.since > limit:
+                    left += 1
+                    continue
+                spares.remove(init)
+                self.expect(init.pid, partial(_release, init))
+                init.socket.close()
+        if left:
+            self._plan_to_expire()
+        self._plan_refill()
 
     def take_starter(self) -> Child:
         """A process that waits for an app to start; call `starter_done` when it has answered."""
@@ -320,8 +347,7 @@ class Launcher:
         if init in self._spare_inits[kind]:
             self._spare_inits[kind].remove(init)
             init.socket.close()
-            if init.ids is not None:
-                init.ids.release()
+            _release(init)
 
     def _kill_everything(self) -> None:
         self.unwatch(self._control.fileno())  # what is asked for from here on would live on
@@ -342,6 +368,12 @@ class Launcher:
         if self._sandboxes or self._children:
             left = [*self._sandboxes, *map(str, self._children)]
             sys.stderr.write(f"stage1: the launcher ends without having seen the end of {', '.join(left)}\n")
+
+
+def _release(init: Init, _status: int = 0) -> None:
+    """A spare one has ended, that no pod has had."""
+    if init.ids is not None:
+        init.ids.release()
 
 
 def _guarded(action: Callable[[], None]) -> None:

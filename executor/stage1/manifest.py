@@ -110,6 +110,7 @@ class Pod(NamedTuple):
         False  # overlays keep what they note in user.* attributes: their disk takes no trusted.*
     )
     loopback_only: bool = False  # nobody will put anything else into its network namespace
+    tenant: str = ""  # who shares nothing, not even what was left untouched, with another
 
     @property
     def isolated(self) -> bool:
@@ -189,6 +190,7 @@ def _pod(raw: dict[str, Any]) -> Pod:
         own_processes=_processes(notes) == "own",
         user_attributes=_user_attributes(notes),
         loopback_only=_loopback_only(notes),
+        tenant=notes.get("gantry.io/tenant", ""),
     )
     _check(pod)
     return pod

@@ -3,30 +3,39 @@
 A network namespace is most of what the kernel has to do for a pod: it is made, and taken down by a worker of the
 kernel's. One in which no socket is open and no packet was ever seen, sent or refused tells as little of its former
 users as a new one. What else might be kept there, or in the user namespace (keys, settings, rules, addresses), takes
-calls or rights that these pods' apps never had (`leaves_no_trace`), and nobody else had to do with it. Everything that
-keeps more (processes, ipc, the host's name, mounts, cgroups) is new for each pod.
+calls or rights that these pods' apps never had (`leaves_no_trace`), and nobody else had to do with it, or can have got
+a descriptor that leads there. All that can be looked at is looked at as well. Everything that keeps more (processes,
+ipc, the host's name, mounts, cgroups) is new for each pod.
 """
 
 import os
 import re
+import time
 from typing import Final, NamedTuple
 
 from executor.stage1 import caps, ops, syscalls, userns
 from executor.stage1.manifest import Pod
 
-_TOLD: Final = ("dev", "snmp", "snmp6", "netstat", "sockstat", "ip6_flowlabel")
-"""Below /proc/thread-self/net, where all that the kernel counts there shows."""
+_LISTS: Final = "sockstat dev snmp snmp6 netstat ip6_flowlabel route ipv6_route if_inet6 arp igmp igmp6"
+_TOLD: Final = tuple(_LISTS.split())
+"""Below /proc/thread-self/net, where all that the kernel counts there shows, and most of what it keeps."""
 _PAGES: Final = 65_536
 _NO_SOCKET: Final = b"sockets: used 0\n"
 _OF_THE_MACHINE: Final = re.compile(rb" (alloc|mem) .*")  # in lines of sockstat
+_MOST: Final = 100
+"""Pods that have the same ones, one after another."""
+IDLE_SECONDS: Final = 5.0
+"""How long they wait for the next."""
 
 
 class Namespaces(NamedTuple):
-    """Descriptors of the two, and whose ids the first maps."""
+    """Descriptors of the two, and whose ids the first maps. Of which tenant the pods were, and how many."""
 
     users: int
     network: int
     ids: userns.Range
+    tenant: str = ""
+    pods: int = 1
 
     def close(self) -> None:
         """Let go of all of it. Once."""
@@ -35,11 +44,13 @@ class Namespaces(NamedTuple):
         self.ids.release()
 
 
-def leaves_no_trace(pod: Pod) -> bool:
+def leaves_no_trace(pod: Pod, directory: str) -> bool:
     """Whether its apps can leave nothing in their user and network namespaces but what `Pool` looks for.
 
     Keys: the calls for them are forbidden by the default filter. Addresses, rules, settings, further namespaces: these
     take capabilities beyond the default ones, or a /proc that is not read-only. And no network but loopback is there.
+    Descriptors (of /proc/net/tcp, say) go to somebody else through sockets only, and where nobody else's sockets are
+    there is none: in the pod's `directory`, whose files stage0 makes.
     """
     return (
         pod.loopback_only
@@ -52,6 +63,10 @@ def leaves_no_trace(pod: Pod) -> bool:
             and (app.capabilities is None or app.capabilities <= caps.DEFAULT)
             for app in pod.apps.values()
         )
+        and all(
+            volume.kind != "host" or volume.source.startswith(f"{directory}/") or bool(volume.layers)
+            for volume in pod.volumes.values()
+        )
     )
 
 
@@ -60,28 +75,40 @@ class Pool:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._waiting: list[Namespaces] = []
+        self._waiting: list[tuple[Namespaces, float]] = []
         self._own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._new: tuple[bytes, ...] = ()
 
-    def take(self) -> Namespaces | None:
-        """One of them, if there is any; it is the caller's to close."""
-        return self._waiting.pop() if self._waiting else None
+    def take(self, tenant: str | None = None) -> Namespaces | None:
+        """One of them (of this tenant's), if there is any; it is the caller's to close."""
+        for index in range(len(self._waiting) - 1, -1, -1):
+            if tenant is None or self._waiting[index][0].tenant == tenant:
+                return self._waiting.pop(index)[0]
+        return None
 
     def keep(self, namespaces: Namespaces) -> None:
         """Of a pod of which nothing else is left: keep them if they are as new, else let go of them."""
         try:
-            if len(self._waiting) < self._size and self._as_new(namespaces.network):
-                self._waiting.append(namespaces)
+            if (
+                len(self._waiting) < self._size
+                and namespaces.pods < _MOST
+                and not _have_keys(namespaces.ids)
+                and self._as_new(namespaces.network)
+            ):
+                self._waiting.append((namespaces, time.monotonic()))
                 return
         except OSError:
             pass  # what cannot be told is not kept
         namespaces.close()
 
-    def close(self) -> None:
-        """Let go of all."""
-        while self._waiting:
-            self._waiting.pop().close()
+    def close(self, older: float = 0.0) -> None:
+        """Let go of those that have waited for so many seconds."""
+        now = time.monotonic()
+        while self._waiting and now - self._waiting[0][1] >= older:
+            self._waiting.pop(0)[0].close()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     def _as_new(self, network: int) -> bool:
         if not self._new:
@@ -107,7 +134,7 @@ class Pool:
 def _what_is_told() -> tuple[bytes, ...]:
     """Of the network namespace that we are in; nothing when a socket is open there."""
     told = []
-    for name in reversed(_TOLD):
+    for name in _TOLD:
         text = _read(f"/proc/thread-self/net/{name}")
         if name == "sockstat":
             if not text.startswith(_NO_SOCKET):
@@ -115,6 +142,12 @@ def _what_is_told() -> tuple[bytes, ...]:
             text = _OF_THE_MACHINE.sub(b"", text)
         told.append(text)
     return tuple(told)
+
+
+def _have_keys(ids: userns.Range) -> bool:
+    """Whether any of these users has keys (proc(5), /proc/key-users)."""
+    owners = (int(line.partition(b":")[0]) for line in _read("/proc/key-users").splitlines())
+    return any(ids.base <= owner < ids.base + userns.SIZE for owner in owners)
 
 
 def _read(path: str) -> bytes:

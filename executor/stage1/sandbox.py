@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -107,7 +108,8 @@ class Sandbox:
         users = pod.users == "private" or (
             pod.users != "host" and pod.may_have_users and not why_not and self._can_map()
         )
-        self._init = launcher.take_init(Kind(pod.flavor, pod.host_network, users, pod.host_pid, pod.host_ipc))
+        kind = Kind(pod.flavor, pod.host_network, users, pod.host_pid, pod.host_ipc)
+        self._init = launcher.take_init(kind, pod.tenant)
         self._init_socket, self._ids = self._init.socket, self._init.ids
         self._init_fd = self._door = os.pidfd_open(self._init.pid)
         if self._ids is not None:
@@ -132,7 +134,8 @@ class Sandbox:
             name = nspawn.machine_name(os.path.basename(self._paths.pod))
             nspawn.prepare(root)
             command = nspawn.command(root, name, self._pod.hostname, host_network=self._pod.host_network)
-        inits.tell(self._init, self._pod, self._cgroup, command)
+        network = reuse.leaves_no_trace(self._pod, self._paths.pod)
+        inits.tell(self._init, self._pod, self._cgroup, command, network=network)
 
     def _on_init_message(self) -> None:
         assert self._init is not None
@@ -242,6 +245,7 @@ class Sandbox:
         try:
             self._make_pod_ready()
             streams = len(fds) - len(sockets)
+            self._look_at(fds)
             named = [self._door, *self._users, *fds[streams:]]
             starter.begin(self._make_ready(name, sockets), fds[:streams], named)
         except (OSError, cgroups.CgroupError) as error:
@@ -250,6 +254,15 @@ class Sandbox:
         except StageError:
             starter.end()
             raise
+
+    def _look_at(self, fds: list[int]) -> None:
+        """Through a socket an app could hand somebody descriptors that outlive the pod (see `reuse`)."""
+        if self._network and any(stat.S_ISSOCK(os.fstat(fd).st_mode) for fd in fds):
+            self._let_go_of_network()
+
+    def _let_go_of_network(self) -> None:
+        while self._network:
+            os.close(self._network.pop())
 
     def _take_starter(
         self, name: str, on_started: Callable[[int], None], answer: Answer, kills: int, app: str = ""
@@ -296,9 +309,8 @@ class Sandbox:
                 f"{places[0]}: its file system cannot be id-mapped, and the pod has ids of its own"
             )
         self._cgroup.extend(without=reading.unlimited(pod))
-        if not reuse.leaves_no_trace(pod):
-            while self._network:
-                os.close(self._network.pop())
+        if not reuse.leaves_no_trace(pod, self._paths.pod):
+            self._let_go_of_network()
         self._pod, self._prepared = pod, False
         self._ready.clear()
         answer({})
@@ -336,6 +348,7 @@ class Sandbox:
             app=name,
         )
         try:
+            self._look_at(fds)
             starter.begin(self._job(todo, process, "app"), fds, [instance.pidfd, *self._users])
         except OSError as error:
             starter.end()
@@ -512,9 +525,12 @@ class Sandbox:
         self._launcher.unwatch(self._init_socket.fileno())
         self._init_socket.close()
         self._init_socket = None
-        if self._network and self._ids is not None and reuse.leaves_no_trace(self._pod) and not error:
-            kept = reuse.Namespaces(self._users.pop(), self._network.pop(), self._ids)
-            self._launcher.pool.keep(kept)
+        if self._network and self._init is not None and self._ids is not None and not error:
+            self._launcher.keep(
+                reuse.Namespaces(
+                    self._users.pop(), self._network.pop(), self._ids, self._pod.tenant, self._init.pods + 1
+                )
+            )
             self._ids = None
         for fd in (*self._users, *self._network):
             os.close(fd)

@@ -22,6 +22,7 @@ from executor.pods.isolators import (
     resource_isolators,
 )
 from executor.pods.manifest import app_entry, choose_flavor, pod_level, pod_manifest, stop_signal
+from executor.pods.rules import Rules
 from executor.pods.users import Identity, resolve
 from executor.stage0.config import ImageConfig
 
@@ -61,7 +62,11 @@ def test_the_pod_level() -> None:
     host = pod_level(pod(hostNetwork=True), NODE, "linux", "/t")
     assert notes(pod_manifest(host, [])) == {"gantry.io/flavor": "linux", "gantry.io/host-network": "true"}
     assert (host.pod_ip, level.pod_ip) == ("10.0.0.1", "")
-    assert notes(pod_manifest(pod_level(pod(), NODE, "linux", "/t"), []))["gantry.io/network"] == "loopback"
+    own = notes(pod_manifest(pod_level(pod(), NODE, "linux", "/t"), []))
+    assert (own["gantry.io/network"], own["gantry.io/tenant"]) == ("loopback", "default")
+    rules = Rules(reuse_namespaces=False)
+    kept = notes(pod_manifest(pod_level(pod(), NODE, "linux", "/t", rules=rules), []))
+    assert not {"gantry.io/network", "gantry.io/tenant"} & set(kept)
 
 
 def test_the_handler_names_the_flavor() -> None:
