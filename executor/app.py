@@ -27,6 +27,7 @@ from executor.metadata.images import store_manifests
 from executor.metadata.keys import Keys
 from executor.metadata.service import Service
 from executor.pods import apparmor
+from executor.pods.ceiling import Ceiling
 from executor.pods.enforcing import Facts, facts
 from executor.pods.gpus import Gpus, Host
 from executor.pods.keeper import LauncherKeeper
@@ -104,6 +105,7 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
     executor = PodExecutor(config.ip, tokens, stop, config.idle_timeout)
     executor.sandbox = Path(environ.get("MESOS_SANDBOX", "."))
     driver = ExecutorDriver(executor, environ)
+    executor.ceiling = Ceiling.find(Path(environ.get("MESOS_DIRECTORY", executor.sandbox)).name)
     node = await _node(config, executor)
     pods = Pods(node.machine, executor.report)
     background: list[asyncio.Task[None]] = []
@@ -113,6 +115,8 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
         executor.attach(pods, driver, address)
         background.append(asyncio.create_task(node.images.collect_forever(), name="image collection"))
         background.append(asyncio.create_task(node.machines.ahead(), name="templates of machines"))
+        if executor.ceiling is not None:
+            background.append(asyncio.create_task(executor.ceiling.follow(), name="memory of the pods"))
         if node.measurer is not None:
             background.append(asyncio.create_task(node.measurer.check(), name="TPM"))
         node.keeper.start()
@@ -139,9 +143,10 @@ async def _node(config: Settings, executor: PodExecutor) -> _Node:
     images_are = image_settings.load(config.image_config)
     images = ImageStore(config.state_dir, local_images=config.local_images, settings=images_are)
     dirs = PodDirs(config.pods_dir, lambda path: stages.dispose(path))
-    stages = Stages(config.state_dir, images_are, dirs.lock, local_images=config.local_images)
+    memory = None if executor.ceiling is None else executor.ceiling.pods
+    stages = Stages(config.state_dir, images_are, dirs.lock, local_images=config.local_images, memory=memory)
     dirs.open()
-    keeper = LauncherKeeper()
+    keeper = LauncherKeeper(memory=memory)
     machines = Machines(keeper.run_pod, config.state_dir, config.kvm_kernel, templates=config.kvm_templates)
     metadata = Service(
         Keys(config.metadata_key or config.state_dir / "metadata" / "key", make=config.metadata_key is None),

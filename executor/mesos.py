@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from executor.idle import IdleTimer
+from executor.pods.ceiling import Ceiling
 from executor.pods.claims import paths, with_claims
 from executor.pods.core.effects import Report
 from executor.pods.enforcing import EnforceError
@@ -53,6 +54,7 @@ class PodExecutor(Executor):
         self.node = Node(name="", ip=ip, cpus=Fraction(0), memory=0, lowest_oom_score=lowest_oom_score())
         self.server = ""
         self.sandbox = Path()
+        self.ceiling: Ceiling | None = None
         self._tokens = tokens
         self._stop = stop
         self._idle = IdleTimer(idle_timeout, lambda reason: stop(reason, False))
@@ -92,7 +94,7 @@ class PodExecutor(Executor):
         try:
             launch = Launch.decode(task.get("data", ""))
             self._tokens.add(launch.node_token)
-            self.node = replace(self.node, name=launch.node_name)
+            self.node = replace(self.node, name=launch.node_name, shared_memory=self._shared_memory())
             if self._pods is None:
                 raise ValueError("the executor is not ready")
             volumes = paths(task.get("resources") or (), self.sandbox)
@@ -104,6 +106,12 @@ class PodExecutor(Executor):
             )
             status = {"phase": "Failed", "reason": reason, "message": str(error)}
             self.report(task_id, Report("TASK_FAILED", str(error), status, ()))
+
+    def _shared_memory(self) -> int:
+        if self.ceiling is None:
+            return 0
+        self.ceiling.adjust()  # the agent has raised its limit for the pod that comes
+        return self.ceiling.limit
 
     def launchTaskGroup(self, driver: Any, tasks: list[Json]) -> None:
         message = "task groups are not for this executor: a pod is one task"

@@ -53,7 +53,10 @@ class Stages:
         *,
         local_images: Path | None = None,
         patience: Patience | None = None,
+        memory: Path | None = None,
     ) -> None:
+        """memory: the cgroup below which pods are, in the hierarchy of that name; None: our own."""
+        self._memory = memory
         self._state_dir = state_dir
         self._lock = lock
         self._patience = patience or Patience()
@@ -145,7 +148,10 @@ class Stages:
     def _find_layout(self) -> cgroups.Layout:
         if self._layout is None:
             own, mounts = Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text()
-            self._layout = cgroups.detect(own, mounts)
+            found = cgroups.detect(own, mounts)
+            if self._memory is not None:
+                found = found._replace(base={**found.base, "memory": str(self._memory)})
+            self._layout = found
         return self._layout
 
     async def _ready(self, name: str) -> _Ready:

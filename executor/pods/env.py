@@ -39,6 +39,7 @@ class Node:
     """What a pod may learn of the node. cpus and memory (bytes): what it can have at most, for missing limits.
 
     lowest_oom_score: what we may give a process (proc(5): going below our own takes CAP_SYS_RESOURCE).
+    shared_memory: bytes that all pods of this executor share, where they are limited together; else 0.
     """
 
     name: str
@@ -47,6 +48,12 @@ class Node:
     memory: int
     ephemeral_storage: int = 0
     lowest_oom_score: int = -1000
+    shared_memory: int = 0
+
+    @property
+    def scale(self) -> int:
+        """What memory there is for pods, of which oom_score_adj counts thousandths."""
+        return self.shared_memory or self.memory
 
 
 def expand(text: str, values: Mapping[str, str], *, strict: bool = False) -> str:

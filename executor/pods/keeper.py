@@ -17,9 +17,10 @@ log = logging.getLogger(__name__)
 class LauncherKeeper:
     """The one launcher of this executor."""
 
-    def __init__(self, points: Path | None = None) -> None:
-        """points: as of `Launcher.start`."""
+    def __init__(self, points: Path | None = None, memory: Path | None = None) -> None:
+        """points, memory: as of `Launcher.start`."""
         self._points = points
+        self._memory = memory
         self._launcher: Launcher | None = None
         self._starting: asyncio.Task[Launcher] | None = None
         self._closed = False
@@ -59,7 +60,7 @@ class LauncherKeeper:
 
     async def _start(self) -> Launcher:
         try:
-            launcher = await Launcher.start(points=self._points)
+            launcher = await Launcher.start(points=self._points, memory=self._memory)
         except LaunchError as error:
             log.error("cannot start the launcher: %s", error)
             raise

@@ -95,6 +95,7 @@ class Launcher:
         hold: tuple[int, ...] = (),
         lists: bool = True,
         points: Path | None = None,
+        memory: Path | None = None,
     ) -> "Launcher":
         """Start the launcher; raises LaunchError with what is missing (not root, no overlay, …).
 
@@ -102,6 +103,7 @@ class Launcher:
         that stay open in the launcher, and in nothing it starts, for as long as it lives. `lists` off: pods are started
         as on machines for which stage1 has no program that executes lists of system calls; slower. `points`: a
         directory, best where the images are, in which places for mounts are made once for all pods (stage1/points.py).
+        `memory`: a cgroup of the hierarchy of that name which the launcher, and so every pod, is to be in.
         """
         ours, theirs = channel.pair()
         root = str(Path(__file__).resolve().parents[2])
@@ -109,6 +111,7 @@ class Launcher:
         command += ["--fd", str(theirs.fileno()), "--parent", str(os.getpid()), "--spares", str(spares)]
         command += [] if lists else ["--lists", "0"]
         command += [] if points is None else ["--points", str(points.absolute())]
+        command += [] if memory is None else ["--memory", str(memory)]
         with theirs:
             process = subprocess.Popen(  # noqa: ASYNC220 - a vfork; asyncio's own would add a watcher thread
                 command,

@@ -172,7 +172,7 @@ def app_entry(
     of_image = (config.app or {}).get("isolators") or ()
     node = level.node
     own = [
-        *isolators(container, level.qos_class, node.memory, node.lowest_oom_score, of_image),
+        *isolators(container, level.qos_class, node.scale, node.lowest_oom_score, of_image),
         *seccomp.isolator(container, level.pod["spec"], level.rules.seccomp_profiles),
         *labels.isolators(container, level.pod["spec"], default_profile=level.default_profile),
     ]
@@ -279,7 +279,7 @@ def _memory_size(level: PodLevel, asked: Any) -> int:
     limits = [_memory_limit(one) for one in (*inits, *mains)]
     stay = [*(one for one in inits if one.get("restartPolicy") == "Always"), *mains]
     of_pod = max([sum(map(_memory_limit, stay)), *limits]) if all(limits) else 0
-    return min((size for size in (quantity_bytes(asked), of_pod, level.node.memory) if size), default=0)
+    return min((size for size in (quantity_bytes(asked), of_pod, level.node.scale) if size), default=0)
 
 
 def _memory_limit(container: Mapping[str, Any]) -> int:

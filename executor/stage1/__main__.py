@@ -22,9 +22,10 @@ _DISPENSABLE: Final = (
 
 
 def main(argv: list[str]) -> int:
-    """argv: pairs of --fd, --parent, --spares, --lists and (second step) --host with integer values; --points PATH."""
+    """argv: pairs of --fd, --parent, --spares, --lists and (second step) --host with integer values; --points PATH,
+    --memory CGROUP."""
     given = dict(zip(argv[::2], argv[1::2], strict=True))
-    points = given.pop("--points", "")
+    points, memory = given.pop("--points", ""), given.pop("--memory", "")
     options = {name: int(value) for name, value in given.items()}
     control = socket.socket(fileno=options["--fd"])
     control.set_inheritable(False)
@@ -32,6 +33,8 @@ def main(argv: list[str]) -> int:
         _follow(options["--parent"])
         if "--host" not in options:
             _check_machine()
+            if memory:
+                cgroups.write(f"{memory}/cgroup.procs", "0")
             host = os.open("/proc/self/ns/mnt", os.O_RDONLY)
             os.set_inheritable(host, True)
             _lean_namespace()

@@ -234,3 +234,22 @@ def test_memory_limit_kills_and_says_oom(cluster, pod):
     )
     terminated = cluster.wait_phase(name, "Failed")["status"]["containerStatuses"][0]["state"]["terminated"]
     assert (terminated["reason"], terminated["exitCode"]) == ("OOMKilled", 137)
+
+
+@pytest.mark.skipif(
+    not Path("/sys/fs/cgroup/memory").is_dir(), reason="pods are below the agent's cgroup in v1 only"
+)
+def test_a_pod_without_a_limit_takes_no_neighbour_along(cluster, pod):
+    """The kernel ends it, before the agent ends the executor and all its pods."""
+    asked = {"requests": {"memory": "16Mi"}}
+    neighbour = pod(
+        manifest("neighbour", container("/bin/sleep", "1000", resources=asked), restartPolicy="Never")
+    )
+    before = cluster.wait_phase(neighbour, "Running")["status"]["containerStatuses"]
+    hungry = "my @taken; push @taken, q(x) x (1 << 20) for 1 .. 4096; sleep 100"
+    name = pod(
+        manifest("insatiable", container("/bin/sh", "-c", f"exec perl -e '{hungry}'"), restartPolicy="Never")
+    )
+    terminated = cluster.wait_phase(name, "Failed")["status"]["containerStatuses"][0]["state"]["terminated"]
+    assert (terminated["reason"], terminated["exitCode"]) == ("OOMKilled", 137)
+    assert cluster.get("pod", neighbour)["status"]["containerStatuses"] == before
