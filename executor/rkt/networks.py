@@ -59,6 +59,10 @@ class Networks:
         self.supplied_dns = False
         """A network has."""
 
+    def describe(self) -> list[str]:
+        """What is to be run, in order."""
+        return self._plan.describe()
+
     def around(self, run: RunPod) -> RunPod:
         """How the pod is run with its networks. In flavor kvm it runs a machine in the pod's place, below it."""
 

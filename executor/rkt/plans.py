@@ -27,13 +27,13 @@ def check(flavor: str) -> None:
 
 
 async def show(
-    g: Globals, making: Making, ready: Awaitable[None], settle: Callable[[], None], name: str = ""
+    g: Globals, making: Making, ready: Awaitable[None], settle: Callable[[], list[str]], name: str = ""
 ) -> int:
-    """Print the plan of a pod that is being made, and drop it. ready: it is made; settle: as it is run; name: its,
-    if this is a copy. Failure."""
+    """Print the plan of a pod that is being made, and drop it. ready: it is made; settle: as it is run, and what is
+    done for its networks; name: its, if this is a copy. Failure."""
     try:
         await ready
-        settle()
+        nets = settle()
         made = making.manifest
         lowers = {
             app["name"]: tuple(
@@ -42,6 +42,12 @@ async def show(
             for app in made["apps"]
         }
         text = planning.text(planning.plan(made, f"{g.pods}/{Phase.RUN}/{making.pod.name}", lowers, g.data))
+        lines = (
+            ["networks, when that is done:", *(f"  {n:2} {line}" for n, line in enumerate(nets, 1))]
+            if nets
+            else []
+        )
+        text += "".join(f"{line}\n" for line in lines)
         print(text.replace(making.pod.name, name or making.pod.name), end="")
     except (StageError, CgroupError, ValueError) as error:
         raise Failure(str(error)) from None

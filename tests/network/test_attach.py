@@ -193,6 +193,22 @@ def test_networks_one_beside_the_other(world: World) -> None:
     world.nothing_left()
 
 
+def test_both_versions_of_ip(world: World) -> None:
+    """And what was killed leaves nothing."""
+    subnets = ["10.91.0.0/24", "2001:db8:91::/64"]
+    ranges = [[{"subnet": subnet}] for subnet in subnets]
+    ipam = {"type": "host-local", "ranges": ranges, "dataDir": str(world.base / "leases")}
+    made = world.plan(world.network("ptp", "0.4.0", ipam=ipam), forwards=(Forward("tcp", 8080, 80),))
+    (result,) = world.attach(made)
+    assert [str(one.ip.ip) for one in result.addresses] == ["10.91.0.2", "2001:db8:91::2"]
+    assert "2001:db8:91::2/64" in world.sh(world.pod, "ip", "-6", "addr", "show", "dev", "eth0")
+    assert "--to-destination [2001:db8:91::2]:80" in world.sh(world.host, "ip6tables-save")
+    os.kill(world.pod, signal.SIGKILL)
+    world.detach("")
+    world.nothing_left()
+    assert "6a1c4e0e" not in world.sh(world.host, "ip6tables-save")
+
+
 def test_arguments_choose_an_address_and_one_that_is_taken_is_refused(
     world: World, processes: list[int]
 ) -> None:

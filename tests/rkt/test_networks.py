@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -232,6 +233,13 @@ def test_networks_that_cannot_be(machine: Machine) -> None:
     ):
         done = rkt("run", *flags, "example.com/box")
         assert (done.code, why in done.err) == (254, True), done.err
+    plan = rkt.good(
+        "run", "--print-plan", "--net=default:IP=172.16.28.9", "--port=http:8080", "example.com/web"
+    ).lines
+    assert re.fullmatch(
+        r"   1 run .*/ptp ADD eth0, network default of 99-default\.conf, args IP=172\.16\.28\.9", plan[-2]
+    )
+    assert re.fullmatch(r"   2 run .*/portmap ADD eth0, .*, tcp-0\.0\.0\.0:8080 to 80", plan[-1])
     (rkt.base / "etc/net.d/99.conf").write_text("{")
     assert "99.conf: Expecting property name" in rkt("run", "example.com/box").err
     assert machine.left() == []
