@@ -6,13 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 
 from executor.pods.poddir import Phase, PodDir, PodDirs
+from executor.rkt import end
 from executor.rkt.cli import main
 from executor.rkt.flags import Failure
 from executor.rkt.pods import State, find, walk
@@ -341,13 +343,18 @@ def test_what_somebody_works_on_is_not_collected(box):
     assert not pod.exists()
 
 
-def test_stop_of_a_pod_that_is_just_ending(rkt):
-    """Nobody listens there any more, but its lock is held."""
+def test_stop_of_a_pod_that_is_just_ending(rkt, monkeypatch, capsys):
+    """Nobody listens there any more, but its lock is held; until `stop` has seen that."""
     pod = rkt.data / "pods/run" / str(uuid4())
     pod.mkdir(parents=True)
-    lock = os.open(pod, os.O_RDONLY | os.O_DIRECTORY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    timer = threading.Timer(1.0, os.close, [lock])
-    timer.start()
-    assert rkt.good("stop", pod.name).out == f'"{pod.name}"\n'
-    timer.join()
+    held = [os.open(pod, os.O_RDONLY | os.O_DIRECTORY)]
+    fcntl.flock(held[0], fcntl.LOCK_EX)
+
+    def pause(_: float) -> None:
+        if held:
+            os.close(held.pop())
+
+    monkeypatch.setattr(end, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pause))
+    assert main([*rkt.flags, "stop", pod.name]) == 0
+    assert capsys.readouterr().out == f'"{pod.name}"\n'
+    assert not held
