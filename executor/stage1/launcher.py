@@ -30,7 +30,7 @@ from executor.stage1.worker import worker
 
 _END_SECONDS: Final = 10.0
 _REFILL_SECONDS: Final = 0.002
-_PUT_OFF: Final = 3  # times, for starts that go on
+_PUT_OFF_SECONDS: Final = 0.006  # once, for starts that go on
 _IDLE_SECONDS: Final = 5.0
 
 
@@ -78,7 +78,7 @@ class Launcher:
         self._closing = False
         self._refill_planned = False
         self._expiring = False
-        self._put_off = 0
+        self._put_off = False
 
     # -- what sandboxes use -------------------------------------------------------------------------------
 
@@ -317,11 +317,11 @@ class Launcher:
         self._refill_planned = False
         if self._closing:
             return
-        if self._starting and self._put_off < _PUT_OFF:
-            self._put_off += 1
-            self._plan_refill()
+        if self._starting and not self._put_off:
+            self._put_off = self._refill_planned = True
+            self.later(_PUT_OFF_SECONDS, self._refill)
             return
-        self._put_off = 0
+        self._put_off = False
         if len(self._spare_starters) + self._starting < self._spares:
             starter = self._fork_starter(spare=True)
             self._spare_starters.append(starter)

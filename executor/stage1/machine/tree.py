@@ -35,7 +35,8 @@ from executor.stage1.syscalls import (
 
 _FEW: Final = 4
 """Operations that are not worth a list."""
-_SLOT: Final = 1024
+_PATH, _OPTIONS = 1024, 4096
+"""Room for a path, and for options of mount(2): a page."""
 _REMEMBERED: Final = 8  # of some 40 KiB
 _MOVE: Final = syscalls.MOVE_MOUNT_F_EMPTY_PATH | syscalls.MOVE_MOUNT_T_EMPTY_PATH
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -43,9 +44,9 @@ _NO_LINKS: Final = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
 _USERS_IN_ATTR: Final = 24
 _AT_REMOVEDIR: Final = 0x200
 
-Variable = str | int
+Variable = str | bytes | int
 Split = tuple[tuple[Any, ...], tuple[Variable, ...]]
-"""What of an operation is the same for many pods, and what is not."""
+"""What of an operation is the same for many pods, and what is not: paths, options, ids."""
 
 
 class Refused(Exception):
@@ -95,19 +96,19 @@ class _Made:
         builder = _Builder(key, self._base)
         ctypes.memmove(self._buffer, builder.data, len(builder.data))
         start = builder.start
-        self._variables = [(start + place.offset, is_text) for place, is_text in builder.variables]
+        self._variables = [start + place.offset for place in builder.variables]
         self._inputs = [(name, start + place.offset) for name, place in builder.inputs]
         self._outputs = [(name, start + place.offset) for name, place in builder.trees.items()]
         self._taken = builder.taken
 
     def execute(self, function: Callable[[int], int], values: list[Variable], fds: dict[str, int]) -> None:
         buffer = self._buffer
-        for (offset, is_text), value in zip(self._variables, values, strict=True):
-            if is_text:
-                raw = os.fsencode(value)  # type: ignore[arg-type]
-                struct.pack_into(f"{len(raw) + 1}s", buffer, offset, raw)
-            else:
+        for offset, value in zip(self._variables, values, strict=True):
+            if isinstance(value, int):
                 struct.pack_into("<Q", buffer, offset, value)
+            else:
+                raw = os.fsencode(value)
+                struct.pack_into(f"{len(raw) + 1}s", buffer, offset, raw)
         for name, offset in self._inputs:
             struct.pack_into("<Q", buffer, offset, fds[name])
         if function(self._base) < 0:
@@ -124,10 +125,14 @@ def _split(op: Op | None) -> Split | None:
     split: Split | None = None if how is None else how(op)
     if split is None:
         return None
-    for value in split[1]:
-        if isinstance(value, str) and (len(value) * 4 >= _SLOT or "\0" in value):
-            return None
-    return split
+    return split if all(map(_fits, split[1])) else None
+
+
+def _fits(value: Variable) -> bool:
+    if isinstance(value, int):
+        return True
+    raw = os.fsencode(value)
+    return len(raw) < (_PATH if isinstance(value, str) else _OPTIONS) and b"\0" not in raw
 
 
 def _split_overlay(op: ops.MountOverlay) -> Split | None:
@@ -136,13 +141,13 @@ def _split_overlay(op: ops.MountOverlay) -> Split | None:
         return None
     mapped = (*op.lowers, os.path.dirname(op.upper)) if op.mapped else ()
     key = ("overlay", len(mapped), 0 if op.device_files else MS_NODEV)
-    return key, (*mapped, *op.marks(), op.target, data)
+    return key, (*mapped, *op.marks(), op.target, os.fsencode(data))
 
 
 def _split_dev(op: ops.MountDev) -> Split | None:
     if op.every or not op.base:
         return None
-    return ("dev",), op.options()
+    return ("dev",), tuple(map(os.fsencode, op.options()))
 
 
 def _split_attach(op: ops.Attach) -> Split | None:
@@ -168,13 +173,13 @@ _SPLITS: Final[dict[type, Callable[[Any], Split | None]]] = {
 class _Builder:
     """A list for a run of operations.
 
-    variables: places for what differs, in the order of the operations', and whether it is text. inputs, trees:
-    descriptors that are there before and afterwards. taken: those that are not there any more.
+    variables: places for what differs, in the order of the operations'. inputs, trees: descriptors that are there
+    before and afterwards. taken: those that are not there any more.
     """
 
     def __init__(self, key: tuple[Any, ...], base: int) -> None:
         self._todo = todo = List(base=base)
-        self.variables: list[tuple[Place, bool]] = []
+        self.variables: list[Place] = []
         self.inputs: list[tuple[str, Place]] = []
         self.trees: dict[str, Place] = {}
         self.taken: list[str] = []
@@ -184,14 +189,9 @@ class _Builder:
         self.start = len(todo) * RECORD
         self.data = todo.finish()
 
-    def _text(self) -> Place:
-        place = self._todo.room(_SLOT)
-        self.variables.append((place, True))
-        return place
-
-    def _number(self) -> Place:
-        place = self._todo.room(8)
-        self.variables.append((place, False))
+    def _variable(self, size: int) -> Place:
+        place = self._todo.room(size)
+        self.variables.append(place)
         return place
 
     def _fd(self, name: str) -> Place:
@@ -221,7 +221,7 @@ class _Builder:
         self._todo.call("setns", Value(self._fd(name)), CLONE_NEWNS)
 
     def _act(self) -> None:
-        number = self._number()
+        number = self._variable(8)
         self._todo.call("prctl", syscalls.PR_SET_SECUREBITS, syscalls.SECBIT_NO_SETUID_FIXUP)
         self._todo.call("setfsgid", Value(number))
         self._todo.call("setfsuid", Value(number))
@@ -232,7 +232,7 @@ class _Builder:
         return tree
 
     def _take(self, name: str, recursive: bool) -> None:
-        self.trees[name] = self._clone(self._text(), AT_RECURSIVE if recursive else 0)
+        self.trees[name] = self._clone(self._variable(_PATH), AT_RECURSIVE if recursive else 0)
 
     def _attach(
         self,
@@ -259,7 +259,7 @@ class _Builder:
         todo = self._todo
         target_of = todo.room(8)
         for _ in range(mapped):
-            path = self._text()
+            path = self._variable(_PATH)
             tree = self._clone(path, 0)
             attr = self._attributes(0, 0, mapped=True)
             todo.call("mount_setattr", Value(tree), "", AT_EMPTY_PATH, attr, 32)
@@ -268,8 +268,8 @@ class _Builder:
             todo.call("close", Value(target_of))
             todo.call("close", Value(tree))
         for flags_of in (0, _AT_REMOVEDIR, _AT_REMOVEDIR):
-            todo.call("unlinkat", AT_FDCWD, self._text(), flags_of, tolerate=errno.ENOENT)
-        target, data, root = self._text(), self._text(), todo.room(8)
+            todo.call("unlinkat", AT_FDCWD, self._variable(_PATH), flags_of, tolerate=errno.ENOENT)
+        target, data, root = self._variable(_PATH), self._variable(_OPTIONS), todo.room(8)
         todo.call("mount", "overlay", target, "overlay", flags, data)
         todo.call("openat", AT_FDCWD, target, _DIRECTORY, result=root)
         self.trees["root"] = root
@@ -278,7 +278,7 @@ class _Builder:
         todo = self._todo
         place = self._open("dev", _DIRECTORY, _NO_LINKS)
         todo.call("fchdir", Value(place))
-        todo.call("mount", "tmpfs", ".", "tmpfs", MS_NOSUID | MS_NOEXEC, self._text())
+        todo.call("mount", "tmpfs", ".", "tmpfs", MS_NOSUID | MS_NOEXEC, self._variable(_OPTIONS))
         todo.call("close", Value(place))
         dev = self._open("dev", _DIRECTORY, _NO_LINKS)
         todo.call("fchdir", Value(dev))
@@ -290,7 +290,7 @@ class _Builder:
             todo.call("mkdirat", AT_FDCWD, name, 0o755)
         for name, to in LINKS.items():
             todo.call("symlinkat", to, AT_FDCWD, name)
-        todo.call("mount", "devpts", "pts", "devpts", MS_NOSUID | MS_NOEXEC, self._text())
+        todo.call("mount", "devpts", "pts", "devpts", MS_NOSUID | MS_NOEXEC, self._variable(_OPTIONS))
         todo.call("close", Value(dev))
 
     def _read_only(self) -> None:
