@@ -1,8 +1,8 @@
 """How much of the network a pod may use: Kubernetes' annotations, as appc's isolator `resource/network-bandwidth`.
 
 The annotations are those of the bandwidth plug-in (`kubernetes.io/ingress-bandwidth`, `…/egress-bandwidth`), bits per
-second; the isolator has bytes. Pods have loopback alone, or the node's own network: there is nothing yet whose use
-could be limited, so no flavor enforces it (`WHY_NOT`).
+second; the isolator has bytes. Pods have loopback alone, the node's own network, or what a CNI plugin has given them, and
+no flavor limits any of that (`WHY_NOT`): a plugin (`bandwidth`) may, in the network's own configuration.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from shared.models.annotations import EGRESS_BANDWIDTH, INGRESS_BANDWIDTH
 from shared.models.quantities import quantity_bytes
 
 ISOLATOR: Final = "resource/network-bandwidth"
-WHY_NOT: Final = "pods have no network of their own yet whose use could be limited"
+WHY_NOT: Final = "nothing here limits what a pod uses of the network"
 
 
 def isolators(pod: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -128,7 +128,7 @@ def _limited(limits: Limits, whose: str, name: str, value: Any) -> Limits | None
         field = "block_bandwidth" if name == "resource/block-bandwidth" else "block_iops"
         return limits._replace(**{field: rate})
     if name == "resource/network-bandwidth":
-        raise ManifestError(f"{whose}: isolator {name}: pods have no network yet whose use could be limited")
+        raise ManifestError(f"{whose}: isolator {name}: nothing here limits what a pod uses of the network")
     return None
 
 

@@ -112,7 +112,7 @@ def test_contexts_of_selinux(tmp_path: Path) -> None:
             pod(notes={"kubernetes.io/egress-bandwidth": "1M"}),
             "linux",
             "NetworkBandwidth",
-            "pods have no network of their own yet",
+            "nothing here limits what a pod uses of the network",
         ),
         (
             pod(notes={"kubernetes.io/egress-bandwidth": "1M"}),

@@ -189,7 +189,7 @@ async def test_no_disk_to_limit(runner: Any) -> None:
         ("resource/block-iops", {"limit": 5}, "needs default: true and a limit, and no request"),
         ("resource/block-iops", {"default": True}, "needs default: true"),
         ("resource/block-bandwidth", {"default": True, "limit": 1, "request": 1}, "no request"),
-        ("resource/network-bandwidth", {"default": True, "limit": 1}, "pods have no network yet"),
+        ("resource/network-bandwidth", {"default": True, "limit": 1}, "nothing here limits"),
         ("os/linux/apparmor-profile", {"profile": ""}, "not the name of a profile"),
         ("os/linux/selinux-context", {"user": "u", "role": "r", "type": "t"}, "must be set"),
         (
