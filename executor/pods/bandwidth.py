@@ -1,8 +1,8 @@
 """How much of the network a pod may use: Kubernetes' annotations, as appc's isolator `resource/network-bandwidth`.
 
 The annotations are those of the bandwidth plug-in (`kubernetes.io/ingress-bandwidth`, `…/egress-bandwidth`), bits per
-second; the isolator has bytes. Pods have loopback alone, the node's own network, or what a CNI plugin has given them, and
-no flavor limits any of that (`WHY_NOT`): a plugin (`bandwidth`) may, in the network's own configuration.
+second; the isolator has bytes. Pods have loopback alone, the node's own network, or what CNI plugins have given them,
+and no flavor limits any of that (`WHY_NOT`): a plugin may, in the network's own configuration.
 """
 
 from collections.abc import Mapping
