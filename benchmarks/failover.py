@@ -19,7 +19,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -30,18 +29,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import _zookeeper
+from local.settings import free_port
+
 HOST = "127.0.0.1"
 ROOT = Path(__file__).resolve().parents[1]
-JARS = Path("/usr/share/java")
 PODS = "/api/v1/namespaces/default/pods"
 PATIENCE = 60.0
 TIMEOUT = 10.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def until(what: str, check: Callable[[], Any]) -> None:
@@ -60,18 +55,12 @@ class Cluster:
         self.executors = directory / "executors"
         self.executors.mkdir()
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.zookeeper, self.master = free_port(), free_port()
-        self.ports = [free_port(), free_port()]
+        self.zookeeper, self.master = free_port(HOST), free_port(HOST)
+        self.ports = [free_port(HOST), free_port(HOST)]
         self.parents: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        config = self.directory / "zoo.cfg"
-        config.write_text(
-            f"dataDir={self.directory}/zookeeper\nclientPort={self.zookeeper}\nclientPortAddress={HOST}\n"
-            "admin.enableServer=false\n"
-        )
-        main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
-        self._spawn("zookeeper", "java", "-cp", str(JARS / "zookeeper.jar"), main, str(config))
+        self._spawn("zookeeper", *_zookeeper.command(self.directory, self.zookeeper))
         self._gantry("master", "--ip", HOST, "--port", str(self.master), "--work_dir", "master")
         agent = ["--master", f"{HOST}:{self.master}", "--ip", HOST, "--port", "0", "--hostname", "agent"]
         resources = "cpus:64;mem:65536;disk:20000;ports:[31000-32000]"

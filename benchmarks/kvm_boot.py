@@ -96,8 +96,8 @@ async def _run(count: int) -> dict[str, Any]:
         return {
             "benchmark": "kvm_boot",
             "measured": "run_pod to the app's first byte, from a template of this size of machine that was made before"
-            " (first_s: before there was one; booted_s: without any); peer: a bare microvm of the same kernel, unpacked as"
-            " ours and with the same parameters, to its first program",
+            " (first_s: before there was one; booted_s: without any); peer: a bare microvm of the same kernel, unpacked"
+            " as ours and with the same parameters, to its first program",
             "accelerator": equipment.how.name,
             "kernel": kernel.find().release,
             "runs": count,

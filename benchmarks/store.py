@@ -40,6 +40,8 @@ import orjson
 import uvloop
 from kazoo.client import KazooClient
 
+from benchmarks import _zookeeper
+from local.settings import free_port
 from scheduler.instance import COLLECT
 from scheduler.store import Entry, Key
 from scheduler.store.zookeeper import ZooKeeperStore
@@ -48,7 +50,6 @@ from shared.zookeeper.session import Session
 from shared.zookeeper.settings import ZooKeeperSettings
 
 HOST = "127.0.0.1"
-JARS = Path("/usr/share/java")
 ETCD = "etcd"
 PATIENCE = 60.0
 
@@ -113,32 +114,20 @@ Latencies = list[float]
 Run = Callable[[float], Coroutine[Any, Any, Latencies]]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
 class Servers:
     """A ZooKeeper and an etcd below `directory`, killed in the end."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.zookeeper, self.etcd = free_port(), free_port()
+        self.zookeeper, self.etcd = free_port(HOST), free_port(HOST)
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        config = self.directory / "zoo.cfg"
-        config.write_text(
-            f"dataDir={self.directory}/zookeeper\nclientPort={self.zookeeper}\nclientPortAddress={HOST}\n"
-            "admin.enableServer=false\nmaxClientCnxns=0\n"
-        )
-        main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
-        self._spawn("zookeeper", "java", "-cp", str(JARS / "zookeeper.jar"), main, str(config))
+        self._spawn("zookeeper", *_zookeeper.command(self.directory, self.zookeeper, "maxClientCnxns=0"))
         self._wait(self.zookeeper)
         if shutil.which(ETCD) is None:
             return
-        peer, client = f"http://{HOST}:{free_port()}", f"http://{HOST}:{self.etcd}"
+        peer, client = f"http://{HOST}:{free_port(HOST)}", f"http://{HOST}:{self.etcd}"
         self._spawn(
             *("etcd", ETCD, "--data-dir", str(self.directory / "etcd"), "--log-level", "error"),
             *("--listen-client-urls", client, "--advertise-client-urls", client),

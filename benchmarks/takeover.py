@@ -29,7 +29,9 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from benchmarks.store import JARS, free_port, pod
+from benchmarks import _zookeeper
+from benchmarks.store import pod
+from local.settings import free_port
 from scheduler.framework import records
 from scheduler.framework.core.entities import Executor, Node, Task
 from scheduler.framework.core.lifecycle import TaskState
@@ -170,7 +172,7 @@ class Scheduler:
     """A supervising process and its child."""
 
     def __init__(self, directory: Path, name: str, store: str, master: int) -> None:
-        self.port = free_port()
+        self.port = free_port(HOST)
         command = [
             sys.executable,
             "-m",
@@ -271,13 +273,8 @@ def _spawn(command: list[str], log: IO[bytes], directory: Path) -> subprocess.Po
 
 
 async def measure(directory: Path, pods: int, rounds: int) -> dict[str, Any]:
-    port = free_port()
-    config = (
-        f"dataDir={directory}/zk\nclientPort={port}\nclientPortAddress={HOST}\nadmin.enableServer=false\n"
-    )
-    (directory / "zoo.cfg").write_text(config)
-    java = ["java", "-Xmx2g", "-cp", str(JARS / "zookeeper.jar")]
-    java += ["org.apache.zookeeper.server.quorum.QuorumPeerMain", str(directory / "zoo.cfg")]
+    port = free_port(HOST)
+    java = _zookeeper.command(directory, port, java=("-Xmx2g",))
     processes = []
     try:
         with (directory / "zk.log").open("wb") as log:
