@@ -29,6 +29,8 @@ KVM: Final = "kvm"
 """The flavor's name."""
 VM: Final = "vm"
 FILES: Final = "files"
+PLACES: Final = ("images", "volumes")
+"""Directories below what a machine is shown."""
 MIB: Final = 1024 * 1024
 DEFAULT_MEMORY: Final = 512 * MIB
 """For the apps without a memory limit, together."""
@@ -114,10 +116,13 @@ def check(pod: Mapping[str, Any]) -> None:
 def size(pod: Mapping[str, Any], host_cpus: int) -> Size:
     """From the apps' limits, and the pod's own where it has some."""
     together = [[_isolators(app["app"].get("isolators")) for app in apps] for apps in _together(pod["apps"])]
-    memory = max(_sum(apps, "resource/memory", DEFAULT_MEMORY) for apps in together)
+    memory = max(_sum(apps, "resource/memory", DEFAULT_MEMORY) for apps in together) or DEFAULT_MEMORY
     cpu = max(_sum(apps, "resource/cpu", DEFAULT_CPU_MILLI, scale=3) for apps in together)
+    cpu = cpu or DEFAULT_CPU_MILLI  # of a pod whose apps come later
     request = max(sum(_cpu_request(asked) for asked in apps) for apps in together)
-    limited = all(_limit(asked, "resource/cpu") is not None for apps in together for asked in apps)
+    limited = bool(pod["apps"]) and all(
+        _limit(asked, "resource/cpu") is not None for apps in together for asked in apps
+    )
     own = _isolators(pod.get("isolators"))
     if (value := _limit(own, "resource/memory")) is not None:
         memory = quantity(value)
@@ -187,25 +192,20 @@ def host_manifest(
     """The PodManifest of the machine, for the host's launcher. layers: of each app, uppermost first.
 
     pod_dir: of the pod; directory: of this one. Device files in that, which nobody may open (see `make_device`), are
-    `kvm` and `tun`.
+    `kvm` and `tun`; a pod without apps may have some later, for which there are directories (executor/kvm/changes.py).
     template: it goes on from one.
     """
     volumes, programs = _programs()
     volumes.append(_given("machine.boot", str(boot.root.parent)))
-    shares: list[dict[str, Any]] = []
     volumes.append(
         {"name": "machine.overlay", "kind": "host", "source": f"{pod_dir}/overlay", "recursive": False}
     )
+    more, shares = shown(pod, layers, pod_dir)
+    volumes += more
     shares.append({"volume": "machine.overlay", "path": OVERLAYS})
-    for part in parts(pod):
-        name = part.volume["name"]
-        if all(name != volume["name"] for volume in volumes):
-            volumes.append({**_on_disk(part.volume, pod_dir), "name": name})
-        mount = {"volume": name, "path": part.place, "readOnly": part.read_only}
-        shares.append({**mount, "gantry.io/sub-path": part.sub_path})
-    for app, paths in layers.items():
-        volumes.append({**_given(f"image.{app}", paths[-1]), "gantry.io/layers": list(paths)})
-        shares.append({"volume": f"image.{app}", "path": f"{SHARE}/images/{app}"})
+    if not pod["apps"]:
+        volumes += [_given(f"machine.{name}", f"{directory}/{name}") for name in PLACES]
+        shares += [{"volume": f"machine.{name}", "path": f"{SHARE}/{name}"} for name in PLACES]
     vm_mounts = [*programs, {"volume": "machine.boot", "path": "/boot"}]
     asked = pod.get("isolators") or ()
     told = {"name": commands.TOLD, "kind": "empty", "mode": "0700", "uid": NOBODY, "gid": NOBODY}
@@ -248,6 +248,35 @@ def host_manifest(
         ],
         "ports": [],
     }
+
+
+def shown(
+    pod: Mapping[str, Any], layers: Mapping[str, Sequence[str]], pod_dir: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Volumes, and virtiofsd's mounts of them: of the pod's what its apps mount, and their images."""
+    volumes: dict[str, dict[str, Any]] = {}
+    mounts: list[dict[str, Any]] = []
+    for part in parts(pod):
+        name = part.volume["name"]
+        volumes[name] = {**_on_disk(part.volume, pod_dir), "name": name}
+        mount = {"volume": name, "path": part.place, "readOnly": part.read_only}
+        mounts.append({**mount, "gantry.io/sub-path": part.sub_path})
+    for app, paths in layers.items():
+        name = f"image.{app}"
+        volumes[name] = {**_given(name, paths[-1]), "gantry.io/layers": list(paths)}
+        mounts.append({"volume": name, "path": f"{SHARE}/images/{app}"})
+    return list(volumes.values()), mounts
+
+
+def make_places(pod_dir: Path, pod: Mapping[str, Any]) -> None:
+    """Where apps write: what stage1 would make in the pod's directory (docs/stage1-interface.md). Raises OSError."""
+    (pod_dir / "overlay").mkdir(exist_ok=True)
+    for volume in pod.get("volumes") or ():
+        place = pod_dir / "sharedVolumes" / volume["name"]
+        if volume["kind"] == "empty" and not volume.get("gantry.io/medium") and not place.is_dir():
+            place.mkdir(parents=True)
+            os.chown(place, int(volume.get("uid") or 0), int(volume.get("gid") or 0))
+            place.chmod(int(str(volume.get("mode") or "0755"), 8))
 
 
 def users_on_host(pod: Mapping[str, Any], highest: int) -> str:

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from executor.kvm import commands, equipment, machine, shares
+from executor.kvm.changes import Changes
 from executor.kvm.console import Console
 from executor.kvm.equipment import Equipment
 from executor.kvm.guest.main import SHARE
 from executor.kvm.kernel import KernelError
-from executor.kvm.machine import FILES, KVM, VM, MachineError, Size
+from executor.kvm.machine import FILES, KVM, PLACES, VM, MachineError, Size
 from executor.kvm.probe import ProbeError
 from executor.kvm.qmp import Qmp, QmpError
 from executor.kvm.runtime import RuntimeFailure
@@ -147,7 +148,7 @@ class Machines:
             if self._templates is not None:
                 template = await self._templates.get(found, wanted)
             directory = self._lay_out(pod_dir, pod, found, wanted, template=template is not None)
-            starting = _Start(self, pod_dir, pod, template, on_gone)
+            starting = _Start(self, pod_dir, pod, wanted, template, on_gone)
             starting.host = await self._run(directory, starting.on_host_exit, starting.on_host_gone)
             # Whoever gives pods a network has done so by now.
             return await starting.boot(on_exit)
@@ -180,7 +181,7 @@ class Machines:
         }
         directory = pod_dir / "machine" / pod_dir.name
         asked = manifest.read(json.dumps(machine.guest_manifest(pod, {})))  # what the guest would say, sooner
-        _make_places(pod_dir, pod)
+        machine.make_places(pod_dir, pod)
         how = found.how
         on_host = machine.host_manifest(
             *(pod, layers, found.tools, found.boot, how, wanted),
@@ -192,6 +193,8 @@ class Machines:
         for app in (FILES, VM):
             (directory / "appsinfo" / app).mkdir(parents=True)
             (directory / "appsinfo" / app / "lower").write_text(f"{found.system}\n")
+        for name in () if pod["apps"] else PLACES:
+            (directory / name).mkdir()
         for path in map(Path, machine.device_files(how)):
             machine.make_device(directory / path.name, path)
         (directory / "pod").write_text(json.dumps(on_host))
@@ -206,15 +209,18 @@ class _Start:
         machines: Machines,
         pod_dir: Path,
         pod: dict[str, Any],
+        size: Size,
         template: Template | None,
         on_gone: Callable[[str], None],
     ) -> None:
+        self._size = size
         self._machines = machines
         self._pod_dir = pod_dir
         self._pod = pod
         self._template = template
         self._on_gone = on_gone
         self._exit: AppExit | None = None
+        self._files = -1  # virtiofsd's pid
         self.guest = Guest()
         self.console = Console()
         self.host: Sandbox
@@ -239,12 +245,8 @@ class _Start:
         self.guest.sockets = shares.sockets(self._pod)
         sandbox = KvmSandbox(self.guest, self.host, self._pod_dir, on_exit, self._on_gone)
         files = {
-            "pod": json.dumps(machine.guest_manifest(self._pod, _limits())),
+            **_manifests(self._pod),
             **{name: text for name in (METADATA_URL,) if (text := _read(self._pod_dir / name))},
-            **{
-                f"appsinfo/{app['name']}/lower": f"{SHARE}/images/{app['name']}/.\n"
-                for app in self._pod["apps"]
-            },
             **{f"etc/{name}": text for name in _ETC if (text := _read(self._pod_dir / "etc" / name))},
         }
         if "etc/resolv.conf" not in files:
@@ -261,6 +263,9 @@ class _Start:
             overlays=machine.OVERLAYS,
         )
         self.guest.on_lost = self._on_lost
+        if not self._pod["apps"]:
+            directory = self._pod_dir / "machine" / self._pod_dir.name
+            sandbox.take_apps(Changes(self._pod_dir, directory, self._size, self._files), _manifests)
         sandbox.watch()
         return sandbox
 
@@ -286,7 +291,9 @@ class _Start:
         console = self.console.open()
         try:
             self.guest.wire = await Wire.open(ours, self.guest.on_message, self._on_wire_lost)
-            await self.host.start_app(FILES, stdin=listening.fileno(), stdout=console, stderr=console)
+            self._files = await self.host.start_app(
+                FILES, stdin=listening.fileno(), stdout=console, stderr=console
+            )
             if self._template is None:
                 await self.host.start_app(VM, stdin=theirs.fileno(), stdout=files.fileno(), stderr=console)
             else:
@@ -363,22 +370,17 @@ class _Start:
         self._on_gone(reason)
 
 
+def _manifests(pod: Mapping[str, Any]) -> dict[str, str]:
+    """What the guest's launcher reads of a pod and its apps."""
+    lowers = {f"appsinfo/{app['name']}/lower": f"{SHARE}/images/{app['name']}/.\n" for app in pod["apps"]}
+    return {"pod": json.dumps(machine.guest_manifest(pod, _limits())), **lowers}
+
+
 def _limits() -> dict[str, tuple[int, int]]:
     """What apps inherit from the executor, in a machine, too; of open files not more than a kernel gives to anybody."""
     found = {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}")) for name in _LIMITS}
     soft, hard = (_OPEN_FILES if one < 0 else min(one, _OPEN_FILES) for one in found["nofile"])
     return {**found, "nofile": (soft, hard)}
-
-
-def _make_places(pod_dir: Path, pod: Mapping[str, Any]) -> None:
-    """Where apps write: what stage1 would make in the pod's directory (docs/stage1-interface.md)."""
-    (pod_dir / "overlay").mkdir(exist_ok=True)
-    for volume in pod.get("volumes") or ():
-        place = pod_dir / "sharedVolumes" / volume["name"]
-        if volume["kind"] == "empty" and not volume.get("gantry.io/medium") and not place.is_dir():
-            place.mkdir(parents=True)
-            os.chown(place, int(volume.get("uid") or 0), int(volume.get("gid") or 0))
-            place.chmod(int(str(volume.get("mode") or "0755"), 8))
 
 
 def _connected() -> tuple[socket.socket, socket.socket]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from executor.kvm import pulse
+from executor.kvm.changes import Changes
 from executor.kvm.guest import frames
 from executor.kvm.wire import Stream, Wire
 from executor.pods import ports
@@ -55,6 +56,8 @@ class Guest:
         """One request; raises LaunchError. `fds` stay the caller's; "fds" of the answer are the caller's to close."""
         if self.wire is None or self._over:
             raise LaunchError(f"{do}: {self._over or 'the machine has not started'}")
+        if more.get("sockets"):
+            raise LaunchError(f"{do}: a machine takes no sockets of the host's")
         streams, masters = [], []
         if do in ("start", "exec"):
             if fds:
@@ -250,11 +253,29 @@ class KvmSandbox(Sandbox):
         self._guest = guest
         self._host = host
         self.pid = guest.pid = host.pid
+        self._changes: Changes | None = None
         guest.on_event = self._on_guest_event
 
     def watch(self, seconds: float = pulse.ASK_SECONDS) -> None:
         """From now on the machine has ended, too, when it does not answer any more (executor/kvm/pulse.py)."""
         self._guest.watch(self._key, seconds)
+
+    def take_apps(self, changes: Changes, manifests: Callable[[dict[str, Any]], dict[str, str]]) -> None:
+        """Apps may come later, and go. manifests: files for the guest's launcher."""
+        self._changes = changes
+        self._manifests = manifests
+
+    async def update(self) -> None:
+        """As `Sandbox.update`; all at once or not at all. Raises LaunchError."""
+        if self._changes is None:
+            raise LaunchError("a machine takes apps later only if it was started without any")
+        well = False
+        pod = await self._changes.begin()
+        try:
+            await self._guest.call("update", self._key, files=self._manifests(pod))
+            well = True
+        finally:
+            await self._changes.end(well=well)
 
     async def dial(self, address: str, port: int) -> socket.socket:
         """As `netns.Dialling` says."""

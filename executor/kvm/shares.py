@@ -6,6 +6,7 @@ host when the pod starts, without leaving the volume (stage1, TakeVolume); a sub
 when the app starts, in the machine.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -35,7 +36,7 @@ class Part:
 
 
 def parts(pod: Mapping[str, Any]) -> list[Part]:
-    """In the order of the pod's volumes."""
+    """In the order of the pod's volumes. A name stands for the same part whatever else there is, or comes later."""
     found = []
     for volume in pod.get("volumes") or ():
         name = str(volume["name"])
@@ -45,11 +46,16 @@ def parts(pod: Mapping[str, Any]) -> list[Part]:
         if volume["kind"] != "host":
             found.append(Part(name, volume, "", _only_read(mounts)))
             continue
-        outermost = _outermost({_sub_path(mount) for mount in mounts})
-        for number, path in enumerate(outermost):
-            below = [mount for mount in mounts if _is_in(_sub_path(mount), path)]
-            found.append(Part(f"{name}.path.{number}" if path else name, volume, path, _only_read(below)))
+        for path in _outermost({_sub_path(mount) for mount in mounts}):
+            read_only = _only_read([mount for mount in mounts if _is_in(_sub_path(mount), path)])
+            found.append(Part(_name(name, path, read_only=read_only), volume, path, read_only))
     return found
+
+
+def _name(volume: str, path: str, *, read_only: bool) -> str:
+    """No volume of a pod's own has a dot in its name."""
+    digest = f".path-{hashlib.sha256(path.encode()).hexdigest()[:12]}" if path else ""
+    return f"{volume}{digest}{'.read' if read_only else ''}"
 
 
 def sockets(pod: Mapping[str, Any]) -> dict[str, str]:

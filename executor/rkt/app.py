@@ -16,7 +16,7 @@ from executor.rkt.common import Globals, check_format, need_root, table, to_json
 from executor.rkt.end import take
 from executor.rkt.flags import Failure, Flags
 from executor.rkt.podflags import CONTAINED, PodFlags
-from executor.rkt.podmanifest import KVM, Environments, build, make_entry, settle
+from executor.rkt.podmanifest import Environments, build, make_entry, settle
 from executor.rkt.pods import CREATED, MUTABLE, Seen, State, find
 from executor.rkt.prepare import Making
 from executor.rkt.show import app_json
@@ -44,8 +44,6 @@ def sandbox(g: Globals, args: list[str]) -> int:
     asked.tell(g)
     choice = asked.stage1(g)
     flavor = choice.flavor
-    if flavor == KVM:
-        raise Failure("stage1-kvm: a machine takes no apps later; use another stage1")
     asked.check_running(g, 0, flavor)
     ports = asked.sandbox_ports()
     if ports and asked.network != CONTAINED:

@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import uuid
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,6 +152,7 @@ class Starter:
         network: puts interfaces into the network namespace of a process.
         """
         directory = self.base / str(uuid.uuid4())  # the name of its cgroups, which others run beside
+        directory.mkdir()
         entries = []
         for name, app in apps.items():
             info = directory / "appsinfo" / name
@@ -169,7 +171,7 @@ class Starter:
         (directory / "pod").write_text(json.dumps(manifest))
         host = await Launcher.start(spares=0)
         self.launchers.append(host)
-        exits: dict[str, asyncio.Queue[AppExit]] = {name: asyncio.Queue() for name in apps}
+        exits: dict[str, asyncio.Queue[AppExit]] = defaultdict(asyncio.Queue)
         gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
         async def run(*args: Any) -> Sandbox:

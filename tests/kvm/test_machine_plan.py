@@ -100,7 +100,7 @@ def test_stage1_takes_both_manifests(how: Accelerator) -> None:
     assert host.volumes["image.app0"].read_only
     assert host.volumes["v"].read_only
     shared = {mount.path: (mount.volume, mount.sub_path) for mount in host.apps["files"].mounts}
-    assert shared["/share/volumes/w.path.0"] == ("w", "user")
+    assert {("w", "user"), ("v", "")} <= {*shared.values()}
     assert shared["/share/volumes/v"] == ("v", "")
     assert ("machine.kvm" in host.volumes) == (how is KVM)
     assert host.limits.memory_limit == machine.size(asked, 2).host_memory

@@ -33,36 +33,39 @@ def pod(*apps: list[tuple[str, str, str]], kind: str = "host", points: Any = ())
 
 
 def given(asked: dict[str, Any]) -> list[tuple[str, str, bool]]:
-    return [(part.name, part.sub_path, part.read_only) for part in shares.parts(asked)]
+    return [(part.volume["name"], part.sub_path, part.read_only) for part in shares.parts(asked)]
 
 
 def in_guest(asked: dict[str, Any]) -> list[tuple[str, str, bool]]:
-    """Where apps find them, as the guest's stage1 reads it."""
+    """Where apps find them, as the guest's stage1 reads it: a part's sub path, what comes below, read-only."""
     made = manifest._pod(machine.guest_manifest(asked, {}))
-    assert all(volume.source == f"/share/volumes/{name}" for name, volume in made.volumes.items()), (
-        made.volumes
-    )
+    found = {part.name: part for part in shares.parts(asked)}
+    assert {name: volume.source for name, volume in made.volumes.items()} == {
+        name: f"/share/volumes/{name}" for name in found
+    }
     return [
-        (mount.volume, mount.sub_path, mount.read_only) for app in made.apps.values() for mount in app.mounts
+        (found[mount.volume].sub_path, mount.sub_path, mount.read_only)
+        for app in made.apps.values()
+        for mount in app.mounts
     ]
 
 
 @pytest.mark.parametrize(
     ("mounts", "parts", "seen"),
     [
-        ([("v", "", "rw")], [("v", "", False)], [("v", "", False)]),
-        ([("v", "a", "rw")], [("v.path.0", "a", False)], [("v.path.0", "", False)]),
-        ([("v", "/a//b/.", "ro")], [("v.path.0", "a/b", True)], [("v.path.0", "", True)]),
+        ([("v", "", "rw")], [("v", "", False)], [("", "", False)]),
+        ([("v", "a", "rw")], [("v", "a", False)], [("a", "", False)]),
+        ([("v", "/a//b/.", "ro")], [("v", "a/b", True)], [("a/b", "", True)]),
         (
             [("v", "a", "rw"), ("v", "a/b/c", "ro"), ("v", "ab", "ro")],
-            [("v.path.0", "a", False), ("v.path.1", "ab", True)],
-            [("v.path.0", "", False), ("v.path.0", "b/c", True), ("v.path.1", "", True)],
+            [("v", "a", False), ("v", "ab", True)],
+            [("a", "", False), ("a", "b/c", True), ("ab", "", True)],
         ),
-        ([("v", "a", "ro"), ("v", "", "rw")], [("v", "", False)], [("v", "a", True), ("v", "", False)]),
+        ([("v", "a", "ro"), ("v", "", "rw")], [("v", "", False)], [("", "a", True), ("", "", False)]),
         (
             [("v", "a", "rw"), ("v", "a/../..", "rw")],
-            [("v.path.0", "a", False), ("v.path.1", "a/../..", False)],
-            [("v.path.0", "", False), ("v.path.1", "", False)],
+            [("v", "a", False), ("v", "a/../..", False)],
+            [("a", "", False), ("a/../..", "", False)],
         ),
     ],
     ids=["whole", "path", "odd", "below", "both", "dots"],
@@ -74,15 +77,21 @@ def test_only_what_is_mounted_is_given(mounts: Any, parts: Any, seen: Any) -> No
 
 def test_all_apps_count() -> None:
     asked = pod([("v", "a/b", "ro")], [("v", "a", "ro")], [("w", "", "ro")])
-    assert given(asked) == [("v.path.0", "a", True), ("w", "", True)]
-    assert in_guest(asked) == [("v.path.0", "b", True), ("v.path.0", "", True), ("w", "", True)]
+    assert given(asked) == [("v", "a", True), ("w", "", True)]
+    assert in_guest(asked) == [("a", "b", True), ("a", "", True), ("", "", True)]
+    names = [part.name for part in shares.parts(asked)]
+    one_more = pod([("v", "a/b", "ro")], [("v", "0", "ro"), ("v", "a", "rw")], [("w", "", "ro")])
+    assert len({*names, *(part.name for part in shares.parts(one_more))}) == 4, (
+        "what is another part has another name"
+    )
+    assert {part.name for part in shares.parts(one_more) if part.volume["name"] == "w"} <= {*names}
 
 
 def test_the_pod_s_own_volumes_are_given_as_they_are() -> None:
     """What is in them may be made by one app for another, by the time that one starts."""
     asked = pod([("v", "a", "rw")], kind="empty")
     assert given(asked) == [("v", "", False), ("nobody-s", "", True)]
-    assert in_guest(asked) == [("v", "a", False)]
+    assert in_guest(asked) == [("", "a", False)]
 
 
 def test_mount_points_take_the_volume_of_their_name() -> None:
@@ -90,4 +99,4 @@ def test_mount_points_take_the_volume_of_their_name() -> None:
     asked = pod([], points=[point])
     asked["volumes"].append({"name": "v", "kind": "host", "source": "/srv/v"})
     assert given(asked) == [("v", "", True)]
-    assert in_guest(asked) == [("v", "", True)]
+    assert in_guest(asked) == [("", "", True)]

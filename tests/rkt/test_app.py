@@ -165,7 +165,6 @@ def test_what_cannot_be(box, sandbox, fetched):
         (("start", uuid, "--app=nope"), 254, 'error: nonexistent app "nope"'),
         (("rm", uuid, "--app=nope"), 254, 'error: nonexistent app "nope"'),
         (("start", uuid), 254, "must provide the app to start"),
-        (("sandbox", "--stage1-name=coreos.com/rkt/stage1-kvm"), 1, "takes no apps later"),
         (("sandbox", NAME), 1, "takes no images"),
         (("add", uuid, NAME, "--memory=64M", "--name=box", "--exec=/nope"), 0, ""),
         (("add", uuid, NAME), 254, "error: multiple apps with name box"),

@@ -179,13 +179,9 @@ class Agent:
             self._ports.perform(request)
             return
         if do == "run":
-            self._lay_out(request)
-            if request["datagrams"]:
-                from executor.kvm.guest import datagrams
-
-                datagrams.listen(self, request.pop("datagrams"))
-            if request["network"]:
-                self._load_network()
+            self._begin(request)
+        elif do == "update":
+            self._write(request.pop("files"))
         numbers = request.pop("streams", [])
         request["pod"] = self._pod
         self._asked[request["id"]] = {**request, "streams": numbers}
@@ -201,6 +197,16 @@ class Agent:
         finally:
             for fd in theirs:
                 os.close(fd)
+
+    def _begin(self, request: dict[str, Any]) -> None:
+        """What the pod needs before its launcher makes it."""
+        self._lay_out(request)
+        if request["datagrams"]:
+            from executor.kvm.guest import datagrams
+
+            datagrams.listen(self, request.pop("datagrams"))
+        if request["network"]:
+            self._load_network()
 
     def _pipe(self, direction: str, number: int) -> int:
         """A pipe for one of the app's streams; its end of it."""
@@ -228,7 +234,10 @@ class Agent:
         self._pod = f"{self._pods}/{request.pop('name')}"
         os.makedirs(f"{self._pod}/etc")
         os.symlink(request.pop("overlays"), f"{self._pod}/overlay")
-        for path, text in request.pop("files").items():
+        self._write(request.pop("files"))
+
+    def _write(self, files: dict[str, str]) -> None:
+        for path, text in files.items():
             target = f"{self._pod}/{path}"
             os.makedirs(os.path.dirname(target), exist_ok=True)
             with open(target, "w", encoding="utf-8") as file:
