@@ -2,28 +2,33 @@
 
 Every init and every app begins with a copy of a mount namespace, mount by mount, of which it soon lets go. So they
 copy one without cgroups (with v1 a dozen mounts) and the host's terminals. Host mounts that come or go still do so
-here, as in the launcher's own.
+here, as in the launcher's own. Inits need none of them: they copy one that is nothing but the root of a pod's own
+(`void`), read-only and without anything in it yet.
 """
 
 import os
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from executor.stage1 import syscalls
+from executor.stage1 import ops, plan, syscalls
 
 _CGROUPS: Final = "/sys/fs/cgroup"
 _KINDS: Final = ("cgroup", "cgroup2", "devpts")
 
 
 class Bare(NamedTuple):
-    """`namespace`: a descriptor of it. `roots`: directories that cannot be found in it any more, with descriptors."""
+    """`namespace`: a descriptor of it. `roots`: directories that cannot be found in it any more, with descriptors.
+
+    `void`: of the one that inits begin with.
+    """
 
     namespace: int
     roots: tuple[tuple[str, int], ...]
+    void: int
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        return (self.namespace, *(fd for _, fd in self.roots))
+        return (self.namespace, self.void, *(fd for _, fd in self.roots))
 
     def open(self, path: str, flags: int) -> int:
         """open(2), from wherever we are, of a file below one of `roots`. Raises OSError."""
@@ -47,13 +52,24 @@ def make(roots: Iterable[str]) -> Bare:
                 except OSError:
                     pass  # gone with another one
             namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            void = _void()
         finally:
             syscalls.setns(own, syscalls.CLONE_NEWNS)
             os.fchdir(here)
     finally:
         os.close(own)
         os.close(here)
-    return Bare(namespace, found)
+    return Bare(namespace, found, void)
+
+
+def _void() -> int:
+    """Whoever calls is in it afterwards."""
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    context = ops.Context({})
+    ops.execute([ops.NewRoot(plan.STAGE), ops.PivotRoot(), ops.SealRoot()], context)
+    os.close(context.fds["root"])
+    return namespace
 
 
 def _dispensable() -> list[str]:

@@ -81,7 +81,7 @@ class Maker:
         ours, theirs = channel.pair()
         handed = [given.users, given.network] if given else []
         try:
-            fds = [self._null, self._null, 2, theirs.fileno(), theirs.fileno(), bare.namespace, *handed]
+            fds = [self._null, self._null, 2, theirs.fileno(), theirs.fileno(), bare.void, *handed]
             pid = machine.spawn(fds, name="gantry-init", flags=syscalls.CLONE_NEWPID)
         finally:
             theirs.close()

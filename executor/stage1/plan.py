@@ -114,17 +114,18 @@ def pod_plan(pod: Pod) -> list[Op]:
         if pod.hostname:
             plan.append(ops.SetHostname(pod.hostname))
         if pod.any_privileged:
-            plan.append(ops.MountNew("proc", "proc.privileged", _PROC_FLAGS))
-            plan.append(ops.MountNew("sysfs", "sys.privileged", _PROC_FLAGS))
+            plan.append(ops.MountNew("proc", f"{ops.MORE}/proc.privileged", _PROC_FLAGS))
+            plan.append(ops.MountNew("sysfs", f"{ops.MORE}/sys.privileged", _PROC_FLAGS))
         if any(app.whole_proc for app in pod.apps.values()):
-            plan.append(ops.MountNew("proc", "proc.unmasked", _PROC_FLAGS))
+            plan.append(ops.MountNew("proc", f"{ops.MORE}/proc.unmasked", _PROC_FLAGS))
     if pod.sysctls:
         plan.append(ops.SetSysctls(pod.sysctls))
     for volume in pod.volumes.values():
         if volume.memory:
             size = "" if volume.size is None else f",size={volume.size}"
             data = f"mode={volume.mode:o},uid={pod.ids + volume.uid},gid={pod.ids + volume.gid}{size}"
-            plan.append(ops.MountNew("tmpfs", f"volume.{volume.name}", MS_NOSUID | MS_NODEV, data))
+            place = f"{ops.MORE}/volume.{volume.name}"
+            plan.append(ops.MountNew("tmpfs", place, MS_NOSUID | MS_NODEV, data))
     plan.append(ops.SealRoot())
     return plan
 
@@ -246,10 +247,11 @@ def _shared(pod: Pod, app: App) -> list[Op]:
     plan: list[Op] = []
     if pod.isolated:
         flags |= _own_namespaces(pod)
-        suffix = ".privileged" if app.privileged else ""
+        more = f"/{ops.MORE}/"
+        proc, sys = (f"{more}{one}.privileged" if app.privileged else f"/{one}" for one in ("proc", "sys"))
         plan = [
-            ops.TakeTree("proc", "/proc.unmasked" if app.whole_proc else f"/proc{suffix}"),
-            ops.TakeTree("sys", f"/sys{suffix}"),
+            ops.TakeTree("proc", f"{more}proc.unmasked" if app.whole_proc else proc),
+            ops.TakeTree("sys", sys),
             ops.TakeTree("mqueue", "/mqueue"),
             *([] if pod.host_ipc else [ops.TakeTree("shm", "/shm")]),
         ]
@@ -257,7 +259,7 @@ def _shared(pod: Pod, app: App) -> list[Op]:
         return []
     for mount in app.mounts:
         if mount.volume in memory:
-            plan.append(_take(mount, f"/volume.{mount.volume}", recursive=False))
+            plan.append(_take(mount, f"/{ops.MORE}/volume.{mount.volume}", recursive=False))
     if memory and pod.ids:
         plan = [ops.ActAs(pod.ids), *plan, ops.ActAs(0)]  # paths that are made in them
     return [ops.Enter("init", flags), *plan, ops.Enter("home", syscalls.CLONE_NEWNS)]

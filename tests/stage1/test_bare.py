@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from executor.stage1 import bare, syscalls
+from executor.stage1 import bare, ops, syscalls
 
 pytestmark = pytest.mark.root
 
@@ -66,3 +66,19 @@ def test_what_is_below_its_roots_can_be_opened_from_anywhere(tmp_path: Path) -> 
 def test_a_root_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         bare.make([str(tmp_path / "missing")])
+
+
+def test_inits_begin_with_nothing_that_could_be_written_to() -> None:
+    def check() -> None:
+        made = bare.make(())
+        syscalls.setns(made.void, syscalls.CLONE_NEWNS)
+        assert set(os.listdir("/")) == {*ops.DIRECTORIES, ops.MORE, "empty", "null"}
+        assert not any(os.listdir(f"/{name}") for name in (*ops.DIRECTORIES, ops.MORE, "empty"))
+        assert os.stat("/null").st_rdev == os.makedev(1, 3)
+        for path in ("/x", "/empty/x", f"/{ops.MORE}/x"):
+            with pytest.raises(OSError, match="Read-only"):
+                os.mkdir(path)
+        syscalls.mount("proc", "/proc", "proc", 0)
+        assert kinds() == {"tmpfs", "devtmpfs", "proc"}
+
+    in_a_child(check)

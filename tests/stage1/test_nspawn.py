@@ -90,7 +90,7 @@ async def test_the_sandbox_s_process_is_in_the_pod_s_network_and_has_its_mounts(
     pid, _ = await pod.start()
     ours, theirs, apps = (os.readlink(f"/proc/{who}/ns/net") for who in ("self", pod.sandbox.pid, pid))
     assert ours != theirs == apps
-    Path(f"/proc/{pod.sandbox.pid}/root/volume.v/file").write_text("from outside")
+    Path(f"/proc/{pod.sandbox.pid}/root/more/volume.v/file").write_text("from outside")
     assert Path(f"/proc/{pid}/root/v/file").read_text() == "from outside"
 
 

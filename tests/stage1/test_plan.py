@@ -44,7 +44,7 @@ def test_linux_app() -> None:
         "take /sys as sys",
         "take /mqueue as mqueue",
         "take /shm as shm",
-        "take volume /volume.m",
+        "take volume /more/volume.m",
         "enter the namespaces of home",
         "enter the namespaces of host",
         "take volume /srv/h",
@@ -91,15 +91,15 @@ def test_sandbox_and_pod_plans() -> None:
     assert plan.sandbox_plan("fly", host_network=False) == []
     assert [op.describe() for op in plan.pod_plan(pod())] == [
         "set the hostname h1",
-        "mount tmpfs as the pod's volume.m",
+        "mount tmpfs as the pod's more/volume.m",
         "make the pod's own root read-only",
     ]
 
 
 def test_privileged_app_gets_its_own_proc_and_sys() -> None:
     parsed = pod(app={"annotations": [{"name": "gantry.io/privileged", "value": "true"}]})
-    assert "mount proc as the pod's proc.privileged" in [op.describe() for op in plan.pod_plan(parsed)]
-    assert "take /proc.privileged as proc" in described(parsed)
+    assert "mount proc as the pod's more/proc.privileged" in [op.describe() for op in plan.pod_plan(parsed)]
+    assert "take /more/proc.privileged as proc" in described(parsed)
     assert plan.app_process(parsed, parsed.apps["a"]).capabilities is None
 
 

@@ -3,9 +3,9 @@
     launcher ── spawn ──▶ program: reads the first list, makes its namespaces and the pod's own root; reads the
     second, does what that says, reports, and waits for ever, without a capability, a descriptor or a file of the host
 
-It reads from, and reports to, a socket of the launcher's: descriptors 3 and 4. 5 is the mount namespace that it begins
-with a copy of; 6 and 7 are user and network namespaces that it is to use, if there are such. The launcher's death is
-its own.
+It reads from, and reports to, a socket of the launcher's: descriptors 3 and 4. 5 is a mount namespace that is a pod's
+own root with nothing in it yet (`bare`): it goes on in a copy of that; 6 and 7 are user and network namespaces that it
+is to use, if there are such. The launcher's death is its own.
 """
 
 import errno
@@ -16,13 +16,12 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from executor.stage1 import caps, ops, plan, syscalls, userns
-from executor.stage1.machine.assemble import ANY, LIST, RECORD, SIZE, Label, List, Place, Value
+from executor.stage1.machine.assemble import ANY, LIST, RECORD, SIZE, Label, List, Value
 from executor.stage1.machine.run import REPORT, SOURCE
 from executor.stage1.ops import Op, StageError
 from executor.stage1.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT
 
-_BARE: Final = REPORT + 1
-"""Of the mount namespace to begin with."""
+_VOID: Final = REPORT + 1
 _GIVEN_USERS: Final = REPORT + 2
 _GIVEN_NETWORK: Final = REPORT + 3
 _SECOND: Final = 1024
@@ -33,7 +32,6 @@ _CLONE: Final = 0x100 | 0x4000 | 0x400 | signal.SIGCHLD  # VM, VFORK, FILES
 _AT_FDCWD: Final = syscalls.AT_FDCWD
 _SETMASK, _IGNORE, _DONTNEED = 2, 1, 4
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-_MAKE: Final = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC
 
 
 class Program(NamedTuple):
@@ -60,8 +58,6 @@ def first(*, host_network: bool, host_ipc: bool, ids: int, last_cap: int, given:
     todo.call("prctl", syscalls.PR_SET_DUMPABLE, 0)
     todo.call("prctl", syscalls.PR_SET_NAME, "gantry-init")
     todo.call("rt_sigprocmask", _SETMASK, todo.room(8), 0, 8)
-    todo.call("setns", _BARE, syscalls.CLONE_NEWNS)
-    todo.call("close", _BARE)
     builder.add(plan.sandbox_plan("linux", host_network=host_network, ids=ids, host_ipc=host_ipc))
     # Children that it inherits are reaped by the kernel.
     todo.call("rt_sigaction", signal.SIGCHLD, todo.structure("QQQQ", _IGNORE, 0, 0, 0), 0, 8)
@@ -129,7 +125,7 @@ class _Builder:
 
     def __init__(self, todo: List, *, users: bool = False, given: bool = False) -> None:
         self._todo = todo
-        self._root: Place | None = None
+        self._more = False
         self._users = users
         self._given = given
 
@@ -141,41 +137,31 @@ class _Builder:
     def _add(self, op: Op) -> None:
         todo = self._todo
         if isinstance(op, ops.Unshare):
+            todo.call("setns", _VOID, syscalls.CLONE_NEWNS)
+            todo.call("close", _VOID)
             todo.call("unshare", op.flags)
         elif isinstance(op, ops.UnshareUsers):
             (self._given_namespaces if self._given else self._users_and_namespaces)(op)
         elif isinstance(op, ops.Loopback):
             self._loopback()
-        elif isinstance(op, ops.NewRoot):
-            self._new_root(op)
+        elif isinstance(op, ops.NewRoot | ops.PivotRoot):
+            pass  # we are in it
         elif isinstance(op, ops.MountNew):
             self._mount_new(op)
         elif isinstance(op, ops.Hide):
             self._hide(op)
         elif isinstance(op, ops.MakeReadOnly):
             self._make_read_only(op)
-        elif isinstance(op, ops.PivotRoot):
-            self._stand()
-            todo.call("pivot_root", ".", ".")
-            todo.call("umount2", ".", syscalls.MNT_DETACH)
-            todo.call("chdir", "/")
-            self._root = None
         elif isinstance(op, ops.SetHostname):
             name = os.fsencode(op.name)
             todo.call("sethostname", name, len(name))
         elif isinstance(op, ops.SetSysctls):
             self._sysctls(op)
         elif isinstance(op, ops.SealRoot):
-            todo.call("mount", "none", "/", 0, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV, 0)
+            if self._more:  # the root itself is read-only
+                todo.call("mount", "none", ops.MORE, 0, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV, 0)
         else:
             raise StageError(f"{op.describe()}: not an operation of init's")
-
-    def _stand(self) -> None:
-        """In the pod's own root, wherever that is now."""
-        if self._root is None:
-            self._todo.call("chdir", "/")
-        else:
-            self._todo.call("fchdir", Value(self._root))
 
     def _users_and_namespaces(self, op: ops.UnshareUsers) -> None:
         """A child that shares our memory and descriptors is in them, opens them for us, and says as whom it goes.
@@ -263,21 +249,13 @@ class _Builder:
         todo.call("ioctl", Value(place), 0x8914, request)
         todo.call("close", Value(place))
 
-    def _new_root(self, op: ops.NewRoot) -> None:
-        todo, file = self._todo, self._todo.room(8)
-        self._root = todo.room(8)
-        todo.call("mount", "tmpfs", op.path, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=64k")
-        todo.call("openat", _AT_FDCWD, op.path, _DIRECTORY, result=self._root)
-        self._stand()
-        todo.call("mkdirat", _AT_FDCWD, "empty", 0o555)
-        todo.call("openat", _AT_FDCWD, "null", _MAKE, 0o666, result=file)
-        todo.call("close", Value(file))
-        todo.call("mount", "/dev/null", "null", 0, MS_BIND, 0)
-
     def _mount_new(self, op: ops.MountNew) -> None:
         todo = self._todo
-        self._stand()
-        todo.call("mkdirat", _AT_FDCWD, op.name, 0o755)
+        if op.name not in ops.DIRECTORIES:
+            if not self._more:
+                todo.call("mount", "tmpfs", ops.MORE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=64k")
+                self._more = True
+            todo.call("mkdirat", _AT_FDCWD, op.name, 0o755)
         todo.call("mount", op.fstype, op.name, op.fstype, op.flags & ~MS_RDONLY, op.data or 0)
         if op.flags & MS_RDONLY:
             todo.call("mount", "none", op.name, 0, op.flags | MS_BIND | MS_REMOUNT, 0)
@@ -285,10 +263,11 @@ class _Builder:
     def _hide(self, op: ops.Hide) -> None:
         """What cannot be covered by a file is a directory, or the other way round, or it is not there."""
         todo = self._todo
-        self._stand()
         for path in op.paths:
             likely = ("empty", "null") if os.path.isdir(f"/{path}") else ("null", "empty")
             other, following = Label(), Label()
+            if not os.path.exists(f"/{path}"):  # it may be there by then
+                todo.call("openat", _AT_FDCWD, path, os.O_PATH, tolerate=errno.ENOENT, jump=following)
             todo.call("mount", likely[0], path, 0, MS_BIND, 0, tolerate=ANY, jump=other, then=following)
             todo.label(other)
             todo.call("mount", likely[1], path, 0, MS_BIND, 0, tolerate=errno.ENOENT)
@@ -296,7 +275,6 @@ class _Builder:
 
     def _make_read_only(self, op: ops.MakeReadOnly) -> None:
         todo = self._todo
-        self._stand()
         flags = MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
         for path in op.paths:
             following = Label()
@@ -309,13 +287,11 @@ class _Builder:
         todo = self._todo
         root, file, child, parent = todo.room(8), todo.room(8), Label(), Label()
         place, flags = "/proc.sysctl", MS_NOSUID | MS_NODEV | MS_NOEXEC
-        todo.call("mkdirat", _AT_FDCWD, place, 0o700)
         todo.call("mount", "proc", place, "proc", flags, 0)
         todo.call(
             "openat", _AT_FDCWD, f"{place}/sys", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, result=root
         )
         todo.call("umount2", place, syscalls.MNT_DETACH)
-        todo.call("unlinkat", _AT_FDCWD, place, 0x200)  # AT_REMOVEDIR
         todo.call("clone", _CLONE & ~0x400, forks=True, jump=child, then=parent)
         todo.label(child)
         if self._users:

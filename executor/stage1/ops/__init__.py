@@ -20,7 +20,7 @@ from executor.stage1.ops.process import (
     Unshare,
     UnshareUsers,
 )
-from executor.stage1.ops.sandbox import Hide, MakeReadOnly, MountNew, NewRoot, SealRoot
+from executor.stage1.ops.sandbox import DIRECTORIES, MORE, Hide, MakeReadOnly, MountNew, NewRoot, SealRoot
 from executor.stage1.ops.trees import (
     DEVICES,
     Attach,
@@ -36,8 +36,8 @@ from executor.stage1.ops.trees import (
 )
 
 __all__ = [
-    "DEVICES", "IN_ROOT", "ActAs", "Attach", "CheckPropagation", "Context", "Enter", "Hide", "JoinCgroup", "Loopback",
-    "MakeReadOnly",
+    "DEVICES", "DIRECTORIES", "IN_ROOT", "MORE", "ActAs", "Attach", "CheckPropagation", "Context", "Enter", "Hide",
+    "JoinCgroup", "Loopback", "MakeReadOnly",
     "MountDev", "MountNew", "MountOverlay", "NewRoot", "OomScore", "Op", "OwnVolume", "PivotRoot",
     "ReadOnlyRoot", "SealRoot",
     "SetHostname", "SetLabel",

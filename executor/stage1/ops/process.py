@@ -209,13 +209,11 @@ class SetSysctls(NamedTuple):
         return f"set {', '.join(f'{name}={value}' for name, value in self.settings)}"
 
     def execute(self, context: Context) -> None:
-        os.mkdir("/proc.sysctl", 0o700)
         syscalls.mount("proc", "/proc.sysctl", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
         try:
             root = os.open("/proc.sysctl/sys", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         finally:
             syscalls.umount("/proc.sysctl")
-            os.rmdir("/proc.sysctl")
         ready, report = os.pipe2(os.O_CLOEXEC)
         if os.fork() == 0:
             self._write(root, report, context.fds.get("users"))

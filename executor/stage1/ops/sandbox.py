@@ -2,15 +2,24 @@
 
 import os
 import stat
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from executor.stage1 import syscalls
 from executor.stage1.ops.base import O_DIR, Context
 from executor.stage1.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT
 
+DIRECTORIES: Final = ("proc", "sys", "mqueue", "shm", "proc.sysctl")
+"""In the pod's own root, to mount on."""
+MORE: Final = "more"
+"""A directory there, for what not every pod has."""
+_OWN: Final = "mode=755,size=64k"
+
 
 class NewRoot(NamedTuple):
-    """A tmpfs over `path` becomes the root to be: it will hold the pod's shared mounts and nothing of the host."""
+    """A tmpfs over `path` becomes the root to be: it will hold the pod's shared mounts and nothing of the host.
+
+    Inits that execute lists have a copy of one that was made once (`bare`), and nobody writes to.
+    """
 
     path: str
 
@@ -18,10 +27,12 @@ class NewRoot(NamedTuple):
         return f"mount an empty root on {self.path}"
 
     def execute(self, context: Context) -> None:
-        syscalls.mount("tmpfs", self.path, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=64k")
+        syscalls.mount("tmpfs", self.path, "tmpfs", MS_NOSUID | MS_NODEV, _OWN)
         root = context.fds["root"] = os.open(self.path, O_DIR | os.O_CLOEXEC)
         os.fchdir(root)
         os.mkdir("empty", 0o555)
+        for name in (*DIRECTORIES, MORE):
+            os.mkdir(name, 0o755)
         os.close(os.open("null", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
         syscalls.mount("/dev/null", "null", None, MS_BIND)
 
@@ -39,7 +50,8 @@ class MountNew(NamedTuple):
 
     def execute(self, context: Context) -> None:
         os.fchdir(context.fds["root"])
-        os.mkdir(self.name, 0o755)
+        if self.name not in DIRECTORIES:
+            os.mkdir(self.name, 0o755)
         syscalls.mount(self.fstype, self.name, self.fstype, self.flags & ~MS_RDONLY, self.data or None)
         if self.flags & MS_RDONLY:
             # The mount, not the file system: other mounts of the same sysfs stay as they are.
