@@ -9,6 +9,7 @@ from importlib import import_module
 
 from executor.rkt.common import Globals
 from executor.rkt.flags import Failure, Flags, HelpAsked
+from executor.stage0.errors import ImageError
 
 FAILED = 254
 SAY_ONE = frozenset({"app sandbox", "app list", "app status"})
@@ -169,9 +170,8 @@ def _verb(g: Globals, found: list[str]) -> int:
     if name not in VERBS:
         raise Failure(f"unknown command {name!r}; there are: {', '.join(VERBS)}")
     g.verb = name
-    where, _, function = VERBS[name][0].partition(":")
     try:
-        return int(getattr(import_module(where), function)(g, args))
+        return _call(g, *VERBS[name][0].split(":"), args)
     except HelpAsked as asked:
         print(asked.args[0].help())
         return 0
@@ -180,6 +180,18 @@ def _verb(g: Globals, found: list[str]) -> int:
         return error.code or (1 if name in SAY_ONE else FAILED)
     except KeyboardInterrupt:
         return 130
+
+
+def _call(g: Globals, module: str, function: str, args: list[str]) -> int:
+    """What a verb does. Failure, also for what nobody has foreseen: a disk that is full, or not to be written to."""
+    try:
+        return int(getattr(import_module(module), function)(g, args))
+    except ImageError as error:
+        raise Failure(str(error)) from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Failure(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from None
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ import asyncio
 import json
 import time
 from calendar import timegm
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +18,6 @@ from executor.rkt.pods import walk
 from executor.stage0 import gc, inventory, operations
 from executor.stage0.cas import Cas
 from executor.stage0.errors import ImageError
-from executor.stage0.pins import Pin
 from executor.stage0.settings import Collection
 from executor.stage0.streams import Limits
 
@@ -178,17 +175,16 @@ def remove(g: Globals, args: list[str]) -> int:
     if not wanted:
         raise Failure("must provide at least one image ID")
     done = failed = 0
-    with _needed_by_pods(g):
-        for text in wanted:
-            try:
-                image = lookup.in_store(g, text)
-                inventory.remove(g.data, str(image.record["id"]))
-            except (Failure, ImageError) as error:
-                g.say(str(error))
-                failed += 1
-                continue
-            print(f'successfully removed aci for image: "{image.record["id"]}"')
-            done += 1
+    for text in wanted:
+        try:
+            image = lookup.in_store(g, text)
+            inventory.remove(g.data, str(image.record["id"]), _needed_by_pods(g))
+        except (Failure, ImageError) as error:
+            g.say(str(error))
+            failed += 1
+            continue
+        print(f'successfully removed aci for image: "{image.record["id"]}"')
+        done += 1
     if done:
         g.say(f"{done} image(s) successfully removed")
     if failed:
@@ -207,8 +203,7 @@ def collect(g: Globals, args: list[str]) -> int:
         raise Failure(f"--grace-period: {error}") from None
     wanted = Collection(high_percent=100.0, low_percent=100.0, minimum_age=0.0, maximum_age=max(grace, 1e-3))
     try:
-        with _needed_by_pods(g):
-            done = gc.collect(g.data, wanted)
+        done = gc.collect(g.data, wanted, needed=_needed_by_pods(g))
     except ImageError as error:
         raise Failure(str(error)) from None
     for image_id in done.images:
@@ -217,24 +212,23 @@ def collect(g: Globals, args: list[str]) -> int:
     return 0
 
 
-@contextmanager
-def _needed_by_pods(g: Globals) -> Iterator[None]:
-    """Keep what pods need that do not run (and so hold nothing themselves): those being prepared, and prepared."""
-    root = g.data / "store"
-    with ExitStack() as stack:
-        if root.is_dir():
-            cas = Cas(root, Limits())
-            cas.open()
-            pin = stack.enter_context(Pin(cas))
-            for pod in walk(g.pods):
-                if stage1 := pod.stage1_id():
-                    record = cas.load_image(stage1)
-                    pin.add(gc.trees(record) if record else (), [stage1])
-                if pod.phase in {"prepare", "prepared", "run"} and not pod.ended:
-                    for image_id in pod.image_ids():
-                        record = cas.load_image(image_id) or {}
-                        pin.add(gc.trees(record) if record else (), [image_id])
-        yield
+def _needed_by_pods(g: Globals) -> gc.Needed:
+    """What pods need that do not run (and so hold nothing themselves): those being prepared, and prepared; stage1s that
+    have still to collect."""
+    cas = Cas(g.data / "store", Limits())
+
+    def look() -> set[str]:
+        needed: set[str] = set()
+        for pod in walk(g.pods):
+            ids = [pod.stage1_id()]
+            if pod.phase in {"prepare", "prepared", "run"} and not pod.ended:
+                ids += pod.image_ids()
+            for image_id in filter(None, ids):
+                record = cas.load_image(image_id)
+                needed |= {image_id, *(gc.trees(record) if record else ())}
+        return needed
+
+    return look
 
 
 def cat_manifest(g: Globals, args: list[str]) -> int:

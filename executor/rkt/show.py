@@ -91,7 +91,10 @@ def app_json(pod: Seen, app: dict[str, Any], manifest: dict[str, Any]) -> dict[s
     started, ended = pod.app_times(name)
     code = pod.exit_code(name)
     begun = started is not None or (pod.state is State.RUNNING and not pod.mutable)
-    state = "exited" if code is not None or pod.ended else "running" if begun else "created"
+    over = code is not None or pod.ended or pod.state in {State.DELETING, State.GARBAGE}
+    state = "exited" if over else "running" if begun else "created"
+    if pod.state in {State.EMBRYO, State.PREPARING, State.ABORTED}:
+        state = "unknown"
     made: dict[str, Any] = {"name": name, "state": state}
     times = {"created_at": created, "started_at": started, "finished_at": ended}
     made |= {key: int(seconds * 10**9) for key, seconds in times.items() if seconds is not None}

@@ -8,7 +8,7 @@ go first, then the image's record, then its content: whatever stops us, no recor
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,19 @@ def disk_of(path: Path) -> Disk:
     return Disk(info.f_blocks * info.f_frsize, info.f_bavail * info.f_frsize)
 
 
+Needed = Callable[[], Iterable[str]]
+"""Layers and images that are needed though nothing alive has pinned them. Asked with the store's lock held, after the
+pins were read: whoever lets go of a pin may have written down before what it needed."""
+
+
+def nothing() -> Iterable[str]:
+    """No more than what is pinned."""
+    return ()
+
+
 def collect(
     state_dir: Path, settings: Collection, *,
-    clock: Callable[[], float] = time.time, disk: Callable[[Path], Disk] = disk_of,
+    clock: Callable[[], float] = time.time, disk: Callable[[Path], Disk] = disk_of, needed: Needed = nothing,
 ) -> Collected:  # fmt: skip
     """One collection of the store in a state directory. StoreError. Two at a time become one after another."""
     done = Collected()
@@ -68,7 +78,7 @@ def collect(
         store.open()
         store.sweep()
         with store.lock("gc"):
-            _Collector(store, settings, clock, disk, done).run()
+            _Collector(store, settings, clock, disk, done, needed).run()
     return done
 
 
@@ -80,8 +90,9 @@ class _Collector:
         clock: Callable[[], float],
         disk: Callable[[Path], Disk],
         done: Collected,
+        needed: Needed,
     ) -> None:
-        self._store, self._settings, self._done = store, settings, done
+        self._store, self._settings, self._done, self._needed = store, settings, done, needed
         self._now, self._disk = clock(), disk
 
     def run(self) -> None:
@@ -101,7 +112,7 @@ class _Collector:
 
     def _remove(self, image_id: str) -> None:
         try:
-            removed = remove_image(self._store, image_id)
+            removed = remove_image(self._store, image_id, self._needed)
         except ImageRefused:
             self._done.kept.append(image_id)
             return
@@ -114,6 +125,7 @@ class _Collector:
         with self._store.scratch() as bin, self._store.lock("store"):
             images = self._store.images()
             needed = pinned(self._store) | {layer for record in images for layer in trees(record)}
+            needed |= set(self._needed())
             documents = {digest for record in images for digest in record.get("documents", [])}
             for path in (self._store.root / "layers").iterdir():
                 diff_id = storage.digest_of_name(path.name)
@@ -145,7 +157,7 @@ def last_used(store: Cas) -> dict[str, float]:
     return times
 
 
-def remove_image(store: Cas, image_id: str) -> list[str]:
+def remove_image(store: Cas, image_id: str, needed_too: Needed = nothing) -> list[str]:
     """Remove an image with its names, and the layers and documents that only it has; gives those layers.
 
     ImageRefused while somebody needs it. What is big is deleted behind the lock.
@@ -160,6 +172,7 @@ def remove_image(store: Cas, image_id: str) -> list[str]:
             kept = {layer for other in others for layer in trees(other)}
             layers = [layer for layer in dict.fromkeys(trees(record)) if layer not in kept]
             needed = pinned(store)
+            needed |= set(needed_too())
             if image_id in needed or not needed.isdisjoint(layers):
                 raise ImageRefused(f"{image_id}: is in use by a pod or a pull")
             for name in store.names():

@@ -46,20 +46,21 @@ def images(state_dir: Path) -> list[dict[str, Any]]:
         return rows
 
 
-def remove(state_dir: Path, ref: str) -> list[str]:
+def remove(state_dir: Path, ref: str, needed: gc.Needed = gc.nothing) -> list[str]:
     """Remove a name, or an image by id; the image goes with its last name, layers with their last image.
 
-    Gives what was removed (names, ids, diff_ids). ImageNotFound; ImageRefused while a pod uses it.
+    needed: as in `gc.collect`. Gives what was removed (names, ids, diff_ids). ImageNotFound; ImageRefused while a pod
+    uses it.
     """
     store = _store(state_dir)
     if store is None:
         raise ImageNotFound(f"{ref}: there is no image store in {state_dir}")
     with cas.storage_errors(f"the image store {store.root}"):
         store.open()
-        return _remove(store, ref)
+        return _remove(store, ref, needed)
 
 
-def _remove(store: Cas, ref: str) -> list[str]:
+def _remove(store: Cas, ref: str, needed: gc.Needed) -> list[str]:
     name, image_id = target(store, ref)
     everything = store.names()
     mine = [n for n in everything if n["id"] == image_id]
@@ -72,7 +73,7 @@ def _remove(store: Cas, ref: str) -> list[str]:
         return removed
     _refuse_in_use(store, ref, record["layers"])
     try:
-        layers = gc.remove_image(store, image_id)
+        layers = gc.remove_image(store, image_id, needed)
     except ImageRefused:
         raise ImageRefused(f"{ref}: is in use by a pod or a pull; delete its pod first") from None
     return [*removed, image_id, *layers]
