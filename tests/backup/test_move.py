@@ -1,29 +1,18 @@
 """A cluster moves from SQLite to ZooKeeper while its pods run: processes, from one store to the other."""
 
-import importlib.util
 import signal
-from pathlib import Path
 
 import pytest
 
 from scheduler.backup.commands import backup, restore
+from tests.engine.processes.local import Local
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 
-def _load(path):
-    spec = importlib.util.spec_from_file_location("engine_processes", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_processes = _load(Path(__file__).parents[1] / "engine" / "processes" / "conftest.py")
-
-
 @pytest.fixture
 def local(tmp_path):
-    started = _processes.Local(tmp_path)
+    started = Local(tmp_path)
     yield started
     started.stop()
 

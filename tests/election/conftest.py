@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import re
 import signal
@@ -24,22 +23,11 @@ from scheduler.election.messages import Candidate
 from shared.zookeeper.location import Location
 from shared.zookeeper.session import Session
 from shared.zookeeper.settings import ZooKeeperSettings
+from tests.engine.processes.local import Local, until
 from tests.waiting import PATIENCE
+from tests.zookeeper.server import Proxy, Server, running
 
 TESTS = Path(__file__).parents[1]
-
-
-def _load(name: str, path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_server = _load("zookeeper_server", TESTS / "zookeeper" / "server.py")
-_processes = _load("engine_processes", TESTS / "engine" / "processes" / "conftest.py")
 GONE = 6
 """With this code a scheduler ends whose session has expired, which on a busy machine any may: to be started again."""
 
@@ -47,15 +35,8 @@ GONE = 6
 @pytest.fixture(scope="session")
 def zookeeper() -> Iterator[Any]:
     """One server; `address`, `kill`, `start`."""
-    if _server.needs_zookeeper.args[0]:
-        pytest.skip("no ZooKeeper installed")
-    server = _server.Server()
-    try:
-        server.start()
-        _server.wait_for(server)
+    with running(Server()) as (server,):
         yield server
-    finally:
-        server.close()
 
 
 # ---- candidates in this process
@@ -123,7 +104,7 @@ async def voter(zookeeper: Any, request: pytest.FixtureRequest) -> AsyncIterator
 @pytest.fixture
 async def proxy(zookeeper: Any) -> AsyncIterator[Any]:
     """A way to ZooKeeper that can be cut."""
-    one = await _server.Proxy(zookeeper.address).open()
+    one = await Proxy(zookeeper.address).open()
     yield one
     await one.close()
 
@@ -131,7 +112,7 @@ async def proxy(zookeeper: Any) -> AsyncIterator[Any]:
 # ---- clusters of real processes
 
 
-class Ha(_processes.Local):  # type: ignore[name-defined,misc]
+class Ha(Local):
     """A master, agents with the scripted executor, and any number of schedulers on one ZooKeeper."""
 
     def __init__(self, directory: Path, zookeeper: Any, *, timeout: float = 4.0) -> None:
@@ -150,7 +131,7 @@ class Ha(_processes.Local):  # type: ignore[name-defined,misc]
             self._tend()
             return check()
 
-        return _processes.until(what, tended)
+        return until(what, tended)
 
     def _tend(self) -> None:
         for name, flags in self._flags.items():
@@ -194,7 +175,7 @@ class Ha(_processes.Local):  # type: ignore[name-defined,misc]
             "--zk-session-timeout",
             str(self.timeout),
         )
-        return self.spawn_scheduler(*base, *flags, name=name)  # type: ignore[no-any-return]
+        return self.spawn_scheduler(*base, *flags, name=name)
 
     def use(self, name: str) -> None:
         """`call`, `get` and the like ask this one from now on."""

@@ -4,11 +4,9 @@ import asyncio
 import contextlib
 import fcntl
 import shutil
-import socket
 import ssl
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,9 +26,7 @@ PLACE = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettemp
 PREFIX = "gantry-zookeeper-"
 LOCK = "lock"
 
-needs_zookeeper = pytest.mark.skipif(
-    shutil.which("java") is None or not (JARS / "zookeeper.jar").exists(), reason="no ZooKeeper installed"
-)
+INSTALLED = shutil.which("java") is not None and (JARS / "zookeeper.jar").exists()
 
 _NETTY = ("buffer", "common", "handler", "transport", "resolver", "codec", "transport-native-epoll")
 _NETTY += ("transport-native-unix-common",)
@@ -146,7 +142,7 @@ def wait_for(*servers: Server) -> None:
 def running(*servers: Server) -> Iterator[tuple[Server, ...]]:
     """They serve clients (without TLS), until the end; skips the test where there is no ZooKeeper."""
     try:
-        if needs_zookeeper.args[0]:
+        if not INSTALLED:
             pytest.skip("no ZooKeeper installed")
         for server in servers:
             server.start()
@@ -155,19 +151,6 @@ def running(*servers: Server) -> Iterator[tuple[Server, ...]]:
     finally:
         for server in servers:
             server.close()
-
-
-def wait_for_port(server: Server) -> None:
-    """Until it listens."""
-    deadline = time.monotonic() + LIMIT
-    while time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", server.port), 1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    pytest.fail("ZooKeeper did not start: " + server.log())
 
 
 def ensemble(size: int = 3) -> list[Server]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import signal
 import ssl
@@ -15,19 +14,10 @@ from typing import Any
 
 import pytest
 
+from tests.security.authority import Authority
 from tests.waiting import PATIENCE
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
-
-
-def _authority(directory: Path) -> Any:
-    path = Path(__file__).parents[2] / "security" / "authority.py"
-    spec = importlib.util.spec_from_file_location("authority", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Authority(directory)
 
 
 class Stranger(BaseHTTPRequestHandler):
@@ -86,7 +76,7 @@ def plan(case: str, directory: Path) -> tuple[tuple[str, ...], ssl.SSLContext | 
         (directory / "account.json").write_text(json.dumps(account))
         return flags, None, "127.0.0.1:1", "credentials"
     if case == "expired certificate":
-        authority = _authority(directory)
+        authority = Authority(directory)
         context = authority.server_context("master", "127.0.0.1", days=-1)
         flags = ("--mesos-ca-file", str(authority.ca_file))
         return flags, context, "its certificate is not accepted: certificate has expired", "connection"

@@ -6,21 +6,19 @@ we hold no offer."""
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.engine.processes.local import Local
+
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("secured")]
 
 ROOT = Path(__file__).resolve().parents[3]
 PODS = "/api/v1/namespaces/default/pods"
 SPARE = ("--resource_estimator", "cpus:4;mem:2048")
-Local = Any
 
 
 def holds_nothing(local: Local) -> bool:
@@ -65,24 +63,7 @@ def test_the_other_gets_all_it_wants_whatever_we_wait_for(shared: Local) -> None
             f"{name} to say why", lambda name=name, reason=reason: reason in local.get(f"{PODS}/{name}")
         )
     local.until("the waiting framework to hold no offer", lambda: holds_nothing(local))
-    with (
-        (local.directory / "greedy.jsonl").open("wb") as said,
-        (local.directory / "greedy.log").open("wb") as log,
-    ):
-        command = [sys.executable, str(ROOT / "tests/engine/greedy.py"), "scheduler"]
-        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-        local.processes["greedy"] = subprocess.Popen(
-            [*command, f"127.0.0.1:{local.mesos}", "12.8"],
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=log,
-            env=environ,
-        )
-
-    def lines() -> list[dict[str, Any]]:
-        text = (local.directory / "greedy.jsonl").read_text()
-        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
-
+    lines = local.greedy(12.8)
     running = {"event": "update", "state": "TASK_RUNNING"}
     local.until("its 16 tasks to run", lambda: lines().count(running) == 16)
     rounds = [one for one in lines() if one["event"] == "offers"]

@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
+from tests.engine.processes.local import Local
 from tests.waiting import PATIENCE
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).resolve().parents[3]
 PODS = "/api/v1/namespaces/default/pods"
-Local = Any  # of conftest.py
 
 
 def test_a_pods_way_from_creation_to_deletion(local: Local) -> None:
@@ -287,21 +287,7 @@ def test_another_framework_gets_all_it_wants_while_our_pods_wait(local: Local) -
     local.create("huge", containers=huge)
     local.until("the pod to be unschedulable", lambda: "Insufficient cpu" in local.get(f"{PODS}/huge"))
     local.until("the waiting framework to hold no offer", lambda: holds_nothing(local))
-    with (
-        (local.directory / "greedy.jsonl").open("wb") as said,
-        (local.directory / "greedy.log").open("wb") as log,
-    ):
-        command = [sys.executable, str(ROOT / "tests/engine/greedy.py"), "scheduler"]
-        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-        local.processes["greedy"] = subprocess.Popen(
-            [*command, f"127.0.0.1:{local.mesos}", "12.8"], stdin=subprocess.DEVNULL, stdout=said, stderr=log,
-            env=environ,
-        )  # fmt: skip
-
-    def lines() -> list[dict[str, Any]]:
-        text = (local.directory / "greedy.jsonl").read_text()
-        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
-
+    lines = local.greedy(12.8)
     running = {"event": "update", "state": "TASK_RUNNING"}
     local.until("its 16 tasks to run", lambda: lines().count(running) == 16)
     rounds = [one for one in lines() if one["event"] == "offers"]

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from shared.security.certificates import serving_files
+from tests.engine.processes.local import Local
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("secured")]
 
@@ -24,7 +25,6 @@ ROOT = Path(__file__).resolve().parents[3]
 PODS = "/api/v1/namespaces/default/pods"
 PRINCIPAL, SECRET = "gantry", "s3cret of gantry"
 BATCH_LIMIT = {"cpus": {"value": 1.0}, "mem": {"value": 512.0}}
-Local = Any
 
 
 def domain(region: str, zone: str) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
+
+from tests.engine.processes.local import Local
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("uninstall")]
 
 CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
 VOLUMES = "/api/v1/persistentvolumes"
-Local = Any
 
 
 def test_a_volume_to_be_destroyed_is_forgotten_when_its_agent_is_marked_gone(local: Local) -> None:
