@@ -6,15 +6,16 @@ end as of the app's.
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from executor.pods.console import Console
 from executor.pods.fds import pipe
 from executor.pods.launcher import AppExit
 from executor.pods.logs import LogWriter
 from executor.pods.ports import Handling, Sandbox
+from executor.pods.sockets import Port, handed
 
 SIGKILL: Final = 9
 
@@ -32,10 +33,14 @@ class Instance:
         self.pending: AppExit | None = None
         self._handler: asyncio.Future[AppExit] | None = None
 
-    async def start(self, sandbox: Sandbox, *, tty: bool, stdin: bool) -> None:
-        """Raises LaunchError or OSError."""
+    async def start(self, sandbox: Sandbox, *, tty: bool, stdin: bool, ports: Sequence[Port] = ()) -> None:
+        """ports: that it finds open. Raises LaunchError or OSError."""
+        with handed(ports, sandbox) as sockets:
+            await self._start(sandbox, sockets, tty=tty, stdin=stdin)
+
+    async def _start(self, sandbox: Sandbox, sockets: Mapping[str, Any], *, tty: bool, stdin: bool) -> None:
         if tty:
-            _, terminal = await sandbox.start_terminal(self.app)
+            _, terminal = await sandbox.start_terminal(self.app, **sockets)
             self.console = Console(terminal, terminal=True)
             self.log.adopt(os.dup(terminal))
             return
@@ -46,7 +51,7 @@ class Instance:
                 ends.append(reading)
                 self.console = Console(writing)
             await sandbox.start_app(
-                self.app, stdin=ends[2] if stdin else None, stdout=ends[0], stderr=ends[1]
+                self.app, stdin=ends[2] if stdin else None, stdout=ends[0], stderr=ends[1], **sockets
             )
         finally:
             for fd in ends:

@@ -17,6 +17,7 @@ from executor.pods.isolators import isolators, qos_class, with_image
 from executor.pods.objects import Objects
 from executor.pods.projections import is_projection
 from executor.pods.rules import NO_RULES, Rules
+from executor.pods.sockets import ports_of
 from executor.pods.users import Identity
 from executor.stage0.config import ImageConfig
 from executor.stage1.manifest import FLAVORS
@@ -152,6 +153,20 @@ def _pod_isolators(level: PodLevel) -> list[dict[str, Any]]:
     return made + bandwidth.isolators(level.pod)
 
 
+def _open_ports(level: PodLevel, config: ImageConfig) -> list[dict[str, Any]]:
+    """Those of the image that its app is to find open. ConfigError."""
+    ports = [port for port in (config.app or {}).get("ports") or () if port.get("socketActivated")]
+    if ports and level.flavor == "kvm":
+        raise ConfigError(
+            f"image: port {ports[0]['name']} is socket-activated, which is not done in a virtual machine"
+        )
+    try:
+        ports_of("", {"ports": ports})  # as it will be read
+    except ValueError as error:
+        raise ConfigError(f"image: {error}") from None
+    return ports
+
+
 def app_entry(
     level: PodLevel,
     container: Mapping[str, Any],
@@ -165,9 +180,6 @@ def app_entry(
     asked = environment(container, level.pod, level.node, level.pod_ip, objects)
     # PATH, HOME, HOSTNAME and AC_APP_NAME are stage1's to fill in.
     env = {**config.env, **_gpu_variables(level, container), **asked}
-    for port in (config.app or {}).get("ports") or ():
-        if port.get("socketActivated"):
-            raise ConfigError(f"image: port {port['name']} wants socket activation, which is not done here")
     directory = container.get("workingDir") or config.working_dir or "/"
     of_image = (config.app or {}).get("isolators") or ()
     node = level.node
@@ -184,7 +196,7 @@ def app_entry(
         "workingDirectory": directory,
         "environment": [{"name": name, "value": value} for name, value in env.items()],
         "isolators": with_image(own, of_image, default_seccomp=level.flavor in _CONFINED),
-        "ports": [],
+        "ports": _open_ports(level, config),
     }
     if handlers := event_handlers(config):
         app["eventHandlers"] = [{"name": name, "exec": argv} for name, argv in handlers.items()]

@@ -10,6 +10,7 @@ from executor.pods.core import events as ev
 from executor.pods.env import ConfigError, MissingConfigError
 from executor.pods.holds import Holds
 from executor.pods.ports import Image, Machine
+from executor.pods.sockets import Port, ports_of
 from executor.pods.supplies import Supplies
 from executor.stage0.errors import ImageError
 
@@ -26,6 +27,11 @@ class Ready:
     def handlers(self) -> Mapping[str, list[str]]:
         """The image's event handlers, by name."""
         return manifest.event_handlers(self.image.config)
+
+    @property
+    def ports(self) -> list[Port]:
+        """That it finds open when it is started."""
+        return ports_of(str(self.entry["name"]), self.entry["app"])
 
 
 class Preparing:

@@ -302,7 +302,8 @@ class PodRunner:
             code = await self._run_handler(instance, "pre-start")
             if code != 0:
                 raise LaunchError(f"the image's pre-start handler ended with exit code {code}")
-            await instance.start(sandbox, tty=bool(container.get("tty")), stdin=bool(container.get("stdin")))
+            tty, stdin = (bool(container.get(name)) for name in ("tty", "stdin"))
+            await instance.start(sandbox, tty=tty, stdin=stdin, ports=self._preparing.ready[app].ports)
         except (LaunchError, OSError) as error:
             self._close_log(app)
             self.dispatch(ev.StartFailed(app, attempt, str(error)))

@@ -8,47 +8,34 @@ port's own; where no such one has come, one is opened in the pod's network.
 
 import socket
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from executor.pods import netns
-from executor.pods.launcher import LaunchError, Sockets
+from executor.pods import sockets
+from executor.pods.launcher import Sockets
 from executor.rkt.appstreams import notes_of
 from executor.rkt.flags import Failure
 from executor.rkt.podmanifest import KVM, flavor_of_pod
-
-_KINDS: Final = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
-_BACKLOG: Final = 4096  # systemd.socket(5), Backlog=; the kernel's own bound is lower
 
 
 @dataclass(frozen=True)
 class Port:
     """One that wants a socket. number: on the host; own: in the pod's network."""
 
-    app: str
-    name: str
-    kind: int
+    own: sockets.Port
     number: int
-    own: int
 
 
 def ports_of(manifest: Mapping[str, Any], entry: Mapping[str, Any]) -> list[Port]:
     """Those of an app of a manifest. Failure."""
     hosts = {str(one["name"]): int(one["hostPort"]) for one in manifest.get("ports") or ()}
-    made = []
-    for port in (entry.get("app") or {}).get("ports") or ():
-        if not port.get("socketActivated"):
-            continue
-        name, protocol, first = str(port["name"]), str(port["protocol"]), int(port["port"])
-        if protocol not in _KINDS:
-            raise Failure(
-                f"app {entry['name']}: port {name}: {protocol!r} cannot be socket-activated: tcp or udp"
-            )
-        for number in range(int(port.get("count") or 1)):
-            host = hosts.get(name, first) + number
-            made.append(Port(str(entry["name"]), name, _KINDS[protocol], host, first + number))
-    return made
+    app, body = str(entry["name"]), entry.get("app") or {}
+    first = {str(one["name"]): int(one["port"]) for one in body.get("ports") or ()}
+    try:
+        made = sockets.ports_of(app, body)
+    except ValueError as error:
+        raise Failure(f"app {app}: {error}") from None
+    return [Port(one, hosts.get(one.name, first[one.name]) + one.number - first[one.name]) for one in made]
 
 
 class Activation:
@@ -64,18 +51,19 @@ class Activation:
         are none to be had for who does."""
         wanted = [port for entry in manifest["apps"] for port in ports_of(manifest, entry)]
         if wanted and flavor_of_pod(manifest) == KVM:
+            first = wanted[0].own
             raise Failure(
-                f"app {wanted[0].app}: port {wanted[0].name} is socket-activated: stage1-kvm cannot hand sockets over "
-                "into a machine; use another stage1"
+                f"app {first.app}: port {first.name} is socket-activated: stage1-kvm cannot hand sockets over into a "
+                "machine; use another stage1"
             )
         if self._handed and not wanted:
             raise Failure("sockets from systemd (LISTEN_FDS): no app of the pod has a socket-activated port")
         mapped = {str(one["name"]) for one in manifest.get("ports") or ()}
         warnings = [
-            f"warning: no --port option for socket-activated port {port.name!r}, assuming port {port.own} as specified "
-            "in the manifest"
+            f"warning: no --port option for socket-activated port {port.own.name!r}, assuming port {port.number} as "
+            "specified in the manifest"
             for port in wanted
-            if port.name not in mapped
+            if port.own.name not in mapped
         ]
         for port in wanted:
             self._take(port)
@@ -92,9 +80,9 @@ class Activation:
             if not self._take(port):
                 shared = notes_of(manifest).get("gantry.io/host-network") == "true"
                 hosts = shared or flavor_of_pod(manifest) == "fly"
-                self._taken[port] = _open(port, port.number if hosts else port.own, pid)
+                self._taken[port] = sockets.opened(port.own, port.number if hosts else port.own.number, pid)
             one = self._taken[port]
-            made.append((port.name, one if isinstance(one, int) else one.fileno()))
+            made.append((port.own.name, one if isinstance(one, int) else one.fileno()))
         return made
 
     def _take(self, port: Port) -> bool:
@@ -130,31 +118,9 @@ class _Handed:
 
     def fits(self, port: Port) -> bool:
         inet = self._family in {socket.AF_INET, socket.AF_INET6}
-        return inet and self._kind == port.kind and self._address[1] == port.number
+        return inet and self._kind == port.own.kind and self._address[1] == port.number
 
     def __str__(self) -> str:
         if isinstance(self._address, tuple):
             return f"socket {self._address[0]}:{self._address[1]}"
         return f"socket {self._address!r}"
-
-
-def _open(port: Port, number: int, pid: int) -> socket.socket:
-    """On all addresses, IPv6 where there is such a thing. LaunchError."""
-    problem = OSError()
-    for family, address in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):
-        made: socket.socket | None = None
-        try:
-            made = netns.make_socket(pid, family, port.kind)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            made.bind((address, number))
-            if port.kind == socket.SOCK_STREAM:
-                made.listen(_BACKLOG)
-            return made
-        except OSError as error:
-            problem = error
-            if made is not None:
-                with suppress(OSError):
-                    made.close()
-    raise LaunchError(f"app {port.app}: listen on port {number} ({port.name}): {problem.strerror}")

@@ -171,7 +171,7 @@ def _verb(g: Globals, found: list[str]) -> int:
         raise Failure(f"unknown command {name!r}; there are: {', '.join(VERBS)}")
     g.verb = name
     try:
-        return _call(g, *VERBS[name][0].split(":"), args)
+        return _call(g, VERBS[name][0], args)
     except HelpAsked as asked:
         print(asked.args[0].help())
         return 0
@@ -182,8 +182,9 @@ def _verb(g: Globals, found: list[str]) -> int:
         return 130
 
 
-def _call(g: Globals, module: str, function: str, args: list[str]) -> int:
+def _call(g: Globals, where: str, args: list[str]) -> int:
     """What a verb does. Failure, also for what nobody has foreseen: a disk that is full, or not to be written to."""
+    module, _, function = where.partition(":")
     try:
         return int(getattr(import_module(module), function)(g, args))
     except ImageError as error:

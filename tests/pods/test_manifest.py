@@ -404,8 +404,11 @@ def test_what_we_may_give_depends_on_cap_sys_resource(tmp_path, effective, lowes
 
 
 def test_what_an_aci_demands() -> None:
-    app = {"exec": ["/x"], "ports": [{"name": "www", "port": 80, "socketActivated": True}]}
-    with pytest.raises(ConfigError, match="port www wants socket activation"):
+    port = {"name": "www", "port": 80, "protocol": "tcp", "socketActivated": True}
+    app = {"exec": ["/x"], "ports": [port, {"name": "other", "port": 1, "protocol": "tcp"}]}
+    assert entry({}, ImageConfig(format="aci", app=app))["app"]["ports"] == [port]
+    app["ports"] = [{**port, "protocol": "sctp"}]
+    with pytest.raises(ConfigError, match="image: port www: 'sctp' cannot be socket-activated"):
         entry({}, ImageConfig(format="aci", app=app))
     app["ports"] = [{"name": "www", "port": 80}]
     config = ImageConfig(format="aci", app=app, working_dir="/w")
