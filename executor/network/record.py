@@ -8,14 +8,13 @@ net-info.json       rkt's, for `list` and `status`; it stays with the pod
 import json
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from executor.network import plugins, ports, results
 from executor.network.errors import CniError
+from executor.network.info import INFO, RECORD
 from executor.network.plan import Attachment, Plan, Step
 
-RECORD: Final = "net/attached.json"
-INFO: Final = "net-info.json"
 VERSION: Final = 1
 
 
@@ -93,19 +92,3 @@ def _info(made: Plan, one: Attachment) -> dict[str, str]:
         "args": one.args,
         "mask": str(address.ip.netmask) if address else "",
     }
-
-
-def info(pod: Path) -> list[dict[str, Any]]:
-    """The networks that a pod has, or had; [] when it had none."""
-    try:
-        found = json.loads((pod / INFO).read_bytes())
-    except (OSError, ValueError):
-        return []
-    return [dict(one) for one in found or ()] if isinstance(found, list | None) else []
-
-
-def shown(pod: Path) -> str:
-    """For `list` and `status`: `default:ip4=172.16.28.2, …` (rkt rkt/list.go, fmtNets)."""
-    return ", ".join(
-        f"{one['netName']}:ip{6 if ':' in one['ip'] else 4}={one['ip'] or '<nil>'}" for one in info(pod)
-    )

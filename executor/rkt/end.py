@@ -11,7 +11,7 @@ import os
 import time
 from contextlib import suppress
 
-from executor.network.record import RECORD
+from executor.network.info import RECORD
 from executor.pods.poddir import Phase, PodDir
 from executor.rkt import control
 from executor.rkt.common import Globals, need_root, words

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from executor.network import attachments, record, selection
 from executor.network.errors import CniError
+from executor.network.info import RECORD
 from executor.network.plan import Plan, plan
 from executor.network.plugins import Stopper
 from executor.network.ports import Forward, forwards
@@ -167,7 +168,7 @@ def _alone(pods: Path) -> Iterator[None]:
 def _recorded(g: Globals) -> Iterator[tuple[Path, Plan]]:
     """Pods that have networks, or have left some."""
     for phase in _ENDED:
-        for path in (g.pods / phase).glob(f"*/{record.RECORD}"):
+        for path in (g.pods / phase).glob(f"*/{RECORD}"):
             pod = path.parents[1]
             with suppress(CniError, OSError):  # going, or somebody else's to tell of
                 if (made := record.load(pod)) is not None:

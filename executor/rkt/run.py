@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from executor.pods.launcher import Launcher, LaunchError
 from executor.pods.poddir import Phase, PodDir
@@ -18,12 +18,14 @@ from executor.rkt.flags import Failure
 from executor.rkt.foreground import Foreground
 from executor.rkt.inside import keep_image_files
 from executor.rkt.isolators import skip
-from executor.rkt.networks import Networks, planned
 from executor.rkt.podflags import CONTAINED, FLY, PodFlags, sockets
 from executor.rkt.podmanifest import KVM, flavor_of_pod, settle, unrestrict
 from executor.rkt.pods import UNVERIFIED, State, find
 from executor.rkt.prepare import Making
 from executor.rkt.stage1 import FOREIGN
+
+if TYPE_CHECKING:
+    from executor.rkt.networks import Networks
 
 _PRINT_PLAN: Final = "print what would be done for the pod, in order, and do nothing"
 
@@ -172,7 +174,7 @@ def _told(g: Globals, asked: PodFlags, making: Making) -> list[str]:
     return [] if nets is None else nets.describe()
 
 
-def _networks(g: Globals, asked: PodFlags, making: Making) -> Networks | None:
+def _networks(g: Globals, asked: PodFlags, making: Making) -> "Networks | None":
     """Those of the pod; None for none. Failure."""
     if asked.network != CONTAINED or flavor_of_pod(making.manifest) == FLY:
         for port in making.manifest.get("ports") or ():
@@ -180,6 +182,8 @@ def _networks(g: Globals, asked: PodFlags, making: Making) -> Networks | None:
                 f"port {port['name']}: {port['hostPort']} is not forwarded: the pod has no network for that"
             )
         return None
+    from executor.rkt.networks import Networks, planned
+
     made = planned(g, making.pod.name, asked.nets, making.manifest, activated=bool(sockets()))
     dns = asked.image_files().get("resolv.conf") is False
     if dns:  # what a network says is written over it

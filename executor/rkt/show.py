@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from executor.network.record import info, shown
+from executor.network.info import info, shown
 from executor.pods.poddir import Phase
 from executor.rkt.common import Globals, ago, check_format, full_time, table, to_json, words
 from executor.rkt.flags import Failure, boolean, duration

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from executor.network import attachments, config, record
+from executor.network import attachments, config, info, record
 from executor.network.errors import CniError
 from executor.network.namespaces import within
 from executor.network.plan import Plan, plan
@@ -147,7 +147,7 @@ def test_a_network_with_ports_in_every_version(world: World, server: socket.sock
     web = (Forward("tcp", 8080, 80), Forward("tcp", 8081, 80, "10.91.0.1"))
     (result,) = world.attach(world.plan(world.network("ptp", version), forwards=web))
     assert str(result.address(4).ip) == "10.91.0.2/24"
-    (told,) = record.info(world.directory)
+    (told,) = info.info(world.directory)
     assert told == {
         "netName": "test-ptp", "netConf": "net/10-ptp.conf", "ifName": "eth0", "ip": "10.91.0.2",
         "mask": "255.255.255.0", "args": "", "pluginPath": told["pluginPath"],
@@ -346,8 +346,8 @@ def test_an_add_that_is_stopped(world: World, tmp_path: Path) -> None:
 
 def test_of_nothing_there_is_nothing_to_take_down(world: World) -> None:
     world.detach("")
-    assert record.info(world.directory) == []
+    assert info.info(world.directory) == []
     (world.directory / "net").mkdir()
-    (world.directory / record.RECORD).write_text('{"version": 99}')
+    (world.directory / info.RECORD).write_text('{"version": 99}')
     with pytest.raises(CniError, match="written by another version of Gantry"):
         world.detach("")
