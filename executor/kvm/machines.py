@@ -33,6 +33,7 @@ from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.ports import RunPod, Sandbox
 from executor.stage1 import manifest
 from executor.stage1.manifest import ManifestError
+from executor.stage1.podfiles import memory_volume
 
 log = logging.getLogger(__name__)
 
@@ -271,7 +272,7 @@ class _Start:
 
     async def _take_network(self) -> tuple[Link, ...]:
         """What interfaces the network namespace on the host has are the machine's. Raises LaunchError, OSError."""
-        told = f"/proc/{self.host.pid}/root/volume.{commands.TOLD}"  # docs/stage1-interface.md
+        told = memory_volume(self.host.pid, commands.TOLD)
         try:
             links = await asyncio.to_thread(taps.attach, self.host.pid, os.stat(told).st_uid)
         except taps.NetworkError as error:

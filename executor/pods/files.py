@@ -9,6 +9,7 @@ from executor.pods.env import ConfigError, Node
 from executor.pods.hostpath import VolumeError
 from executor.pods.objects import MissingError, Objects
 from executor.pods.projections import File, Payload, is_projection, payload
+from executor.stage1.podfiles import memory_volume
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Files:
         """Before any container has mounted them. init: the pod's. Raises VolumeError."""
         for name, content in files.items():
             try:
-                atomic.write(_directory(init, name), content)
+                atomic.write(memory_volume(init, name), content)
             except OSError as error:
                 raise VolumeError(f'files of volume "{name}": {error.strerror}') from None
         self._written = dict(files)
@@ -65,14 +66,9 @@ class Files:
             try:
                 files = self._payload(volume, objects)
                 if files != self._written.get(name):
-                    atomic.write(_directory(init, name), files)
+                    atomic.write(memory_volume(init, name), files)
                     self._written[name] = files
             except (MissingError, ConfigError, OSError) as error:
                 log.info(
                     "volume %s of pod %s stays as it was: %s", name, self._pod["metadata"]["name"], error
                 )
-
-
-def _directory(init: int, volume: str) -> str:
-    """Where stage1 has mounted it for the pod (docs/stage1-interface.md)."""
-    return f"/proc/{init}/root/volume.{volume}"

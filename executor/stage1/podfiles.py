@@ -39,6 +39,13 @@ def _hosts(pod: manifest.Pod) -> str:
     return hosts + (f"127.0.0.1\t{pod.hostname}\n" if pod.hostname else "")
 
 
+def memory_volume(pid: int, name: str) -> str:
+    """Where a volume in memory is for those outside of the pod. pid: of its sandbox (docs/stage1-interface.md)."""
+    root = f"/proc/{pid}/root"
+    found = f"{root}/more/volume.{name}"
+    return found if os.path.isdir(found) else f"{root}/volume.{name}"  # of stage1 images of others
+
+
 def make_directory(path: str) -> None:
     """One that may be there already."""
     try:
