@@ -242,17 +242,21 @@ class Ha(Local):
         return (self.directory / f"{name}.log").read_text()
 
     def stop(self) -> None:
-        children = []
+        children: list[int] = []  # descriptors: a process id may be somebody else's by then
         for process in self._spawned:
-            with contextlib.suppress(OSError):
-                path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-                children += [int(one) for one in path.read_text().split()]
+            if process.poll() is not None:
+                continue
+            path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            for pid in path.read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    children.append(os.pidfd_open(int(pid)))
             process.kill()
             process.wait()
         super().stop()
-        for pid in children:
+        for child in children:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                signal.pidfd_send_signal(child, signal.SIGKILL)
+            os.close(child)
 
 
 @pytest.fixture
