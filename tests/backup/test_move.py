@@ -7,7 +7,7 @@ import pytest
 from scheduler.backup.commands import backup, restore
 from tests.engine.processes.local import Local
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.system]
 
 
 @pytest.fixture

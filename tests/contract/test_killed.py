@@ -90,7 +90,6 @@ def _locked(pod: Path) -> bool:
     return False
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("part", range(2))
 async def test_nothing_is_left_whenever_the_executor_is_killed(
     world: Any, left: Any, until: Any, part: int

@@ -16,8 +16,6 @@ from local import rootfs
 from shared.bundle import BundleError, check, contents, elf, make
 from tests.ports import free_ports
 
-pytestmark = pytest.mark.timeout(180)
-
 
 def test_the_digest_is_that_of_the_file(bundle):
     path, digest = bundle

@@ -231,7 +231,6 @@ class Instance:
 
 
 @pytest.mark.system
-@pytest.mark.timeout(180)
 def test_two_instances_run_as_marathon_runs_them(bundle, processes, zookeeper, tools, tmp_path):
     mesos = free_port()
     processes.gantry("master", "master", "--ip", "127.0.0.1", "--port", str(mesos), "--work_dir", "master")

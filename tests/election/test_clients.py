@@ -19,7 +19,6 @@ import urllib3
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.timeout(240),
     pytest.mark.xdist_group("failover"),
     pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl"),
 ]

@@ -12,7 +12,7 @@ import pytest
 
 from tests.waiting import gone
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(240), pytest.mark.xdist_group("failover")]
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("failover")]
 
 PODS = "/api/v1/namespaces/default/pods"
 

@@ -21,8 +21,6 @@ from scheduler.store import Key, open_store
 from shared.mesos import operator
 from shared.mesos.scheduler_driver import Scheduler, SchedulerDriver
 
-pytestmark = pytest.mark.timeout(240)
-
 ROOT = Path(__file__).resolve().parents[2]
 FRAMEWORK = Framework("gantry", ("gantry",), "root", 3600.0, "", "h", "")
 

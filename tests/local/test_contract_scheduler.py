@@ -12,8 +12,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 Json = dict[str, Any]
 RECORDING = Path(__file__).parent / "wire" / "scheduler.jsonl"
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -193,7 +191,6 @@ async def carry_on(replay: Replay) -> None:
     replay.cluster.agent.send_signal(signal.SIGCONT)
 
 
-@pytest.mark.timeout(240)
 async def test_scheduler_api(cluster, executor_command):
     await cluster.start(
         master=("--agent_ping_timeout", "2secs", "--max_agent_ping_timeouts", "3"),

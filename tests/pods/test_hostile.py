@@ -16,7 +16,7 @@ from executor.pods.poddir import Phase
 from executor.pods.rules import Rules
 from executor.stage0.build import Options, build_oci
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root]
 
 MACHINE = ("kernel/core_pattern", "kernel/hostname", "kernel/panic", "kernel/sysrq", "vm/overcommit_memory")
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.xdist_group("demo"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.xdist_group("demo")]
 
 
 def gantry(*args):

@@ -9,7 +9,6 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.system,
     pytest.mark.xdist_group("faults"),
-    pytest.mark.timeout(240),
 ]
 
 PARTS = {

@@ -12,7 +12,6 @@ from local.zookeeper import missing
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.timeout(180),
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
 

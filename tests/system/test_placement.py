@@ -8,7 +8,6 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.system,
     pytest.mark.xdist_group("cluster"),
-    pytest.mark.timeout(180),
 ]
 
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"

@@ -11,7 +11,6 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.system,
     pytest.mark.xdist_group("stage1"),
-    pytest.mark.timeout(180),
 ]
 
 BUILD = Path(__file__).parents[1] / "contract" / "conftest.py"

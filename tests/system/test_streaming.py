@@ -14,7 +14,6 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.system,
     pytest.mark.xdist_group("cluster"),
-    pytest.mark.timeout(240),
 ]
 
 pytest.importorskip("kubernetes")

@@ -9,7 +9,6 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.system,
     pytest.mark.xdist_group("volumes"),
-    pytest.mark.timeout(180),
 ]
 
 CLAIM = {

@@ -17,7 +17,7 @@ import pytest
 from tests.security.authority import Authority
 from tests.waiting import PATIENCE
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.system]
 
 
 class Stranger(BaseHTTPRequestHandler):

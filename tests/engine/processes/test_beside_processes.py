@@ -14,7 +14,7 @@ import pytest
 
 from tests.engine.processes.local import Local
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("secured")]
+pytestmark = [pytest.mark.xdist_group("secured")]
 
 ROOT = Path(__file__).resolve().parents[3]
 PODS = "/api/v1/namespaces/default/pods"

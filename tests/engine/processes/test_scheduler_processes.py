@@ -21,7 +21,7 @@ import pytest
 from tests.engine.processes.local import Local
 from tests.waiting import PATIENCE
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.system]
 
 ROOT = Path(__file__).resolve().parents[3]
 PODS = "/api/v1/namespaces/default/pods"

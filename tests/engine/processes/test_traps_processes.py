@@ -20,7 +20,7 @@ import pytest
 
 from tests.waiting import PATIENCE
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.system]
 
 PODS = "/api/v1/namespaces/default/pods"
 ENDED = "gantry: error: Mesos ended the framework"

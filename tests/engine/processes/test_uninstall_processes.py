@@ -14,7 +14,7 @@ import pytest
 
 from tests.engine.processes.local import Local
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("uninstall")]
+pytestmark = [pytest.mark.xdist_group("uninstall")]
 
 ROOT = Path(__file__).resolve().parents[3]
 CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"

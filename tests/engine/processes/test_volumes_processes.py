@@ -8,7 +8,7 @@ import pytest
 
 from tests.engine.processes.local import Local
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("uninstall")]
+pytestmark = [pytest.mark.xdist_group("uninstall")]
 
 CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
 VOLUMES = "/api/v1/persistentvolumes"
