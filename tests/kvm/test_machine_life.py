@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from executor.pods.launcher import LaunchError
+from executor.stage1.podfiles import memory_volume
 
 pytestmark = [
     pytest.mark.root,
@@ -201,7 +202,7 @@ async def test_what_cannot_be_started_says_why(machine: Any) -> None:
 
 
 async def test_the_pod_s_memory_volumes_are_reached_through_its_pid(machine: Any) -> None:
-    assert Path(f"/proc/{machine.sandbox.pid}/root/volume.memory").is_dir()
+    assert Path(memory_volume(machine.sandbox.pid, "memory")).is_dir()
 
 
 async def test_nothing_is_left(machine: Any, leftovers: Any) -> None:
