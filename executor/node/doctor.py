@@ -13,6 +13,7 @@ from executor.kvm.kernel import KernelError
 from executor.kvm.machine import KVM
 from executor.kvm.probe import ProbeError
 from executor.kvm.runtime import RuntimeFailure
+from executor.network import trial
 from executor.network.taps import TUN
 from executor.pods import apparmor
 from executor.pods.launcher import Launcher, LaunchError
@@ -44,11 +45,13 @@ async def examine(state_dir: Path, given_kernel: Path | None = None) -> Flavors:
     machined = _optional(
         "systemd-machined", "" if nspawn.registers() else "systemd does not run: not in machinectl"
     )
+    why = await asyncio.to_thread(trial.why_not)
+    networks = _optional("networks of `gantry rkt`", f"{why}: --net=none and --net=host only" if why else "")
     return {flavor: [asdict(one) for one in checks] for flavor, checks in (
-        ("linux", [*common, users, *confined]),
+        ("linux", [*common, users, networks, *confined]),
         ("fly", common),
-        ("nspawn", [*common, _needed(nspawn.PROGRAM, nspawn.why_not()), machined, *confined]),
-        (KVM, [*common, users, confined[0], *await asyncio.to_thread(_machines, given_kernel)]),
+        ("nspawn", [*common, _needed(nspawn.PROGRAM, nspawn.why_not()), machined, networks, *confined]),
+        (KVM, [*common, users, networks, confined[0], *await asyncio.to_thread(_machines, given_kernel)]),
     )}  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from executor.network import attachments, config, info, record
+from executor.network import attachments, config, info, record, trial
 from executor.network.errors import CniError
 from executor.network.namespaces import within
 from executor.network.plan import Plan, plan
@@ -351,3 +351,12 @@ def test_of_nothing_there_is_nothing_to_take_down(world: World) -> None:
     (world.directory / info.RECORD).write_text('{"version": 99}')
     with pytest.raises(CniError, match="written by another version of Gantry"):
         world.detach("")
+
+
+def test_a_trial_says_what_is_missing_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: World
+) -> None:
+    assert world.there(trial.why_not) == ""
+    assert (world.rules(), world.links()) == ([], [])
+    monkeypatch.setattr("executor.network.plugins.PLACES", (str(tmp_path),))
+    assert 'could not find plugin "ptp"' in trial.why_not()

@@ -108,9 +108,9 @@ def test_what_cannot_be_attached_to(box, on):
     _, uuid = box.running("example.com/box", "--exec=/bin/sleep", "--", "1000")
     done = box("attach", uuid)
     assert (done.code, "there is nothing to attach to" in done.err) == (254, True)
-    done = box("run", "example.com/box", "--stdin=tty")
+    done = box("run", "--net=none", "example.com/box", "--stdin=tty")
     assert (done.code, "--stdin=tty --stdout=tty --stderr=tty" in done.err) == (254, True)
-    done = box("run", "--interactive", "example.com/box", "--stdout=null")
+    done = box("run", "--net=none", "--interactive", "example.com/box", "--stdout=null")
     assert (done.code, "exclude one another" in done.err) == (254, True)
     assert "invalid stdout mode" in box("run", "example.com/box", "--stdout=interactive").err
 
