@@ -7,15 +7,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from executor.config import MAX_PIDS
 from executor.kvm.machine import KVM, check_pod
-from executor.node import machines
+from executor.node import documents, machines
 from executor.pods import manifest as pods
 from executor.pods import users
 from executor.pods.enforcing import NO_FACTS, facts, without_unenforceable
 from executor.pods.env import ConfigError, Node
+from executor.pods.objects import Objects
 from executor.pods.rules import Rules
 from executor.stage0.config import ImageConfig
 from executor.stage0.errors import ImageError
@@ -33,25 +32,16 @@ class PlanError(Exception):
 
 async def plan_file(file: Path, state_dir: Path, local_images: Path | None, flavor: str) -> dict[str, Any]:
     """The plan of the v1 Pod or the appc PodManifest in `file` (see describe.pod_plan). Raises PlanError, OSError."""
-    try:
-        raw = yaml.safe_load(file.read_bytes())  # JSON is YAML
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PlanError(f"{file}: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise PlanError(f"{file}: neither a v1 Pod nor an appc PodManifest")
     lowers: dict[str, tuple[str, ...]] = {}
     try:
+        raw, objects = documents.read(file)
         if raw.get("acKind") == "PodManifest":
             made, name = raw, file.stem
-        elif raw.get("kind") == "Pod":
-            meta = raw["metadata"]  # what the API would have filled in
-            raw["metadata"] = {"namespace": "default", "uid": meta["name"], **meta}
-            made, lowers = await _of_pod(
-                raw, ImageStore(state_dir, local_images=local_images), state_dir, flavor
-            )
-            name = str(raw["metadata"]["uid"])
         else:
-            raise PlanError(f"{file}: neither a v1 Pod nor an appc PodManifest")
+            pod = documents.as_admitted(raw)
+            images = ImageStore(state_dir, local_images=local_images)
+            made, lowers = await _of_pod(pod, images, state_dir, flavor, objects)
+            name = str(pod["metadata"]["uid"])
         return plan(made, f"{state_dir}/pods/run/{name}", lowers, state_dir)
     except (ConfigError, StageError, cgroups.CgroupError, ValueError) as error:
         raise PlanError(f"{file}: {error}") from None
@@ -92,7 +82,7 @@ def _flavor(made: Mapping[str, Any]) -> str:
 
 
 async def _of_pod(
-    pod: Mapping[str, Any], images: ImageStore, state_dir: Path, default_flavor: str
+    pod: Mapping[str, Any], images: ImageStore, state_dir: Path, default_flavor: str, objects: Objects
 ) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
     flavor = pods.choose_flavor(pod, "", default_flavor, machines.ALL_FLAVORS)
     if flavor == KVM:
@@ -109,7 +99,7 @@ async def _of_pod(
         except ImageError:
             image_id, config, layers = "", ImageConfig(entrypoint=("(the image's command)",)), ()
         identity = users.resolve(container, pod, config.user, config.supplementary_gids, layers)
-        entries.append(pods.app_entry(level, container, image_id, config, identity))
+        entries.append(pods.app_entry(level, container, image_id, config, identity, objects))
         lowers[container["name"]] = tuple(map(str, layers)) or (_NOT_HERE.format(container["image"]),)
     return pods.pod_manifest(level, entries), lowers
 

@@ -56,6 +56,25 @@ def test_the_plan_of_a_pod(capsys: pytest.CaptureFixture[str], tmp_path: Path, i
     assert not (state / "pods").exists(), "nothing is done"
 
 
+@pytest.mark.parametrize("name", ["configured", "stored"])
+def test_the_plan_of_an_example_with_other_objects(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    example = Path(__file__).resolve().parents[2] / "examples" / f"{name}.yaml"
+    code, out, err = run(capsys, "plan", str(example), "--state-dir", str(tmp_path))
+    assert (code, err) == (0, "")
+    assert "GREETING=Good morning" in out or "take volume /(the volume of claim " in out
+
+
+def test_the_flavor_of_rktnetes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    made = json.loads(Path(pod(tmp_path)).read_text())
+    made["metadata"]["annotations"] = {
+        "rkt.alpha.kubernetes.io/stage1-name-override": "coreos.com/rkt/stage1-fly:1.30.0"
+    }
+    (tmp_path / "pod.json").write_text(json.dumps(made))
+    assert "flavor fly, " in run(capsys, "plan", str(tmp_path / "pod.json"), "--state-dir", str(tmp_path))[1]
+
+
 def test_an_image_that_is_not_there_is_said_to_be_so(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -138,6 +157,7 @@ def test_the_plan_of_a_virtual_machine(capsys: pytest.CaptureFixture[str], tmp_p
         ("[]", "neither a v1 Pod nor an appc PodManifest"),
         ("kind: Service", "neither a v1 Pod nor an appc PodManifest"),
         ("kind: Pod", "not a v1 Pod: KeyError"),
+        ("kind: Pod\n---\nkind: Pod", "2 pods: there is one plan for one pod"),
         ('{"acKind": "PodManifest", "apps": [{"name": "a", "app": {}}]}', "exec is empty"),
     ],
 )
