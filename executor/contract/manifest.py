@@ -21,6 +21,7 @@ PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NOT_NAME: Final = re.compile(r"[^a-z0-9]+")
 _ID: Final = re.compile(r"sha512-[0-9a-f]{2,128}")
 _OURS: Final = "gantry.io/"
+_URL: Final = "AC_METADATA_URL"
 _USERS: Final = "gantry.io/user-namespace"
 _RETAIN: Final = "os/linux/capabilities-retain-set"
 _REMOVE: Final = "os/linux/capabilities-remove-set"
@@ -68,8 +69,9 @@ class Foreign(NamedTuple):
     users: bool = False
 
 
-def convert(stage1: Stage1, text: bytes | str, pod_dir: Path) -> Foreign:
-    """The pod of a directory for `stage1`. Raises ContractError for what cannot be done, or is malformed."""
+def convert(stage1: Stage1, text: bytes | str, pod_dir: Path, url: str = "") -> Foreign:
+    """The pod of a directory for `stage1`. url: of its metadata service. Raises ContractError for what cannot be done,
+    or is malformed."""
     try:
         raw = json.loads(text)
         pod = ours.read(json.dumps(_readable(stage1, raw)))
@@ -92,7 +94,7 @@ def convert(stage1: Stage1, text: bytes | str, pod_dir: Path) -> Foreign:
             made = {"name": name, "kind": "host", "source": source, "readOnly": mount.read_only}
             volumes.append({**made, "recursive": volume.recursive})
             mounts.append({"volume": name, "path": mount.path})
-        apps.append(_app(entry, mounts, pod.hostname))
+        apps.append(_app(entry, mounts, pod.hostname, url))
     notes = {
         one["name"]: one["value"] for one in raw.get("annotations") or () if not one["name"].startswith(_OURS)
     }
@@ -196,9 +198,11 @@ class _Names:
         return name
 
 
-def _app(entry: dict[str, Any], mounts: list[dict[str, Any]], hostname: str) -> dict[str, Any]:
+def _app(entry: dict[str, Any], mounts: list[dict[str, Any]], hostname: str, url: str) -> dict[str, Any]:
     app = dict(entry["app"])
     given = [dict(one) for one in app.get("environment") or ()]
+    if url:
+        given = [one for one in given if one["name"] != _URL] + [{"name": _URL, "value": url}]
     names = {one["name"] for one in given}
     defaults = {"PATH": PATH, "AC_APP_NAME": entry["name"], "HOSTNAME": hostname}
     app["environment"] = [

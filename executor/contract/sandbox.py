@@ -135,6 +135,7 @@ class ForeignSandbox:
         """What `enter` is told: of the process that the stage1 has named."""
         self._holder: Holder | None = None
         self._users: userns.Range | None = None
+        self._networked: Callable[[int], None] | None = None
         self._cgroup = cgroups.PodCgroup(job.layout, job.pod_dir.name)
         self._run: Program | None = None
         self._reported: set[str] = set()
@@ -177,6 +178,12 @@ class ForeignSandbox:
         """The first user id of the pod's own; 0 when it has none."""
         return 0 if self._users is None else self._users.base
 
+    def when_networked(self, work: Callable[[int], None]) -> None:
+        """See executor/metadata/doors, Late."""
+        self._networked = work
+        if self._run is not None:
+            work(self.pid)
+
     def _take_users(self) -> userns.Range:
         if why := userns.why_not():
             raise LaunchError(f"{self.name}: a user namespace of the pod's own: {why}")
@@ -212,6 +219,9 @@ class ForeignSandbox:
         )
         try:
             self.pod_pid = await self._wait_for_pid(self._run)
+            self.pid = await holder.anchor(job.pod_dir / SHARED, self.pod_pid)
+            if self._networked is not None:
+                self._networked(self.pid)
         except BaseException as error:
             run_program, self._run = self._run, None
             await holder.kill()
@@ -219,7 +229,6 @@ class ForeignSandbox:
             if isinstance(error, ContractError):
                 raise LaunchError(f"{self.name}: {error}") from None
             raise
-        self.pid = await holder.anchor(job.pod_dir / SHARED, self.pod_pid)
         self._spawn_task(self._watch_run(self._run))
         self._spawn_task(self._watch_statuses(self._run))
 

@@ -28,6 +28,7 @@ from executor.stage0.settings import Settings
 from executor.stage0.store import Image, ImageStore
 from executor.stage0.trust.stage1 import check_digest
 from executor.stage1 import cgroups
+from executor.stage1.reading import read_url
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,8 @@ class Stages:
         ready = await self._ready(name)
         await asyncio.to_thread(self._pin, pod_dir.name, name, ready.image)
         try:
-            foreign = convert(ready.stage1, text, pod_dir)
+            url = await asyncio.to_thread(read_url, str(pod_dir))
+            foreign = convert(ready.stage1, text, pod_dir, url)
             layout = self._find_layout()
             job = Job(
                 *(pod_dir, ready.stage1, ready.image.layers, foreign, layout, self._lock(pod_dir)),

@@ -123,6 +123,15 @@ class Relaying(Protocol):
         bytes to and from what `connect` gives: a stream socket, the caller's to close. Until the sandbox ends."""
 
 
+@runtime_checkable
+class Late(Protocol):
+    """A sandbox whose network there is only when its first app runs, each time that it is run; stage1s of others."""
+
+    def when_networked(self, work: Callable[[int], None]) -> None:
+        """Call it with the pid of a process in the pod's network, now or whenever there is one. It may raise
+        LaunchError, and the pod does not run then."""
+
+
 class HasNetwork(Protocol):
     """A sandbox. pid: of a process in the pod's network, unless it is `Relaying`."""
 

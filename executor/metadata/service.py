@@ -3,6 +3,7 @@
     a network of its own       127.0.0.1:18112 there, made by us before any app of the pod runs, answered by us
     the host's network, fly    one port on the host's loopback for all of them; the token in the URL tells them apart
     a virtual machine          127.0.0.1:18112 in there, whose connections the sandbox carries here (`doors.Relaying`)
+    stage1s of others          as the first two; the network is there when `run` has made it (`doors.Late`)
 
 Which it is, a pod's programs see in AC_METADATA_URL alone. A socket goes with its pod, and all with the executor.
 """
@@ -31,6 +32,7 @@ from executor.metadata.doors import (
     URL_FILE,
     Door,
     HasNetwork,
+    Late,
     Pace,
     Relaying,
     listen,
@@ -39,6 +41,7 @@ from executor.metadata.doors import (
 from executor.metadata.facts import Facts, Pod, of_kubernetes, plain
 from executor.metadata.http import Http
 from executor.metadata.keys import Keys
+from executor.pods import netns
 from executor.stage1.manifest import FLAVORS
 
 log = logging.getLogger(__name__)
@@ -104,12 +107,10 @@ class Service:
         self._host_http: Http | None = None
 
     def prepare(self, path: Path, pod: Mapping[str, Any], flavor: str) -> None:
-        """Before a pod (v1) is run: make its URL, for those of our own flavors. Raises OSError."""
-        if flavor not in (*FLAVORS, KVM):
-            return
+        """Before a pod (v1) is run: make its URL. Raises OSError."""
         token = secrets.token_hex(TOKEN_BYTES)
         digest = hashlib.sha256(token.encode()).digest()
-        asking = self._asking(path, pod)
+        asking = self._asking(path, pod, ours=flavor in (*FLAVORS, KVM))
         if pod["spec"].get("hostNetwork") or flavor == "fly":
             host, port = self._host_door().address
             self._by_digest[digest] = asking
@@ -129,8 +130,24 @@ class Service:
             return
         if isinstance(sandbox, Relaying):
             await sandbox.relay(PORT, served.http.end)
+        elif isinstance(sandbox, Late):
+            sandbox.when_networked(lambda pid: self._open_late(path.name, served, pid))
         else:
             served.door = Door(listen(sandbox.pid), served.http.take)
+
+    def _open_late(self, name: str, served: _Served, pid: int) -> None:
+        """In the network that the stage1 of somebody else has made for this run of a pod. Raises LaunchError."""
+        if served.door is not None:
+            served.door.close()
+            served.door = None
+        if served.http is None or self._served.get(name) is not served:
+            return
+        if netns.is_ours(pid):
+            log.warning(
+                "metadata: pod %s is in the node's network, which it was not to be in: not there", name
+            )
+            return
+        served.door = Door(listen(pid), served.http.take)
 
     def close(self, name: str) -> None:
         """The pod has ended, or did not even start."""
@@ -165,15 +182,16 @@ class Service:
         """By the token's digest: how long that takes says nothing about the token."""
         return self._by_digest.get(hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest())
 
-    def _asking(self, path: Path, pod: Mapping[str, Any]) -> Pod:
-        """A pod's facts are looked up once, if anybody wants to know: they do not change while it runs."""
+    def _asking(self, path: Path, pod: Mapping[str, Any], *, ours: bool) -> Pod:
+        """A pod's facts are looked up once, if anybody wants to know: they do not change while it runs. ours: its
+        stage1 is; else its manifest will be rewritten, and its images' ids with it. Raises OSError."""
         more, known = of_kubernetes(pod), list[Facts]()
+        before = {} if ours else _image_ids(path)
 
         def look_up() -> Facts:
             manifest = json.loads((path / "pod").read_bytes())
-            images = {
-                entry["name"]: self._image(str(entry["image"]["id"])) for entry in manifest.get("apps") or ()
-            }
+            ids = before or _image_ids(path)
+            images = {name: self._image(image_id) for name, image_id in ids.items()}
             return Facts(plain(manifest, more), images)
 
         async def facts() -> Facts:
@@ -182,6 +200,12 @@ class Service:
             return known[0]
 
         return Pod(UUID(pod_uuid(str(pod["metadata"]["uid"]))), facts)
+
+
+def _image_ids(path: Path) -> dict[str, str]:
+    """Of the apps of a pod directory, by name."""
+    manifest = json.loads((path / "pod").read_bytes())
+    return {str(entry["name"]): str(entry["image"]["id"]) for entry in manifest.get("apps") or ()}
 
 
 def _same(token: str, digest: bytes) -> bool:

@@ -54,9 +54,14 @@ async def _connected(made: socket.socket, address: object) -> socket.socket:
     return made
 
 
+def is_ours(pid: int) -> bool:
+    """Whether a process is in our network namespace. Raises OSError, as when it has ended."""
+    ours, theirs = (os.stat(f"/proc/{who}/ns/net") for who in ("self", pid))
+    return (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
+
+
 def make_socket(pid: int, family: int, kind: int = socket.SOCK_STREAM, protocol: int = 0) -> socket.socket:
     """A socket in the network namespace of a process, ours or another. Raises OSError, as when that has ended."""
-    ours, theirs = (os.stat(f"/proc/{who}/ns/net") for who in ("self", pid))
-    if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino):
+    if is_ours(pid):
         return socket.socket(family, kind, protocol)
     return within(pid, lambda: socket.socket(family, kind, protocol))
