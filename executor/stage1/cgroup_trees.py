@@ -155,14 +155,15 @@ def hold_leftover(directory: str) -> int:
     return _hold(directory, fcntl.LOCK_EX)
 
 
-def make_held(directory: str) -> int:
-    """Make a pod's directory; the descriptor that holds it. One that is being collected is made when it has gone."""
+def make_held(directory: str) -> tuple[int, bool]:
+    """Make a directory of a pod's: the descriptor that holds it, and whether it is new. One that is being collected is
+    made when it has gone."""
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
-        mkdir(directory)
+        new = mkdir(directory)
         fd = _hold(directory, fcntl.LOCK_SH)
         if fd >= 0:
-            return fd
+            return fd, new
         if time.monotonic() > deadline:
             raise CgroupError(f"{directory} is there, and another executor has it")
         time.sleep(0.001)

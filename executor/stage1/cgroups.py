@@ -1,7 +1,8 @@
 """Where a pod's cgroups are, what is written into them, and how they are emptied and removed (v1 and v2).
 
 Everything works on a `Layout` (a map from controller to directory), so the logic runs on any directory tree.
-v1: `<executor's own cgroup>/gantry.<pod>/<app>` in each hierarchy, so the agent's limits hold for the pod too.
+v1: `<executor's own cgroup>/gantry.<pod>/<app>` in each hierarchy, so the agent's limits hold for the pod too; in those
+of memory and the freezer `gantry.<pod>.<app>` where nothing is for the pod as a whole there: each cgroup costs.
 v2: `<mount>/gantry/gantry.<pod>/<app>` (or `gantry-pods`), beside the agent's tree and never below it: the agent
 would take what it does not know for nested containers and destroy it. Processes are only in leaves there (`.init`
 is init's).
@@ -163,16 +164,20 @@ def _block_writes(version: int, limits: Limits, disk: str) -> list[tuple[str, st
 class PodCgroup:
     """The cgroups of one pod. `disk`: of which it, or an app of it, has a limited part (see `disk_below`).
 
-    `without`: controllers of v1 that it need not be in, for nothing there is limited; each costs every start.
+    `without`: controllers of v1 that it need not be in, for nothing there is limited; each costs every start. `apart`:
+    its apps' cgroups are not below one of the pod's where that would be of no use.
     """
 
-    def __init__(self, layout: Layout, pod: str, *, disk: str = "", without: Collection[str] = ()) -> None:
+    def __init__(
+        self, layout: Layout, pod: str, *, disk: str = "", without: Collection[str] = (), apart: bool = False
+    ) -> None:
         self._whole = layout
         self._disk = disk
+        self._apart = _apart(layout) if apart else frozenset()
         self.name = PREFIX + pod
         self._choose(without)
         self._members = "tasks" if layout.version == 1 else "cgroup.procs"
-        self._alive: list[int] = []
+        self._held: dict[str, int] = {}
         self._apps: dict[str, tuple[str, ...]] = {}
         self._new: set[str] = set()
         self._entered: set[str] = set()
@@ -182,7 +187,8 @@ class PodCgroup:
         without = without if self._disk else (*without, BLOCK)
         base = {name: path for name, path in self._whole.base.items() if name not in without}
         self.layout = Layout(self._whole.version, base)
-        self.directories = tuple(os.path.join(root, self.name) for root in self.layout.roots)
+        roots = [root for root in self.layout.roots if root not in self._apart]
+        self.directories = tuple(os.path.join(root, self.name) for root in roots)
 
     def extend(self, without: Collection[str]) -> None:
         """Be in more of them, for apps that come later, too. Raises OSError, CgroupError."""
@@ -190,7 +196,7 @@ class PodCgroup:
         self._choose(without)
         for directory in self.directories:
             if directory not in before:
-                self._alive.append(make_held(directory))
+                self._make(directory)
         self.directories = tuple(dict.fromkeys((*before, *self.directories)))
 
     def create(self) -> None:
@@ -201,12 +207,30 @@ class PodCgroup:
         if self.layout.version == 2:
             os.makedirs(self.layout.roots[0], exist_ok=True)
         for directory in self.directories:
-            self._alive.append(make_held(directory))
+            self._make(directory)
         if self.layout.version == 2:
             _ask_above(os.path.dirname(self.layout.roots[0]))
             for directory in (self.layout.roots[0], self.directories[0]):
                 _delegate(directory)
             mkdir(os.path.join(self.directories[0], INIT_LEAF))
+
+    def _make(self, directory: str) -> bool:
+        """Whether it is new; it is held."""
+        if directory in self._held:
+            return False
+        self._held[directory], new = make_held(directory)
+        return new
+
+    def _let_go(self, directory: str) -> None:
+        fd = self._held.pop(directory, -1)
+        if fd >= 0:
+            os.close(fd)
+
+    def directory(self, root: str, app: str) -> str:
+        """Of an app, or the pod, in a hierarchy."""
+        if app and root in self._apart:
+            return os.path.join(root, f"{self.name}.{app}")
+        return os.path.join(root, self.name, app) if app else os.path.join(root, self.name)
 
     def place(self, app: str, limits: Limits, *, alone: bool = False) -> None:
         """Say where the app will have directories of its own; elsewhere in v1 it is in the pod's.
@@ -214,17 +238,20 @@ class PodCgroup:
         alone: it is the pod's only app. Then its own are those that tell its processes and its memory from the pod's,
         and that limit it. Each costs every start, and a process is as well off in the pod's.
         """
-        own = self.directories
+        own = self.layout.roots
         if alone and self.layout.version == 1:
             limited = {"memory", "freezer", *(controller for controller, _, _ in self.writes(limits))}
             roots = {self.layout.base[name] for name in limited if name in self.layout.base}
-            own = tuple(one for one in own if os.path.dirname(one) in roots) or own
+            own = tuple(root for root in own if root in roots) or own
         self._apps[app] = tuple(dict.fromkeys((*self._apps.get(app, ()), *own)))
 
     def create_app(self, app: str, limits: Limits, *, alone: bool = False) -> None:
         """Make the app's directories and set its limits; raises CgroupError when one cannot be enforced."""
         self.place(app, limits, alone=alone)
-        made = [mkdir(os.path.join(directory, app)) for directory in self._apps[app]]
+        made = [
+            self._make(self.directory(root, app)) if root in self._apart else mkdir(self.directory(root, app))
+            for root in self._apps[app]
+        ]
         new = all(made)
         if new:
             self._new.add(app)
@@ -234,7 +261,9 @@ class PodCgroup:
     def renew(self, app: str) -> None:
         """Make the directory again that `kill` has taken away, for the next start. Raises OSError."""
         if app in self._vacated:
-            mkdir(os.path.join(self.kill_directory(), app))
+            root = self.layout.base["freezer"]
+            place = self.directory(root, app)
+            self._make(place) if root in self._apart else mkdir(place)
             self._vacated.discard(app)
 
     def limit(self, limits: Limits, app: str = "", *, new: bool = False) -> None:
@@ -244,7 +273,7 @@ class PodCgroup:
         """
         for controller, file, value in self.writes(limits):
             root = self.layout.base.get(controller if self.layout.version == 1 else "")
-            path = os.path.join(root or "", self.name, app, file)
+            path = os.path.join(self.directory(root or "", app), file)
             if file == _V1_MEMORY and root is not None and not new:
                 _let_swap(path, int(value))
             if root is None or not _set(path, value):
@@ -254,7 +283,7 @@ class PodCgroup:
         for controller, file, value in further_writes(self.layout.version, limits, of_app=bool(app)):
             root = self.layout.base.get(controller if self.layout.version == 1 else "")
             if root is not None:
-                _set(os.path.join(root, self.name, app, file), value)
+                _set(os.path.join(self.directory(root, app), file), value)
 
     def writes(self, limits: Limits) -> list[tuple[str, str, str]]:
         """(controller, file, value) of limits here."""
@@ -271,10 +300,10 @@ class PodCgroup:
         v1: `tasks`, not `cgroup.procs`: a thread that moves itself does not wait for the system-wide
         cgroup_threadgroup_rwsem (kernel/cgroup/cgroup.c, cgroup_procs_write_start).
         """
-        own = self._apps.get(app, self.directories)
+        own = self._apps.get(app, self.layout.roots)
         return tuple(
-            os.path.join(directory, app if directory in own else "", self._members)
-            for directory in self.directories
+            os.path.join(self.directory(root, app if root in own else ""), self._members)
+            for root in self.layout.roots
         )
 
     def oom_kills(self, app: str) -> int:
@@ -283,7 +312,7 @@ class PodCgroup:
         if root is None:
             return 0
         file = "memory.oom_control" if self.layout.version == 1 else "memory.events"
-        return _counter(os.path.join(root, self.name, app, file), "oom_kill")
+        return _counter(os.path.join(self.directory(root, app), file), "oom_kill")
 
     def oom_kills_before(self, app: str) -> int:
         """The same before a start, the first of which nobody has been in directories before that are new."""
@@ -293,34 +322,56 @@ class PodCgroup:
 
     def kill(self, app: str = "") -> bool:
         """SIGKILL every process of the app (of the pod without `app`); True when there was none left."""
-        directory = os.path.join(self.kill_directory(), app)
+        root = self.layout.base.get("freezer", self.layout.roots[0])
+        if not app and root in self._apart:
+            return all([self.kill(one) for one in self._apps])  # noqa: C419 - of each
+        directory = self.directory(root, app)
         if app and "freezer" in self.layout.base and vacate(directory):
+            self._let_go(directory)
             self._vacated.add(app)
             return True
         return kill_tree(directory, self.layout.version)
 
     def kill_directory(self) -> str:
-        """The pod's directory in the hierarchy that killing works on (the freezer's, if there is one)."""
+        """The pod's directory in the hierarchy that killing works on (the freezer's, if there is one).
+
+        For whoever kills a pod without knowing its apps: these must not be apart.
+        """
         root = self.layout.base.get("freezer")
         return os.path.join(root, self.name) if root else self.directories[0]
 
     def remove(self, app: str = "") -> bool:
         """Remove the directories of the app (of the pod); False when one is still in use: try again soon."""
-        vacated = {os.path.join(self.kill_directory(), name) for name in self._vacated}
+        freezer = self.layout.base.get("freezer", "")
+        vacated = {self.directory(freezer, name) for name in self._vacated}
         places = [
-            os.path.join(directory, name)
+            self.directory(root, name)
             for name in ([app] if app else self._apps)
-            for directory in self._apps.get(name, self.directories)
+            for root in self._apps.get(name, self.layout.roots)
         ]
-        gone = [remove_tree(place) for place in places if place not in vacated]
+        gone = [self._remove(place) for place in places if place not in vacated]
         if not app:
             gone += [remove_tree(directory) for directory in self.directories]
         if not all(gone):
             return False
         self._vacated -= {app} if app else self._vacated
-        while self._alive and not app:
-            os.close(self._alive.pop())
+        for directory in [] if app else list(self._held):
+            self._let_go(directory)
         return True
+
+    def _remove(self, place: str) -> bool:
+        if not remove_tree(place):
+            return False
+        self._let_go(place)
+        return True
+
+
+def _apart(layout: Layout) -> frozenset[str]:
+    """The hierarchies in which apps need no cgroup of their pod's above theirs."""
+    if layout.version == 2:
+        return frozenset()
+    others = {root for name, root in layout.base.items() if name not in ("memory", "freezer")}
+    return frozenset(layout.roots) - others if others else frozenset()
 
 
 def _set(path: str, value: str) -> bool:

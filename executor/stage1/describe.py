@@ -34,7 +34,10 @@ def pod_plan(
     pod = pod._replace(ids=userns.FIRST if users else 0)
     paths = plan.Paths(directory)
     cgroup = cgroups.PodCgroup(
-        layout, directory.rpartition("/")[2], disk=_disk(pod, directory), without=reading.unlimited(pod)
+        *(layout, directory.rpartition("/")[2]),
+        disk=_disk(pod, directory),
+        without=reading.unlimited(pod),
+        apart=reading.apart(pod),
     )
     for name, app in pod.apps.items():
         cgroup.place(name, app.limits, alone=len(pod.apps) == 1)
@@ -103,14 +106,11 @@ def _writes(cgroup: cgroups.PodCgroup, app: str, limits: Limits) -> list[str]:
     made = []
     for controller, file, value in cgroup.writes(limits):
         root = cgroup.layout.base.get(controller if cgroup.layout.version == 1 else "")
-        place = "/".join(part for part in (root or f"(no {controller})", cgroup.name, app, file) if part)
-        made.append(f"write {value} to {place}")
+        made.append(f"write {value} to {cgroup.directory(root or f'(no {controller})', app)}/{file}")
     for controller, file, value in cgroups.further_writes(cgroup.layout.version, limits, of_app=bool(app)):
         root = cgroup.layout.base.get(controller if cgroup.layout.version == 1 else "")
         if root is not None:
-            made.append(
-                f"write {value} to {'/'.join(filter(None, (root, cgroup.name, app, file)))}, if it is there"
-            )
+            made.append(f"write {value} to {cgroup.directory(root, app)}/{file}, if it is there")
     return made
 
 

@@ -82,6 +82,11 @@ class Launcher:
 
     # -- what sandboxes use -------------------------------------------------------------------------------
 
+    @property
+    def has_lists(self) -> bool:
+        """Whether inits are programs that execute lists, not forks of ours (which kill their pods' cgroups)."""
+        return self._bare is not None
+
     def watch(self, fd: int, reader: Callable[[], None]) -> None:
         """Call `reader` whenever `fd` is readable or its other end has gone."""
         self._readers[fd] = reader

@@ -47,6 +47,11 @@ def unlimited(pod: manifest.Pod) -> tuple[str, ...]:
     return ("cpuacct",) if any(one.pids is not None for one in limits) else ("cpuacct", "pids")
 
 
+def apart(pod: manifest.Pod) -> bool:
+    """Whether no memory is limited for the pod as a whole, and its init can do without a cgroup of the pod's."""
+    return pod.flavor == "linux" and not pod.host_pid and pod.limits.memory_limit is None
+
+
 def read_lowers(paths: plan.Paths, app: str) -> tuple[str, ...]:
     """An app's layers, uppermost first. Raises OSError, StageError."""
     lowers = tuple(line for line in os.fsdecode(podfiles.read(paths.lowers(app))).splitlines() if line)

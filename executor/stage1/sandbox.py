@@ -58,7 +58,10 @@ class Sandbox:
         )
         name, disk = os.path.basename(self._paths.pod), reading.disk(self._pod, self._paths.pod)
         self._cgroup = cgroups.PodCgroup(
-            launcher.layout, name, disk=disk, without=reading.unlimited(self._pod)
+            *(launcher.layout, name),
+            disk=disk,
+            without=reading.unlimited(self._pod),
+            apart=launcher.has_lists and reading.apart(self._pod),
         )
         self._apps: dict[str, Instance] = {}
         self._starters: dict[str, int] = {}

@@ -108,8 +108,10 @@ class Shell:
         layout = cgroups.detect(
             Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text()
         )
-        paths = [Path(root, cgroups.PREFIX + pod) for root in layout.roots for pod in self.pods]
-        found += [f"cgroup {path}" for path in paths if path.exists()]
+        names = [f"{cgroups.PREFIX}{pod}{more}" for pod in self.pods for more in ("", ".*")]
+        found += [
+            f"cgroup {path}" for root in layout.roots for name in names for path in Path(root).glob(name)
+        ]
         ranges = Path(userns.RANGES)
         found += [f"lock {path}" for path in (ranges.iterdir() if ranges.exists() else ()) if locked(path)]
         pins = self.root / "data/store/pins"

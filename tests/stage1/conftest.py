@@ -236,16 +236,29 @@ def _cgroups(directory: Path) -> list[Path]:
     }
     places = itertools.product(sorted(bases), sorted(own))
     return [
-        p
+        found
         for base, cgroup in places
-        if (p := Path(base + cgroup.rstrip("/")) / f"gantry.{directory.name}").exists()
+        for name in (f"gantry.{directory.name}", f"gantry.{directory.name}.*")
+        for found in sorted(Path(base + cgroup.rstrip("/")).glob(name))
     ]
 
 
 @pytest.fixture
 def cgroups_of() -> Callable[[Path], list[Path]]:
-    """Cgroup directories that exist of a pod directory's pod."""
+    """Cgroup directories that exist of a pod directory's pod, and apart from those of its apps."""
     return _cgroups
+
+
+@pytest.fixture
+def app_cgroups_of() -> Callable[[Path, str], list[Path]]:
+    """Cgroup directories that exist of an app."""
+
+    def find(directory: Path, app: str) -> list[Path]:
+        places = _cgroups(directory)
+        below = [path / app for path in places if (path / app).exists()]
+        return below + [path for path in places if path.name == f"gantry.{directory.name}.{app}"]
+
+    return find
 
 
 def _traces(directory: Path) -> list[str]:

@@ -139,6 +139,41 @@ def test_v1_an_app_that_is_alone_has_directories_only_where_they_are_of_use(tmp_
     assert [os.listdir(root) for root in layout.roots] == [[], [], []]
 
 
+def test_v1_apps_apart_from_their_pod(tmp_path: Path) -> None:
+    """Where no limit is for all of them; what they have there is held as the pod's directories are."""
+    layout = Layout(1, {name: str(tmp_path / name) for name in ("memory", "freezer", "cpu")})
+    for root in layout.roots:
+        os.makedirs(root)
+    pod = PodCgroup(layout, "u1", apart=True)
+    pod.create()
+    memory, freezer, cpu = layout.roots
+    assert [os.listdir(root) for root in layout.roots] == [[], [], ["gantry.u1"]]
+    for name, alone in (("a", True), ("b", False)):
+        pod.create_app(name, Limits(), alone=alone)
+    assert pod.app_members("a") == (
+        f"{memory}/gantry.u1.a/tasks",
+        f"{freezer}/gantry.u1.a/tasks",
+        f"{cpu}/gantry.u1/tasks",
+    )
+    assert pod.app_members("b")[1:] == (f"{freezer}/gantry.u1.b/tasks", f"{cpu}/gantry.u1/b/tasks")
+    assert leftovers(layout) == []
+    busy = tmp_path / "freezer/gantry.u1.b/cgroup.procs"
+    busy.touch()
+    assert pod.kill("a")
+    assert sorted(os.listdir(freezer)) == ["gantry.u1.b"]
+    pod.renew("a")
+    assert leftovers(layout) == []
+    assert pod.kill(), "there is none that it could kill"
+    assert not pod.remove()
+    busy.unlink()
+    assert pod.remove("b")
+    assert sorted(os.listdir(cpu)) == []
+    assert pod.remove()
+    assert [os.listdir(root) for root in layout.roots] == [[], [], []]
+    both = Layout(1, {"memory": memory, "freezer": freezer})
+    assert PodCgroup(both, "u2", apart=True).directories == (f"{memory}/gantry.u2", f"{freezer}/gantry.u2")
+
+
 def test_v1_an_app_of_which_nobody_is_left(tmp_path: Path) -> None:
     """The directory that tells who is in it has gone then, until the next start."""
     layout = Layout(1, {name: str(tmp_path / name) for name in ("memory", "freezer")})

@@ -44,7 +44,9 @@ async def test_pid_is_of_the_main_process_on_the_host(runner: Any, flavor: str) 
     pod = await runner.pod(runner.pods.make(runner.pods.app("/bin/sleep", "1000"), flavor=flavor))
     pid, _ = await pod.start()
     assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"/bin/sleep\x001000\0"
-    assert Path(f"/proc/{pid}/cgroup").read_text().count(f"/gantry.{pod.directory.name}/app") >= 1
+    assert re.search(
+        f"/gantry.{pod.directory.name}[/.]app$", Path(f"/proc/{pid}/cgroup").read_text(), re.MULTILINE
+    )
 
 
 @FLAVORS
@@ -90,18 +92,21 @@ async def test_restart_in_a_live_pod(runner: Any, flavor: str) -> None:
     Path("/dev/shm/kept").unlink(missing_ok=True)
 
 
-async def test_removed_app_leaves_no_cgroup_and_pod_lives_on(runner: Any, cgroups_of: Any) -> None:
+async def test_removed_app_leaves_no_cgroup_and_pod_lives_on(
+    runner: Any, cgroups_of: Any, app_cgroups_of: Any
+) -> None:
     pod = await runner.pod(
         runner.pods.make(runner.pods.app("/bin/true"), runner.pods.app("/bin/sleep", "9", name="b"))
     )
     await pod.start("b")
     await pod.start()
+    assert app_cgroups_of(pod.directory, "app")
     with pytest.raises(LaunchError, match=r"^remove b: it still runs$"):
         await pod.sandbox.remove_app("b")
     await pod.ended()
     await pod.sandbox.remove_app("app")
     assert cgroups_of(pod.directory)
-    assert not [path for path in cgroups_of(pod.directory) if (path / "app").exists()]
+    assert app_cgroups_of(pod.directory, "app") == []
 
 
 def limit(name: str, **value: str) -> dict[str, Any]:
@@ -110,15 +115,15 @@ def limit(name: str, **value: str) -> dict[str, Any]:
 
 @FLAVORS
 async def test_limits_are_set_on_the_app_s_cgroup(
-    runner: Any, cgroups_of: Any, eventually: Any, flavor: str
+    runner: Any, app_cgroups_of: Any, eventually: Any, flavor: str
 ) -> None:
     isolators = [limit("cpu", request="250m", limit="1500m"), limit("memory", limit="48Mi")]
     app = runner.pods.app("/bin/sleep", "1000", isolators=isolators)
     pod = await runner.pod(runner.pods.make(app, flavor=flavor))
     pid, _ = await pod.start()
     values = {
-        name: (path / "app" / name).read_text().strip()
-        for path in cgroups_of(pod.directory)
+        name: (path / name).read_text().strip()
+        for path in app_cgroups_of(pod.directory, "app")
         for name in (
             "cpu.shares",
             "cpu.cfs_quota_us",
@@ -127,13 +132,13 @@ async def test_limits_are_set_on_the_app_s_cgroup(
             "memory.limit_in_bytes",
             "memory.max",
         )
-        if (path / "app" / name).exists()
+        if (path / name).exists()
     }
     expected = {"cpu.shares": "256", "cpu.cfs_quota_us": "150000", "memory.limit_in_bytes": str(48 << 20)}
     unified = {"cpu.weight": "10", "cpu.max": "150000 100000", "memory.max": str(48 << 20)}
     assert values in (expected, unified)
     # The process that started it leaves the cgroup by ending, soon after.
-    files = [path / "app" / "cgroup.procs" for path in cgroups_of(pod.directory)]
+    files = [path / "cgroup.procs" for path in app_cgroups_of(pod.directory, "app")]
     await eventually(lambda: all(file.read_text().split() == [str(pid)] for file in files))
 
 
