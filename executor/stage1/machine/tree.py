@@ -18,7 +18,7 @@ from executor.stage1 import ops, syscalls
 from executor.stage1.machine.assemble import RECORD, List, Place, Value
 from executor.stage1.ops import Context, Op
 from executor.stage1.ops.base import IN_ROOT
-from executor.stage1.ops.trees import DEVICE_NUMBERS, LINKS
+from executor.stage1.ops.trees import DEVICE_NUMBERS, LINKS, layers
 from executor.stage1.syscalls import (
     AT_EMPTY_PATH,
     AT_FDCWD,
@@ -41,6 +41,10 @@ _REMEMBERED: Final = 8  # of some 40 KiB
 _MOVE: Final = syscalls.MOVE_MOUNT_F_EMPTY_PATH | syscalls.MOVE_MOUNT_T_EMPTY_PATH
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_LINKS: Final = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
+_MOVE_TO_PATH: Final = syscalls.MOVE_MOUNT_F_EMPTY_PATH | syscalls.MOVE_MOUNT_T_SYMLINKS
+_LOWERS: Final = 16
+_DIRECTORIES: Final = 800
+"""Number of the first of an overlay's: above what a process that prepares apps has open, unless it is too many."""
 _USERS_IN_ATTR: Final = 24
 _AT_REMOVEDIR: Final = 0x200
 
@@ -62,6 +66,9 @@ class Trees:
 
     def execute(self, todo: list[Op], context: Context) -> None:
         """Raises Refused, and of what is no part of a list StageError."""
+        if max(context.fds.values(), default=0) >= _DIRECTORIES // 2:
+            ops.execute(todo, context)
+            return
         run: list[Split] = []
         start = 0
         for number, op in enumerate([*todo, None]):
@@ -136,12 +143,11 @@ def _fits(value: Variable) -> bool:
 
 
 def _split_overlay(op: ops.MountOverlay) -> Split | None:
-    data = op.options()
-    if data is None:
+    if len(op.lowers) > _LOWERS:
         return None
-    mapped = (*op.lowers, os.path.dirname(op.upper)) if op.mapped else ()
-    key = ("overlay", len(mapped), 0 if op.device_files else MS_NODEV)
-    return key, (*mapped, *op.marks(), op.target, os.fsencode(data))
+    key = ("overlay", len(op.lowers), op.mapped, 0 if op.device_files else MS_NODEV, op.further())
+    above = (os.path.dirname(op.upper),) if op.mapped else ()
+    return key, (*op.lowers, *above, op.upper, op.work, *op.marks(), op.target)
 
 
 def _split_dev(op: ops.MountDev) -> Split | None:
@@ -255,24 +261,41 @@ class _Builder:
         self.trees.pop(name, None)
         self.taken.append(name)
 
-    def _overlay(self, mapped: int, flags: int) -> None:
-        todo = self._todo
-        target_of = todo.room(8)
-        for _ in range(mapped):
-            path = self._variable(_PATH)
-            tree = self._clone(path, 0)
-            attr = self._attributes(0, 0, mapped=True)
-            todo.call("mount_setattr", Value(tree), "", AT_EMPTY_PATH, attr, 32)
-            todo.call("openat", AT_FDCWD, path, _DIRECTORY, result=target_of)
-            todo.call("move_mount", Value(tree), "", Value(target_of), "", _MOVE)
-            todo.call("close", Value(target_of))
-            todo.call("close", Value(tree))
-        for flags_of in (0, _AT_REMOVEDIR, _AT_REMOVEDIR):
-            todo.call("unlinkat", AT_FDCWD, self._variable(_PATH), flags_of, tolerate=errno.ENOENT)
-        target, data, root = self._variable(_PATH), self._variable(_OPTIONS), todo.room(8)
-        todo.call("mount", "overlay", target, "overlay", flags, data)
+    def _overlay(self, lowers: int, mapped: bool, flags: int, further: str) -> None:
+        """Its directories are named by descriptors, whose numbers have to be known: an app can read the names."""
+        todo, numbers = self._todo, range(_DIRECTORIES, _DIRECTORIES + lowers + 2)
+        for number in numbers[:lowers]:
+            self._known(self._map() if mapped else self._path(), number)
+        if mapped:
+            todo.call("close", Value(self._map()))
+        for number in numbers[lowers:]:
+            self._known(self._path(), number)
+        for flag in (0, _AT_REMOVEDIR, _AT_REMOVEDIR):
+            todo.call("unlinkat", AT_FDCWD, self._variable(_PATH), flag, tolerate=errno.ENOENT)
+        paths = [f"/proc/self/fd/{number}" for number in numbers]
+        target, root = self._variable(_PATH), todo.room(8)
+        todo.call("mount", "overlay", target, "overlay", flags, layers(paths[:-2], paths[-2:]) + further)
+        todo.call("close_range", numbers[0], numbers[-1], 0)
         todo.call("openat", AT_FDCWD, target, _DIRECTORY, result=root)
         self.trees["root"] = root
+
+    def _map(self) -> Place:
+        """Id-map what is at a path where it is."""
+        todo, path = self._todo, self._variable(_PATH)
+        tree = self._clone(path, 0)
+        todo.call("mount_setattr", Value(tree), "", AT_EMPTY_PATH, self._attributes(0, 0, mapped=True), 32)
+        todo.call("move_mount", Value(tree), "", AT_FDCWD, path, _MOVE_TO_PATH)
+        return tree
+
+    def _path(self) -> Place:
+        fd = self._todo.room(8)
+        self._todo.call("openat", AT_FDCWD, self._variable(_PATH), _DIRECTORY, result=fd)
+        return fd
+
+    def _known(self, fd: Place, number: int) -> None:
+        """Have a descriptor of this number instead."""
+        self._todo.call("dup3", Value(fd), number, os.O_CLOEXEC)
+        self._todo.call("close", Value(fd))
 
     def _dev(self) -> None:
         todo = self._todo

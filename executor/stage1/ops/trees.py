@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import stat
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from executor.stage1 import syscalls, userns
@@ -141,19 +142,12 @@ class MountOverlay(NamedTuple):
             for path in (*self.lowers, os.path.dirname(self.upper)):
                 _map_in_place(path, context.fds["users"])
         flags = 0 if self.device_files else MS_NODEV
-        _mount_layers(self.target, self.lowers, (self.upper, self.work), flags, self._more())
+        _mount_layers(self.target, self.lowers, (self.upper, self.work), flags, self.further())
         context.fds["root"] = os.open(self.target, O_DIR | os.O_CLOEXEC)
 
-    def _more(self) -> str:
+    def further(self) -> str:
+        """Options, each after a comma, but for those that name directories."""
         return f"{',userxattr' if self.user_attributes else ''}{_labelled(self.context)}"
-
-    def options(self) -> str | None:
-        """For mount(2), with the paths as they are; None where that cannot be."""
-        paths = (*self.lowers, self.upper, self.work)
-        if not all(path.startswith("/") and _PLAIN.fullmatch(path, 1) for path in paths):
-            return None
-        lowers = ":".join(self.lowers)
-        return f"lowerdir={lowers},upperdir={self.upper},workdir={self.work},volatile{self._more()}"
 
     def marks(self) -> tuple[str, str, str]:
         """What `volatile` leaves behind: a file and two directories, in the order in which they can be removed."""
@@ -190,11 +184,9 @@ def _mount_layers(
     place, names = _below_one(lowers)
     fds = [os.open(path, O_DIR | os.O_CLOEXEC) for path in (*(() if place else lowers), *writable)]
     paths = [f"/proc/self/fd/{fd}" for fd in fds]
-    data = f"lowerdir={':'.join(names if place else paths[: len(lowers)])}"
+    data = layers(names if place else paths[: len(lowers)], paths[len(paths) - len(writable) :]) + options
     if writable:
-        data += f",upperdir={paths[-2]},workdir={paths[-1]},volatile"
         _forget_volatile(writable[-1])
-    data += options
     here = os.open(".", os.O_PATH | os.O_CLOEXEC)
     try:
         if place:
@@ -204,6 +196,12 @@ def _mount_layers(
         os.fchdir(here)
         for fd in (*fds, here):
             os.close(fd)
+
+
+def layers(lowers: Sequence[str], writable: Sequence[str]) -> str:
+    """The options that name an overlay's directories; `writable`: the upper one and that for work, or none."""
+    data = f"lowerdir={':'.join(lowers)}"
+    return data + (f",upperdir={writable[0]},workdir={writable[1]},volatile" if writable else "")
 
 
 def _forget_volatile(work: str) -> None:
