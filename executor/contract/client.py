@@ -7,8 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -40,6 +40,19 @@ class Ended:
         how = f"exit code {self.code}" if self.signal is None else signal.Signals(self.signal).name
         last = self.output.strip().rpartition("\n")[2].strip()
         return f"{how}: {last}" if last else how
+
+
+@contextmanager
+def new_terminal() -> Iterator[tuple[int, int]]:
+    """The master side, the caller's to close afterwards if nothing goes wrong, and the slave side, for a program."""
+    master, slave = os.openpty()
+    with ExitStack() as undo:
+        undo.callback(os.close, master)
+        try:
+            yield master, slave
+        finally:
+            os.close(slave)
+        undo.pop_all()
 
 
 def ended(status: int) -> Ended:

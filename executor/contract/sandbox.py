@@ -5,17 +5,16 @@ In `immutable` are those whose apps start at once, in `mutable` those whose apps
 
 import asyncio
 import logging
-import os
 import signal
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from executor.contract import files, tree
-from executor.contract.client import ENVIRONMENT, Ended, Holder, Program
+from executor.contract.client import ENVIRONMENT, Ended, Holder, Program, new_terminal
 from executor.contract.console import Console
 from executor.contract.disposal import collect
 from executor.contract.interface import (
@@ -92,27 +91,22 @@ class Exec(launcher.Exec):
 async def make(job: Job, ids: int) -> Holder:
     """Cgroup, holder and mounts of a pod, `ids` its first id. Raises LaunchError; then nothing is left."""
     cgroup = cgroups.PodCgroup(job.layout, job.pod_dir.name)
-    try:
-        await asyncio.to_thread(_make_cgroup, job, cgroup)
-        await asyncio.to_thread(tree.write, job.pod_dir, job.stage1, job.layers, job.foreign)
-        holder = await Holder.start(job.pod_dir, cgroup, job.lock)
-    except (OSError, cgroups.CgroupError) as error:
-        cgroup.remove()
-        raise LaunchError(f"stage1 {job.stage1.name}: {error}") from None
-    except BaseException:
-        cgroup.remove()
-        raise
-    try:
-        steps = tree.place_steps(job.foreign.places, ids)
-        await holder.prepare([*steps, *tree.stage1_steps(job.pod_dir, ids)])
-        if not job.stage1.mutable:
-            for app in job.apps:
-                await holder.prepare(tree.app_steps(job.pod_dir, app, ids))
-    except BaseException as error:
-        await holder.close()
-        if isinstance(error, OSError):
+    async with AsyncExitStack() as undo:
+        undo.callback(cgroup.remove)
+        try:
+            await asyncio.to_thread(_make_cgroup, job, cgroup)
+            await asyncio.to_thread(tree.write, job.pod_dir, job.stage1, job.layers, job.foreign)
+            holder = await Holder.start(job.pod_dir, cgroup, job.lock)
+            undo.pop_all()  # it removes the cgroup, too
+            undo.push_async_callback(holder.close)
+            steps = tree.place_steps(job.foreign.places, ids)
+            await holder.prepare([*steps, *tree.stage1_steps(job.pod_dir, ids)])
+            if not job.stage1.mutable:
+                for app in job.apps:
+                    await holder.prepare(tree.app_steps(job.pod_dir, app, ids))
+        except (OSError, cgroups.CgroupError) as error:
             raise LaunchError(f"stage1 {job.stage1.name}: {error}") from None
-        raise
+        undo.pop_all()
     return holder
 
 
@@ -366,16 +360,10 @@ class ForeignSandbox:
         given = {**ENVIRONMENT, **(environment or {})}
         if streams:
             return Exec(await self.holder.spawn(command, streams, environment=given), None)
-        master, slave = os.openpty()
-        try:
+        with new_terminal() as (master, slave):
             started = await self.holder.spawn(
                 command, (slave, slave, slave), environment=given, terminal=True
             )
-        except BaseException:
-            os.close(master)
-            raise
-        finally:
-            os.close(slave)
         return Exec(started, master)
 
     def crossing(self, app: str) -> dict[str, str]:

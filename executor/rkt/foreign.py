@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from executor.contract import disposal
+from executor.contract.client import new_terminal
 from executor.contract.immutable import Immutable
 from executor.contract.interface import ROOTFS, ContractError, Stage1
 from executor.contract.interface import Run as RunArguments
@@ -140,16 +141,9 @@ class _Sandbox(Immutable):
         await self.holder.prepare(file_steps(self.job.pod_dir, self.files))
 
     async def start_terminal(self, app: str) -> tuple[int, int]:
-        master, slave = os.openpty()
-        try:
-            return await self.start_streams(
-                app, (slave, slave, slave), interactive=True, terminal=True
-            ), master
-        except BaseException:
-            os.close(master)
-            raise
-        finally:
-            os.close(slave)
+        with new_terminal() as (master, slave):
+            streams = (slave, slave, slave)
+            return await self.start_streams(app, streams, interactive=True, terminal=True), master
 
 
 class ForeignPod(Foreground):
