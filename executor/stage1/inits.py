@@ -34,6 +34,7 @@ class Init(NamedTuple):
     tenant: str = ""
     pods: int = 0
     since: float = 0.0
+    view: reuse.View | None = None  # of its network namespace, if others have had that
 
 
 class Maker:
@@ -93,7 +94,7 @@ class Maker:
             pass  # it has died: its exit is on the way to us
         if given is None:
             return Init(pid, ours, ids, [program])
-        return Init(pid, ours, ids, [program], given.tenant, given.pods, time.monotonic())
+        return Init(pid, ours, ids, [program], given.tenant, given.pods, time.monotonic(), given.view)
 
 
 def tell(

@@ -20,22 +20,46 @@ _LISTS: Final = "sockstat dev snmp snmp6 netstat ip6_flowlabel route ipv6_route 
 _TOLD: Final = tuple(_LISTS.split())
 """Below /proc/thread-self/net, where all that the kernel counts there shows, and most of what it keeps."""
 _PAGES: Final = 65_536
-_NO_SOCKET: Final = b"sockets: used 0\n"
-_OF_THE_MACHINE: Final = re.compile(rb" (alloc|mem) .*")  # in lines of sockstat
+_SOCKETS: Final = b"sockets: used "
+_NO_SOCKET: Final = _SOCKETS + b"0\n"
+_OF_THE_MACHINE: Final = re.compile(rb" orphan \d+| (alloc|mem) .*")  # in lines of sockstat
 _MOST: Final = 100
 """Pods that have the same ones, one after another."""
 IDLE_SECONDS: Final = 5.0
 """How long they wait for the next."""
 
 
+class View:
+    """What the kernel tells of the network namespace that we are in: its files, open as long as this is there."""
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+        for name in _TOLD:
+            self._fds.append(os.open(f"/proc/thread-self/net/{name}", os.O_RDONLY | os.O_CLOEXEC))
+
+    def __del__(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+
+    def read(self) -> list[bytes]:
+        """All of it, now."""
+        return [_told(fd) for fd in self._fds]
+
+    def is_as(self, told: list[bytes]) -> bool:
+        """Whether it is still, or again, this."""
+        return all(_told(fd, text) == text for fd, text in zip(self._fds, told, strict=True))
+
+
 class Namespaces(NamedTuple):
-    """Descriptors of the two, and whose ids the first maps. Of which tenant the pods were, and how many."""
+    """Descriptors of the two, and whose ids the first maps. Of which tenant the pods were, and how many. A view of the
+    second, if somebody has looked at it before."""
 
     users: int
     network: int
     ids: userns.Range
     tenant: str = ""
     pods: int = 1
+    view: View | None = None
 
     def close(self) -> None:
         """Let go of all of it. Once."""
@@ -77,7 +101,7 @@ class Pool:
         self._size = size
         self._waiting: list[tuple[Namespaces, float]] = []
         self._own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self._new: tuple[bytes, ...] = ()
+        self._new: list[bytes] = []
 
     def take(self, tenant: str | None = None) -> Namespaces | None:
         """One of them (of this tenant's), if there is any; it is the caller's to close."""
@@ -89,14 +113,11 @@ class Pool:
     def keep(self, namespaces: Namespaces) -> None:
         """Of a pod of which nothing else is left: keep them if they are as new, else let go of them."""
         try:
-            if (
-                len(self._waiting) < self._size
-                and namespaces.pods < _MOST
-                and not _have_keys(namespaces.ids)
-                and self._as_new(namespaces.network)
-            ):
-                self._waiting.append((namespaces, time.monotonic()))
-                return
+            if len(self._waiting) < self._size and namespaces.pods < _MOST and not _have_keys(namespaces.ids):
+                view = namespaces.view or self._within(namespaces.network)
+                if self._as_new(view):
+                    self._waiting.append((namespaces._replace(view=view), time.monotonic()))
+                    return
         except OSError:
             pass  # what cannot be told is not kept
         namespaces.close()
@@ -110,38 +131,43 @@ class Pool:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def _as_new(self, network: int) -> bool:
+    def _as_new(self, view: View) -> bool:
         if not self._new:
-            self._new = self._of_a_new_one()
-        return bool(self._new) and self._within(network) == self._new
+            new = self._of_a_new_one()
+            if not new[0].startswith(_NO_SOCKET):
+                return False  # the one that has raised its loopback
+            self._new = new
+        return view.is_as(self._new)
 
-    def _of_a_new_one(self) -> tuple[bytes, ...]:
+    def _of_a_new_one(self) -> list[bytes]:
         try:
             syscalls.unshare(syscalls.CLONE_NEWNET)
             ops.Loopback().execute(ops.Context({}))
-            return _what_is_told()
+            return View().read()
         finally:
             syscalls.setns(self._own, syscalls.CLONE_NEWNET)
 
-    def _within(self, network: int) -> tuple[bytes, ...]:
+    def _within(self, network: int) -> View:
         syscalls.setns(network, syscalls.CLONE_NEWNET)
         try:
-            return _what_is_told()
+            return View()
         finally:
             syscalls.setns(self._own, syscalls.CLONE_NEWNET)
 
 
-def _what_is_told() -> tuple[bytes, ...]:
-    """Of the network namespace that we are in; nothing when a socket is open there."""
-    told = []
-    for name in _TOLD:
-        text = _read(f"/proc/thread-self/net/{name}")
-        if name == "sockstat":
-            if not text.startswith(_NO_SOCKET):
-                return ()
-            text = _OF_THE_MACHINE.sub(b"", text)
-        told.append(text)
-    return tuple(told)
+def _told(fd: int, expected: bytes = b"") -> bytes:
+    """The text of an open file of /proc/net; what is as `expected` at once is all: one more line would come along."""
+    parts = [os.pread(fd, _PAGES, 0)]
+    if expected and _of_this(parts[0]) == expected:
+        return expected
+    while parts[-1]:
+        parts.append(os.pread(fd, _PAGES, sum(map(len, parts))))
+    return _of_this(b"".join(parts))
+
+
+def _of_this(text: bytes) -> bytes:
+    """Without what is told of the whole machine."""
+    return _OF_THE_MACHINE.sub(b"", text) if text.startswith(_SOCKETS) else text
 
 
 def _have_keys(ids: userns.Range) -> bool:

@@ -529,9 +529,11 @@ class Sandbox:
         self._init_socket.close()
         self._init_socket = None
         if self._network and self._init is not None and self._ids is not None and not error:
+            before = self._init
             self._launcher.keep(
                 reuse.Namespaces(
-                    self._users.pop(), self._network.pop(), self._ids, self._pod.tenant, self._init.pods + 1
+                    *(self._users.pop(), self._network.pop(), self._ids),
+                    *(self._pod.tenant, before.pods + 1, before.view),
                 )
             )
             self._ids = None
