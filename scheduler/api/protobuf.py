@@ -1,7 +1,8 @@
-"""Protobuf request bodies, of the few kinds that kubectl sends in no other form.
+"""Protobuf request bodies, of the few kinds that clients send in no other form.
 
-kubectl's typed commands (create namespace or secret, drain, auth can-i) send `application/vnd.kubernetes.protobuf` and
-do not fall back; whatever takes objects from files sends JSON. Answers are JSON, which they accept.
+kubectl's typed commands (create namespace or secret, drain, auth can-i, debug), and programs with Go's client 0.32 or
+newer, send `application/vnd.kubernetes.protobuf` and do not fall back; whatever takes objects from files sends JSON.
+Answers are JSON, which they accept.
 Field numbers: the `generated.proto` files of k8s.io/api and apimachinery v0.32; the envelope: apimachinery's
 `runtime/serializer/protobuf`.
 """
@@ -9,11 +10,13 @@ Field numbers: the `generated.proto` files of k8s.io/api and apimachinery v0.32;
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from scheduler.api.protobuf_pods import PODS
 from scheduler.registry.errors import BadRequest
 
 MAGIC = b"k8s\x00"
@@ -26,7 +29,9 @@ class Field:
     """One field of a message: its JSON name and type; `of` is the message it holds."""
 
     name: str
-    type: str = "string"  # string, int, bool, message, time, map (of strings), bytes map, skip
+    type: str = (
+        "string"  # string, int, bool, message, time, map (of strings), bytes map, skip, and as in PODS
+    )
     repeated: bool = False
     of: Message | None = None
 
@@ -102,7 +107,26 @@ SERVICE_ACCOUNT: Message = {
     4: Field("automountServiceAccountToken", "bool"),
 }
 
+
+def _messages(text: str) -> dict[str, Message]:
+    """Of a table like PODS."""
+    found: dict[str, Message] = {"ObjectMeta": OBJECT_META}
+    entries = [line.partition(": ") for line in re.sub(r"\n +", " ", text).split("\n") if line]
+    for name, _, _ in entries:
+        found.setdefault(name, {})
+    for name, _, fields in entries:
+        for word in fields.split():
+            number, _, what = word.removesuffix("*").partition("=")
+            field, _, kind = what.partition(":")
+            of = found.get(kind)
+            found[name][int(number)] = Field(
+                field, "message" if of is not None else kind or "string", word.endswith("*"), of
+            )
+    return found
+
+
 KINDS: dict[tuple[str, str], Message] = {
+    ("v1", "Pod"): _object("spec", _messages(PODS)["PodSpec"]),
     ("v1", "Namespace"): _object("spec", {1: Field("finalizers", repeated=True)}),
     ("v1", "Secret"): SECRET,
     ("v1", "ConfigMap"): CONFIG_MAP,
@@ -143,28 +167,43 @@ def _decode(body: bytes, message: Message) -> dict[str, Any]:
         field = message.get(number)
         if field is None:
             raise ValueError(f"unknown field {number} (this server knows Kubernetes 1.32)")
-        if field.type.endswith("map"):
+        if field.type == "quantities":
+            entry = dict(_fields(_bytes(raw)))
+            amount = _value(entry.get(2, b""), Field("", "quantity"))
+            obj.setdefault(field.name, {})[_bytes(entry.get(1, b"")).decode()] = amount
+        elif field.type.endswith("map"):
             entry = dict(_fields(_bytes(raw)))
             key, held = (_bytes(entry.get(part, b"")) for part in (1, 2))
             text = base64.b64encode(held) if field.type == "bytes map" else held
             obj.setdefault(field.name, {})[key.decode()] = text.decode()
         elif field.repeated:
             obj.setdefault(field.name, []).append(_value(raw, field))
+        elif not field.name:
+            obj |= _value(raw, field)
         elif field.type != "skip":
             value = _value(raw, field)
-            if value not in ("", None):  # Go writes empty values too
+            if value not in ("", None) and (field.type, value) != ("count", 0):  # Go writes empty values too
                 obj[field.name] = value
     return obj
 
 
 def _value(raw: int | bytes, field: Field) -> Any:
     match field.type:
-        case "int" | "bool":
+        case "int" | "bool" | "count":
             if not isinstance(raw, int):
                 raise ValueError(f"{field.name} is not a number")
             return bool(raw) if field.type == "bool" else raw - (raw >> 63 << 64)
         case "message":
             return _decode(_bytes(raw), field.of or {})
+        case "quantity":
+            return _bytes(dict(_fields(_bytes(raw))).get(1, b"")).decode()
+        case "intstr":
+            parts = dict(_fields(_bytes(raw)))
+            return (
+                _value(parts.get(2, 0), Field(field.name, "int"))
+                if not parts.get(1)
+                else _bytes(parts[3]).decode()
+            )
         case "time":
             seconds = dict(_fields(_bytes(raw))).get(1)
             moment = None if not isinstance(seconds, int) else datetime.fromtimestamp(seconds, UTC)

@@ -134,7 +134,7 @@ def test_protobuf_eviction():
     ("body", "message"),
     [
         (b"{}", "does not begin with 'k8s'"),
-        (envelope(b"v1", b"Pod", b""), "v1 Pod is not taken as protobuf; send it as application/json"),
+        (envelope(b"v1", b"Node", b""), "v1 Node is not taken as protobuf; send it as application/json"),
         (envelope(b"v1", b"Namespace", b"\x0a\x09x"), "cut off"),
         (envelope(b"v1", b"Namespace", b"\x9a\x06\x00"), "unknown field 99"),
         (envelope(b"v1", b"Namespace", b"\x08\x01"), "a number stands where bytes should"),
