@@ -34,6 +34,8 @@ DYING = ("setpriv", "--pdeathsig", "KILL")
 SECONDS = 120.0
 SHARES = {"executor": 1, "gantry-launcher": 2, "gantry-init": 4, "gantry-start": 4}
 """How often a kind of process is chosen, by its name; 2 for any other."""
+STARTING = ("executor", "python", "setpriv")
+"""What there is while a launcher starts: it has Python's name still."""
 SPARE_DESCRIPTORS = 8
 
 
@@ -179,6 +181,8 @@ class World:
             kinds = ["executor"]
         elif not kinds or (kinds == ["executor"] and self.chance.random() < 0.8):
             return False
+        elif all(kind.startswith(STARTING) for kind in kinds) and self.chance.random() < 0.95:
+            return False  # or on a busy machine there would never be a launcher
         kind = self.chance.choices(kinds, [SHARES.get(kind, 2) for kind in kinds])[0]
         victim = self.chance.choice(sorted(pid for pid, name in there.items() if name == kind))
         try:
