@@ -27,6 +27,7 @@ from executor.rkt.flags import Failure
 
 _ENDED: Final = (Phase.RUN, Phase.EXITED, Phase.GARBAGE)
 _LOCK: Final = ".networks"
+_TRIED: Final = "net/tried"
 _FAILED: Final = "stage1: failed to setup network"
 """In rkt's words, which scripts look for."""
 
@@ -176,8 +177,11 @@ def _recorded(g: Globals) -> Iterator[tuple[Path, Plan]]:
 
 
 def sweep(g: Globals) -> None:
-    """Take down the networks of pods that were killed. What goes wrong is told; `gc` fails of it."""
+    """Take down the networks of pods that were killed. What goes wrong is told, and left to `gc` from then on: who
+    starts a pod is not to wait for others' plugins again and again."""
     for pod, _ in _recorded(g):
+        if (pod / _TRIED).exists():
+            continue
         try:
             taken = PodDir(g.pods, pod.name, Phase(pod.parent.name))
         except (OSError, ValueError):  # it runs, or somebody else works on it
@@ -185,6 +189,7 @@ def sweep(g: Globals) -> None:
         try:
             release(g, pod)
         except Failure as error:
+            (pod / _TRIED).touch()
             g.say(f"pod {pod.name}: {error}")
         finally:
             os.close(taken.lock)

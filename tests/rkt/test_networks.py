@@ -15,8 +15,14 @@ from typing import Any
 
 import pytest
 
+from executor.network import record
 from executor.network.namespaces import within
+from executor.network.plan import Attachment, Plan, Step
 from executor.network.plugins import PLACES
+from executor.pods.poddir import Phase, PodDirs
+from executor.rkt import networks
+from executor.rkt.common import Globals
+from executor.rkt.flags import Failure
 from executor.stage0 import acmanifest, build
 from tests.waiting import until
 
@@ -268,3 +274,25 @@ def test_what_the_command_line_of_a_sandbox_says(rkt: Any, monkeypatch: pytest.M
     ):
         assert why in rkt("app", "sandbox", f"--port={port}").err
     assert "does not work with 'none'" in rkt("app", "sandbox", "--net=none", "--port=web:tcp:80:::1:80").err
+
+
+def test_what_a_dead_pod_has_left_is_tried_once_by_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dirs = PodDirs(tmp_path / "pods")
+    dirs.open()
+    pod = dirs.create("dead")
+    pod.move(Phase.RUN)
+    step = Step("no-such-plugin", "0.1.0", {})
+    attached = Attachment("lame", "10-lame.conf", "/10-lame.conf", "eth0", "", (step,), "{}", begun=True)
+    record.save(pod.path, Plan("dead", ("/nowhere",), (attached,)))
+    g = Globals("run", str(tmp_path))
+    networks.sweep(g)
+    assert capsys.readouterr().err == ""  # it has its lock
+    os.close(pod.lock)
+    networks.sweep(g)
+    networks.sweep(g)
+    said = 'error deleting network "lame": could not find plugin "no-such-plugin" in /nowhere'
+    assert capsys.readouterr().err == f"run: pod dead: networking: {said}\n"
+    with pytest.raises(Failure, match="could not find plugin"):
+        networks.release(g, pod.path)
