@@ -120,6 +120,7 @@ def size(pod: Mapping[str, Any], host_cpus: int) -> Size:
     cpu = max(_sum(apps, "resource/cpu", DEFAULT_CPU_MILLI, scale=3) for apps in together)
     cpu = cpu or DEFAULT_CPU_MILLI  # of a pod whose apps come later
     request = max(sum(_cpu_request(asked) for asked in apps) for apps in together)
+    request = request if pod["apps"] else cpu
     limited = bool(pod["apps"]) and all(
         _limit(asked, "resource/cpu") is not None for apps in together for asked in apps
     )

@@ -19,6 +19,8 @@ from executor.stage0.removal import remove_tree
 log = logging.getLogger(__name__)
 
 _DRAIN_SECONDS: Final = 10.0
+_CONNECTIONS: Final = 64
+"""That a machine may have begun; it keeps to fewer by itself (executor/kvm/guest/ports.py)."""
 
 
 class _Asked(NamedTuple):
@@ -106,19 +108,24 @@ class Guest:
         except OSError as error:
             raise LaunchError(f"listen in the machine on 127.0.0.1:{port}: {error.strerror}") from None
 
-    async def _take(self, port: int, number: int) -> None:
-        """Somebody in the guest has connected."""
-        assert self.wire is not None
-        try:
-            end = self._listening[port]()
-        except (OSError, KeyError) as error:
-            log.info("a connection to port %d of a machine is not answered: %s", port, error)
-            self.wire.send(frames.message({"do": "refuse", "connection": number}))
+    def _take(self, port: int, number: int) -> None:
+        """Somebody in the guest has connected; what that says comes next. Raises ValueError: the guest does wrong."""
+        if self.wire is None:
+            raise ValueError("a connection comes before the pod")
+        streams = self.wire.streams
+        if not frames.OWN <= number < 2 * frames.OWN or number in streams:
+            raise ValueError(f"a connection has the number {number}")
+        if sum(one >= frames.OWN for one in streams) >= _CONNECTIONS:
+            log.info("a connection to port %d of a machine is one too many", port)
+            self.wire.refuse(number)
             return
         try:
-            await self._ask(self.wire, "take", [self.wire.connection(end)], connection=number)
-        except (LaunchError, OSError) as error:
-            log.info("a connection to port %d of a machine: %s", port, error)
+            stream = self.wire.connection(self._listening[port](), number)
+        except (OSError, KeyError) as error:
+            log.info("a connection to port %d of a machine is not answered: %s", port, error)
+            self.wire.refuse(number)
+            return
+        stream.start()
 
     async def _ask(self, wire: Wire, do: str, streams: list[Stream], **more: Any) -> dict[str, Any]:
         """The answer, with which the streams begin; an error ends them. Raises LaunchError; OSError is the guest's."""
@@ -146,10 +153,9 @@ class Guest:
                     _deliver(self.sockets[message["name"]], str(message["text"]).encode("latin-1"))
                 return
             if message["event"] == "connection":
-                work = self._take(int(message["port"]), int(message["connection"]))
-            else:
-                work = self._tell(message, self._claim(message))
-            task = self._loop.create_task(work)
+                self._take(int(message["port"]), int(message["stream"]))
+                return
+            task = self._loop.create_task(self._tell(message, self._claim(message)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             return

@@ -103,9 +103,14 @@ class Wire(asyncio.Protocol):
         os.set_inheritable(master, False)
         return self._add(Terminal(self, self._next(), "terminal", slave)), master
 
-    def connection(self, end: socket.socket) -> "Stream":
-        """A stream for a connection of the guest. end: of it here, the stream's from now on."""
-        return self._add(Connection(self, self._next(), "connection", end.detach()))
+    def connection(self, end: socket.socket, number: int = 0) -> "Stream":
+        """A stream for a connection of the guest. end: of it here, the stream's from now on. number: the guest's."""
+        return self._add(Connection(self, number or self._next(), "connection", end.detach()))
+
+    def refuse(self, number: int) -> None:
+        """There is nobody for a connection that the guest has begun."""
+        for _ in range(2):
+            self.send(frames.pack(frames.END, number))
 
     def _next(self) -> int:
         self._count += 1

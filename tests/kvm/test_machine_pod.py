@@ -7,7 +7,7 @@ import asyncio
 import os
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from executor.pods.core.effects import Report
 from executor.pods.env import Node
 from executor.pods.gpus import Gpus, Host
 from executor.pods.keeper import LauncherKeeper
-from executor.pods.logread import LogOptions, read_log
 from executor.pods.objects import Objects
 from executor.pods.poddir import PodDirs
 from executor.pods.pods import Pods
@@ -30,6 +29,7 @@ from executor.stage0.build import Options, build_oci
 from executor.stage0.store import ImageStore
 from executor.stage0.trust.gate import Gate
 from executor.stage0.trust.policy import Policy
+from tests.pods.reported import Reported
 
 pytestmark = [
     pytest.mark.root,
@@ -39,15 +39,14 @@ pytestmark = [
 ]
 
 IMAGE = "localhost/box:1"
+MACHINE_SECONDS = 200.0
 
 
-class Executor:
+class Executor(Reported):
     """What has pods, without Mesos."""
 
     def __init__(self, root: Path, state: Path) -> None:
-        self.reports: dict[str, list[Report]] = {}
-        self._news = asyncio.Condition()
-        self._tasks: set[asyncio.Task[None]] = set()
+        super().__init__()
         self.dirs = PodDirs(root / "pods")
         self.dirs.open()
         self.keeper = LauncherKeeper()
@@ -60,32 +59,12 @@ class Executor:
         gpus = Gpus(Host(root), root / "gpus")
         machines = Machines(self.keeper.run_pod, state, at_once=True)
         machine = Machine(lambda: node, images, self.dirs, machines, "kvm", gpus, ("kvm",))
-        self.pods = Pods(machine, self._report)
-
-    def _report(self, task_id: str, report: Report) -> None:
-        self.reports.setdefault(task_id, []).append(report)
-
-        async def tell() -> None:
-            async with self._news:
-                self._news.notify_all()
-
-        task = asyncio.ensure_future(tell())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def until(self, task_id: str, test: Callable[[Report], Any]) -> Report:
-        async with asyncio.timeout(200), self._news:
-            await self._news.wait_for(lambda: any(map(test, self.reports.get(task_id, ()))))
-        return next(r for r in self.reports[task_id] if test(r))
+        self.pods = Pods(machine, self.report)
 
     async def log_now(self, name: str, app: str) -> str:
         """Of an app that runs."""
         path, _ = self.pods.log_of("default", name, app, previous=False)
         return path.read_text()
-
-    async def log(self, name: str, app: str) -> str:
-        path, writer = self.pods.log_of("default", name, app, previous=False)
-        return b"".join([piece async for piece in read_log(path, LogOptions(), writer)]).decode()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -140,11 +119,8 @@ echo last words > /dev/termination-log
 """
 
 
-async def test_the_fields_of_a_pod(executor: Executor, tmp_path: Path) -> None:
-    claim = tmp_path / "claim"
-    claim.mkdir()
-    os.chown(claim, 0, 3000)
-    claim.chmod(0o2775)  # open for one of the user's groups, not its first
+def with_all_fields(claim: Path) -> tuple[str, dict[str, Any]]:
+    """A task id, and its pod: of two containers, and one before them. claim: a directory of the host."""
     mounts = {
         "config": "/config",
         "labels": "/labels",
@@ -175,7 +151,7 @@ async def test_the_fields_of_a_pod(executor: Executor, tmp_path: Path) -> None:
     fill = "mkdir -p /v/below/it && echo from init > /v/below/it/from-init"
     setup = container("setup", fill, volumeMounts=[{"name": "empty", "mountPath": "/v"}])
     labels = {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}
-    task, made = pod(
+    return pod(
         restartPolicy="Never",
         hostname="named",
         initContainers=[setup],
@@ -193,8 +169,16 @@ async def test_the_fields_of_a_pod(executor: Executor, tmp_path: Path) -> None:
             "sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "81"}],
         },
     )
+
+
+async def test_the_fields_of_a_pod(executor: Executor, tmp_path: Path) -> None:
+    claim = tmp_path / "claim"
+    claim.mkdir()
+    os.chown(claim, 0, 3000)
+    claim.chmod(0o2775)  # open for one of the user's groups, not its first
+    task, made = with_all_fields(claim)
     executor.pods.launch(task, made, Supplies(objects=Objects(CONFIG), digest="1"))
-    ended = await executor.until(task, lambda report: report.terminal)
+    ended = await executor.end(task, MACHINE_SECONDS)
     name = made["metadata"]["name"]
     assert (await executor.log(name, "fields")).splitlines() == [
         *("70000", "0 3000 4000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"),
@@ -244,7 +228,9 @@ async def test_the_life_of_a_pod(executor: Executor) -> None:
     )
     executor.pods.launch(task, made, Supplies(objects=Objects(CONFIG), digest="1"))
     settled = await executor.until(
-        task, lambda report: shown(report, "main")["ready"] and shown(report, "eats")["lastState"]
+        task,
+        lambda report: shown(report, "main")["ready"] and shown(report, "eats")["lastState"],
+        MACHINE_SECONDS,
     )
     assert shown(settled, "eats")["lastState"]["terminated"]["reason"] == "OOMKilled"
     assert shown(settled, "side")["started"]
@@ -256,7 +242,7 @@ async def test_the_life_of_a_pod(executor: Executor) -> None:
     hooked = executor.dirs.root / "run" / task / "sharedVolumes" / "v" / "hooks"
     assert hooked.read_text() == "postStart named\n"
     executor.pods.kill(task, 60.0, "deleted")
-    ended = await executor.until(task, lambda report: report.terminal)
+    ended = await executor.end(task, MACHINE_SECONDS)
     assert ended.state == "TASK_KILLED"
     for app in ("main", "side"):
         assert (await executor.log(name, app)).endswith("stopped\n")

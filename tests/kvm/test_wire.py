@@ -28,13 +28,14 @@ async def opened() -> tuple[Guest, socket.socket]:
         b"[]",
         b"nothing",
         b'{"event": "connection"}',
-        b'{"event": "connection", "port": [], "connection": 1}',
+        b'{"event": "connection", "port": [], "stream": 1}',
+        b'{"event": "connection", "port": 80, "stream": 1}',
         b'{"event": "exit"}',
         b'{"ready": false, "error": 1, "id": {}}x',
         json.dumps({"id": 1, "errno": 10**30}).encode(),
         DEEP,
     ],
-    ids=["list", "no-json", "no-port", "port", "exit", "more", "errno", "deep"],
+    ids=["list", "no-json", "no-port", "port", "number", "exit", "more", "errno", "deep"],
 )
 async def test_a_machine_that_does_not_keep_to_the_protocol_is_ended(message: bytes) -> None:
     guest, theirs = await opened()
@@ -93,3 +94,34 @@ async def test_a_machine_that_answers_is_alive_whatever_it_says() -> None:
     with pytest.raises(LaunchError, match="has not answered"):
         await guest.call("run", "pod")
     theirs.close()
+
+
+async def test_connections_of_a_machine_are_begun_by_it_and_are_not_without_number() -> None:
+    guest, theirs = await opened()
+    theirs.setblocking(False)
+    loop = asyncio.get_running_loop()
+    served: list[socket.socket] = []
+
+    def connect() -> socket.socket:
+        ours, end = socket.socketpair()
+        served.append(ours)
+        return end
+
+    listening = asyncio.ensure_future(guest.listen(80, connect))
+    (asked,) = frames.Decoder().feed(await loop.sock_recv(theirs, 4096))
+    await loop.sock_sendall(theirs, frames.message({"id": asked.message()["id"]}))
+    await listening
+    for number in range(65):
+        stream = frames.OWN + number
+        said = frames.message({"event": "connection", "port": 80 if number else 81, "stream": stream})
+        await loop.sock_sendall(theirs, said + frames.pack(frames.DATA, stream, b"%d" % number))
+    said = frames.message({"event": "connection", "port": 80, "stream": frames.OWN + 99})
+    await loop.sock_sendall(theirs, said)
+    decoder, refused = frames.Decoder(), []
+    while len(refused) < 4:
+        found = decoder.feed(await loop.sock_recv(theirs, 65536))
+        refused += [frame.stream - frames.OWN for frame in found if frame.kind == frames.END]
+    assert refused == [0, 0, 99, 99]
+    assert [sock.recv(9) for sock in served] == [b"%d" % number for number in range(1, 65)]
+    for sock in (*served, theirs):
+        sock.close()

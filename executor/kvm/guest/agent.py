@@ -170,7 +170,7 @@ class Agent:
             if stream is not None:
                 stream.resize(request["rows"], request["columns"])
             return
-        if do in ("connect", "listen", "take", "refuse"):
+        if do in ("connect", "listen"):
             self._enter_network()
             if self._ports is None:
                 from executor.kvm.guest import ports  # those pods that have none do without

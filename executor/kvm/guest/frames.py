@@ -12,6 +12,8 @@ from typing import Any, Final, NamedTuple
 MESSAGE, DATA, END, CREDIT = range(4)
 WINDOW: Final = 256 * 1024
 CHUNK: Final = 32 * 1024
+OWN: Final = 1 << 31
+"""From here on the numbers of streams are the guest's choice."""
 _HEAD: Final = struct.Struct("<BIII")
 _MAGIC: Final = 0x47544B56
 

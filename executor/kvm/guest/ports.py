@@ -24,7 +24,6 @@ class Ports:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self._waiting: dict[int, tuple[Door, socket.socket]] = {}
         self._accepted = 0
 
     def perform(self, request: dict[str, Any]) -> None:
@@ -46,7 +45,7 @@ class Ports:
         self._agent.add(number, Connection(self._agent, number, sock, partial(self._agent.answer, request)))
 
     def _listen(self, request: dict[str, Any]) -> None:
-        """On a port of the pod's loopback: whoever connects waits until the host takes it."""
+        """On a port of the pod's loopback. Who connects is served at once: the host hears of it, and what it says."""
         port = request["port"]
         listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -57,20 +56,12 @@ class Ports:
         self._agent.answer(request, {})
 
     def _accept(self, port: int, door: "Door", made: socket.socket) -> None:
+        number = frames.OWN + self._accepted % frames.OWN
         self._accepted += 1
-        self._waiting[self._accepted] = (door, made)
-        self._agent.send(frames.message({"event": "connection", "port": port, "connection": self._accepted}))
-
-    def _take(self, request: dict[str, Any]) -> None:
-        ((_, number),) = request["streams"]
-        door, sock = self._waiting.pop(request["connection"])
-        self._agent.add(number, Connection(self._agent, number, sock, ended=door.gone))
-        self._agent.answer(request, {})
-
-    def _refuse(self, request: dict[str, Any]) -> None:
-        door, sock = self._waiting.pop(request["connection"])
-        sock.close()
-        door.gone()
+        self._agent.send(frames.message({"event": "connection", "port": port, "stream": number}))
+        connection = Connection(self._agent, number, made, ended=door.gone)
+        self._agent.add(number, connection)
+        connection.look()
 
 
 class Door:
@@ -126,6 +117,10 @@ class Connection(Stream):
         self._connecting = answer
         self._shut = False
         super().__init__(agent, number, sock.fileno(), reads=True, writes=True)
+
+    def look(self) -> None:
+        """Whoever connects has often spoken already."""
+        self._on_event(select.EPOLLIN)
 
     def end(self) -> None:
         if self._ending:
