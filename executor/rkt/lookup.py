@@ -41,7 +41,7 @@ from executor.stage0.trust.keystore import Keystore
 if TYPE_CHECKING:  # the store brings an HTTP client, which commands that only look have no use for
     from executor.stage0.store import Image, ImageStore
 
-_log = logging.getLogger("executor.stage0.webaci")
+_logs = [logging.getLogger(f"executor.stage0.{name}") for name in ("webaci", "dependencies")]
 
 _SHORTEST = len("sha512-00")
 Pull = Literal["new", "update", "never"]
@@ -262,10 +262,11 @@ def as_rkt_says(text: str, ref: str) -> str:
 
 def _tell_of_fetches(g: Globals) -> None:
     """With --debug: say what is fetched from where."""
-    if g.debug and not _log.handlers:
-        _log.addHandler(logging.StreamHandler())
-        _log.handlers[0].setFormatter(logging.Formatter("image: %(message)s"))
-        _log.setLevel(logging.INFO)
+    for log in _logs if g.debug else ():
+        if not log.handlers:
+            log.addHandler(logging.StreamHandler())
+            log.handlers[0].setFormatter(logging.Formatter("image: %(message)s"))
+            log.setLevel(logging.INFO)
 
 
 def stored(data: Path, wanted: names.Appc) -> list[str]:

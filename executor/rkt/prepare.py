@@ -108,7 +108,7 @@ async def fill(g: Globals, asked: PodFlags, making: Making, *, quiet: bool = Fal
     for entry in manifest["apps"]:
         if entry["app"].get("eventHandlers"):
             settle(entry, handlers="root")  # whoever the app is (rkt `tests/rkt_run_test.go`, TestPreStart)
-    check_sources(manifest)
+    check_sources(manifest, 1 if flavor in {"linux", "nspawn"} else None)  # what nspawn says
     users = ("private" if flags.is_on("private-users") else "host") if "private-users" in flags.given else ""
     settle(manifest, flavor=flavor, user_namespace=users)
     making.manifest = manifest
@@ -179,8 +179,9 @@ def _complete(manifest: dict[str, Any], sources: Sequence[Source]) -> list[Fill]
     return fills
 
 
-def check_sources(manifest: dict[str, Any]) -> None:
-    """Volumes of the host: links are followed once, here; devices may be opened. Failure for what is not there."""
+def check_sources(manifest: dict[str, Any], code: int | None = None) -> None:
+    """Volumes of the host: links are followed once, here; devices may be opened. Failure, with this code, for what is
+    not there."""
     for volume in manifest.get("volumes") or ():
         if volume["kind"] != "host":
             continue
@@ -188,7 +189,8 @@ def check_sources(manifest: dict[str, Any]) -> None:
         try:
             mode = os.stat(volume["source"]).st_mode
         except OSError as error:
-            raise Failure(f"volume {volume['name']}: {volume['source']}: {error.strerror}") from None
+            why = f"volume {volume['name']}: Failed to stat {volume['source']}: {error.strerror}"  # nspawn's words
+            raise Failure(why, code) from None
         if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
             volume["gantry.io/device"] = True
             volume["recursive"] = False

@@ -4,6 +4,7 @@ An image's dependencies lie below it, in the order of its list: what is named la
 dependencies below it. Source: appc spec `ace.md` ("Filesystem Setup"), `aci.md`.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from executor.stage0.cas import Cas
 from executor.stage0.errors import ImageBroken, ImageError, ImageNotFound, ImageUntrusted
 from executor.stage0.manifest import MAX_LAYERS
 from executor.stage0.trust import Fact, Gate
+
+log = logging.getLogger(__name__)
 
 MAX_DEPTH = 16
 
@@ -69,6 +72,8 @@ class Resolver:
             if record is None or fact is None:
                 record = self.cas.load_image(await self.pull(_reference(name, labels)))
                 fact = None if record is None else self._allowed(name, record)
+            else:
+                log.info("using image from local store for image name %s", name)
             if record is None or fact is None:
                 raise ImageNotFound("was removed while it was pulled")
             self._check(entry, record)

@@ -30,10 +30,11 @@ _HOLE = re.compile(r"\{([^{}]*)\}")
 
 @dataclass(frozen=True)
 class Place:
-    """Where an ACI and its signature are."""
+    """Where an ACI and its signature are. text: the first as it was written, with a port that could be left out."""
 
     aci: URL
     signature: URL
+    text: str
 
 
 class _Page(HTMLParser):
@@ -144,7 +145,7 @@ def _render(http: Web, template: str, values: Mapping[str, str]) -> tuple[int, P
     image, signature = (_fill(template, {**values, "ext": extension}) for extension in ("aci", "aci.asc"))
     if not _is_address(http, image) or not _is_address(http, signature):
         return None
-    return len(holes - {"ext", "name"}), Place(URL(image), URL(signature))
+    return len(holes - {"ext", "name"}), Place(URL(image), URL(signature), image)
 
 
 def _fill(template: str, values: Mapping[str, str]) -> str:

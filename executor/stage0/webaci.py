@@ -91,7 +91,7 @@ class WebAciSource:
 
     async def find(self) -> m.Found:
         if isinstance(self._ref, names.Url):
-            return await self._fetch(self._place(URL(self._ref.url)))
+            return await self._fetch(self._place(self._ref.url))
         for place in discovery.simple(self._web, self._ref):
             try:
                 return await self._fetch(place)
@@ -102,12 +102,13 @@ class WebAciSource:
     async def close(self) -> None:
         await self._web.close()
 
-    def _place(self, url: URL) -> Place:
+    def _place(self, text: str) -> Place:
+        url = URL(text)
         if url.scheme != "https" and not self._web.may_be_plain(url):
             raise ImageRefused(
                 f"plain HTTP is refused; use https, or set plain-http for the host {authority(url)}"
             )
-        return Place(url, url.with_path(f"{url.raw_path}.asc", encoded=True, keep_query=True))
+        return Place(url, url.with_path(f"{url.raw_path}.asc", encoded=True, keep_query=True), text)
 
     async def _first(self, places: Sequence[Place]) -> m.Found:
         """The first place that has it; the last one's error counts."""
@@ -119,16 +120,15 @@ class WebAciSource:
         return await self._fetch(places[-1])
 
     async def _fetch(self, place: Place) -> m.Found:
-        url = self._ref.url if isinstance(self._ref, names.Url) else place.aci
-        log.info('remote fetching from URL "%s"', url)
+        log.info('remote fetching from URL "%s"', place.text)
         required = self._importer.gate.policy.requirement(subject(self._ref), "aci")
         signature = (
             b"" if required.kind == "none" else await self._signature(place)
         )  # nobody would look at it
         kept = Partial.take(self._cas.root, str(place.aci))
         try:
-            log.info("fetching image from %s", place.aci)
-            await _Download(self._web, place.aci, kept, self._cas.limits.unpacked_bytes, self.cache).run()
+            log.info("fetching image from %s", place.text)
+            await _Download(self._web, place, kept, self._cas.limits.unpacked_bytes, self.cache).run()
             if signature is None:
                 signature = await self._signature(place)
             asked = self._ref if isinstance(self._ref, names.Appc) else None
@@ -172,8 +172,9 @@ class WebAciSource:
 class _Download:
     """One address into a file, resumed where it broke off, in this process or one before it."""
 
-    def __init__(self, http: Web, url: URL, kept: Partial, limit: int, cache: dict[str, Any]) -> None:
-        self._web, self._url, self._kept, self._limit, self._cache = http, url, kept, limit, cache
+    def __init__(self, http: Web, place: Place, kept: Partial, limit: int, cache: dict[str, Any]) -> None:
+        self._web, self._url, self._text = http, place.aci, place.text
+        self._kept, self._limit, self._cache = kept, limit, cache
         self._done = kept.size
         self._validator = str(kept.notes.get("validator", ""))
 
@@ -234,7 +235,7 @@ class _Download:
         headers = answer.headers
         self._cache.clear()
         self._cache.update(
-            url=str(self._url), etag=headers.get("ETag", ""), modified=headers.get("Last-Modified", ""),
+            url=self._text, etag=headers.get("ETag", ""), modified=headers.get("Last-Modified", ""),
             expires=_expires(headers),
         )  # fmt: skip
 
