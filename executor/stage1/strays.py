@@ -42,9 +42,14 @@ def _find(names: Collection[str]) -> Iterator[tuple[str, int]]:
     """(directory, version) of the cgroups of these names, in every hierarchy that is mounted."""
     for point, version in sorted(_mounted()):
         for place, below, _ in os.walk(point):
-            found = [name for name in below if name in names]
-            below[:] = [name for name in below if name not in names]
+            found = [name for name in below if _is_one(name, names)]
+            below[:] = [name for name in below if name not in found]
             yield from ((os.path.join(place, name), version) for name in found)
+
+
+def _is_one(name: str, names: Collection[str]) -> bool:
+    """A pod's, or that of an app of it, which lies beside where there is none of the pod's (see `cgroups`)."""
+    return name in names or any(name.startswith(f"{one}.") for one in names)
 
 
 def _mounted() -> set[tuple[str, int]]:
