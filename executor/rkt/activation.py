@@ -38,6 +38,15 @@ def ports_of(manifest: Mapping[str, Any], entry: Mapping[str, Any]) -> list[Port
     return [Port(one, hosts.get(one.name, first[one.name]) + one.number - first[one.name]) for one in made]
 
 
+def _refuse_machine(manifest: Mapping[str, Any], ports: list[Port]) -> None:
+    if ports and flavor_of_pod(manifest) == KVM:
+        first = ports[0].own
+        raise Failure(
+            f"app {first.app}: port {first.name} is socket-activated: stage1-kvm cannot hand sockets over into a "
+            "machine; use another stage1"
+        )
+
+
 class Activation:
     """The sockets of a pod's apps. handed: descriptors that systemd gave us; whoever has them keeps them."""
 
@@ -50,12 +59,7 @@ class Activation:
         """Warnings, of a pod whose apps are all there. Failure when nobody wants the sockets that have come, or there
         are none to be had for who does."""
         wanted = [port for entry in manifest["apps"] for port in ports_of(manifest, entry)]
-        if wanted and flavor_of_pod(manifest) == KVM:
-            first = wanted[0].own
-            raise Failure(
-                f"app {first.app}: port {first.name} is socket-activated: stage1-kvm cannot hand sockets over into a "
-                "machine; use another stage1"
-            )
+        _refuse_machine(manifest, wanted)
         if self._handed and not wanted:
             raise Failure("sockets from systemd (LISTEN_FDS): no app of the pod has a socket-activated port")
         mapped = {str(one["name"]) for one in manifest.get("ports") or ()}
@@ -76,7 +80,9 @@ class Activation:
         """An app's sockets, the same at each start; those that nobody has given us are opened in the network of `pid`.
         Failure, LaunchError."""
         made = []
-        for port in ports_of(manifest, entry):
+        ports = ports_of(manifest, entry)
+        _refuse_machine(manifest, ports)
+        for port in ports:
             if not self._take(port):
                 shared = notes_of(manifest).get("gantry.io/host-network") == "true"
                 hosts = shared or flavor_of_pod(manifest) == "fly"

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from executor.rkt.activation import Activation
+from executor.rkt.flags import Failure
 from executor.stage0 import acmanifest, build
 from tests.ports import free_ports
 
@@ -123,6 +125,13 @@ def test_a_machine_takes_none(rkt, image, listening):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 254
     assert "port http is socket-activated: stage1-kvm" in err
+
+
+def test_nor_do_apps_that_come_later_to_one():
+    port = {"name": "http", "protocol": "tcp", "port": 80, "socketActivated": True}
+    manifest = {"apps": [], "annotations": [{"name": "gantry.io/flavor", "value": "kvm"}]}
+    with pytest.raises(Failure, match="port http is socket-activated: stage1-kvm"):
+        Activation(()).of(manifest, {"name": "a", "app": {"ports": [port]}}, os.getpid())
 
 
 def test_of_a_protocol_without_such_sockets(rkt, image):
