@@ -126,7 +126,13 @@ class Templates:
         while self._wanted:
             await calm()
             path, (equipment, wanted) = next(iter(self._wanted.items()))
-            if (lock := self._lock()) is None:
+            try:
+                lock = self._lock()
+            except OSError as error:
+                log.warning("no templates of virtual machines can be made: %s", error)
+                self._wanted.clear()
+                return
+            if lock is None:
                 await asyncio.sleep(_LOCK_SECONDS)
                 continue
             try:
