@@ -83,7 +83,8 @@ def _run(
 
 def _conf(one: Attachment, step: Step, told: Result | None) -> str:
     """What the plugin reads: a file as it is, if nothing has to be put into it."""
-    if told is None and step.text and config.field(step.conf, "cniVersion") in (None, "", step.version):
+    written = config.field(step.conf, "cniVersion") or config.FIRST
+    if told is None and step.text and written == step.version:
         return step.text
     more: dict[str, Any] = {"name": one.network, "cniVersion": step.version}
     if told is not None and told.raw:

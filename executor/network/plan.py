@@ -1,17 +1,19 @@
-"""What is to be done for a pod's networks, as data: pure, but for `describe`, which looks for the programs."""
+"""What is to be done for a pod's networks, as data: pure, but for looking for programs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from executor.network import plugins, ports
-from executor.network.config import Network, put
+from executor.network import plugins, ports, rates
+from executor.network.config import CHAINING, Network, at_least, put
 from executor.network.errors import CniError
 from executor.network.ports import Forward
+from executor.network.rates import Rates
 
 PORTMAP: Final = "portmap"
-_PORTMAP_VERSION: Final = "0.3.1"
-"""The oldest that it knows, of any age."""
+NO_LIMITS: Final = Rates()
+_MORE_VERSION: Final = "0.3.1"
+"""Of plugins that are put at the end of a network: the oldest that they know, of any age."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,10 @@ class Plan:
             for step in one.steps:
                 path = plugins.find(step.type, self.places)
                 args = f", args {one.args}" if one.args else ""
-                told = (step.conf.get("runtimeConfig") or {}).get(ports.CAPABILITY) or ()
-                shown = "".join(f", {port} to {port.pod_port}" for port in ports.read(told))
+                told = step.conf.get("runtimeConfig") or {}
+                forwarded = ports.read(told.get(ports.CAPABILITY) or ())
+                shown = "".join(f", {port} to {port.pod_port}" for port in forwarded)
+                shown += rates.shown(told.get(rates.CAPABILITY) or {})
                 lines.append(
                     f"run {path} ADD {one.interface}, network {one.network} of {one.source}{args}{shown}"
                 )
@@ -81,11 +85,12 @@ def plan(
     wanted: Sequence[tuple[Network, str]],
     places: Sequence[str],
     forwards: Sequence[Forward] = (),
+    limits: Rates = NO_LIMITS,
 ) -> Plan:
     """wanted: networks with their arguments (CNI_ARGS), in order: eth0, eth1, … Raises CniError.
 
     Ports are forwarded to the first network that masquerades, else the last one (rkt networking/portfwd.go): by a
-    plugin of its own list that can, or by one more.
+    plugin of its own list that can, or by one more. limits are each network's, likewise.
     """
     target = -1
     if forwards:
@@ -97,7 +102,10 @@ def plan(
     for number, (network, args) in enumerate(wanted):
         steps = [Step(one.type, network.version, one.conf, one.text) for one in network.plugins]
         if number == target:
-            steps = _forwarding(network, steps, forwards)
+            told = [one.told() for one in forwards]
+            steps = _able(network, steps, ports.CAPABILITY, told, {"type": PORTMAP, "snat": True})
+        if limits:
+            steps = _able(network, steps, rates.CAPABILITY, limits.told(), {"type": rates.PLUGIN})
         attachments.append(
             Attachment(
                 network.name, network.file, network.source, f"eth{number}", args, tuple(steps), network.text
@@ -106,13 +114,31 @@ def plan(
     return Plan(container, tuple(places), tuple(attachments), tuple(forwards))
 
 
-def _forwarding(network: Network, steps: list[Step], forwards: Sequence[Forward]) -> list[Step]:
-    told = {"runtimeConfig": {ports.CAPABILITY: [one.told() for one in forwards]}}
-    able = [number for number, plugin in enumerate(network.plugins) if plugin.can(ports.CAPABILITY)]
+def newer(network: Network, places: Sequence[str]) -> Network:
+    """The same in a version in which plugins tell of interfaces. They are asked whether they know that.
+
+    Raises CniError.
+    """
+    if at_least(network.version, CHAINING):
+        return network
+    for plugin in network.plugins:
+        path = plugins.find(plugin.type, places)
+        if _MORE_VERSION not in plugins.versions(path, places):
+            raise CniError(f'network "{network.name}": {path} does not know version {_MORE_VERSION} of CNI')
+    return replace(network, version=_MORE_VERSION)
+
+
+def _able(
+    network: Network, steps: list[Step], capability: str, told: object, more: Mapping[str, Any]
+) -> list[Step]:
+    """Tell the plugins of a network that can, or one more whose configuration is given."""
+    able = [number for number, plugin in enumerate(network.plugins) if plugin.can(capability)]
     if not able:
-        conf = {"type": PORTMAP, "snat": True, "capabilities": {ports.CAPABILITY: True}, **told}
-        return [*steps, Step(PORTMAP, _PORTMAP_VERSION, conf)]
-    return [
-        replace(step, conf=put(step.conf, **told), text="") if number in able else step
-        for number, step in enumerate(steps)
-    ]
+        conf = {**more, "capabilities": {capability: True}, "runtimeConfig": {capability: told}}
+        return [*steps, Step(str(more["type"]), _MORE_VERSION, conf)]
+    made = list(steps)
+    for number in able:
+        conf = dict(steps[number].conf)
+        heard = {**(conf.get("runtimeConfig") or {}), capability: told}
+        made[number] = replace(steps[number], conf=put(conf, runtimeConfig=heard), text="")
+    return made

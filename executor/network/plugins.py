@@ -11,7 +11,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ _PACKAGED: Final = ("bandwidth", "bridge", "dhcp", "firewall", "host-device", "h
                     "macvlan", "portmap", "ptp", "sbr", "static", "tuning", "vlan", "vrf")  # fmt: skip
 _IGNORE: Final = "IgnoreUnknown"
 _SETPRIV: Final = "setpriv"
+_VERSION_SECONDS: Final = 10.0
 _PIECE: Final = 1 << 16
 _SHOWN: Final = 400
 
@@ -201,5 +202,8 @@ def versions(path: str, places: Sequence[str]) -> list[str]:
     """Those that a plugin says it knows. Raises CniError."""
     call = Call("VERSION", "", "", "", "", tuple(places))
     conf: dict[str, Any] = {"cniVersion": VERSIONS[-1]}
-    answer: Mapping[str, Any] = json.loads(run(path, call, json.dumps(conf), VERSIONS[-1], seconds=5.0))
-    return [str(one) for one in field(answer, "supportedVersions") or []]
+    answer = run(path, call, json.dumps(conf), VERSIONS[-1], seconds=_VERSION_SECONDS)
+    try:
+        return [str(one) for one in field(json.loads(answer), "supportedVersions") or ()]
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise CniError(f"{path}: it does not say which versions of CNI it knows") from None

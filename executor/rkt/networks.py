@@ -12,20 +12,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from executor.network import attachments, record, selection
+from executor.network import attachments, plugins, rates, record, selection
 from executor.network.errors import CniError
 from executor.network.info import RECORD
-from executor.network.plan import Plan, plan
+from executor.network.plan import Plan, newer, plan
 from executor.network.plugins import Stopper
 from executor.network.ports import Forward, forwards
+from executor.network.rates import Rates
 from executor.network.results import Result
 from executor.pods.launcher import AppExit
 from executor.pods.poddir import Phase, PodDir
 from executor.pods.ports import RunPod, Sandbox
 from executor.rkt.common import Globals
 from executor.rkt.flags import Failure
+from executor.rkt.pods import MUTABLE
+from executor.stage1.isolators import ManifestError, quantity
 
 _ENDED: Final = (Phase.RUN, Phase.EXITED, Phase.GARBAGE)
+BANDWIDTH: Final = "resource/network-bandwidth"
 _LOCK: Final = ".networks"
 _TRIED: Final = "net/tried"
 _FAILED: Final = "stage1: failed to setup network"
@@ -33,13 +37,22 @@ _FAILED: Final = "stage1: failed to setup network"
 
 
 def planned(
-    g: Globals, uuid: str, nets: dict[str, str], manifest: Mapping[str, Any], *, activated: bool
+    g: Globals,
+    uuid: str,
+    nets: dict[str, str],
+    manifest: Mapping[str, Any],
+    limits: Rates,
+    *,
+    activated: bool,
 ) -> Plan:
     """What is to be made. activated: sockets have come for ports that say so; these are not forwarded. Failure."""
     try:
         wanted = selection.choose(nets, g.config_dirs, lambda text: g.say(f"networking: {text}"))
         places = selection.places(g.config_dirs)
-        made = plan(uuid, wanted, places, forwards(_without_activated(manifest) if activated else manifest))
+        if limits:
+            wanted = [(newer(network, places), args) for network, args in wanted]
+        mapped = forwards(_without_activated(manifest) if activated else manifest)
+        made = plan(uuid, wanted, places, mapped, limits)
         made.check()
     except CniError as error:
         raise Failure(f"{_FAILED}: {error}") from None
@@ -50,6 +63,36 @@ def _without_activated(manifest: Mapping[str, Any]) -> dict[str, Any]:
     ports = [port for entry in manifest["apps"] for port in (entry.get("app") or {}).get("ports") or ()]
     names = {port["name"] for port in ports if port.get("socketActivated")}
     return {**manifest, "ports": [port for port in manifest.get("ports") or () if port["name"] not in names]}
+
+
+def take_limits(g: Globals, manifest: dict[str, Any]) -> Rates:
+    """Take out of a manifest what it says of the network's use (appc ace.md, resource/network-bandwidth) and a plugin
+    can enforce: of the pod, or of its only app. Failure."""
+    bodies = [manifest, *(entry["app"] for entry in manifest["apps"][:1] if len(manifest["apps"]) == 1)]
+    bodies = [body for body in bodies if any(one["name"] == BANDWIDTH for one in body.get("isolators") or ())]
+    found = Rates()
+    if not bodies or MUTABLE in (n["name"] for n in manifest["annotations"] if n["value"] == "true"):
+        return found
+    try:
+        plugins.find(rates.PLUGIN, selection.places(g.config_dirs))
+    except CniError:
+        return found  # it stays where it is, and is told of
+    for body in bodies:
+        for one in body["isolators"]:
+            found = found.under(_rates(one["value"])) if one["name"] == BANDWIDTH else found
+        body["isolators"] = [one for one in body["isolators"] if one["name"] != BANDWIDTH]
+    return found
+
+
+def _rates(value: Mapping[str, Any]) -> Rates:
+    """limit: of both directions, or with `gantry.io/ingress` of what goes out. Failure."""
+    try:
+        out, into = (quantity(value.get(key) or 0) for key in ("limit", "gantry.io/ingress"))
+    except ManifestError as error:
+        raise Failure(f"isolator {BANDWIDTH}: {error}") from None
+    if value.get("default") is not True or "request" in value or not (out or into):
+        raise Failure(f"isolator {BANDWIDTH}: needs default: true and a limit, and no request")
+    return Rates(into or out, out)
 
 
 class Networks:

@@ -131,8 +131,7 @@ async def execute(
     try:
         try:
             await ready
-            _settle(g, asked, making)
-            nets = _networks(g, asked, making)
+            nets = _settle(g, asked, making)
             launcher = await launching
             if tpm is not None:
                 await measured.measure(g, tpm, launcher, making.pod.path, making.digests)
@@ -169,22 +168,22 @@ async def _register(asked: PodFlags, pod: Foreground) -> None:
 
 def _told(g: Globals, asked: PodFlags, making: Making) -> list[str]:
     """As `_settle`; what would be done for its networks. Failure."""
-    _settle(g, asked, making)
-    nets = _networks(g, asked, making)
+    nets = _settle(g, asked, making)
     return [] if nets is None else nets.describe()
 
 
 def _networks(g: Globals, asked: PodFlags, making: Making) -> "Networks | None":
-    """Those of the pod; None for none. Failure."""
+    """Those of the pod; None for none. What they enforce is taken out of the manifest. Failure."""
     if asked.network != CONTAINED or flavor_of_pod(making.manifest) == FLY:
         for port in making.manifest.get("ports") or ():
             g.say(
                 f"port {port['name']}: {port['hostPort']} is not forwarded: the pod has no network for that"
             )
         return None
-    from executor.rkt.networks import Networks, planned
+    from executor.rkt.networks import Networks, planned, take_limits
 
-    made = planned(g, making.pod.name, asked.nets, making.manifest, activated=bool(sockets()))
+    limits = take_limits(g, making.manifest)
+    made = planned(g, making.pod.name, asked.nets, making.manifest, limits, activated=bool(sockets()))
     dns = asked.image_files().get("resolv.conf") is False
     if dns:  # what a network says is written over it
         (making.pod.path / "etc/resolv.conf").write_text(_resolv_conf())
@@ -211,21 +210,24 @@ async def _launch(pod: PodDir) -> Launcher:
     return await Launcher.start(spares=0, hold=(pod.lock,))
 
 
-def _settle(g: Globals, asked: PodFlags, making: Making) -> None:
-    """Write down how the pod is run: network, host name, files of /etc, what is not insisted on. Failure."""
+def _settle(g: Globals, asked: PodFlags, making: Making) -> "Networks | None":
+    """Write down how the pod is run: network, host name, files of /etc, what is not insisted on. Its networks, which
+    are to be made. Failure."""
+    etc = making.pod.path / "etc"
+    etc.mkdir(exist_ok=True)
     host = asked.network == "host"
     hostname = asked.flags.values["hostname"] or f"rkt-{making.pod.name}"
     settle(making.manifest, hostname="" if host else hostname, host_network="true" if host else "")
     if asked.flags.values["ipc"] == "parent" and flavor_of_pod(making.manifest) == "linux":
         settle(making.manifest, host_ipc="true")
     unrestrict(making.manifest, g.insecure, flavor_of_pod(making.manifest))
+    nets = _networks(g, asked, making)
     making.manifest = skip(making.manifest, flavor_of_pod(making.manifest), making.pod.path)
     notify.add(making.manifest, making.pod.path, g.pods / Phase.RUN / making.pod.name)
     for entry in making.manifest["apps"]:
         layers = (making.pod.path / "appsinfo" / entry["name"] / "lower").read_text().splitlines()
         keep_image_files(entry, layers, _image_files(asked, making.manifest))
     making.pod.write_manifest(making.manifest)
-    etc = making.pod.path / "etc"
-    etc.mkdir(exist_ok=True)
     for name, text in asked.etc(hostname).items():
         (etc / name).write_text(text)
+    return nets

@@ -20,14 +20,15 @@ import pytest
 from executor.network import attachments, config, info, record, trial
 from executor.network.errors import CniError
 from executor.network.namespaces import within
-from executor.network.plan import Plan, plan
+from executor.network.plan import Plan, newer, plan
 from executor.network.plugins import PLACES, Stopper
 from executor.network.ports import Forward
+from executor.network.rates import Rates
 from tests.waiting import until
 
 MISSING = [
     name
-    for name in ("ptp", "bridge", "host-local", "portmap", "tuning")
+    for name in ("ptp", "bridge", "host-local", "portmap", "tuning", "bandwidth")
     if not shutil.which(name, path=":".join(PLACES))
 ]
 pytestmark = [
@@ -227,6 +228,22 @@ def test_arguments_choose_an_address_and_one_that_is_taken_is_refused(
     assert world.leases() == ["10.91.0.77"]
     world.detach()
     world.nothing_left()
+
+
+def test_limits(world: World) -> None:
+    network = newer(world.network("ptp"), PLACES)
+    made = plan("6a1c4e0e-uuid", [(network, "")], PLACES, limits=Rates(1_000_000, 2_000_000))
+    assert made.describe()[1].endswith(", ingress 8000000 bits/s, egress 16000000 bits/s")
+    record.save(world.directory, made)
+    world.attach(made)
+    limits = [line for line in world.sh(world.host, "tc", "qdisc").splitlines() if " tbf " in line]
+    assert [("rate 8Mbit" in line, "rate 16Mbit" in line) for line in limits] == [
+        (True, False),
+        (False, True),
+    ]
+    world.detach()
+    world.nothing_left()
+    assert " tbf " not in world.sh(world.host, "tc", "qdisc")
 
 
 @pytest.mark.parametrize("kind", ["ptp", "bridge"])

@@ -10,6 +10,7 @@ from executor.network import config, results, selection
 from executor.network.errors import CniError
 from executor.network.plan import plan
 from executor.network.ports import Forward, forwards
+from executor.network.rates import Rates
 
 Ptp = dict[str, Any]
 PTP: Ptp = {
@@ -290,3 +291,19 @@ def test_a_list_that_forwards_ports_itself_does_so() -> None:
     assert [step.type for step in made.steps] == ["ptp", "portmap"]
     assert made.steps[1].conf["snat"] is False
     assert made.steps[1].conf["runtimeConfig"]["portMappings"][0]["hostPort"] == 1
+
+
+def test_limits_are_each_networks() -> None:
+    steps = [PTP, {"type": "bandwidth", "capabilities": {"bandwidth": True, "portMappings": True}}]
+    own = config.parse(json.dumps({"cniVersion": "0.4.0", "name": "l", "plugins": steps}), "/l.conflist")
+    made = plan("id", [(network(), ""), (own, "")], [], [Forward("tcp", 1, 2)], Rates(0, 1_000_000))
+    told = {"egressRate": 8_000_000, "egressBurst": 1 << 20}
+    first, second = (
+        [(step.type, step.conf.get("runtimeConfig")) for step in one.steps] for one in made.attachments
+    )
+    assert [name for name, _ in first] == ["ptp", "portmap", "bandwidth"]
+    assert first[2] == ("bandwidth", {"bandwidth": told})
+    assert second[1:] == [("bandwidth", {"bandwidth": told})]
+    both = plan("id", [(own, "")], [], [Forward("tcp", 1, 2)], Rates(0, 1_000_000)).attachments[0].steps[1]
+    assert set(both.conf["runtimeConfig"]) == {"bandwidth", "portMappings"}
+    assert Rates(5, 0).under(Rates(3, 7)) == Rates(3, 7)

@@ -98,3 +98,10 @@ def test_where_it_is_found(make: Make, tmp_path: Path) -> None:
         plugins.find("nope", ["/nowhere"])
     with pytest.raises(CniError, match=r"in /nowhere: install containernetworking-plugins$"):
         plugins.find("ptp", ["/nowhere"])
+
+
+def test_which_versions_it_knows(make: Make) -> None:
+    said = '{"cniVersion": "1.0.0", "supportedVersions": ["0.1.0", "1.0.0"]}'
+    assert plugins.versions(make(f"[ $CNI_COMMAND = VERSION ] && echo '{said}'"), []) == ["0.1.0", "1.0.0"]
+    with pytest.raises(CniError, match="does not say which versions of CNI it knows"):
+        plugins.versions(make("echo nonsense"), [])

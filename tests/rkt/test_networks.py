@@ -19,6 +19,7 @@ from executor.network import record
 from executor.network.namespaces import within
 from executor.network.plan import Attachment, Plan, Step
 from executor.network.plugins import PLACES
+from executor.network.rates import Rates
 from executor.pods.poddir import Phase, PodDirs
 from executor.rkt import networks
 from executor.rkt.common import Globals
@@ -26,7 +27,11 @@ from executor.rkt.flags import Failure
 from executor.stage0 import acmanifest, build
 from tests.waiting import until
 
-MISSING = [name for name in ("ptp", "host-local", "portmap") if not shutil.which(name, path=":".join(PLACES))]
+MISSING = [
+    name
+    for name in ("ptp", "host-local", "portmap", "bandwidth")
+    if not shutil.which(name, path=":".join(PLACES))
+]
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}: containernetworking-plugins"),
@@ -296,3 +301,33 @@ def test_what_a_dead_pod_has_left_is_tried_once_by_others(
     assert capsys.readouterr().err == f"run: pod dead: networking: {said}\n"
     with pytest.raises(Failure, match="could not find plugin"):
         networks.release(g, pod.path)
+
+
+def test_limits_that_a_plugin_enforces_are_taken_out_of_the_manifest(tmp_path: Path) -> None:
+    g = Globals("run", local_config=str(tmp_path))
+
+    def limit(text: str, **more: object) -> dict[str, Any]:
+        return {"name": "resource/network-bandwidth", "value": {"default": True, "limit": text, **more}}
+
+    def pod(count: int = 1, **notes: str) -> dict[str, Any]:
+        other = {"name": "resource/memory", "value": {"limit": "1G"}}
+        return {
+            "apps": [{"app": {"isolators": [limit("2M"), other]}} for _ in range(count)],
+            "isolators": [limit("3M", **{"gantry.io/ingress": "1M"})],
+            "annotations": [{"name": name, "value": value} for name, value in notes.items()],
+        }
+
+    before = pod()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("executor.network.plugins.PLACES", (str(tmp_path),))
+        assert not networks.take_limits(g, before)  # there is no such plugin
+    assert before == pod()
+    assert networks.take_limits(g, before) == Rates(1_000_000, 2_000_000)
+    assert [one["name"] for one in before["apps"][0]["app"]["isolators"]] == ["resource/memory"]
+    assert before["isolators"] == []
+    several = pod(2)
+    assert networks.take_limits(g, several) == Rates(1_000_000, 3_000_000)
+    assert several["apps"] == pod(2)["apps"]  # what one of them uses nobody can tell
+    assert not networks.take_limits(g, pod(**{"coreos.com/rkt/stage1/mutable": "true"}))
+    with pytest.raises(Failure, match="not a number with a suffix"):
+        networks.take_limits(g, {**pod(), "isolators": [limit("much")]})
