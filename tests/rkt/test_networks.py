@@ -22,6 +22,7 @@ from executor.network.plugins import PLACES
 from executor.network.rates import Rates
 from executor.pods.poddir import Phase, PodDirs
 from executor.rkt import networks
+from executor.rkt.cli import main
 from executor.rkt.common import Globals
 from executor.rkt.flags import Failure
 from executor.stage0 import acmanifest, build
@@ -224,12 +225,20 @@ def test_files_of_etc(machine: Machine) -> None:
     machine.nothing_left()
 
 
-def test_flavors_and_sandboxes(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    rkt = machine.rkt
-    shown = ["example.com/box", "--exec=/bin/busybox", "--", "ip", "-o", "-4", "addr"]
-    done = rkt.good("run", "--net=default,default-restricted", "--stage1-name=nspawn", *shown)
+SHOW = ["example.com/box", "--exec=/bin/busybox", "--", "ip", "-o", "-4", "addr"]
+
+
+@pytest.mark.skipif(shutil.which("systemd-nspawn") is None, reason="needs systemd-nspawn")
+def test_two_networks_of_a_container_of_nspawns(machine: Machine) -> None:
+    flags = ["--net=default,default-restricted", "--stage1-name=nspawn"]
+    done = machine.rkt.good("run", *flags, *SHOW)
     assert [line.split()[3] for line in done.lines] == ["127.0.0.1/8", "172.31.0.2/16", "172.16.28.2/24"]
-    done = rkt.good("run", "--net=default-restricted", "--stage1-name=fly", *shown)
+    machine.nothing_left()
+
+
+def test_fly_and_sandboxes(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    rkt = machine.rkt
+    done = rkt.good("run", "--net=default-restricted", "--stage1-name=fly", *SHOW)
     assert "flavor fly has this machine's network all the same" in done.err
     assert "172.31" not in done.out
     monkeypatch.setenv("RKT_EXPERIMENT_APP", "true")
@@ -246,39 +255,47 @@ def test_flavors_and_sandboxes(machine: Machine, monkeypatch: pytest.MonkeyPatch
     machine.nothing_left()
 
 
-def test_networks_that_cannot_be(machine: Machine) -> None:
+def test_networks_that_cannot_be(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     rkt = machine.rkt
     machine.network("10-lame.conf", name="lame", type="no-such-plugin")
+    done = rkt("run", "--net=nope", "example.com/box")
+    assert (done.code, done.err) == (254, "run: stage1: failed to setup network: networks not found: nope\n")
+    machine.nothing_left()
+    capsys.readouterr()
+
+    def planned(*flags: str) -> tuple[int, list[str], str]:
+        code = main([*rkt.flags, "run", "--print-plan", *flags])
+        said = capsys.readouterr()
+        return code, said.out.splitlines(), said.err
+
     for flags, why in (
-        (["--net=nope"], "stage1: failed to setup network: networks not found: nope"),
         (["--net=lame"], 'error adding network "lame": could not find plugin "no-such-plugin" in '),
         (["--port=nope:1"], 'port name "nope" could not be found in any apps'),
     ):
-        done = rkt("run", *flags, "example.com/box")
-        assert (done.code, why in done.err) == (254, True), done.err
-    plan = rkt.good(
-        "run", "--print-plan", "--net=default:IP=172.16.28.9", "--port=http:8080", "example.com/web"
-    ).lines
-    assert re.fullmatch(
-        r"   1 run .*/ptp ADD eth0, network default of 99-default\.conf, args IP=172\.16\.28\.9", plan[-2]
-    )
+        code, _, err = planned(*flags, "example.com/box")
+        assert (code, why in err) == (254, True), err
+    _, plan, _ = planned("--net=default:IP=172.16.28.9", "--port=http:8080", "example.com/web")
+    first = r"   1 run .*/ptp ADD eth0, network default of 99-default\.conf, args IP=172\.16\.28\.9"
+    assert re.fullmatch(first, plan[-2])
     assert re.fullmatch(r"   2 run .*/portmap ADD eth0, .*, tcp-0\.0\.0\.0:8080 to 80", plan[-1])
     (rkt.base / "etc/net.d/99.conf").write_text("{")
-    assert "99.conf: Expecting property name" in rkt("run", "example.com/box").err
-    machine.nothing_left()
+    assert "99.conf: Expecting property name" in planned("example.com/box")[2]
 
 
-def test_what_the_command_line_of_a_sandbox_says(rkt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_command_line_of_a_sandbox_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("RKT_EXPERIMENT_APP", "true")
-    for port, why in (
-        ("web:80", "is not in name:protocol:podPort:hostIP:hostPort format"),
-        ("web:icmp:80:127.0.0.1:80", 'invalid protocol "icmp"'),
-        ("web:tcp:80:here:80", 'could not parse IP "here"'),
-        ("web:tcp:80:::1:99999", '"99999" is not a valid port number'),
-        ("WEB:tcp:80:::1:80", '"WEB" is not a valid port name'),
+    for flags, why in (
+        (["--port=web:80"], "is not in name:protocol:podPort:hostIP:hostPort format"),
+        (["--port=web:icmp:80:127.0.0.1:80"], 'invalid protocol "icmp"'),
+        (["--port=web:tcp:80:here:80"], 'could not parse IP "here"'),
+        (["--port=web:tcp:80:::1:99999"], '"99999" is not a valid port number'),
+        (["--port=WEB:tcp:80:::1:80"], '"WEB" is not a valid port name'),
+        (["--net=none", "--port=web:tcp:80:::1:80"], "does not work with 'none'"),
     ):
-        assert why in rkt("app", "sandbox", f"--port={port}").err
-    assert "does not work with 'none'" in rkt("app", "sandbox", "--net=none", "--port=web:tcp:80:::1:80").err
+        assert main([f"--dir={tmp_path}", "app", "sandbox", *flags]) == 1
+        assert why in capsys.readouterr().err
 
 
 def test_what_a_dead_pod_has_left_is_tried_once_by_others(
