@@ -89,7 +89,11 @@ async def executor(tmp_path_factory: pytest.TempPathFactory, state: Path) -> Asy
 def container(name: str, script: str, **fields: Any) -> dict[str, Any]:
     applets = 'for a in $(busybox --list); do alias $a="busybox $a"; done\n'
     command = ["/bin/sh", "-c", f"{applets}{script}"]
-    return {"name": name, "image": IMAGE, "imagePullPolicy": "IfNotPresent", "command": command, **fields}
+    asked = fields.pop("resources", {})
+    if "cpu" not in asked.get("limits", {}):
+        asked = {**asked, "requests": {"cpu": "4"}}  # the weight of what it runs beside, as in conftest
+    own = {"image": IMAGE, "imagePullPolicy": "IfNotPresent", "command": command, "resources": asked}
+    return {"name": name, **own, **fields}
 
 
 def pod(**spec: Any) -> tuple[str, dict[str, Any]]:

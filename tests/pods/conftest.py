@@ -33,7 +33,6 @@ from executor.pods.enforcing import NO_FACTS, Facts
 from executor.pods.env import Node
 from executor.pods.gpus import Gpus
 from executor.pods.keeper import LauncherKeeper
-from executor.pods.logread import LogOptions, read_log
 from executor.pods.poddir import Phase, PodDirs
 from executor.pods.pods import Pods
 from executor.pods.ports import Machine
@@ -44,6 +43,7 @@ from executor.stage0.store import ImageStore
 from executor.stage0.trust.gate import Gate
 from executor.stage0.trust.policy import Policy
 from tests.ground import need_launcher, put_busybox
+from tests.pods.reported import Reported
 
 
 @dataclass
@@ -260,7 +260,6 @@ def image_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 IMAGE = "localhost/busybox:1"
-SECONDS = 60.0
 
 
 @pytest.fixture(scope="session")
@@ -269,7 +268,7 @@ def launcher_works() -> None:
     need_launcher()
 
 
-class Host:
+class Host(Reported):
     """One machine with pods on it, and everything they reported."""
 
     def __init__(
@@ -282,8 +281,7 @@ class Host:
         rules: Rules = NO_RULES,
         facts: Facts = NO_FACTS,
     ) -> None:
-        self.reports: dict[str, list[Report]] = {}
-        self.news = asyncio.Condition()
+        super().__init__()
         self.dirs = PodDirs(root / "pods")
         self.dirs.open()
         self.keeper = LauncherKeeper()
@@ -302,18 +300,7 @@ class Host:
             rules=rules,
             facts=facts,
         )
-        self.pods = Pods(machine, self._report, keep_dead=keep_dead)
-        self._notifying: set[asyncio.Task[None]] = set()
-
-    def _report(self, task_id: str, report: Report) -> None:
-        self.reports.setdefault(task_id, []).append(report)
-        task = asyncio.ensure_future(self._notify())
-        self._notifying.add(task)
-        task.add_done_callback(self._notifying.discard)
-
-    async def _notify(self) -> None:
-        async with self.news:
-            self.news.notify_all()
+        self.pods = Pods(machine, self.report, keep_dead=keep_dead)
 
     def run(
         self,
@@ -339,20 +326,6 @@ class Host:
         spec = {"containers": made, "initContainers": inits, **spec}
         self.pods.launch(task_id, {"metadata": meta, "spec": spec}, supplies)
         return task_id
-
-    async def until(self, task_id: str, test: Callable[[Report], bool]) -> Report:
-        """The first report that passes, also one that has come already."""
-        async with asyncio.timeout(SECONDS), self.news:
-            await self.news.wait_for(lambda: any(map(test, self.reports.get(task_id, ()))))
-        return next(r for r in self.reports[task_id] if test(r))
-
-    async def end(self, task_id: str) -> Report:
-        return await self.until(task_id, lambda r: r.terminal)
-
-    async def log(self, name: str, app: str = "c0", *, previous: bool = False, **options: Any) -> str:
-        path, writer = self.pods.log_of("default", name, app, previous=previous)
-        async with asyncio.timeout(SECONDS):
-            return b"".join([b async for b in read_log(path, LogOptions(**options), writer)]).decode()
 
     async def close(self) -> None:
         await self.pods.shutdown(0.0, "the test is over")

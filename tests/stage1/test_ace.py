@@ -5,13 +5,12 @@ The numbers are those of the assertions of spec/ace/validator.go (appc spec 0.8.
 sidekick, 14 post-stop. The validator is a shell script here; what takes more than a shell to compare, it prints.
 """
 
-import asyncio
 import io
 import json
 import os
 import tarfile
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,9 @@ from executor.kvm.machines import Machines
 from executor.metadata.images import store_manifests
 from executor.metadata.keys import Keys
 from executor.metadata.service import Service
-from executor.pods.core.effects import Report
 from executor.pods.env import Node
 from executor.pods.gpus import Gpus, Host
 from executor.pods.keeper import LauncherKeeper
-from executor.pods.logread import LogOptions, read_log
 from executor.pods.poddir import PodDirs
 from executor.pods.pods import Pods
 from executor.pods.ports import Machine
@@ -38,10 +35,10 @@ from executor.stage0.trust.gate import Gate
 from executor.stage0.trust.policy import Policy
 from executor.stage1 import nspawn
 from executor.stage1.manifest import FLAVORS
+from tests.pods.reported import SECONDS, Reported
 
 pytestmark = pytest.mark.root
 
-SECONDS = 90.0
 # Emulated it takes its time; machines start one at a time.
 MACHINE = [pytest.mark.timeout(300), pytest.mark.xdist_group("machines")]
 VALIDATOR = r"""#!/bin/sh
@@ -160,14 +157,12 @@ def make_aci(mode: str, image: Path, target: Path) -> Path:
     return target
 
 
-class Executor:
+class Executor(Reported):
     """All of it, but for Mesos."""
 
     def __init__(self, root: Path, machines: Path) -> None:
         """machines: where what all virtual machines have in common is kept."""
-        self.reports: dict[str, list[Report]] = {}
-        self._news = asyncio.Condition()
-        self._tasks: set[asyncio.Task[None]] = set()
+        super().__init__()
         self.dirs = PodDirs(root / "pods")
         self.dirs.open()
         self.keeper = LauncherKeeper()
@@ -184,27 +179,7 @@ class Executor:
             (*FLAVORS, "kvm"),
             metadata=self.metadata,
         )
-        self.pods = Pods(machine, self._report)
-
-    def _report(self, task_id: str, report: Report) -> None:
-        self.reports.setdefault(task_id, []).append(report)
-
-        async def tell() -> None:
-            async with self._news:
-                self._news.notify_all()
-
-        task = asyncio.ensure_future(tell())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def until(self, task_id: str, test: Callable[[Report], Any], seconds: float = SECONDS) -> Report:
-        async with asyncio.timeout(seconds), self._news:
-            await self._news.wait_for(lambda: any(map(test, self.reports.get(task_id, ()))))
-        return next(r for r in self.reports[task_id] if test(r))
-
-    async def log(self, name: str, app: str) -> str:
-        path, writer = self.pods.log_of("default", name, app, previous=False)
-        return b"".join([piece async for piece in read_log(path, LogOptions(), writer)]).decode()
+        self.pods = Pods(machine, self.report)
 
     async def close(self) -> None:
         await self.pods.shutdown(0.0, "the test is over")
@@ -237,6 +212,28 @@ def acis(image: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     """The validator's two images."""
     base = tmp_path_factory.mktemp("acis")
     return {mode: make_aci(mode, image, base / f"{mode}.aci") for mode in ("main", "sidekick")}
+
+
+def check_told(told: dict[str, str], meta: dict[str, Any]) -> None:
+    """What the metadata service has told the main app, by path, of a pod with this `metadata`."""
+    manifest = json.loads(told["/pod/manifest"])
+    assert manifest["acKind"] == "PodManifest"
+    assert told["/pod/uuid"] == meta["uid"]  # 9
+    annotations = json.loads(told["/pod/annotations"])
+    assert annotations == manifest["annotations"]
+    assert {"name": "example.com/note", "value": "kept"} in annotations
+    assert manifest["userAnnotations"] == meta["annotations"]
+    for mode in ("main", "sidekick"):  # 10
+        app = f"ace-validator-{mode}"
+        (entry,) = (one for one in manifest["apps"] if one["name"] == app)
+        original = image_manifest(mode)
+        assert json.loads(told[f"/apps/{app}/image/manifest"]) == original
+        assert told[f"/apps/{app}/image/id"] == entry["image"]["id"]
+        assert entry["image"]["id"].startswith("sha512-")
+        expected = {one["name"]: one["value"] for one in original["annotations"]}
+        expected |= {one["name"]: one["value"] for one in entry["annotations"]}
+        found = json.loads(told[f"/apps/{app}/annotations"])
+        assert [(one["name"], one["value"]) for one in found] == list(expected.items())
 
 
 @pytest.mark.parametrize("network", ["own", "host"])
@@ -274,7 +271,7 @@ async def test_the_validator_s_fourteen(
     }
     task = f"{meta['uid']}.1"  # cgroups are named after it, and tests run beside one another
     executor.pods.launch(task, {"metadata": meta, "spec": spec}, Supplies(handler=flavor))
-    ended = await executor.until(task, lambda report: report.terminal, 240.0 if flavor == "kvm" else SECONDS)
+    ended = await executor.end(task, 240.0 if flavor == "kvm" else SECONDS)
     said = (await executor.log("ace", "ace-validator-main")).splitlines()
     sidekick = await executor.log("ace", "ace-validator-sidekick")
     assert ended.state == "TASK_FINISHED", (said, sidekick, ended)
@@ -285,24 +282,7 @@ async def test_the_validator_s_fourteen(
         "main OK",  # 2 to 8, 11, 12
         "poststop OK",  # 14
     ]
-    manifest = json.loads(told["/pod/manifest"])
-    assert manifest["acKind"] == "PodManifest"
-    assert told["/pod/uuid"] == meta["uid"]  # 9
-    annotations = json.loads(told["/pod/annotations"])
-    assert annotations == manifest["annotations"]
-    assert {"name": "example.com/note", "value": "kept"} in annotations
-    assert manifest["userAnnotations"] == meta["annotations"]
-    for mode in ("main", "sidekick"):  # 10
-        app = f"ace-validator-{mode}"
-        (entry,) = (one for one in manifest["apps"] if one["name"] == app)
-        original = image_manifest(mode)
-        assert json.loads(told[f"/apps/{app}/image/manifest"]) == original
-        assert told[f"/apps/{app}/image/id"] == entry["image"]["id"]
-        assert entry["image"]["id"].startswith("sha512-")
-        expected = {one["name"]: one["value"] for one in original["annotations"]}
-        expected |= {one["name"]: one["value"] for one in entry["annotations"]}
-        found = json.loads(told[f"/apps/{app}/annotations"])
-        assert [(one["name"], one["value"]) for one in found] == list(expected.items())
+    check_told(told, meta)
 
 
 async def test_nothing_of_a_pod_s_service_is_left(executor: Executor, acis: dict[str, Path]) -> None:
@@ -319,7 +299,7 @@ async def test_nothing_of_a_pod_s_service_is_left(executor: Executor, acis: dict
         spec = {"containers": [container], "restartPolicy": "Never"}
         task = f"{meta['uid']}.1"
         executor.pods.launch(task, {"metadata": meta, "spec": spec})
-        await executor.until(task, lambda report: report.terminal)
+        await executor.end(task)
         urls.append((await executor.log(name, "c")).split()[0])
         await executor.pods.settle()
         sockets = {path for path in map(_target, Path("/proc/self/fd").iterdir()) if "socket:" in path}
