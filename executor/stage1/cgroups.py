@@ -2,7 +2,7 @@
 
 Everything works on a `Layout` (a map from controller to directory), so the logic runs on any directory tree.
 v1: `<executor's own cgroup>/gantry.<pod>/<app>` in each hierarchy, so the agent's limits hold for the pod too; in those
-of memory and the freezer `gantry.<pod>.<app>` where nothing is for the pod as a whole there: each cgroup costs.
+of memory and the freezer `gantry.<pod>~<app>` where nothing is for the pod as a whole there: each cgroup costs.
 v2: `<mount>/gantry/gantry.<pod>/<app>` (or `gantry-pods`), beside the agent's tree and never below it: the agent
 would take what it does not know for nested containers and destroy it. Processes are only in leaves there (`.init`
 is init's).
@@ -229,7 +229,7 @@ class PodCgroup:
     def directory(self, root: str, app: str) -> str:
         """Of an app, or the pod, in a hierarchy."""
         if app and root in self._apart:
-            return os.path.join(root, f"{self.name}.{app}")
+            return os.path.join(root, f"{self.name}~{app}")
         return os.path.join(root, self.name, app) if app else os.path.join(root, self.name)
 
     def place(self, app: str, limits: Limits, *, alone: bool = False) -> None:

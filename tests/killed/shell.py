@@ -108,7 +108,7 @@ class Shell:
         layout = cgroups.detect(
             Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text()
         )
-        names = [f"{cgroups.PREFIX}{pod}{more}" for pod in self.pods for more in ("", ".*")]
+        names = [f"{cgroups.PREFIX}{pod}{more}" for pod in self.pods for more in ("", "~*")]
         found += [
             f"cgroup {path}" for root in layout.roots for name in names for path in Path(root).glob(name)
         ]

@@ -226,7 +226,7 @@ def leftovers() -> Callable[[Path], list[str]]:
     """Processes and cgroups of a machine that are still there."""
 
     def find(directory: Path) -> list[str]:
-        found = [str(path) for path in Path("/sys/fs/cgroup").rglob(f"gantry.{directory.name}")]
+        found = [str(path) for path in Path("/sys/fs/cgroup").rglob(f"gantry.{directory.name}*")]
         for process in Path("/proc").iterdir():
             if process.name.isdecimal():
                 try:

@@ -29,11 +29,16 @@ def _running(pod: str, program: str) -> list[int]:
     cgroups = [path for path in Path("/sys/fs/cgroup").rglob(f"gantry.{pod}") if path.is_dir()][:1]
     found = []
     for file in (file for cgroup in cgroups for file in cgroup.rglob("cgroup.procs")):
-        for pid in map(int, file.read_text().split()):
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                if program in Path(f"/proc/{pid}/cmdline").read_bytes().decode():
-                    found.append(pid)
+        with contextlib.suppress(OSError):  # the cgroup, or the process, has gone meanwhile
+            found += [pid for pid in map(int, file.read_text().split()) if _is(pid, program)]
     return found
+
+
+def _is(pid: int, program: str) -> bool:
+    try:
+        return program in Path(f"/proc/{pid}/cmdline").read_bytes().decode()
+    except OSError:
+        return False
 
 
 async def _end(pid: int) -> None:

@@ -238,7 +238,7 @@ def _cgroups(directory: Path) -> list[Path]:
     return [
         found
         for base, cgroup in places
-        for name in (f"gantry.{directory.name}", f"gantry.{directory.name}.*")
+        for name in (f"gantry.{directory.name}", f"gantry.{directory.name}~*")
         for found in sorted(Path(base + cgroup.rstrip("/")).glob(name))
     ]
 
@@ -256,7 +256,7 @@ def app_cgroups_of() -> Callable[[Path, str], list[Path]]:
     def find(directory: Path, app: str) -> list[Path]:
         places = _cgroups(directory)
         below = [path / app for path in places if (path / app).exists()]
-        return below + [path for path in places if path.name == f"gantry.{directory.name}.{app}"]
+        return below + [path for path in places if path.name == f"gantry.{directory.name}~{app}"]
 
     return find
 

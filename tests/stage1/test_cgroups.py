@@ -151,16 +151,16 @@ def test_v1_apps_apart_from_their_pod(tmp_path: Path) -> None:
     for name, alone in (("a", True), ("b", False)):
         pod.create_app(name, Limits(), alone=alone)
     assert pod.app_members("a") == (
-        f"{memory}/gantry.u1.a/tasks",
-        f"{freezer}/gantry.u1.a/tasks",
+        f"{memory}/gantry.u1~a/tasks",
+        f"{freezer}/gantry.u1~a/tasks",
         f"{cpu}/gantry.u1/tasks",
     )
-    assert pod.app_members("b")[1:] == (f"{freezer}/gantry.u1.b/tasks", f"{cpu}/gantry.u1/b/tasks")
+    assert pod.app_members("b")[1:] == (f"{freezer}/gantry.u1~b/tasks", f"{cpu}/gantry.u1/b/tasks")
     assert leftovers(layout) == []
-    busy = tmp_path / "freezer/gantry.u1.b/cgroup.procs"
+    busy = tmp_path / "freezer/gantry.u1~b/cgroup.procs"
     busy.touch()
     assert pod.kill("a")
-    assert sorted(os.listdir(freezer)) == ["gantry.u1.b"]
+    assert sorted(os.listdir(freezer)) == ["gantry.u1~b"]
     pod.renew("a")
     assert leftovers(layout) == []
     assert pod.kill(), "there is none that it could kill"

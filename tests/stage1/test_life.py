@@ -45,7 +45,7 @@ async def test_pid_is_of_the_main_process_on_the_host(runner: Any, flavor: str) 
     pid, _ = await pod.start()
     assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"/bin/sleep\x001000\0"
     assert re.search(
-        f"/gantry.{pod.directory.name}[/.]app$", Path(f"/proc/{pid}/cgroup").read_text(), re.MULTILINE
+        f"/gantry.{pod.directory.name}[/~]app$", Path(f"/proc/{pid}/cgroup").read_text(), re.MULTILINE
     )
 
 
@@ -157,7 +157,7 @@ async def test_out_of_memory_is_told_from_other_kills(runner: Any, flavor: str) 
 
 async def test_a_limit_too_small_to_start_is_said_so(runner: Any) -> None:
     with pytest.raises(LaunchError, match=r"^start app: its memory limit is too small even to start it$"):
-        await runner.sh("true", isolators=[limit("memory", limit="64Ki")])
+        await runner.sh("true", isolators=[limit("memory", limit="16Ki")])
 
 
 @FLAVORS
