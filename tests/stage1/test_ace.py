@@ -253,6 +253,7 @@ async def test_the_validator_s_fourteen(
             "image": f"file://{acis[mode]}",
             "imagePullPolicy": "IfNotPresent",
             "volumeMounts": [{"name": "database", "mountPath": "/db"}],
+            "resources": {"requests": {"cpu": "4"}},  # an emulated machine is late with less
         }
         for mode in ("main", "sidekick")
     ]
