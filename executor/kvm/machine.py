@@ -197,7 +197,6 @@ def host_manifest(
     template: it goes on from one.
     """
     volumes, programs = _programs()
-    volumes.append(_given("machine.boot", str(boot.root.parent)))
     volumes.append(
         {"name": "machine.overlay", "kind": "host", "source": f"{pod_dir}/overlay", "recursive": False}
     )
@@ -207,22 +206,8 @@ def host_manifest(
     if not pod["apps"]:
         volumes += [_given(f"machine.{name}", f"{directory}/{name}") for name in PLACES]
         shares += [{"volume": f"machine.{name}", "path": f"{SHARE}/{name}"} for name in PLACES]
-    vm_mounts = [*programs, {"volume": "machine.boot", "path": "/boot"}]
+    own, mounts = _vm(how, boot, directory)
     asked = pod.get("isolators") or ()
-    told = {"name": commands.TOLD, "kind": "empty", "mode": "0700", "uid": NOBODY, "gid": NOBODY}
-    volumes.append({**told, "gantry.io/medium": "Memory", "gantry.io/size-limit": "64Ki"})
-    vm_mounts.append({"volume": commands.TOLD, "path": f"/{commands.TOLD}", "readOnly": True})
-    for path in device_files(how):
-        name = os.path.basename(path)
-        volumes.append(
-            {
-                "name": f"machine.{name}",
-                "kind": "host",
-                "source": f"{directory}/{name}",
-                "gantry.io/device": True,
-            }
-        )
-        vm_mounts.append({"volume": f"machine.{name}", "path": path})
     command = (
         commands.going_on(tools, how, wanted) if template else commands.booting(tools, boot, how, wanted)
     )
@@ -239,9 +224,9 @@ def host_manifest(
                 _FILES_FORBIDDEN,
                 pod,
             ),
-            _app(VM, command, str(NOBODY), vm_mounts, (), (), pod),
+            _app(VM, command, str(NOBODY), [*programs, *mounts], (), (), pod),
         ],
-        "volumes": volumes,
+        "volumes": [*volumes, *own],
         "isolators": [*_host_limits(wanted), *(one for one in asked if one["name"] in _ON_HOST[2:])],
         "annotations": [
             {"name": "gantry.io/flavor", "value": "linux"},
@@ -249,6 +234,23 @@ def host_manifest(
         ],
         "ports": [],
     }
+
+
+def _vm(how: Accelerator, boot: Boot, directory: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Volumes, and mounts of them, that QEMU alone has: what it boots, what it tells, and device files."""
+    volumes = [_given("machine.boot", str(boot.root.parent))]
+    mounts: list[dict[str, Any]] = [{"volume": "machine.boot", "path": "/boot"}]
+    told = {"name": commands.TOLD, "kind": "empty", "mode": "0700", "uid": NOBODY, "gid": NOBODY}
+    volumes.append({**told, "gantry.io/medium": "Memory", "gantry.io/size-limit": "64Ki"})
+    mounts.append({"volume": commands.TOLD, "path": f"/{commands.TOLD}", "readOnly": True})
+    for path in device_files(how):
+        name = os.path.basename(path)
+        source = f"{directory}/{name}"
+        volumes.append(
+            {"name": f"machine.{name}", "kind": "host", "source": source, "gantry.io/device": True}
+        )
+        mounts.append({"volume": f"machine.{name}", "path": path})
+    return volumes, mounts
 
 
 def shown(
