@@ -20,7 +20,7 @@ from executor.rkt.flags import Failure
 from executor.rkt.foreground import Foreground
 from executor.rkt.foreign import ForeignPod, check_modes, file_steps
 from executor.rkt.mutable import MutablePod
-from executor.rkt.podflags import PodFlags
+from executor.rkt.podflags import PodFlags, sockets
 from executor.rkt.prepare import Making
 from executor.rkt.stage1 import FOREIGN
 from executor.rkt.streams import Output
@@ -74,6 +74,7 @@ class MutableForeignPod(MutablePod, ForeignPod):
     ) -> Sandbox:
         job, files = self.job(pod_dir)
         sandbox = _Sandbox(job, on_exit, on_gone, files)
+        sandbox.listening = sockets()
         await sandbox.begin()
         return sandbox
 

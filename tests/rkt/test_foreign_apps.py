@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,11 @@ def on(monkeypatch):
 def stage1(tmp_path):
     """The file of the image. without: entrypoints that it has not."""
 
-    def make(*without, attach=""):
+    def make(*without, attach="", before_run=""):
         rootfs = tmp_path / "rootfs"
         shutil.copytree(SCRIPTS, rootfs)
+        run = rootfs / "run"
+        run.write_text(run.read_text().replace("\n", f"\n{before_run}\n", 1))
         if attach:
             (rootfs / "attach").write_text(attach)
         notes = {"interface-version": "6"}
@@ -95,6 +98,23 @@ def test_apps_come_and_go(box, stage1, tmp_path, traces):
     assert process.wait(90) == 0
     assert traces(uuid) == []
     box.good("rm", uuid)
+
+
+def test_sockets_from_systemd_are_its_runs(box, stage1):
+    file = box.base / "uuid"
+    os.mkfifo(file)
+    own = stage1(before_run='test "$LISTEN_PID" = $$ && readlink /proc/self/fd/3 > told')
+    argv = box.command("app", "sandbox", "--net=none", own, f"--uuid-file-save={file}")
+    script = 'exec 3< /dev/zero 4<&- 5<&-; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
+    process = subprocess.Popen(
+        ["sh", "-c", script, "sh", *argv], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    box.started.append(process)
+    uuid = file.read_text()
+    box.good("status", "--wait-ready=50s", uuid)
+    assert (box.data / "pods/run" / uuid / "told").read_text() == "/dev/zero\n"
+    box.good("stop", uuid)
+    assert process.wait(60) == 0
 
 
 def test_not_every_stage1_can(box, stage1):
