@@ -193,7 +193,7 @@ async def carry_on(replay: Replay) -> None:
 
 async def test_scheduler_api(cluster, executor_command):
     await cluster.start(
-        master=("--agent_ping_timeout", "2secs", "--max_agent_ping_timeouts", "3"),
+        master=("--agent_ping_timeout", "4secs", "--max_agent_ping_timeouts", "3"),
         agent=("--attributes", "rack:r1;os:debian;ssd:true"),
     )
     replay = Replay(cluster)

@@ -266,7 +266,7 @@ async def test_an_agent_with_other_resources_is_refused(cluster):
 
 async def test_an_agent_that_falls_silent(cluster):
     """Its tasks are unreachable, and return with it (compared in detail in test_contract_scheduler.py)."""
-    await cluster.start(master=("--agent_ping_timeout", "200ms", "--max_agent_ping_timeouts", "2"))
+    await cluster.start(master=("--agent_ping_timeout", "1secs", "--max_agent_ping_timeouts", "2"))
     scheduler, task, _ = await running(cluster)
     await cluster.agent.kill(signal.SIGKILL)
     status = await scheduler.update("TASK_UNREACHABLE")
