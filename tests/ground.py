@@ -65,3 +65,10 @@ def need_launcher() -> None:
         if able.returncode == 0:
             raise  # this machine can: then the launcher is broken, which no skip shall hide
         pytest.skip(str(error))
+
+
+def mounts(own: Path) -> list[str]:
+    """What is mounted here, but for what other tests mount meanwhile in directories of theirs. own: ours."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    passing = ("/run/", "/tmp/", "/var/")
+    return [line for line in lines if str(own) in line or not line.split()[4].startswith(passing)]

@@ -15,16 +15,17 @@ from executor.pods.launcher import LaunchError
 from executor.pods.poddir import Phase
 from executor.pods.rules import Rules
 from executor.stage0.build import Options, build_oci
+from tests.ground import mounts
 
 pytestmark = [pytest.mark.root]
 
 MACHINE = ("kernel/core_pattern", "kernel/hostname", "kernel/panic", "kernel/sysrq", "vm/overcommit_memory")
 
 
-def machine() -> list[str]:
+def machine(own: Path) -> list[str]:
     """What an attack would leave."""
     files = [Path(f"/proc/sys/{name}") for name in MACHINE]
-    return [Path("/proc/self/mountinfo").read_text(), *(f.read_text() for f in files if f.exists())]
+    return [*mounts(own), *(f.read_text() for f in files if f.exists())]
 
 
 @pytest.fixture
@@ -44,9 +45,9 @@ async def neighbour(host: Any) -> AsyncIterator[None]:
     """A pod that was there before, must answer afterwards, and may not be restarted. The machine stays as it was."""
     task = host.run({"run": "trap 'exit 0' TERM; while :; do sleep 0.1; done"}, name="neighbour")
     await host.until(task, lambda r: r.status["phase"] == "Running")
-    before = machine()
+    before = machine(host.dirs.root)
     yield
-    assert machine() == before
+    assert machine(host.dirs.root) == before
     found = host.pods.find("default", "neighbour")
     null = os.open(os.devnull, os.O_RDWR)
     made = await found.sandbox.exec("c0", ["/bin/sh", "-c", "exit 7"], streams=(null, null))
