@@ -269,6 +269,7 @@ class PodRunner:
 
     async def _stop_sandbox(self) -> None:
         self._disk.stop()
+        self._machine.metadata.close(self.name)  # before: a network in which a socket is open is not used again
         while self._sandbox is not None:
             try:
                 await self._sandbox.stop()
@@ -277,7 +278,6 @@ class PodRunner:
                 await asyncio.sleep(STOP_AGAIN_SECONDS)
             else:
                 self._sandbox = None
-        self._machine.metadata.close(self.name)
         for app in list(self._instances):
             self._close_log(app)
         if self._dir is not None:

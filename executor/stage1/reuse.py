@@ -79,7 +79,6 @@ def leaves_no_trace(pod: Pod, directory: str) -> bool:
     return (
         pod.loopback_only
         and not (pod.any_privileged or pod.host_network or pod.host_ipc or pod.host_pid or pod.sysctls)
-        and not pod.metadata_url
         and all(
             app.default_seccomp
             and not app.whole_proc

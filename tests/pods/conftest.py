@@ -35,7 +35,7 @@ from executor.pods.gpus import Gpus
 from executor.pods.keeper import LauncherKeeper
 from executor.pods.poddir import Phase, PodDirs
 from executor.pods.pods import Pods
-from executor.pods.ports import Machine
+from executor.pods.ports import Machine, Metadata, NoMetadata
 from executor.pods.rules import NO_RULES, Rules
 from executor.pods.supplies import NOTHING, Supplies
 from executor.stage0.build import Options, build_oci
@@ -280,6 +280,7 @@ class Host(Reported):
         keep_dead: int = 100,
         rules: Rules = NO_RULES,
         facts: Facts = NO_FACTS,
+        metadata: Metadata | None = None,
     ) -> None:
         super().__init__()
         self.dirs = PodDirs(root / "pods")
@@ -299,6 +300,7 @@ class Host(Reported):
             count_seconds=0.05,
             rules=rules,
             facts=facts,
+            metadata=metadata or NoMetadata(),
         )
         self.pods = Pods(machine, self.report, keep_dead=keep_dead)
 
@@ -306,6 +308,7 @@ class Host(Reported):
         self,
         *containers: dict[str, Any],
         name: str = "p",
+        namespace: str = "default",
         supplies: Supplies = NOTHING,
         notes: dict[str, str] | None = None,
         **spec: Any,
@@ -318,7 +321,7 @@ class Host(Reported):
         inits = [container(f"i{n}", **c) for n, c in enumerate(spec.pop("init", ()))]
         meta = {
             "name": name,
-            "namespace": "default",
+            "namespace": namespace,
             "uid": uid,
             "labels": {"app": "test"},
             "annotations": notes or {},

@@ -60,7 +60,7 @@ SYSCTL = ', "isolators": [{"name": "os/unix/sysctl", "value": {"net.ipv4.ip_forw
         (read(VOLUME % "/pods/u1x"), False),
         (read(VOLUME % "/pods/u1/volumes/config"), True),
         (read(EMPTY), True),
-        (read()._replace(metadata_url="http://x"), False),
+        (read()._replace(metadata_url="http://x"), True),
     ],
     ids=str,
 )
