@@ -269,7 +269,7 @@ class PodRunner:
 
     async def _stop_sandbox(self) -> None:
         self._disk.stop()
-        self._machine.metadata.close(self.name)  # before: a network in which a socket is open is not used again
+        self._machine.metadata.close(self.name)  # first: no network in which a socket is open is passed on
         while self._sandbox is not None:
             try:
                 await self._sandbox.stop()
