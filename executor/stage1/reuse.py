@@ -13,13 +13,15 @@ import re
 import time
 from typing import Final, NamedTuple
 
-from executor.stage1 import caps, ops, syscalls, userns
+from executor.stage1 import caps, ops, podfiles, syscalls, userns
 from executor.stage1.manifest import Pod
 
 _LISTS: Final = "sockstat dev snmp snmp6 netstat ip6_flowlabel route ipv6_route if_inet6 arp igmp igmp6"
 _TOLD: Final = tuple(_LISTS.split())
 """Below /proc/thread-self/net, where all that the kernel counts there shows, and most of what it keeps."""
 _PAGES: Final = 65_536
+_SHORT: Final = 2048
+"""Of a list the kernel gives whole lines, a page of them at a time (seq_file)."""
 _SOCKETS: Final = b"sockets: used "
 _NO_SOCKET: Final = _SOCKETS + b"0\n"
 _OF_THE_MACHINE: Final = re.compile(rb" orphan \d+| (alloc|mem) .*")  # in lines of sockstat
@@ -155,9 +157,9 @@ class Pool:
 
 
 def _told(fd: int, expected: bytes = b"") -> bytes:
-    """The text of an open file of /proc/net; what is as `expected` at once is all: one more line would come along."""
+    """The text of an open file of /proc/net; what is short and as `expected` is all: one more line would come along."""
     parts = [os.pread(fd, _PAGES, 0)]
-    if expected and _of_this(parts[0]) == expected:
+    if len(parts[0]) < _SHORT and expected and _of_this(parts[0]) == expected:
         return expected
     while parts[-1]:
         parts.append(os.pread(fd, _PAGES, sum(map(len, parts))))
@@ -171,16 +173,5 @@ def _of_this(text: bytes) -> bytes:
 
 def _have_keys(ids: userns.Range) -> bool:
     """Whether any of these users has keys (proc(5), /proc/key-users)."""
-    owners = (int(line.partition(b":")[0]) for line in _read("/proc/key-users").splitlines())
+    owners = (int(line.partition(b":")[0]) for line in podfiles.read("/proc/key-users").splitlines())
     return any(ids.base <= owner < ids.base + userns.SIZE for owner in owners)
-
-
-def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        parts = []
-        while part := os.read(fd, _PAGES):
-            parts.append(part)
-        return b"".join(parts)
-    finally:
-        os.close(fd)

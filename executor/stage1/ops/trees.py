@@ -223,7 +223,7 @@ def _forget_volatile(work: str) -> None:
 
 
 def _marks(work: str) -> tuple[str, str, str]:
-    place = f"{work}/work/incompat"
+    place = os.path.join(work, "work", "incompat")
     return f"{place}/volatile/dirty", f"{place}/volatile", place
 
 
