@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -112,11 +112,10 @@ class Holder:
         self._loop.add_reader(ours.fileno(), self._on_readable)
         layout = cgroup.layout
         name = cgroup.name.removeprefix(cgroups.PREFIX)
-        try:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self.close)
             await self.call("begin", pod=str(pod_dir), cgroup=[layout.version, layout.base, name])
-        except BaseException:
-            await self.close()
-            raise
+            undo.pop_all()
         return self
 
     async def prepare(self, steps: Sequence[Mapping[str, Any]]) -> None:

@@ -6,7 +6,7 @@ In fresh mounts, for those of the pod are gone with its processes; so it does no
 
 import asyncio
 import logging
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from executor.contract import tree
@@ -37,14 +37,14 @@ async def collect(pod_dir: Path, layout: cgroups.Layout, seconds: float) -> None
         manifest.unlink()
         return
     cgroup = cgroups.PodCgroup(layout, pod_dir.name)
-    try:
-        await asyncio.to_thread(cgroup.create)
-        holder = await Holder.start(pod_dir, cgroup, None)
-    except BaseException as error:
-        cgroup.remove()
-        if isinstance(error, OSError | cgroups.CgroupError):
+    with ExitStack() as undo:
+        undo.callback(cgroup.remove)
+        try:
+            await asyncio.to_thread(cgroup.create)
+            holder = await Holder.start(pod_dir, cgroup, None)
+        except (OSError, cgroups.CgroupError) as error:
             raise LaunchError(f"stage1 {stage1.name}: gc: {error}") from None
-        raise
+        undo.pop_all()
     try:
         await holder.prepare(tree.stage1_steps(pod_dir))
         how = await holder.run(

@@ -152,11 +152,10 @@ class ForeignSandbox:
 
     async def begin(self) -> None:
         """`open`, of which nothing is left when it fails. Raises LaunchError."""
-        try:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self.stop)
             await self.open()
-        except BaseException:
-            await self.stop()
-            raise
+            undo.pop_all()
 
     async def open(self) -> None:
         """Make everything that `run` needs. Raises LaunchError."""
@@ -211,20 +210,23 @@ class ForeignSandbox:
             rlimits=job.foreign.rlimits,
             listening=self.listening,
         )
-        try:
-            self.pod_pid = await self._wait_for_pid(self._run)
-            self.pid = await holder.anchor(job.pod_dir / SHARED, self.pod_pid)
-            if self._networked is not None:
-                self._networked(self.pid)
-        except BaseException as error:
-            run_program, self._run = self._run, None
-            await holder.kill()
-            await run_program.ended
-            if isinstance(error, ContractError):
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._undo_run, self._run)
+            try:
+                self.pod_pid = await self._wait_for_pid(self._run)
+                self.pid = await holder.anchor(job.pod_dir / SHARED, self.pod_pid)
+                if self._networked is not None:
+                    self._networked(self.pid)
+            except ContractError as error:
                 raise LaunchError(f"{self.name}: {error}") from None
-            raise
+            undo.pop_all()
         self._spawn_task(self._watch_run(self._run))
         self._spawn_task(self._watch_statuses(self._run))
+
+    async def _undo_run(self, run: Program) -> None:
+        self._run = None
+        await self.holder.kill()
+        await run.ended
 
     async def _wait_for_pid(self, run: Program) -> int:
         deadline = time.monotonic() + self.job.patience.start

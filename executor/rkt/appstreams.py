@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,16 +85,16 @@ class AppStreams:
                 theirs[number] = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
                 made.append(theirs[number])
         stdin = 0 if self._interactive else theirs.get(0)
-        try:
-            pid = await sandbox.start_app(app, stdin=stdin, stdout=theirs[1], stderr=theirs[2], **more)
-        except BaseException:
+        with ExitStack() as undo:
             for fd in ours.values():
-                os.close(fd)
-            raise
-        finally:
-            output.close_ours()
-            for fd in made:
-                os.close(fd)
+                undo.callback(os.close, fd)
+            try:
+                pid = await sandbox.start_app(app, stdin=stdin, stdout=theirs[1], stderr=theirs[2], **more)
+            finally:
+                output.close_ours()
+                for fd in made:
+                    os.close(fd)
+            undo.pop_all()
         if ours:
             self.mux = Mux(stdin=ours.pop("stdin", None), outputs=ours, log=self._log)
         return pid

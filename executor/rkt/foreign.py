@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -87,7 +88,7 @@ async def execute(
 ) -> int:
     """As `run.execute`. Failure."""
     try:
-        try:
+        with making.or_nothing():
             await ready
             host = asked.flags.values["net"] == "host"
             settle(
@@ -100,10 +101,6 @@ async def execute(
             if pod.tpm is not None:
                 await measured.measure(g, pod.tpm, None, making.pod.path, making.digests)
             making.pod.move(Phase.RUN)
-        except BaseException:
-            if making.pod.phase is not Phase.PREPARED:
-                making.drop()
-            raise
         with making.holds:
             if asked.flags.is_on("mds-register"):
                 pod.registration = await asyncio.to_thread(
@@ -211,14 +208,14 @@ class ForeignPod(Foreground):
         return {"ended": True}
 
     async def _endpoints(self, sandbox: ForeignSandbox, name: str) -> list[str]:
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        try:
-            started = await sandbox.attach(name, None, (writing, writing))
-        except BaseException:
-            os.close(reading)
-            raise
-        finally:
-            os.close(writing)
+        with ExitStack() as undo:
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+            undo.callback(os.close, reading)
+            try:
+                started = await sandbox.attach(name, None, (writing, writing))
+            finally:
+                os.close(writing)
+            undo.pop_all()
         text = await _gather(reading)
         code, _ = await started.ended
         try:

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -88,22 +88,20 @@ class MutablePod(Foreground):
             finder = Finder(replace(self.g, insecure=insecure), "never")
             image, store = await finder.find(str(entry["image"]["id"]))
             pin = store.hold(image)
-            try:
+            async with AsyncExitStack() as undo:
+                undo.callback(pin.close)
                 source = prepare.source_of(self.g, image.id)
                 manifest, fills = joined(
                     self.manifest, entry, message["volumes"], message["mounts"], docker=source.docker
                 )
                 self.check(entry, insecure)
                 keep_image_files(manifest["apps"][-1], list(map(str, image.layers)), self.image_files)
+                undo.push_async_callback(asyncio.to_thread, self._forget, name, set())
                 await asyncio.to_thread(self._forget, name, set())  # what somebody has left that was killed
                 await asyncio.to_thread(prepare.write_app, self.pod, name, source, image.layers, fills)
                 self.write(f"{STATUS}/{name}-created", "")
                 await self._change(manifest, {**self._digests, name: image.digest})
-            except BaseException:
-                pin.close()
-                if name not in self.entries:
-                    await asyncio.to_thread(self._forget, name, set())
-                raise
+                undo.pop_all()
             self._pins[name], self._digests[name] = pin, image.digest
         return {}
 
@@ -113,16 +111,14 @@ class MutablePod(Foreground):
 
     async def _change(self, manifest: dict[str, Any], digests: Mapping[str, str] | None = None) -> None:
         """Let the pod have another manifest; LaunchError, and all is as it was. digests: of the images, to measure."""
-        before = self.manifest
-        put_manifest(self.pod.path, manifest)
-        try:
+        with ExitStack() as undo:
+            undo.callback(put_manifest, self.pod.path, self.manifest)
+            put_manifest(self.pod.path, manifest)
             if self.tpm is not None and digests is not None:
                 await measured.measure(self.g, self.tpm, self.launcher, self.pod.path, digests)
             assert isinstance(self.sandbox, OwnSandbox)
             await self.sandbox.update()
-        except BaseException:
-            put_manifest(self.pod.path, before)
-            raise
+            undo.pop_all()
         self.manifest = manifest
 
     # -- start and stop -----------------------------------------------------------------------------------
@@ -141,11 +137,10 @@ class MutablePod(Foreground):
             started.unlink(missing_ok=True)
             (self.pod.path / f"{STATUS}/{name}").unlink(missing_ok=True)
             self.write(f"{STATUS}/{name}-started", f"{time.time():.6f}\n")
-            try:
+            with ExitStack() as undo:
+                undo.callback(started.unlink, missing_ok=True)
                 await self.start(name)
-            except BaseException:
-                started.unlink(missing_ok=True)
-                raise
+                undo.pop_all()
         return {}
 
     async def _on_stop_app(self, session: Session) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import asyncio
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -115,12 +115,11 @@ class Networks:
             pod_dir: Path, on_exit: Callable[[AppExit], None], on_gone: Callable[[str], None]
         ) -> Sandbox:
             sandbox = await run(pod_dir, on_exit, on_gone)
-            if self._pod.path in (pod_dir, *pod_dir.parents):
-                try:
+            async with AsyncExitStack() as undo:
+                undo.push_async_callback(sandbox.stop)
+                if self._pod.path in (pod_dir, *pod_dir.parents):
                     await self._attach(sandbox.pid)
-                except BaseException:
-                    await sandbox.stop()
-                    raise
+                undo.pop_all()
             return sandbox
 
         return run_pod

@@ -8,8 +8,8 @@ new() ─▶ embryo (locked) ─▶ images found ─▶ prepare: layers, manifes
 import asyncio
 import os
 import stat
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from executor.rkt.stage1 import FOREIGN
 
 @dataclass
 class Making:
-    """A pod that is being made. `close` lets go of its images; `drop` removes it as well."""
+    """A pod that is being made. `holds` are its images; `drop` lets go of them and removes it as well."""
 
     pod: PodDir
     manifest: dict[str, Any] = field(default_factory=dict)
@@ -40,6 +40,18 @@ class Making:
     def drop(self) -> None:
         self.holds.close()
         self.pod.remove()
+
+    def _drop_unprepared(self) -> None:
+        if self.pod.phase is not Phase.PREPARED:
+            self.drop()
+
+    @contextmanager
+    def or_nothing(self) -> Iterator[None]:
+        """What fails in here takes the pod along; not one that is prepared, and so somebody's."""
+        with ExitStack() as undo:
+            undo.callback(self._drop_unprepared)
+            yield
+            undo.pop_all()
 
 
 def new(g: Globals) -> Making:
@@ -62,7 +74,7 @@ def main(g: Globals, args: list[str]) -> int:
     need_root()
     asked.check(g)
     making = new(g)
-    try:
+    with making.or_nothing():
         asyncio.run(fill(g, asked, making, quiet=flags.is_on("quiet")))
         if g.debug:
             g.say("Writing pod manifest")
@@ -70,9 +82,6 @@ def main(g: Globals, args: list[str]) -> int:
         if making.unverified:
             (making.pod.path / UNVERIFIED).touch(0o644)
         making.pod.move(Phase.PREPARED)
-    except BaseException:
-        making.drop()
-        raise
     making.holds.close()
     os.close(making.pod.lock)
     print(making.pod.name)

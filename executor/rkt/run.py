@@ -129,17 +129,13 @@ async def execute(
     launcher: Launcher | None = None
     await asyncio.sleep(0)  # it is started now, in parallel with what we import
     try:
-        try:
+        with making.or_nothing():
             await ready
             nets = _settle(g, asked, making)
             launcher = await launching
             if tpm is not None:
                 await measured.measure(g, tpm, launcher, making.pod.path, making.digests)
             making.pod.move(Phase.RUN)
-        except BaseException:
-            if making.pod.phase is not Phase.PREPARED:
-                making.drop()
-            raise
         with making.holds:
             pod = kind(g, making, launcher, interactive=asked.flags.is_on("interactive"), tpm=tpm)
             pod.networks, pod.image_files = nets, _image_files(asked, pod.manifest)
