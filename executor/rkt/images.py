@@ -170,20 +170,26 @@ def _bytes(size: int) -> str:
 
 
 def remove(g: Globals, args: list[str]) -> int:
-    """`image rm IMAGE…`: by id or name."""
+    """`image rm IMAGE…`: by id or name; one of several names for it is enough, and what is not there is only told, as
+    in rkt (`rkt/image_rm.go`)."""
     wanted = words(g.flags("IMAGE…"), args)
     if not wanted:
         raise Failure("must provide at least one image ID")
-    done = failed = 0
+    found: dict[str, None] = {}
     for text in wanted:
         try:
-            image = lookup.in_store(g, text)
-            inventory.remove(g.data, str(image.record["id"]), _needed_by_pods(g))
+            found[str(lookup.in_store(g, text).record["id"])] = None
+        except (Failure, ImageError) as error:
+            g.say(str(error))
+    done = failed = 0
+    for image_id in found:
+        try:
+            inventory.remove(g.data, image_id, _needed_by_pods(g))
         except (Failure, ImageError) as error:
             g.say(str(error))
             failed += 1
             continue
-        print(f'successfully removed aci for image: "{image.record["id"]}"')
+        print(f'successfully removed aci for image: "{image_id}"')
         done += 1
     if done:
         g.say(f"{done} image(s) successfully removed")

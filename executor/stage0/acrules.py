@@ -14,8 +14,9 @@ import orjson
 from executor.stage0.errors import ImageBroken
 from shared.models.quantities import QuantityError, parse_quantity
 
-_IDENTIFIER = re.compile(r"[a-z0-9]+([-._~/][a-z0-9]+)*")
-_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+# The spec has one - between; rkt and actool take several (schema/types/acidentifier.go): docker2aci makes such names.
+_IDENTIFIER = re.compile(r"[a-z0-9]+((-+|[._~/])[a-z0-9]+)*")
+_NAME = re.compile(r"[a-z0-9]+(-+[a-z0-9]+)*")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9.-]*")
 _VERSION = re.compile(
     r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?", re.ASCII
@@ -79,13 +80,16 @@ def header(manifest: Mapping[str, Any], kind: str) -> None:
 
 def identifier(value: object, field: str) -> str:
     if not isinstance(value, str) or len(value) > 1024 or not _IDENTIFIER.fullmatch(value):
-        bad(field, f"{_short(value)} is not an AC identifier (lower case, digits, single -._~/ between)")
+        bad(
+            field,
+            f"{_short(value)} is not an AC identifier (lower case, digits, between them - or one of ._~/)",
+        )
     return value
 
 
 def ac_name(value: object, field: str) -> str:
     if not isinstance(value, str) or len(value) > 1024 or not _NAME.fullmatch(value):
-        bad(field, f"{_short(value)} is not an AC name (lower case, digits, single - between)")
+        bad(field, f"{_short(value)} is not an AC name (lower case, digits, - between them)")
     return value
 
 

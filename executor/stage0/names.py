@@ -29,7 +29,7 @@ _DOMAIN = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _STORED = re.compile(r"sha256:[0-9a-f]{64}|sha512-[0-9a-f]{2,128}")
-_AC_IDENTIFIER = re.compile(r"[a-z0-9]+([-._~/][a-z0-9]+)*")
+_AC_IDENTIFIER = re.compile(r"[a-z0-9]+((-+|[._~/])[a-z0-9]+)*")
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9._~+@^-]+")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
@@ -209,7 +209,7 @@ def _appc(text: str) -> Appc:
     name, colon, version = head.partition(":")
     if not _AC_IDENTIFIER.fullmatch(name):
         raise InvalidImageName(
-            f"{text}: {name[:100]!r} is not an AC identifier (lower case, digits, single -._~/ between)"
+            f"{text}: {name[:100]!r} is not an AC identifier (lower case, digits, between them - or one of ._~/)"
         )
     labels = {"version": version} if colon else {}
     for pair in pairs:

@@ -34,6 +34,7 @@ DIGEST = "sha256:" + "a" * 64
         ("http://127.0.0.1:8000/y.aci", Url("http://127.0.0.1:8000/y.aci")),
         ("appc://example.com/app", Appc("example.com/app")),
         ("appc:example.com/app", Appc("example.com/app")),
+        ("appc://example.com/foo--bar", Appc("example.com/foo--bar")),
         (
             "appc://coreos.com/etcd:v3.1,os=linux,arch=amd64",
             Appc("coreos.com/etcd", (("arch", "amd64"), ("os", "linux"), ("version", "v3.1"))),
