@@ -49,7 +49,7 @@ def _find(names: Collection[str]) -> Iterator[tuple[str, int]]:
 
 def _is_one(name: str, names: Collection[str]) -> bool:
     """A pod's, or that of an app of it, which lies beside where there is none of the pod's (see `cgroups`)."""
-    return name in names or any(name.startswith(f"{one}.") for one in names)
+    return name in names or name.partition("~")[0] in names
 
 
 def _mounted() -> set[tuple[str, int]]:

@@ -1,15 +1,17 @@
 """Where cgroups are and what is written to them, on plain directory trees."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from executor.stage1 import cgroups
+from executor.stage1 import cgroups, strays
 from executor.stage1.cgroups import CgroupError, Layout, PodCgroup
 from executor.stage1.manifest import Limits
 
@@ -445,3 +447,21 @@ def test_limits_go_up_and_down(request: pytest.FixtureRequest) -> None:
         assert (place / "memory.limit_in_bytes").read_text() == f"{size}\n"
         if (place / "memory.memsw.limit_in_bytes").exists():
             assert (place / "memory.memsw.limit_in_bytes").read_text() == f"{size}\n"
+
+
+@pytest.mark.root
+def test_strays_are_found_by_their_pods_names(request: pytest.FixtureRequest) -> None:
+    """Those of apps that lie beside a pod's, too."""
+    layout = cgroups.detect(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
+    if "freezer" not in layout.base:
+        pytest.skip("no freezer of v1")
+    pod = f"test-{uuid.uuid4()}"
+    places = [Path(layout.base["freezer"], f"gantry.{pod}{more}") for more in ("", "~app", "-2")]
+    for place in places:
+        request.addfinalizer(partial(cgroups.remove_tree, str(place)))
+        place.mkdir()
+    held = os.open(places[2], os.O_RDONLY)  # or a launcher that starts meanwhile collects it
+    request.addfinalizer(lambda: os.close(held))
+    fcntl.flock(held, fcntl.LOCK_SH)
+    assert strays.sweep([pod]) == []
+    assert [place.exists() for place in places] == [False, False, True]
