@@ -12,6 +12,7 @@ import os
 from collections.abc import Collection
 from typing import Final
 
+from executor.stage1.cgroup_spares import Spares
 from executor.stage1.cgroup_trees import (
     PREFIX,
     CgroupError,
@@ -165,30 +166,38 @@ class PodCgroup:
     """The cgroups of one pod. `disk`: of which it, or an app of it, has a limited part (see `disk_below`).
 
     `without`: controllers of v1 that it need not be in, for nothing there is limited; each costs every start. `apart`:
-    its apps' cgroups are not below one of the pod's where that would be of no use.
+    its apps' cgroups are not below one of the pod's where that would be of no use. `spares`: whence some come and
+    where they go; for pods that cannot move their processes themselves.
     """
 
     def __init__(
-        self, layout: Layout, pod: str, *, disk: str = "", without: Collection[str] = (), apart: bool = False
-    ) -> None:
+        self, layout: Layout, pod: str, *, disk: str = "", without: Collection[str] = (), apart: bool = False,
+        spares: Spares | None = None,
+    ) -> None:  # fmt: skip
         self._whole = layout
         self._disk = disk
         self._apart = _apart(layout) if apart else frozenset()
+        self._spares = spares if self._apart else None  # else its init may be in the pod's
         self.name = PREFIX + pod
         self._choose(without)
         self._members = "tasks" if layout.version == 1 else "cgroup.procs"
         self._held: dict[str, int] = {}
         self._apps: dict[str, tuple[str, ...]] = {}
+        self._limits: dict[str, Limits] = {}
         self._new: set[str] = set()
         self._entered: set[str] = set()
         self._vacated: set[str] = set()
+        self._altered: set[str] = set()
 
     def _choose(self, without: Collection[str]) -> None:
         without = without if self._disk else (*without, BLOCK)
         base = {name: path for name, path in self._whole.base.items() if name not in without}
         self.layout = Layout(self._whole.version, base)
-        roots = [root for root in self.layout.roots if root not in self._apart]
-        self.directories = tuple(os.path.join(root, self.name) for root in roots)
+        self._roots = self.layout.roots
+        self.directories = tuple(f"{root}/{self.name}" for root in self._roots if root not in self._apart)
+        # Apps join what is first in the layout first: who is not in there is in none of the others.
+        first = next((base[name] for name in ("memory", "freezer") if name in base), "")
+        self._witness = first if self.layout.version == 1 else ""
 
     def extend(self, without: Collection[str]) -> None:
         """Be in more of them, for apps that come later, too. Raises OSError, CgroupError."""
@@ -218,7 +227,8 @@ class PodCgroup:
         """Whether it is new; it is held."""
         if directory in self._held:
             return False
-        self._held[directory], new = make_held(directory)
+        fd = self._spares.take(directory) if self._spares is not None else -1
+        self._held[directory], new = (fd, True) if fd >= 0 else make_held(directory)
         return new
 
     def _let_go(self, directory: str) -> None:
@@ -229,8 +239,13 @@ class PodCgroup:
     def directory(self, root: str, app: str) -> str:
         """Of an app, or the pod, in a hierarchy."""
         if app and root in self._apart:
-            return os.path.join(root, f"{self.name}~{app}")
-        return os.path.join(root, self.name, app) if app else os.path.join(root, self.name)
+            return f"{root}/{self.name}~{app}"
+        return f"{root}/{self.name}/{app}" if app else f"{root}/{self.name}"
+
+    def _make_one(self, root: str, app: str) -> bool:
+        """Whether the directory of an app's is new."""
+        directory = self.directory(root, app)
+        return self._make(directory) if root in self._apart else mkdir(directory)
 
     def place(self, app: str, limits: Limits, *, alone: bool = False) -> None:
         """Say where the app will have directories of its own; elsewhere in v1 it is in the pod's.
@@ -238,33 +253,29 @@ class PodCgroup:
         alone: it is the pod's only app. Then its own are those that tell its processes and its memory from the pod's,
         and that limit it. Each costs every start, and a process is as well off in the pod's.
         """
-        own = self.layout.roots
+        own = self._roots
         if alone and self.layout.version == 1:
             limited = {"memory", "freezer", *(controller for controller, _, _ in self.writes(limits))}
             roots = {self.layout.base[name] for name in limited if name in self.layout.base}
             own = tuple(root for root in own if root in roots) or own
         self._apps[app] = tuple(dict.fromkeys((*self._apps.get(app, ()), *own)))
+        self._limits[app] = limits
 
     def create_app(self, app: str, limits: Limits, *, alone: bool = False) -> None:
         """Make the app's directories and set its limits; raises CgroupError when one cannot be enforced."""
         self.place(app, limits, alone=alone)
-        made = [
-            self._make(self.directory(root, app)) if root in self._apart else mkdir(self.directory(root, app))
-            for root in self._apps[app]
-        ]
-        new = all(made)
+        new = all([self._make_one(root, app) for root in self._apps[app]])  # noqa: C419 - each of them
         if new:
             self._new.add(app)
         self._vacated.discard(app)
         self.limit(limits, app, new=new)
 
     def renew(self, app: str) -> None:
-        """Make the directory again that `kill` has taken away, for the next start. Raises OSError."""
+        """Make the directory again that `kill` has taken away, for the next start. Raises OSError, CgroupError."""
         if app in self._vacated:
-            root = self.layout.base["freezer"]
-            place = self.directory(root, app)
-            self._make(place) if root in self._apart else mkdir(place)
             self._vacated.discard(app)
+            new = self._make_one(self._witness, app)
+            self.limit(self._limits[app], app, new=new)
 
     def limit(self, limits: Limits, app: str = "", *, new: bool = False) -> None:
         """Set the limits of the app (of the pod without `app`); raises CgroupError when one cannot be enforced.
@@ -273,7 +284,9 @@ class PodCgroup:
         """
         for controller, file, value in self.writes(limits):
             root = self.layout.base.get(controller if self.layout.version == 1 else "")
-            path = os.path.join(self.directory(root or "", app), file)
+            directory = self.directory(root or "", app)
+            path = f"{directory}/{file}"
+            self._altered.add(directory)
             if file == _V1_MEMORY and root is not None and not new:
                 _let_swap(path, int(value))
             if root is None or not _set(path, value):
@@ -283,7 +296,7 @@ class PodCgroup:
         for controller, file, value in further_writes(self.layout.version, limits, of_app=bool(app)):
             root = self.layout.base.get(controller if self.layout.version == 1 else "")
             if root is not None:
-                _set(os.path.join(self.directory(root, app), file), value)
+                _set(f"{self.directory(root, app)}/{file}", value)
 
     def writes(self, limits: Limits) -> list[tuple[str, str, str]]:
         """(controller, file, value) of limits here."""
@@ -300,10 +313,9 @@ class PodCgroup:
         v1: `tasks`, not `cgroup.procs`: a thread that moves itself does not wait for the system-wide
         cgroup_threadgroup_rwsem (kernel/cgroup/cgroup.c, cgroup_procs_write_start).
         """
-        own = self._apps.get(app, self.layout.roots)
+        own = self._apps.get(app, self._roots)
         return tuple(
-            os.path.join(self.directory(root, app if root in own else ""), self._members)
-            for root in self.layout.roots
+            f"{self.directory(root, app if root in own else '')}/{self._members}" for root in self._roots
         )
 
     def oom_kills(self, app: str) -> int:
@@ -312,7 +324,7 @@ class PodCgroup:
         if root is None:
             return 0
         file = "memory.oom_control" if self.layout.version == 1 else "memory.events"
-        return _counter(os.path.join(self.directory(root, app), file), "oom_kill")
+        return _counter(f"{self.directory(root, app)}/{file}", "oom_kill")
 
     def oom_kills_before(self, app: str) -> int:
         """The same before a start, the first of which nobody has been in directories before that are new."""
@@ -321,16 +333,18 @@ class PodCgroup:
         return 0 if first and (app in self._new or app not in self._apps) else self.oom_kills(app)
 
     def kill(self, app: str = "") -> bool:
-        """SIGKILL every process of the app (of the pod without `app`); True when there was none left."""
-        root = self.layout.base.get("freezer", self.layout.roots[0])
+        """SIGKILL every process of the app (of the pod without `app`); True when there was none left.
+
+        What counts of the app is gone then (see `oom_kills`).
+        """
+        root = self.layout.base.get("freezer", self._roots[0])
         if not app and root in self._apart:
             return all([self.kill(one) for one in self._apps])  # noqa: C419 - of each
-        directory = self.directory(root, app)
-        if app and "freezer" in self.layout.base and vacate(directory):
-            self._let_go(directory)
+        if app and self._witness and vacate(witness := self.directory(self._witness, app)):
+            self._let_go(witness)
             self._vacated.add(app)
             return True
-        return kill_tree(directory, self.layout.version)
+        return kill_tree(self.directory(root, app), self.layout.version)
 
     def kill_directory(self) -> str:
         """The pod's directory in the hierarchy that killing works on (the freezer's, if there is one).
@@ -342,27 +356,38 @@ class PodCgroup:
 
     def remove(self, app: str = "") -> bool:
         """Remove the directories of the app (of the pod); False when one is still in use: try again soon."""
-        freezer = self.layout.base.get("freezer", "")
-        vacated = {self.directory(freezer, name) for name in self._vacated}
-        places = [
-            self.directory(root, name)
-            for name in ([app] if app else self._apps)
-            for root in self._apps.get(name, self.layout.roots)
+        names = [app] if app else list(self._apps)
+        if not all([self._is_empty(name) for name in names]):  # noqa: C419 - each of them
+            return False
+        gone = [
+            self._remove(self.directory(root, name))
+            for name in names
+            for root in self._apps.get(name, self._roots)
+            if root != self._witness
         ]
-        gone = [self._remove(place) for place in places if place not in vacated]
-        if not app:
-            gone += [remove_tree(directory) for directory in self.directories]
+        gone += [self._remove(directory) for directory in ([] if app else self.directories)]
         if not all(gone):
             return False
-        self._vacated -= {app} if app else self._vacated
-        for directory in [] if app else list(self._held):
-            self._let_go(directory)
+        self._vacated -= set(names)
         return True
 
-    def _remove(self, place: str) -> bool:
-        if not remove_tree(place):
+    def _is_empty(self, app: str) -> bool:
+        """Whether nobody is in any cgroup of the app's; the one that tells has gone then."""
+        if app in self._vacated or not self._witness:
+            return True
+        if not self._remove(self.directory(self._witness, app)):
             return False
-        self._let_go(place)
+        self._vacated.add(app)
+        return True
+
+    def _remove(self, directory: str) -> bool:
+        fd = self._held.get(directory, -1) if directory not in self._altered else -1
+        if fd >= 0 and self._spares is not None and self._spares.keep(directory, fd):
+            del self._held[directory]
+            return True
+        if not remove_tree(directory):
+            return False
+        self._let_go(directory)
         return True
 
 

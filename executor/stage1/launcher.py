@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, Final
 
 from executor.stage1 import bare, caps, cgroups, channel, children, machine, reuse, seccomp, userns
+from executor.stage1.cgroup_spares import Spares
 from executor.stage1.children import Kind
 from executor.stage1.inits import Init, Maker
 from executor.stage1.ops import StageError
@@ -66,6 +67,7 @@ class Launcher:
         self._once = only is not None
         self.mappable = userns.Mappable()
         self.points = Points(points)
+        self.cgroups = Spares(layout, 0 if only is not None else spares)
         self._spare_starters: list[Child] = []
         self._sandboxes: dict[str, Sandbox] = {}
         self._children: dict[int, Callable[[int], None]] = {}
@@ -370,6 +372,7 @@ class Launcher:
         self.later(_END_SECONDS, lambda: None)  # for a turn waits until something happens
         while (self._sandboxes or self._children) and time.monotonic() < deadline:
             self._turn()
+        self.cgroups.remove()
         if self._sandboxes or self._children:
             left = [*self._sandboxes, *map(str, self._children)]
             sys.stderr.write(f"stage1: the launcher ends without having seen the end of {', '.join(left)}\n")

@@ -62,6 +62,7 @@ class Sandbox:
             disk=disk,
             without=reading.unlimited(self._pod),
             apart=launcher.has_lists and reading.apart(self._pod),
+            spares=None if self._pod.any_privileged else launcher.cgroups,
         )
         self._apps: dict[str, Instance] = {}
         self._starters: dict[str, int] = {}
@@ -273,9 +274,10 @@ class Sandbox:
         """A starter under a name of its own; what goes wrong with it is answered here."""
 
         def on_failed(reason: str) -> None:
+            why = reason or self._why_it_died(app or name, kills)
             if not app:
                 self._cgroup.kill(name)
-            answer({"error": reason or self._why_it_died(app or name, kills)})
+            answer({"error": why})
 
         return Starter(
             *(self._launcher, self._launcher.take_starter(), self._starters, name),
@@ -406,19 +408,19 @@ class Sandbox:
 
     def _on_exit(self, name: str, status: int) -> None:
         """The app's main process has ended: so does the app, whatever it has left behind."""
-        self._bury(name, status, time.monotonic() + _PATIENCE_SECONDS, 0.001)
+        oom = status != 0 and self._cgroup.oom_kills(name) > self._apps[name].oom_kills_before
+        self._bury(name, status, oom, time.monotonic() + _PATIENCE_SECONDS, 0.001)
 
-    def _bury(self, name: str, status: int, deadline: float, pause: float) -> None:
+    def _bury(self, name: str, status: int, oom: bool, deadline: float, pause: float) -> None:
         """Kill what is left of an app; when that is nothing, say that it has ended."""
         if not self._cgroup.kill(name) and time.monotonic() < deadline:
             following = min(pause * 2, 0.05)
-            self._launcher.later(pause, lambda: self._bury(name, status, deadline, following))
+            self._launcher.later(pause, lambda: self._bury(name, status, oom, deadline, following))
             return
         instance = self._apps.pop(name)
         if instance.pidfd >= 0:
             os.close(instance.pidfd)
         code = os.waitstatus_to_exitcode(status)
-        oom = code != 0 and self._cgroup.oom_kills(name) > instance.oom_kills_before
         if not self._handlers.get(name):
             self._note(name, f"{code if code >= 0 else 128 - code}\n")
         self._launcher.send_event(

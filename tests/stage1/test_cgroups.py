@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from executor.stage1 import cgroups, strays
+from executor.stage1.cgroup_spares import Spares
 from executor.stage1.cgroups import CgroupError, Layout, PodCgroup
 from executor.stage1.manifest import Limits
 
@@ -159,17 +160,17 @@ def test_v1_apps_apart_from_their_pod(tmp_path: Path) -> None:
     )
     assert pod.app_members("b")[1:] == (f"{freezer}/gantry.u1~b/tasks", f"{cpu}/gantry.u1/b/tasks")
     assert leftovers(layout) == []
-    busy = tmp_path / "freezer/gantry.u1~b/cgroup.procs"
+    busy = tmp_path / "memory/gantry.u1~b/cgroup.procs"
     busy.touch()
     assert pod.kill("a")
-    assert sorted(os.listdir(freezer)) == ["gantry.u1~b"]
+    assert sorted(os.listdir(memory)) == ["gantry.u1~b"]
     pod.renew("a")
     assert leftovers(layout) == []
     assert pod.kill(), "there is none that it could kill"
     assert not pod.remove()
     busy.unlink()
     assert pod.remove("b")
-    assert sorted(os.listdir(cpu)) == []
+    assert [os.listdir(root) for root in layout.roots] == [[], ["gantry.u1~a"], ["gantry.u1"]]
     assert pod.remove()
     assert [os.listdir(root) for root in layout.roots] == [[], [], []]
     both = Layout(1, {"memory": memory, "freezer": freezer})
@@ -177,32 +178,115 @@ def test_v1_apps_apart_from_their_pod(tmp_path: Path) -> None:
 
 
 def test_v1_an_app_of_which_nobody_is_left(tmp_path: Path) -> None:
-    """The directory that tells who is in it has gone then, until the next start."""
+    """The directory that tells whether somebody is there has gone then, until the next start; what counts is new."""
     layout = Layout(1, {name: str(tmp_path / name) for name in ("memory", "freezer")})
     for root in layout.roots:
         os.makedirs(root)
     pod = PodCgroup(layout, "u1")
     pod.create()
     pod.create_app("a", Limits())
-    events = tmp_path / "memory/gantry.u1/a/memory.oom_control"
+    place, busy = tmp_path / "memory/gantry.u1/a", tmp_path / "memory/gantry.u1/a/cgroup.procs"
     assert pod.oom_kills_before("a") == 0
-    events.write_text("oom_kill 2\n")
+    (place / "memory.oom_control").write_text("oom_kill 2\n")
+    assert pod.oom_kills_before("a") == pod.oom_kills("a") == 2
+    (place / "memory.oom_control").unlink()
     for _ in range(2):
-        busy = tmp_path / "freezer/gantry.u1/a/cgroup.procs"
         busy.touch()  # rmdir of a cgroup with processes fails as this does
         assert pod.kill("a"), "there is none that it could kill"
         assert busy.exists()
         busy.unlink()
         assert pod.kill("a")
-        assert not busy.parent.exists()
+        assert not place.exists()
         assert pod.kill("a")
+        assert pod.oom_kills_before("a") == 0
         pod.renew("a")
-        assert busy.parent.exists()
-    assert pod.oom_kills_before("a") == pod.oom_kills("a") == 2
-    events.unlink()
+        assert place.exists()
     assert pod.kill("a")
     assert pod.remove()
     assert [os.listdir(root) for root in layout.roots] == [[], []]
+
+
+@pytest.fixture
+def v1(tmp_path: Path) -> Layout:
+    """Of the four hierarchies one is for two controllers."""
+    places = {"memory": "memory", "freezer": "freezer", "cpu": "cpu", "pids": "more", "blkio": "more"}
+    layout = Layout(1, {name: str(tmp_path / place) for name, place in places.items()})
+    for root in layout.roots:
+        os.makedirs(root)
+    return layout
+
+
+def inodes(layout: Layout) -> dict[str, set[int]]:
+    return {name: {one.inode() for one in os.scandir(root)} for name, root in layout.base.items()}
+
+
+def names(layout: Layout) -> list[str]:
+    return sorted(name for root in layout.roots for name in os.listdir(root))
+
+
+def test_v1_cgroups_go_to_the_next_pod(v1: Layout) -> None:
+    spares = Spares(v1, 1)
+    seen = []
+    for name in ("u1", "u2"):
+        pod = PodCgroup(v1, name, apart=True, without=("blkio",), spares=spares)
+        pod.create()
+        pod.create_app("a", Limits(), alone=True)
+        assert names(v1) == [f"gantry.{name}", f"gantry.{name}", f"gantry.{name}~a", f"gantry.{name}~a"]
+        seen.append(inodes(v1))
+        assert leftovers(v1) == []
+        assert pod.kill("a")
+        assert pod.remove()
+        assert [one.startswith("gantry.~") for one in names(v1)] == [True, True], "of cpu and of the freezer"
+        assert leftovers(v1) == [], "somebody holds them, as if they were a pod's"
+        assert pod.remove()
+    first, second = seen
+    assert (first["cpu"], first["freezer"]) == (second["cpu"], second["freezer"])
+    spares.remove()
+    assert names(v1) == []
+
+
+def test_v1_cgroups_that_go_to_nobody(v1: Layout) -> None:
+    """Those with limits, those that somebody may still be in, those that are too many, and those of v2."""
+    (Path(v1.base["cpu"]) / "gantry.u1/a").mkdir(parents=True)
+    for name in ("gantry.u1", "gantry.u1/a"):
+        (Path(v1.base["cpu"]) / name / "cpu.shares").touch()
+    spares = Spares(v1, 1)
+    pod = PodCgroup(v1, "u1", apart=True, spares=spares)
+    pod.create()
+    pod.limit(Limits(cpu_shares=2))
+    pod.create_app("a", Limits(cpu_shares=2))
+    busy = Path(v1.base["memory"], "gantry.u1~a/cgroup.procs")
+    busy.touch()
+    assert not pod.remove()
+    assert "gantry.u1~a" in os.listdir(v1.base["freezer"])
+    busy.unlink()
+    for name in ("gantry.u1", "gantry.u1/a"):
+        (Path(v1.base["cpu"]) / name / "cpu.shares").unlink()
+    assert pod.remove()
+    assert os.listdir(v1.base["cpu"]) == []
+    assert [one.startswith("gantry.~") for one in names(v1)] == [True]
+    pods = [PodCgroup(v1, name, apart=True, spares=spares) for name in ("u2", "u3")]
+    for pod in pods:
+        pod.create()
+        pod.create_app("a", Limits())
+    assert [pod.remove() for pod in pods] == [True, True]
+    assert [len(os.listdir(v1.base[name])) for name in ("freezer", "cpu")] == [1, 1]
+    spares.remove()
+    assert names(v1) == []
+
+
+def test_v1_a_spare_cgroup_that_somebody_has_removed(v1: Layout) -> None:
+    spares = Spares(v1, 1)
+    for name in ("u1", "u2"):
+        pod = PodCgroup(v1, name, apart=True, spares=spares)
+        pod.create()
+        pod.create_app("a", Limits())
+        assert leftovers(v1) == []
+        assert pod.remove()
+        for root in v1.roots:
+            for path in Path(root).iterdir():
+                path.rmdir()
+    spares.remove()
 
 
 def test_removal_is_idempotent_and_says_when_to_try_again(tmp_path: Path) -> None:
