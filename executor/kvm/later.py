@@ -58,7 +58,7 @@ def _take(pod: Pod, mount: Mount, place: str, *, mapped: bool) -> ops.Op:
     """As stage1 does for an app that starts (executor/stage1/plan.py)."""
     volume = pod.volumes[mount.volume]
     if len(volume.layers) > 1:
-        return ops.TakeLayers(_name(mount), volume.layers, place, mapped)
+        return ops.TakeOverlay(_name(mount), volume.layers, place, mapped)
     return ops.TakeVolume(_name(mount), volume.source, mount.sub_path, volume.recursive)
 
 

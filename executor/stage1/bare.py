@@ -1,9 +1,9 @@
-"""A mount namespace with as little in it as pods are made from.
+"""Mount namespaces with as little in them as pods are made from.
 
-Every init and every app begins with a copy of a mount namespace, mount by mount, of which it soon lets go. So they
-copy one without cgroups (with v1 a dozen mounts) and the host's terminals. Host mounts that come or go still do so
-here, as in the launcher's own. Inits need none of them: they copy one that is nothing but the root of a pod's own
-(`void`), read-only and without anything in it yet.
+Every init and every app begins with a copy of a mount namespace, mount by mount. So there are some that are nothing
+but a root: that of a pod's own (`void`), and that on which apps' are built (`ground`, see `ops.roots`), read-only and
+with nothing in it yet. What is put there is taken from another (`namespace`): the launcher's own without cgroups and
+the host's terminals. Host mounts that come or go still do so there.
 """
 
 import os
@@ -17,18 +17,16 @@ _KINDS: Final = ("cgroup", "cgroup2", "devpts")
 
 
 class Bare(NamedTuple):
-    """`namespace`: a descriptor of it. `roots`: directories that cannot be found in it any more, with descriptors.
-
-    `void`: of the one that inits begin with.
-    """
+    """Descriptors of the three. `roots`: directories that cannot be found in the first any more, with descriptors."""
 
     namespace: int
     roots: tuple[tuple[str, int], ...]
     void: int
+    ground: int
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        return (self.namespace, self.void, *(fd for _, fd in self.roots))
+        return (self.namespace, self.void, self.ground, *(fd for _, fd in self.roots))
 
     def open(self, path: str, flags: int) -> int:
         """open(2), from wherever we are, of a file below one of `roots`. Raises OSError."""
@@ -52,22 +50,28 @@ def make(roots: Iterable[str]) -> Bare:
                 except OSError:
                     pass  # gone with another one
             namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-            void = _void()
+            void = _new([ops.NewRoot(plan.STAGE), ops.PivotRoot(), ops.SealRoot()])
+            syscalls.setns(namespace, syscalls.CLONE_NEWNS)
+            ground = make_ground()
         finally:
             syscalls.setns(own, syscalls.CLONE_NEWNS)
             os.fchdir(here)
     finally:
         os.close(own)
         os.close(here)
-    return Bare(namespace, found, void)
+    return Bare(namespace, found, void, ground)
 
 
-def _void() -> int:
-    """Whoever calls is in it afterwards."""
+def make_ground() -> int:
+    """The namespace on which apps' roots are built, made from the one we are in; we are in it afterwards. OSError."""
+    return _new([ops.NewGround(plan.STAGE), ops.PivotRoot(), ops.SealGround()])
+
+
+def _new(todo: "list[ops.Op]") -> int:
     syscalls.unshare(syscalls.CLONE_NEWNS)
     namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     context = ops.Context({})
-    ops.execute([ops.NewRoot(plan.STAGE), ops.PivotRoot(), ops.SealRoot()], context)
+    ops.execute(todo, context)
     os.close(context.fds["root"])
     return namespace
 

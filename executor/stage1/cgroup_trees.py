@@ -192,9 +192,9 @@ def _locked(fd: int, kind: int) -> bool:
     return True
 
 
-def write(path: str, value: str) -> None:
-    """One write(2), as cgroup files want it; never creates the file."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+def write(path: str, value: str, directory: int | None = None) -> None:
+    """One write(2), as cgroup files want it; never creates the file. directory: what a relative path begins from."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
         os.write(fd, value.encode())
     finally:

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from executor.stage1 import caps, cgroups, channel, ops, pause, plan, syscalls
+from executor.stage1 import bare, caps, cgroups, channel, ops, pause, plan, syscalls
 from executor.stage1.process import Process, make_room, spawn
 
 _KILL_ROUNDS: Final = 500
@@ -150,9 +150,10 @@ def starter(sock: socket.socket, *, host: int, last_cap: int, spare: bool) -> No
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     close_all_but([sock.fileno(), host])
     syscalls.set_process_name("gantry-start")
-    syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.join_session_keyring()
-    home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    home, root = (os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in ("/proc/self/ns/mnt", "/"))
+    ground = bare.make_ground()
+    syscalls.setns(home, syscalls.CLONE_NEWNS)
     before = make_room()
     if spare:
         syscalls.prefault()
@@ -161,7 +162,8 @@ def starter(sock: socket.socket, *, host: int, last_cap: int, spare: bool) -> No
         return
     packed, process, names = job
     streams = fds[: len(fds) - len(names)]
-    context = ops.Context({"home": home, "host": host, **dict(zip(names, fds[len(streams) :], strict=True))})
+    given = dict(zip(names, fds[len(streams) :], strict=True))
+    context = ops.Context({"ground": ground, "host": host, **given}, home=root)
     context.streams = streams
     todo = ops.unpack(packed)
     if not streams:

@@ -2,12 +2,14 @@
 
 A pod's plan is executed by its init: it builds the namespaces and, in a mount namespace with a root of its
 own, what the apps share (proc, sys, shm, mqueue, memory volumes). An app's plan is executed by the process
-that will start the app: it builds the app's root from the image, copies of the shared mounts, and volumes.
+that will start the app: it takes copies of all the mounts that the app gets where they are, at home, on the host and
+in the pod, and puts them together in a namespace in which there is nothing else (see `ops.roots`).
 
 Nothing needs to be made private: the launcher's mounts are slaves of the host's, so nothing of ours travels
-there, and after pivot_root only mounts of our own making are left.
+there, and only mounts of our own making are in a pod's.
 """
 
+import os
 from typing import Final, NamedTuple
 
 from executor.stage1 import caps, lsm, ops, seccomp, syscalls
@@ -18,6 +20,9 @@ from executor.stage1.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
 
 # Covered by the pod's own root while that is built: every Linux has it, and init's namespace has no other use for it.
 STAGE: Final = "/sys"
+
+ROOT: Final = "the root"
+"""What an app's layers are called among the descriptors."""
 
 # rkt's and the OCI runtimes' lists (rkt-1.30 stage1/init/common/app.go; runc libcontainer/specconv/example.go).
 _HIDDEN: Final = (
@@ -138,26 +143,29 @@ def app_plan(pod: Pod, app: App, paths: Paths, lowers: tuple[str, ...], members:
         plan.append(ops.OomScore(app.oom_score_adj))
     if app.label is not None:
         plan.append(ops.SetLabel(*app.label))
-    plan += _shared(pod, app)
+    above, work = os.path.split(paths.work(app.name))
+    plan.append(ops.TakeLayers(ROOT, lowers, above, work))
     plan += _volumes(pod, app, paths)
+    plan += _shared(pod, app)
+    plan += [ops.Enter("ground", syscalls.CLONE_NEWNS), ops.Unshare(syscalls.CLONE_NEWNS, "a copy of it")]
     if pod.ids:
         plan.append(ops.ActAs(pod.ids))
-    target = paths.root(app.name)
-    device_files = app.privileged or not linux
-    upper, work, mapped = paths.upper(app.name), paths.work(app.name), bool(pod.ids)
+    device_files, mapped = app.privileged or not linux, bool(pod.ids)
     label = lsm.files_context(app.label)
-    plan.append(
-        ops.MountOverlay(target, lowers, upper, work, device_files, mapped, label, pod.user_attributes)
-    )
+    plan.append(ops.MountRoot(ROOT, len(lowers), device_files, mapped, label, pod.user_attributes))
     plan += [ops.OwnVolume(path) for path in app.own_volumes]
     plan += _system(app, pod.ids) if linux else _host_system()
     plan += [ops.Attach(f"etc/{name}", f"etc/{name}", mapped=mapped) for name in _etc(app)]
-    plan += [_attach(mount, pod.volumes[mount.volume], device_files, mapped=mapped) for mount in app.mounts]
+    for mount in app.mounts:
+        volume = pod.volumes[mount.volume]
+        if _is_image(volume):
+            plan.append(ops.MountLayers(f"volume:{mount.path}", len(volume.layers), mapped))
+        plan.append(_attach(mount, volume, device_files, mapped=mapped))
     if app.read_only_root:
         plan.append(ops.ReadOnlyRoot())
     # As late as possible: what is charged to the app's memory limit should be the app's.
     plan.append(ops.JoinCgroup(members, namespace=linux))
-    plan.append(ops.PivotRoot())
+    plan.append(ops.ChangeRoot())
     return plan
 
 
@@ -241,7 +249,7 @@ def _own_namespaces(pod: Pod) -> int:
 
 
 def _shared(pod: Pod, app: App) -> list[Op]:
-    """Join the pod's namespaces, take copies of its own mounts, and come home to our mount namespace."""
+    """Join the pod's namespaces, and take copies of its own mounts."""
     memory = sorted({mount.volume for mount in app.mounts if pod.volumes[mount.volume].memory})
     flags = syscalls.CLONE_NEWNS
     plan: list[Op] = []
@@ -262,11 +270,11 @@ def _shared(pod: Pod, app: App) -> list[Op]:
             plan.append(_take(mount, f"/{ops.MORE}/volume.{mount.volume}", recursive=False))
     if memory and pod.ids:
         plan = [ops.ActAs(pod.ids), *plan, ops.ActAs(0)]  # paths that are made in them
-    return [ops.Enter("init", flags), *plan, ops.Enter("home", syscalls.CLONE_NEWNS)]
+    return [ops.Enter("init", flags), *plan]
 
 
 def _volumes(pod: Pod, app: App, paths: Paths) -> list[Op]:
-    """Copies of the other volumes. The host's are taken in the host's mount namespace: all of it is there."""
+    """Copies of the other volumes, at home, and of the host's in its mount namespace: all of it is there."""
     host: list[Op] = []
     own: list[Op] = []
     if pod.flavor == "fly":
@@ -275,11 +283,8 @@ def _volumes(pod: Pod, app: App, paths: Paths) -> list[Op]:
         host.append(ops.TakeTree("shm", "/dev/shm", recursive=False))
     for mount in app.mounts:
         volume = pod.volumes[mount.volume]
-        if len(volume.layers) > 1:
-            layers = ops.TakeLayers(
-                f"volume:{mount.path}", volume.layers, paths.root(app.name), bool(pod.ids)
-            )
-            own.append(layers)
+        if _is_image(volume):
+            own.append(ops.TakeLayers(f"volume:{mount.path}", volume.layers))
         elif volume.kind == "host":
             if mount.propagation:
                 host.append(ops.CheckPropagation(volume.source, mount.propagation == "both"))
@@ -287,9 +292,14 @@ def _volumes(pod: Pod, app: App, paths: Paths) -> list[Op]:
         elif not volume.memory:
             own.append(_take(mount, paths.volume(volume.name), recursive=False))
     own += [ops.TakeTree(f"etc/{name}", paths.etc(name), recursive=False) for name in _etc(app)]
-    if host:
-        host = [ops.Enter("host", syscalls.CLONE_NEWNS), *host, ops.Enter("home", syscalls.CLONE_NEWNS)]
-    return host + own
+    if app.privileged and pod.isolated:
+        own.append(ops.OpenDevices())
+    return [*own, ops.Enter("host", syscalls.CLONE_NEWNS), *host] if host else own
+
+
+def _is_image(volume: Volume) -> bool:
+    """Of several layers: one is taken like a directory."""
+    return len(volume.layers) > 1
 
 
 def _etc(app: App) -> list[str]:
@@ -307,7 +317,7 @@ def _attach(mount: Mount, volume: Volume, device_files: bool, *, mapped: bool) -
     if not device_files and not volume.device:
         attributes |= syscalls.MOUNT_ATTR_NODEV
     # A volume in memory was made with the pod's ids, and layers are mapped before they are one.
-    mapped = mapped and not volume.memory and len(volume.layers) < 2
+    mapped = mapped and not volume.memory and not _is_image(volume)
     propagation = {"": syscalls.MS_PRIVATE, "in": syscalls.MS_SLAVE, "both": 0}[mount.propagation]
     return ops.Attach(
         *(f"volume:{mount.path}", mount.path, attributes, volume.recursive),

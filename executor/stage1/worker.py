@@ -1,8 +1,8 @@
 """A process that prepares apps one after another, and spawns each by a list of system calls (machine/app.py).
 
-It builds an app's mounts in a mount namespace that is a fresh copy of the one it comes home to; whatever cannot be
-taken back (a user, a cgroup, a pid namespace, a filter) it leaves to the program it spawns. It ends with the first
-start that fails: what it is then, nobody has to know.
+It takes an app's mounts where they are, builds its root of them in a mount namespace that is the app's own, and comes
+home; whatever cannot be taken back (a user, a cgroup, a pid namespace, a filter) it leaves to the program it spawns. It
+ends with the first start that fails: what it is then, nobody has to know.
 """
 
 import os
@@ -39,7 +39,6 @@ def worker(sock: socket.socket, native: machine.Machine, bare: Bare, *, host: in
     trees = Trees(native.function)
     home.come()
     while True:
-        home.copy()
         message, fds = channel.receive(sock)
         if message is None:
             return
@@ -65,20 +64,14 @@ def _ignored_signals() -> tuple[int, ...]:
 
 
 class _Home:
-    """What it comes back to: the mount namespace of which every app gets a copy; the host's, and the host's /proc."""
+    """What it comes back to: its mount namespace, the host's, that on which roots are built, and the host's /proc."""
 
     def __init__(self, own: list[int], host: int, bare: Bare) -> None:
         self.host = host
         self.bare = bare
         self.proc = os.open("/proc", _DIRECTORY)
         self._own = [*own, host, self.proc, *bare.descriptors]
-        self.now = -1
-        """The copy that the next app gets."""
-        syscalls.setns(bare.namespace, syscalls.CLONE_NEWNS)
-
-    def copy(self) -> None:
-        syscalls.unshare(syscalls.CLONE_NEWNS)
-        self.now = os.open("self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc)
+        self.namespaces = {"host": host, "ground": bare.ground}
 
     def come(self, keep: Iterable[int] = ()) -> None:
         """With root and working directory (setns(2)), as whom it makes files, and without descriptors of a pod's."""
@@ -106,9 +99,7 @@ class _Job:
         self._home = home
         self._process = Process(*process).limited(before)
         self._todo = ops.unpack(packed)
-        self._context = ops.Context(
-            {"home": home.now, "host": home.host, **dict(zip(names, fds[count:], strict=True))}
-        )
+        self._context = ops.Context({**home.namespaces, **dict(zip(names, fds[count:], strict=True))})
         self._context.streams = fds[:count]
         self._terminal = not count
         if self._terminal:
@@ -167,12 +158,11 @@ class _Job:
         try:
             trees.execute(todo, context)
         except Refused:
-            mine = {fd for name, fd in before.items() if name not in ("home", "host")}
+            mine = {fd for name, fd in before.items() if name not in self._home.namespaces}
             self._home.come(
                 [*mine, *context.streams, *self._given, *([self._told] if self._told >= 0 else [])]
             )
-            self._home.copy()
-            context.fds = {**before, "home": self._home.now}
+            context.fds, context.places = before, 0
             ops.execute(todo, context)
 
     def _leave(self, op: ops.Op) -> ops.Op | None:

@@ -52,7 +52,7 @@ def test_the_plan_of_a_pod(capsys: pytest.CaptureFixture[str], tmp_path: Path, i
     assert "write 4096 to " in out
     lines = out.splitlines()
     assert "gantry.web/pids.max" in out or "(no pids)/gantry.web" in out
-    assert sum(line.endswith(" pivot_root") for line in lines) == 2
+    assert sum(line.endswith(" chroot") for line in lines) == 1
     assert not (state / "pods").exists(), "nothing is done"
 
 

@@ -83,3 +83,56 @@ def test_inits_begin_with_nothing_that_could_be_written_to() -> None:
         assert kinds() == {"tmpfs", "devtmpfs", "proc"}
 
     in_a_child(check)
+
+
+def test_apps_begin_with_nothing_but_places_that_nobody_can_write_to() -> None:
+    def check() -> None:
+        made = bare.make(())
+        syscalls.setns(made.ground, syscalls.CLONE_NEWNS)
+        places = {str(number) for number in range(ops.PLACES)}
+        assert set(os.listdir("/")) == {*places, "dev", ops.FURTHER}
+        assert not any(os.listdir(f"/{name}") for name in (*places, ops.FURTHER))
+        for path in ("/x", "/0/x", f"/{ops.FURTHER}/x", "/dev/x"):
+            with pytest.raises(OSError, match="Read-only"):
+                os.mkdir(path)
+        for name in ("null", "console", "tty"):
+            with pytest.raises(OSError, match="Read-only"):
+                os.chmod(f"/dev/{name}", 0o600)
+        with open("/dev/zero", "rb") as zero, open("/dev/null", "wb", buffering=0) as null:
+            assert null.write(zero.read(8)) == 8
+        syscalls.mount("proc", "/0", "proc", 0)
+        mounted = Path("/0/self/mountinfo").read_text().splitlines()
+        assert [line.split()[4] for line in mounted] == ["/", "/0"]
+
+    in_a_child(check)
+
+
+def test_what_is_mounted_on_the_ground_s_root_is_the_root() -> None:
+    """And of the user namespaces that are made there, nothing is shown that lies below (mount_namespaces(7))."""
+
+    def check() -> None:
+        made = bare.make(())
+        host = os.stat("/").st_ino, os.stat("/").st_dev
+        syscalls.setns(made.ground, syscalls.CLONE_NEWNS)
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        below = os.stat("/").st_dev
+        syscalls.mount("tmpfs", "/", "tmpfs", 0)
+        context = ops.Context({"root": os.open("/..", os.O_PATH | os.O_DIRECTORY)})
+        ops.ChangeRoot().execute(context)
+        root = os.stat("/").st_dev
+        assert root not in (below, host[1])
+        os.mkdir("/proc")
+        syscalls.mount("proc", "/proc", "proc", 0)
+        own = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+        syscalls.setns(own, syscalls.CLONE_NEWNS)
+        assert os.stat("/").st_dev == os.stat("/..").st_dev == root
+        syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+        with pytest.raises(OSError, match="Invalid argument"):
+            syscalls.umount("/")
+        assert os.stat("/").st_dev == root
+        assert [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()] == [
+            "/",
+            "/proc",
+        ]
+
+    in_a_child(check)

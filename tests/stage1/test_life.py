@@ -207,7 +207,7 @@ async def test_clear_errors(runner: Any, cgroups_of: Any, tmp_path: Path) -> Non
 async def test_missing_layer_is_named(runner: Any) -> None:
     pod = await runner.pod(runner.pods.make(runner.pods.app("true"), layers=(Path("/no/such/layer"),)))
     with pytest.raises(
-        LaunchError, match=r"^mount id-mapped overlay on .*/app/rootfs: No such file or directory"
+        LaunchError, match=r"^take /no/such/layer as a layer of the root: No such file or directory"
     ):
         await pod.start()
 

@@ -183,7 +183,7 @@ def test_long_lists_are_read_whole(run: Run) -> None:
 
 def test_what_cannot_be_assembled_is_refused() -> None:
     with pytest.raises(ValueError, match="null byte"):
-        List().call("chdir", "a\0b")
+        List().call("chroot", "a\0b")
     astray = List()
     astray.call("getpid", then=Label())
     with pytest.raises(ValueError, match="not in the list"):

@@ -39,21 +39,22 @@ def described(parsed: manifest.Pod) -> list[str]:
 
 def test_linux_app() -> None:
     assert described(pod()) == [
+        "take 2 layers and /pods/p1/overlay/a as the root",
+        "take volume /pods/p1/sharedVolumes/e",
+        "take /pods/p1/etc/hosts as etc/hosts",
+        "take /pods/p1/etc/hostname as etc/hostname",
+        "take /pods/p1/etc/resolv.conf as etc/resolv.conf",
+        "enter the namespaces of host",
+        "take volume /srv/h",
         "enter the namespaces of init",
         "take /proc as proc",
         "take /sys as sys",
         "take /mqueue as mqueue",
         "take /shm as shm",
         "take volume /more/volume.m",
-        "enter the namespaces of home",
-        "enter the namespaces of host",
-        "take volume /srv/h",
-        "enter the namespaces of home",
-        "take volume /pods/p1/sharedVolumes/e",
-        "take /pods/p1/etc/hosts as etc/hosts",
-        "take /pods/p1/etc/hostname as etc/hostname",
-        "take /pods/p1/etc/resolv.conf as etc/resolv.conf",
-        "mount overlay on /pods/p1/stage1/rootfs/opt/stage2/a/rootfs",
+        "enter the namespaces of ground",
+        "unshare a copy of it",
+        "mount overlay on /",
         "mount proc on proc",
         "mount sys on sys",
         "mount /dev",
@@ -66,7 +67,7 @@ def test_linux_app() -> None:
         "mount volume:/h on /h",
         "mount volume:/m on /m",
         "join the cgroup /cg/p1/a",
-        "pivot_root",
+        "chroot",
     ]
 
 
@@ -74,12 +75,12 @@ def test_fly_app_takes_the_host_s_system_directories() -> None:
     steps = described(pod("fly"))
     assert steps.index("take /dev as dev") > steps.index("enter the namespaces of host")
     assert "mount /dev" not in steps
-    assert steps[-2:] == ["join the cgroup /cg/p1/a", "pivot_root"]
+    assert steps[-2:] == ["join the cgroup /cg/p1/a", "chroot"]
 
 
 def test_read_only_root_comes_after_all_targets_were_made() -> None:
     steps = described(pod(app={"readOnlyRootFS": True}))
-    assert steps[-3:] == ["make the root read-only", "join the cgroup /cg/p1/a", "pivot_root"]
+    assert steps[-3:] == ["make the root read-only", "join the cgroup /cg/p1/a", "chroot"]
 
 
 def test_sandbox_and_pod_plans() -> None:

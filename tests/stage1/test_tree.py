@@ -81,3 +81,50 @@ async def test_an_image_without_anything_to_mount_on(runner: Any, tmp_path: Path
         said = (await output.text()).splitlines()
         assert (said[0], said[2]) == ("pod-host", "0")
         assert os.listdir(running.directory / "overlay/app/upper") == ["etc"]
+
+
+@pytest.mark.parametrize("count", [16, 17, 18, 60, 498])
+@pytest.mark.parametrize("users", ["private", "host"])
+async def test_any_number_of_layers(runner: Any, tmp_path: Path, count: int, users: str) -> None:
+    layers = tuple(tmp_path / "layers" / str(number) for number in range(count))
+    for number, layer in enumerate(layers):
+        layer.mkdir(parents=True)
+        (layer / f"of-{number}").touch()
+        (layer / "which").write_text(f"{number}\n")
+    app = runner.pods.app("/bin/sh", "-c", "cat /which; ls / | grep -c ^of-; mkdir /new && id -u")
+    running = await runner.pod(runner.pods.make(app, layers=layers, user_namespace=users))
+    _, output = await running.start()
+    await running.ended()
+    assert (await output.text()).splitlines() == ["0", str(count), "0"]
+    assert "new" in os.listdir(running.directory / "overlay/app/upper")
+
+
+async def test_volumes_of_many_layers(runner: Any, tmp_path: Path) -> None:
+    layers = [tmp_path / "layers" / str(number) for number in range(40)]
+    for number, layer in enumerate(layers):
+        layer.mkdir(parents=True)
+        (layer / str(number)).touch()
+    volumes = [
+        {
+            "name": name,
+            "kind": "host",
+            "source": str(some[0]),
+            "readOnly": True,
+            "gantry.io/layers": [*map(str, some)],
+        }
+        for name, some in (("one", layers), ("other", layers[:3]))
+    ]
+    mounts = [{"volume": name, "path": f"/{name}"} for name in ("one", "other")]
+    result = await runner.sh(
+        "ls /one | wc -l; ls /other; touch /one/x", mounts=mounts, pod={"volumes": volumes}
+    )
+    assert result.lines[:4] == ["40", "0", "1", "2"]
+    assert "Read-only" in result.output
+
+
+async def test_mounts_tell_of_nothing_below_the_root(runner: Any) -> None:
+    result = await runner.sh("cat /proc/self/mountinfo")
+    mounted = {line.split()[4]: line.split()[-1] for line in result.lines}
+    assert not {"/0", "/1", "/2", "/m"} & set(mounted)
+    assert "lowerdir=/0:/1" in mounted["/"]
+    assert "workdir=/2/work" in mounted["/"]

@@ -18,13 +18,13 @@ from executor.stage1 import ops, syscalls
 from executor.stage1.machine.assemble import RECORD, List, Place, Value
 from executor.stage1.ops import Context, Op
 from executor.stage1.ops.base import IN_ROOT
-from executor.stage1.ops.trees import DEVICE_NUMBERS, LINKS, layers
+from executor.stage1.ops.roots import UP, layer
+from executor.stage1.ops.trees import DEVICE_NUMBERS, LINKS
 from executor.stage1.syscalls import (
     AT_EMPTY_PATH,
     AT_FDCWD,
     AT_RECURSIVE,
     CLONE_NEWNS,
-    MNT_DETACH,
     MS_NODEV,
     MS_NOEXEC,
     MS_NOSUID,
@@ -41,10 +41,8 @@ _REMEMBERED: Final = 8  # of some 40 KiB
 _MOVE: Final = syscalls.MOVE_MOUNT_F_EMPTY_PATH | syscalls.MOVE_MOUNT_T_EMPTY_PATH
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_LINKS: Final = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
-_MOVE_TO_PATH: Final = syscalls.MOVE_MOUNT_F_EMPTY_PATH | syscalls.MOVE_MOUNT_T_SYMLINKS
-_LOWERS: Final = 16
-_DIRECTORIES: Final = 800
-"""Number of the first of an overlay's: above what a process that prepares apps has open, unless it is too many."""
+_MOVE_TO_PATH: Final = syscalls.MOVE_MOUNT_F_EMPTY_PATH
+_LOWERS: Final = 17
 _USERS_IN_ATTR: Final = 24
 _AT_REMOVEDIR: Final = 0x200
 
@@ -66,9 +64,6 @@ class Trees:
 
     def execute(self, todo: list[Op], context: Context) -> None:
         """Raises Refused, and of what is no part of a list StageError."""
-        if max(context.fds.values(), default=0) >= _DIRECTORIES // 2:
-            ops.execute(todo, context)
-            return
         run: list[Split] = []
         start = 0
         for number, op in enumerate([*todo, None]):
@@ -91,7 +86,7 @@ class Trees:
             if len(self._made) >= _REMEMBERED:
                 del self._made[next(iter(self._made))]
             made = self._made[key] = _Made(key)
-        made.execute(self._function, [value for one in run for value in one[1]], context.fds)
+        made.execute(self._function, [value for one in run for value in one[1]], context)
 
 
 class _Made:
@@ -107,9 +102,10 @@ class _Made:
         self._inputs = [(name, start + place.offset) for name, place in builder.inputs]
         self._outputs = [(name, start + place.offset) for name, place in builder.trees.items()]
         self._taken = builder.taken
+        self._places = builder.places
 
-    def execute(self, function: Callable[[int], int], values: list[Variable], fds: dict[str, int]) -> None:
-        buffer = self._buffer
+    def execute(self, function: Callable[[int], int], values: list[Variable], context: Context) -> None:
+        buffer, fds = self._buffer, context.fds
         for offset, value in zip(self._variables, values, strict=True):
             if isinstance(value, int):
                 struct.pack_into("<Q", buffer, offset, value)
@@ -120,6 +116,7 @@ class _Made:
             struct.pack_into("<Q", buffer, offset, fds[name])
         if function(self._base) < 0:
             raise Refused
+        context.places += self._places
         for name in self._taken:
             fds.pop(name, None)
         for name, offset in self._outputs:
@@ -142,12 +139,14 @@ def _fits(value: Variable) -> bool:
     return len(raw) < (_PATH if isinstance(value, str) else _OPTIONS) and b"\0" not in raw
 
 
-def _split_overlay(op: ops.MountOverlay) -> Split | None:
-    if len(op.lowers) > _LOWERS:
+def _split_layers(op: ops.TakeLayers) -> Split | None:
+    if len(op.lowers) > _LOWERS or not op.writable:
         return None
-    key = ("overlay", len(op.lowers), op.mapped, 0 if op.device_files else MS_NODEV, op.further())
-    above = (os.path.dirname(op.upper),) if op.mapped else ()
-    return key, (*op.lowers, *above, op.upper, op.work, *op.marks(), op.target)
+    return ("layers", op.name, len(op.lowers)), (*op.lowers, op.writable, *op.marks())
+
+
+def _split_root(op: ops.MountRoot) -> Split | None:
+    return (("root", *op), ()) if op.number <= _LOWERS else None
 
 
 def _split_dev(op: ops.MountDev) -> Split | None:
@@ -168,11 +167,13 @@ _SPLITS: Final[dict[type, Callable[[Any], Split | None]]] = {
     ops.ActAs: lambda op: (("act",), (op.base,)),
     ops.TakeTree: lambda op: (("take", op.name, op.recursive), (op.path,)),
     ops.TakeVolume: lambda op: None if op.sub_path else (("take", op.name, op.recursive), (op.source,)),
-    ops.MountOverlay: _split_overlay,
+    ops.Unshare: lambda op: (("unshare",), ()) if op.flags == CLONE_NEWNS else None,
+    ops.TakeLayers: _split_layers,
+    ops.MountRoot: _split_root,
     ops.MountDev: _split_dev,
     ops.Attach: _split_attach,
     ops.ReadOnlyRoot: lambda op: (("read-only",), ()),
-    ops.PivotRoot: lambda op: (("pivot",), ()),
+    ops.ChangeRoot: lambda op: (("change",), ()),
 }
 
 
@@ -180,7 +181,7 @@ class _Builder:
     """A list for a run of operations.
 
     variables: places for what differs, in the order of the operations'. inputs, trees: descriptors that are there
-    before and afterwards. taken: those that are not there any more.
+    before and afterwards. taken: those that are not there any more. places: so many of the ground it takes.
     """
 
     def __init__(self, key: tuple[Any, ...], base: int) -> None:
@@ -189,6 +190,7 @@ class _Builder:
         self.inputs: list[tuple[str, Place]] = []
         self.trees: dict[str, Place] = {}
         self.taken: list[str] = []
+        self.places = 0
         for kind, *static in key:
             _EMITTERS[kind](self, *static)
         todo.call("end")
@@ -226,6 +228,9 @@ class _Builder:
     def _enter(self, name: str) -> None:
         self._todo.call("setns", Value(self._fd(name)), CLONE_NEWNS)
 
+    def _unshare(self) -> None:
+        self._todo.call("unshare", CLONE_NEWNS)
+
     def _act(self) -> None:
         number = self._variable(8)
         self._todo.call("prctl", syscalls.PR_SET_SECUREBITS, syscalls.SECBIT_NO_SETUID_FIXUP)
@@ -257,45 +262,35 @@ class _Builder:
         todo.call("mount_setattr", Value(tree), "", flags, attr, 32)
         todo.call("move_mount", Value(tree), "", Value(place), "", _MOVE)
         todo.call("close", Value(place))
-        todo.call("close", Value(tree))
+        self._close(name)
+
+    def _layers(self, name: str, lowers: int) -> None:
+        for number in range(lowers + 1):
+            self.trees[layer(name, number)] = self._clone(self._variable(_PATH), 0)
+        for flag in (0, _AT_REMOVEDIR, _AT_REMOVEDIR):
+            self._todo.call("unlinkat", AT_FDCWD, self._variable(_PATH), flag, tolerate=errno.ENOENT)
+
+    def _root(self, *fields: Any) -> None:
+        """In the order of `ops.MountRoot`, which is the first to take places."""
+        op, todo = ops.MountRoot(*fields), self._todo
+        self.places = op.number + 1
+        for number in range(op.number + 1):
+            tree, only = self._fd(layer(op.name, number)), number < op.number
+            read_only = syscalls.MOUNT_ATTR_RDONLY if only else 0
+            attr = self._attributes(read_only, syscalls.MS_PRIVATE, mapped=op.mapped)
+            todo.call("mount_setattr", Value(tree), "", AT_EMPTY_PATH, attr, 32)
+            todo.call("move_mount", Value(tree), "", AT_FDCWD, f"/{number}", _MOVE_TO_PATH)
+            self._close(layer(op.name, number))
+        flags = 0 if op.device_files else MS_NODEV
+        lowers = tuple(f"/{number}" for number in range(op.number))
+        todo.call("mount", "overlay", "/", "overlay", flags, op.options(lowers, f"/{op.number}"))
+        root = self.trees["root"] = todo.room(8)
+        todo.call("openat", AT_FDCWD, UP, _DIRECTORY, result=root)
+
+    def _close(self, name: str) -> None:
+        self._todo.call("close", Value(self._fd(name)))
         self.trees.pop(name, None)
         self.taken.append(name)
-
-    def _overlay(self, lowers: int, mapped: bool, flags: int, further: str) -> None:
-        """Its directories are named by descriptors, whose numbers have to be known: an app can read the names."""
-        todo, numbers = self._todo, range(_DIRECTORIES, _DIRECTORIES + lowers + 2)
-        for number in numbers[:lowers]:
-            self._known(self._map() if mapped else self._path(), number)
-        if mapped:
-            todo.call("close", Value(self._map()))
-        for number in numbers[lowers:]:
-            self._known(self._path(), number)
-        for flag in (0, _AT_REMOVEDIR, _AT_REMOVEDIR):
-            todo.call("unlinkat", AT_FDCWD, self._variable(_PATH), flag, tolerate=errno.ENOENT)
-        paths = [f"/proc/self/fd/{number}" for number in numbers]
-        target, root = self._variable(_PATH), todo.room(8)
-        todo.call("mount", "overlay", target, "overlay", flags, layers(paths[:-2], paths[-2:]) + further)
-        todo.call("close_range", numbers[0], numbers[-1], 0)
-        todo.call("openat", AT_FDCWD, target, _DIRECTORY, result=root)
-        self.trees["root"] = root
-
-    def _map(self) -> Place:
-        """Id-map what is at a path where it is."""
-        todo, path = self._todo, self._variable(_PATH)
-        tree = self._clone(path, 0)
-        todo.call("mount_setattr", Value(tree), "", AT_EMPTY_PATH, self._attributes(0, 0, mapped=True), 32)
-        todo.call("move_mount", Value(tree), "", AT_FDCWD, path, _MOVE_TO_PATH)
-        return tree
-
-    def _path(self) -> Place:
-        fd = self._todo.room(8)
-        self._todo.call("openat", AT_FDCWD, self._variable(_PATH), _DIRECTORY, result=fd)
-        return fd
-
-    def _known(self, fd: Place, number: int) -> None:
-        """Have a descriptor of this number instead."""
-        self._todo.call("dup3", Value(fd), number, os.O_CLOEXEC)
-        self._todo.call("close", Value(fd))
 
     def _dev(self) -> None:
         todo = self._todo
@@ -320,12 +315,10 @@ class _Builder:
         attr = self._attributes(syscalls.MOUNT_ATTR_RDONLY, 0, mapped=False)
         self._todo.call("mount_setattr", Value(self._fd("root")), "", AT_EMPTY_PATH, attr, 32)
 
-    def _pivot(self) -> None:
+    def _change(self) -> None:
         todo = self._todo
         todo.call("fchdir", Value(self._fd("root")))
-        todo.call("pivot_root", ".", ".")
-        todo.call("umount2", ".", MNT_DETACH)
-        todo.call("chdir", "/")
+        todo.call("chroot", ".")
 
 
 _EMITTERS: Final[dict[str, Callable[..., None]]] = {
@@ -333,8 +326,10 @@ _EMITTERS: Final[dict[str, Callable[..., None]]] = {
     "act": _Builder._act,
     "take": _Builder._take,
     "attach": _Builder._attach,
-    "overlay": _Builder._overlay,
+    "unshare": _Builder._unshare,
+    "layers": _Builder._layers,
+    "root": _Builder._root,
     "dev": _Builder._dev,
     "read-only": _Builder._read_only,
-    "pivot": _Builder._pivot,
+    "change": _Builder._change,
 }

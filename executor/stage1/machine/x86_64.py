@@ -9,9 +9,9 @@ MACHINE: Final = 62  # EM_X86_64
 # arch/x86/entry/syscalls/syscall_64.tbl
 _NAMES: Final = (
     "read=0 write=1 close=3 rt_sigaction=13 rt_sigprocmask=14 ioctl=16 madvise=28 dup2=33 getpid=39 "
-    "socket=41 sendmsg=46 clone=56 execve=59 wait4=61 fcntl=72 chdir=80 fchdir=81 umask=95 setsid=112 "
+    "socket=41 sendmsg=46 clone=56 execve=59 wait4=61 fcntl=72 fchdir=81 umask=95 setsid=112 "
     "setgroups=116 setresuid=117 setresgid=119 setfsuid=122 setfsgid=123 capset=126 rt_sigsuspend=130 "
-    "pivot_root=155 prctl=157 mount=165 umount2=166 sethostname=170 exit_group=231 keyctl=250 "
+    "prctl=157 chroot=161 mount=165 umount2=166 sethostname=170 exit_group=231 keyctl=250 "
     "openat=257 mkdirat=258 mknodat=259 unlinkat=263 symlinkat=266 readlinkat=267 unshare=272 dup3=292 "
     "prlimit64=302 setns=308 seccomp=317 execveat=322"
 )

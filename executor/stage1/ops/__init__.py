@@ -20,40 +20,50 @@ from executor.stage1.ops.process import (
     Unshare,
     UnshareUsers,
 )
+from executor.stage1.ops.roots import (
+    FURTHER,
+    PLACES,
+    ChangeRoot,
+    MountLayers,
+    MountRoot,
+    NewGround,
+    SealGround,
+    TakeLayers,
+)
 from executor.stage1.ops.sandbox import DIRECTORIES, MORE, Hide, MakeReadOnly, MountNew, NewRoot, SealRoot
 from executor.stage1.ops.trees import (
-    DEVICES,
     Attach,
     CheckPropagation,
     MountDev,
     MountOverlay,
+    OpenDevices,
     OwnVolume,
     PivotRoot,
     ReadOnlyRoot,
-    TakeLayers,
+    TakeOverlay,
     TakeTree,
     TakeVolume,
 )
 
 __all__ = [
-    "DEVICES", "DIRECTORIES", "IN_ROOT", "MORE", "ActAs", "Attach", "CheckPropagation", "Context", "Enter", "Hide",
-    "JoinCgroup", "Loopback", "MakeReadOnly",
-    "MountDev", "MountNew", "MountOverlay", "NewRoot", "OomScore", "Op", "OwnVolume", "PivotRoot",
-    "ReadOnlyRoot", "SealRoot",
+    "DIRECTORIES", "FURTHER", "IN_ROOT", "MORE", "PLACES", "ActAs", "Attach", "ChangeRoot", "CheckPropagation",
+    "Context", "Enter", "Hide", "JoinCgroup", "Loopback", "MakeReadOnly",
+    "MountDev", "MountLayers", "MountNew", "MountOverlay", "MountRoot", "NewGround", "NewRoot", "OomScore", "Op",
+    "OpenDevices", "OwnVolume", "PivotRoot",
+    "ReadOnlyRoot", "SealGround", "SealRoot",
     "SetHostname", "SetLabel",
-    "SetSysctls", "StageError", "TakeLayers", "TakeTree", "TakeVolume", "Terminal", "Unshare",
+    "SetSysctls", "StageError", "TakeLayers", "TakeOverlay", "TakeTree", "TakeVolume", "Terminal", "Unshare",
     "UnshareUsers", "execute", "open_or_make", "pack", "unpack",
 ]  # fmt: skip
 
 _KINDS: Final = {
     kind.__name__: kind
     for kind in (
-        Unshare, UnshareUsers, ActAs, Enter, TakeTree, TakeVolume, CheckPropagation, MountOverlay, OwnVolume,
-        Attach, MountDev,
-        ReadOnlyRoot,
+        Unshare, UnshareUsers, ActAs, Enter, TakeTree, TakeVolume, CheckPropagation, OwnVolume, Attach, MountDev,
+        TakeLayers, MountRoot, MountLayers, ChangeRoot, OpenDevices, ReadOnlyRoot,
         JoinCgroup, OomScore, SetLabel,
         PivotRoot, SetHostname, SetSysctls, Loopback, NewRoot, MountNew, Hide, MakeReadOnly,
-        SealRoot, TakeLayers, Terminal,
+        SealRoot, Terminal,
     )
 }  # fmt: skip
 

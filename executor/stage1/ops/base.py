@@ -19,11 +19,17 @@ class StageError(Exception):
 
 
 class Context:
-    """What operations of one execution share: named descriptors, and the app's stdin, stdout and stderr."""
+    """What operations of one execution share: named descriptors, and the app's stdin, stdout and stderr.
 
-    def __init__(self, fds: dict[str, int]) -> None:
+    `places`: of the ground (see `roots`), so many are taken. `home`: a directory from which paths begin that are
+    no app's (cgroups' files), -1 for the root.
+    """
+
+    def __init__(self, fds: dict[str, int], *, home: int = -1) -> None:
         self.fds = fds
+        self.home = home
         self.streams: list[int] = []
+        self.places = 0
 
 
 class Op(Protocol):

@@ -98,7 +98,10 @@ class JoinCgroup(NamedTuple):
 
     def execute(self, context: Context) -> None:
         for path in self.members:
-            cgroups.write(path, "0")
+            if context.home < 0:
+                cgroups.write(path, "0")
+            else:
+                cgroups.write(path.lstrip("/"), "0", directory=context.home)
         if self.namespace:
             syscalls.unshare(syscalls.CLONE_NEWCGROUP)
 

@@ -21,7 +21,6 @@ from executor.stage1.syscalls import (
     RESOLVE_NO_SYMLINKS,
 )
 
-DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
 # Documentation/admin-guide/devices.txt
 DEVICE_NUMBERS: Final = {
     "null": (1, 3),
@@ -147,14 +146,10 @@ class MountOverlay(NamedTuple):
 
     def further(self) -> str:
         """Options, each after a comma, but for those that name directories."""
-        return f"{',userxattr' if self.user_attributes else ''}{_labelled(self.context)}"
-
-    def marks(self) -> tuple[str, str, str]:
-        """What `volatile` leaves behind: a file and two directories, in the order in which they can be removed."""
-        return _marks(self.work)
+        return f"{',userxattr' if self.user_attributes else ''}{labelled(self.context)}"
 
 
-class TakeLayers(NamedTuple):
+class TakeOverlay(NamedTuple):
     """An image's layers (uppermost first) as one read-only, detached tree. It is mounted on `place` meanwhile."""
 
     name: str
@@ -186,7 +181,7 @@ def _mount_layers(
     paths = [f"/proc/self/fd/{fd}" for fd in fds]
     data = layers(names if place else paths[: len(lowers)], paths[len(paths) - len(writable) :]) + options
     if writable:
-        _forget_volatile(writable[-1])
+        forget_volatile(writable[-1])
     here = os.open(".", os.O_PATH | os.O_CLOEXEC)
     try:
         if place:
@@ -204,13 +199,13 @@ def layers(lowers: Sequence[str], writable: Sequence[str]) -> str:
     return data + (f",upperdir={writable[0]},workdir={writable[1]},volatile" if writable else "")
 
 
-def _forget_volatile(work: str) -> None:
+def forget_volatile(work: str) -> None:
     """What tells the kernel that the directories may be damaged since the host went down: nobody brings them back then.
 
     What is written to an app's root does not outlive the app. Without `volatile` each end of an app would wait until
     all that anybody has written to the host's file system is on its disk (Documentation/filesystems/overlayfs.rst).
     """
-    dirty, mark, place = _marks(work)
+    dirty, mark, place = marks(work)
     try:
         os.rmdir(place)
     except FileNotFoundError:
@@ -222,12 +217,13 @@ def _forget_volatile(work: str) -> None:
         os.rmdir(place)
 
 
-def _marks(work: str) -> tuple[str, str, str]:
+def marks(work: str) -> tuple[str, str, str]:
+    """What `volatile` leaves behind: a file and two directories, in the order in which they can be removed."""
     place = os.path.join(work, "work", "incompat")
     return f"{place}/volatile/dirty", f"{place}/volatile", place
 
 
-def _labelled(context: str) -> str:
+def labelled(context: str) -> str:
     """The mount option for SELinux, in quotes: levels have commas (mount(8))."""
     return f',context="{context}"' if context else ""
 
@@ -289,7 +285,8 @@ class Attach(NamedTuple):
 class MountDev(NamedTuple):
     """A small /dev: a tmpfs that honours no device files, with the six harmless ones bound onto it.
 
-    Its console is the null device too, until the app gets a terminal (`Terminal`): the host's is nobody's to write to.
+    They are the ground's (`NewGround`). Its console is the null device too, until the app gets a terminal (`Terminal`):
+    the host's is nobody's to write to.
     So an app with CAP_MKNOD (it is in the default set) can make device files anywhere and open none. In a user
     namespace (`base`) nobody can make any (user_namespaces(7)): there the six are made instead of bound, which is seven
     mounts less. With `every` (privileged) the host's device files are made in it.
@@ -307,29 +304,27 @@ class MountDev(NamedTuple):
         target = open_or_make(context.fds["root"], "dev", resolve, directory=True)
         flags = MS_NOSUID | MS_NOEXEC | (0 if self.every or self.base else MS_NODEV)
         of_tmpfs, of_devpts = self.options()
-        syscalls.mount("tmpfs", f"/proc/self/fd/{target}", "tmpfs", flags, of_tmpfs)
+        os.fchdir(target)
+        syscalls.mount("tmpfs", ".", "tmpfs", flags, of_tmpfs)
         os.close(target)
         dev = syscalls.openat2(context.fds["root"], "dev", O_DIR, resolve)
+        os.fchdir(dev)
         if self.every:
-            _copy_devices("/dev", dev)
-            if not os.path.lexists("/dev/console"):
-                os.mknod("console", stat.S_IFCHR | 0o600, os.stat("/dev/null").st_rdev, dir_fd=dev)
+            _copy_devices(context.fds.pop("devices"), dev)
         elif not (self.base and _make_devices(dev)):
-            for name in DEVICES:
+            for name in DEVICE_NUMBERS:
                 os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=dev))
-                syscalls.mount(f"/dev/{name}", f"/proc/self/fd/{dev}/{name}", None, MS_BIND)
-            os.close(os.open("console", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=dev))
-            syscalls.mount("/dev/null", f"/proc/self/fd/{dev}/console", None, MS_BIND)
+                syscalls.mount(f"/dev/{name}", name, None, MS_BIND)
         for name in ("pts", "shm", "mqueue"):
             os.mkdir(name, 0o755, dir_fd=dev)
         for name, to in LINKS.items():
             os.symlink(to, name, dir_fd=dev)
-        syscalls.mount("devpts", f"/proc/self/fd/{dev}/pts", "devpts", MS_NOSUID | MS_NOEXEC, of_devpts)
+        syscalls.mount("devpts", "pts", "devpts", MS_NOSUID | MS_NOEXEC, of_devpts)
         os.close(dev)
 
     def options(self) -> tuple[str, str]:
         """Of the tmpfs and of the devpts."""
-        label = _labelled(self.context)
+        label = labelled(self.context)
         return f"mode=755,size=64k{label}", f"newinstance,ptmxmode=0666,mode=0620,gid={self.base + 5}{label}"
 
 
@@ -346,15 +341,28 @@ def _make_devices(dev: int) -> bool:
     return True
 
 
-def _copy_devices(source: str, dev: int) -> None:
-    """Make every device file directly in `source` in the directory `dev` too."""
-    for entry in os.scandir(source):
-        info = entry.stat(follow_symlinks=False)
-        if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):
-            if entry.name in LINKS:
-                continue
-            os.mknod(entry.name, info.st_mode, info.st_rdev, dir_fd=dev)
-            os.chmod(entry.name, stat.S_IMODE(info.st_mode), dir_fd=dev)
+def _copy_devices(source: int, dev: int) -> None:
+    """Make every device file directly in the directory `source`, which is closed, in the directory `dev` too."""
+    try:
+        for name in os.listdir(source):
+            info = os.stat(name, dir_fd=source, follow_symlinks=False)
+            if name not in LINKS and (stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode)):
+                os.mknod(name, info.st_mode, info.st_rdev, dir_fd=dev)
+                os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=dev)
+    finally:
+        os.close(source)
+    with contextlib.suppress(FileExistsError):
+        os.mknod("console", stat.S_IFCHR | 0o600, os.makedev(*DEVICE_NUMBERS["console"]), dir_fd=dev)
+
+
+class OpenDevices(NamedTuple):
+    """The host's device files, for `MountDev` to make all of them."""
+
+    def describe(self) -> str:
+        return "look at /dev"
+
+    def execute(self, context: Context) -> None:
+        context.fds["devices"] = os.open("/dev", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 class OwnVolume(NamedTuple):

@@ -227,6 +227,89 @@ def leave_the_root_by_another():
     os.close(os.open(SECRET, os.O_RDONLY))
 
 
+def below_the_root():
+    """What an app's root was built on: places by their numbers, the first of them an image's layer."""
+    for name in ("/0", "/m"):
+        os.stat(name)
+
+
+def come_anew(fd):
+    """Where a mount namespace begins, whatever was root before."""
+    call("setns", fd, NEWNS)
+    os.chdir("/")
+    below_the_root()
+
+
+def even_if_refused(name, *arguments):
+    try:
+        call(name, *arguments)
+    except OSError:
+        pass
+
+
+@attempt
+def below_the_root_by_dots():
+    os.chdir("/")
+    for _ in range(8):
+        os.chdir("..")
+        if os.path.exists("0") and os.path.exists("m"):
+            return
+    below_the_root()
+
+
+@attempt
+def below_the_root_by_chroot():
+    os.makedirs("/tmp/cage", exist_ok=True)
+    call("chroot", b"/tmp/cage")
+    for _ in range(64):
+        os.chdir("..")
+    call("chroot", b".")
+    below_the_root()
+
+
+@attempt
+def below_the_root_by_taking_it_away():
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+    call("umount2", b"/", 2)
+    come_anew(own)
+
+
+@attempt
+def below_the_root_by_coming_back():
+    come_anew(os.open("/proc/self/ns/mnt", os.O_RDONLY))
+
+
+@attempt
+def below_the_root_of_a_copy():
+    own_users(NEWNS)
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+    even_if_refused("umount2", b"/", 2)
+    even_if_refused("umount2", b"/..", 2)
+    come_anew(own)
+
+
+@attempt
+def below_the_root_of_a_copy_by_another():
+    own_users(NEWNS)
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+    mount("x", "/tmp", "tmpfs")
+    os.chdir("/tmp")
+    call("pivot_root", b".", b".")
+    for _ in range(3):
+        even_if_refused("umount2", b".", 2)
+        even_if_refused("umount2", b"/", 2)
+    come_anew(own)
+
+
+@attempt
+def below_the_root_of_a_copy_by_moving_it():
+    own_users(NEWNS)
+    mount("x", "/tmp", "tmpfs")
+    os.makedirs("/tmp/root")
+    mount("/", "/tmp/root", "", 0x2000)  # MS_MOVE
+    come_anew(os.open("/proc/self/ns/mnt", os.O_RDONLY))
+
+
 @attempt
 def cgroup_of_somebody_else():
     with open("/proc/self/mountinfo") as file:
