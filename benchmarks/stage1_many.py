@@ -40,6 +40,7 @@ from benchmarks.stage1_start import (
     oci_bundle,
 )
 from executor.pods.launcher import AppExit, Launcher
+from executor.pods.spread import spread
 from executor.stage0.removal import remove_tree
 
 AT_ONCE = 4
@@ -53,6 +54,7 @@ def pod_of(base: Path, rootfs: Path, command: list[str]) -> Path:
     manifest = json.loads((pod / "pod").read_text())
     manifest["apps"][0]["app"]["exec"] = command
     (pod / "pod").write_text(json.dumps(manifest))
+    spread(pod)  # what a start makes anew is in a place of its own, as an executor's pods are
     return pod
 
 

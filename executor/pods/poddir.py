@@ -19,6 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from executor.pods.spread import spread
 from executor.stage0.removal import remove_tree
 
 log = logging.getLogger(__name__)
@@ -190,6 +191,7 @@ class PodDirs:
         """Make the phases' directories. Raises OSError."""
         for phase in Phase:
             (self.root / phase).mkdir(parents=True, exist_ok=True, mode=0o750)
+        spread(self.root / Phase.EMBRYO)
 
     def create(self, name: str) -> PodDir:
         """A new pod directory, locked. Raises FileExistsError when there is one of that name already."""
