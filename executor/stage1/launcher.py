@@ -25,6 +25,7 @@ from executor.stage1.children import Kind
 from executor.stage1.inits import Init, Maker
 from executor.stage1.ops import StageError
 from executor.stage1.points import Points
+from executor.stage1.reaper import Reaper
 from executor.stage1.sandbox import Sandbox
 from executor.stage1.starters import Answer, Child
 from executor.stage1.worker import worker
@@ -33,6 +34,7 @@ _END_SECONDS: Final = 10.0
 _REFILL_SECONDS: Final = 0.002
 _PUT_OFF_SECONDS: Final = 0.006  # once, for starts that go on
 _IDLE_SECONDS: Final = 5.0
+_AGAIN_SECONDS: Final = 0.001
 
 
 class Launcher:
@@ -70,9 +72,8 @@ class Launcher:
         self.cgroups = Spares(layout, 0 if only is not None else spares)
         self._spare_starters: list[Child] = []
         self._sandboxes: dict[str, Sandbox] = {}
-        self._children: dict[int, Callable[[int], None]] = {}
-        self._early: dict[int, int] = {}
-        self._starting = 0
+        self._reaper = Reaper()
+        self.expect = self._reaper.expect
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
         self._epoll = select.epoll()
@@ -103,13 +104,6 @@ class Launcher:
         """Call `action` once, after `seconds`."""
         self._sequence += 1
         heapq.heappush(self._timers, (time.monotonic() + seconds, self._sequence, action))
-
-    def expect(self, pid: int, on_exit: Callable[[int], None]) -> None:
-        """Call `on_exit(wait status)` when the child ends (at once when it has ended already)."""
-        if pid in self._early:
-            on_exit(self._early.pop(pid))
-        else:
-            self._children[pid] = on_exit
 
     def take_init(self, kind: Kind, tenant: str) -> Init:
         """An init that has made, or is making, its namespaces; no other tenant's pod has had any of them."""
@@ -149,17 +143,13 @@ class Launcher:
 
     def take_starter(self) -> Child:
         """A process that waits for an app to start; call `starter_done` when it has answered."""
-        self._starting += 1
+        self._reaper.starting += 1
         return self._spare_starters.pop() if self._spare_starters else self._fork_starter(spare=False)
 
     def starter_done(self, starter: Child, *, well: bool) -> None:
-        """One start has ended: unclaimed exit statuses are of interest only while one goes on.
-
-        A starter that is `well` waits for the next, a while if there are more than are to be spare.
-        """
-        self._starting -= 1
-        if not self._starting:
-            self._early.clear()
+        """One start has ended. A starter that is `well` waits for the next, a while if there are more than are to be
+        spare."""
+        self._reaper.started()
         if well and starter.lasts and self._spares and not self._closing:
             self._spare_starters.append(starter)
             self.expect(starter.pid, partial(self._lose_starter, starter))
@@ -234,18 +224,11 @@ class Launcher:
             wake.recv(4096)
         except BlockingIOError:
             pass
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
-            on_exit = self._children.pop(pid, None)
-            if on_exit is not None:
-                on_exit(status)
-            elif self._starting:
-                self._early[pid] = status
+        self._reap()
+
+    def _reap(self) -> None:
+        if self._reaper.reap():
+            self.later(_AGAIN_SECONDS, self._reap)  # after whatever else there is to do
 
     def _on_request(self) -> None:
         try:
@@ -324,12 +307,12 @@ class Launcher:
         self._refill_planned = False
         if self._closing:
             return
-        if self._starting and not self._put_off:
+        if self._reaper.starting and not self._put_off:
             self._put_off = self._refill_planned = True
             self.later(_PUT_OFF_SECONDS, self._refill)
             return
         self._put_off = False
-        if len(self._spare_starters) + self._starting < self._spares:
+        if len(self._spare_starters) + self._reaper.starting < self._spares:
             starter = self._fork_starter(spare=True)
             self._spare_starters.append(starter)
             self.expect(starter.pid, partial(self._lose_starter, starter))
@@ -370,11 +353,11 @@ class Launcher:
                 pass  # it is being stopped already
         deadline = time.monotonic() + _END_SECONDS
         self.later(_END_SECONDS, lambda: None)  # for a turn waits until something happens
-        while (self._sandboxes or self._children) and time.monotonic() < deadline:
+        while (self._sandboxes or self._reaper.expected) and time.monotonic() < deadline:
             self._turn()
         self.cgroups.remove()
-        if self._sandboxes or self._children:
-            left = [*self._sandboxes, *map(str, self._children)]
+        if self._sandboxes or self._reaper.expected:
+            left = [*self._sandboxes, *map(str, self._reaper.expected)]
             sys.stderr.write(f"stage1: the launcher ends without having seen the end of {', '.join(left)}\n")
 
 
