@@ -146,7 +146,7 @@ async def _node(config: Settings, executor: PodExecutor) -> _Node:
     memory = None if executor.ceiling is None else executor.ceiling.pods
     stages = Stages(config.state_dir, images_are, dirs.lock, local_images=config.local_images, memory=memory)
     dirs.open()
-    keeper = LauncherKeeper(memory=memory)
+    keeper = LauncherKeeper(config.state_dir / "points", memory)
     machines = Machines(keeper.run_pod, config.state_dir, config.kvm_kernel, templates=config.kvm_templates)
     metadata = Service(
         Keys(config.metadata_key or config.state_dir / "metadata" / "key", make=config.metadata_key is None),

@@ -198,7 +198,7 @@ def name() -> str:
     return f"p{os.urandom(4).hex()}"
 
 
-async def test_pods_run_end_and_are_killed(mesos: Mesos) -> None:
+async def test_pods_run_end_and_are_killed(mesos: Mesos, cluster: Cluster) -> None:
     scheduler, driver = mesos
     job, service = f"{name()}.1", f"{name()}.1"
     scheduler.waiting += [
@@ -211,6 +211,10 @@ async def test_pods_run_end_and_are_killed(mesos: Mesos) -> None:
     assert status["state"]["terminated"]["exitCode"] == 3
     running = await scheduler.until(service, lambda u: u["state"] == "TASK_RUNNING")
     assert report(running).status["phase"] == "Running"
+    (layer,) = cluster.root.glob(
+        f"agent/slaves/*/frameworks/*/executors/*/runs/latest/pods/run/{service}/overlay/c/upper"
+    )
+    assert not os.listdir(layer), "places to mount on are in a layer that all pods share"
     reasons = [
         e.reason for u in scheduler.updates if u["task_id"]["value"] == service for e in report(u).events
     ]
