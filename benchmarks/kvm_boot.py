@@ -1,12 +1,12 @@
 """How long a pod of flavor kvm takes to its first instruction, against a bare QEMU microvm of the same kernel.
 
 peer: `qemu-system-x86_64 -M microvm` and an init of a few instructions, to that. It has what makes ours fast: an
-unpacked kernel, and the same parameters for it. ours: from run_pod to an app's first output: virtiofsd, QEMU, which
-goes on from the template of this size of machine, the pod, the app. All with the same accelerator and the same
-memory, in turns.
+unpacked kernel, and the same parameters for it. ours: from run_pod to an app's first output: virtiofsd, QEMU, the
+guest, the pod, the app. All with the same accelerator and the same memory, in turns:
 
-first: the first pod of a size, which boots; its template is made afterwards. booted: the same, each time (as where KVM
-works, or for very large machines): QEMU, kernel, Python, stage1's launcher, the pod, the app.
+first: the first pod that ever has a machine of this size (each turn has another one), on a node that has a template, as
+an executor makes it when it has nothing to do. next: the same again. cold: where there is no template yet (as where KVM
+works): it boots QEMU, the kernel, Python, stage1's launcher.
 """
 
 import argparse
@@ -21,24 +21,27 @@ import time
 from pathlib import Path
 from typing import Any
 
-from executor.kvm import kernel, probe
-from executor.kvm.machine import GUEST_OVERHEAD, MIB
+from executor.kvm import kernel, machine, probe
+from executor.kvm.equipment import Equipment
+from executor.kvm.machine import MIB
 from executor.kvm.machines import Machines
 from executor.pods.launcher import AppExit, Launcher
 
-APP_MEMORY = 64 * MIB
+APP_MEMORY = 128 * MIB
+"""Of the first turn; each has as much more, so a machine of a size that was not there before."""
+KINDS = ("cold", "first", "next", "peer")
 
 
-def _pod(base: Path, name: str, image: Path) -> Path:
+def _pod(base: Path, name: str, image: Path, memory: int) -> Path:
     pod = base / f"bench-{os.getpid()}-{name}"
     (pod / "appsinfo" / "app").mkdir(parents=True)
     (pod / "appsinfo" / "app" / "lower").write_text(f"{image}\n")
-    memory = {"name": "resource/memory", "value": {"limit": str(APP_MEMORY)}}
+    limit = {"name": "resource/memory", "value": {"limit": str(memory)}}
     cpu = {"name": "resource/cpu", "value": {"request": "1"}}  # the weight of a process, as the peer has
     manifest = {
         "acVersion": "0.8.11",
         "acKind": "PodManifest",
-        "apps": [{"name": "app", "app": {"exec": ["/bin/echo", "up"], "isolators": [memory, cpu]}}],
+        "apps": [{"name": "app", "app": {"exec": ["/bin/echo", "up"], "isolators": [limit, cpu]}}],
         "annotations": [{"name": "gantry.io/flavor", "value": "kvm"}],
     }
     (pod / "pod").write_text(json.dumps(manifest))
@@ -65,10 +68,12 @@ async def _ours(machines: Machines, pod: Path) -> float:
     return took
 
 
-def _peer(qemu: Path, path: Path, how: probe.Accelerator) -> float:
+def _peer(found: Equipment, memory: int) -> float:
+    """memory: of the machine."""
+    how = found.how
     began = time.perf_counter()
-    memory = (APP_MEMORY + GUEST_OVERHEAD) // MIB
-    why = probe.try_boot(qemu, path, ["-accel", how.name, "-cpu", how.cpu], how.parameters, 300, memory)
+    options = ["-accel", how.name, "-cpu", how.cpu]
+    why = probe.try_boot(found.tools.qemu, found.boot.kernel, options, how.parameters, 300, memory // MIB)
     if why:
         sys.exit(f"the bare machine: {why}")
     return time.perf_counter() - began
@@ -83,29 +88,29 @@ async def _run(count: int) -> dict[str, Any]:
         shutil.copy(shutil.which("busybox") or "/bin/busybox", image / "bin" / "echo")
         machines = Machines(launcher.run_pod, base)
         booting = Machines(launcher.run_pod, base, templates=0)
-        equipment = await machines.equipment()
+        found = await machines.equipment()
         await booting.equipment()
-        first = await _ours(machines, _pod(base, "first", image))
-        await machines.settle()
-        seconds: dict[str, list[float]] = {"ours": [], "peer": [], "booted": []}
+        await _ours(machines, _pod(base, "before", image, MIB))  # it boots
+        await machines.settle()  # and its template is made
+        seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
         for number in range(count):
-            qemu, how = equipment.tools.qemu, equipment.how
-            seconds["peer"].append(await asyncio.to_thread(_peer, qemu, equipment.boot.kernel, how))
-            seconds["ours"].append(await _ours(machines, _pod(base, f"{number}", image)))
-            seconds["booted"].append(await _ours(booting, _pod(base, f"{number}-booted", image)))
+            memory = APP_MEMORY * (number + 1)
+            pods = {kind: _pod(base, f"{number}-{kind}", image, memory) for kind in KINDS[:3]}
+            size = machine.size(json.loads((pods["first"] / "pod").read_text()), 1).memory
+            seconds["first"].append(await _ours(machines, pods["first"]))
+            seconds["peer"].append(await asyncio.to_thread(_peer, found, size))
+            seconds["next"].append(await _ours(machines, pods["next"]))
+            seconds["cold"].append(await _ours(booting, pods["cold"]))
         return {
             "benchmark": "kvm_boot",
-            "measured": "run_pod to the app's first byte, from a template of this size of machine that was made before"
-            " (first_s: before there was one; booted_s: without any); peer: a bare microvm of the same kernel, unpacked"
-            " as ours and with the same parameters, to its first program",
-            "accelerator": equipment.how.name,
+            "measured": "run_pod to the app's first byte; first: of this size of machine, where there is a template;"
+            " next: the same again; cold: no template, it boots; peer: a bare microvm of the same kernel and memory,"
+            " unpacked as ours and with the same parameters, to its first program",
+            "accelerator": found.how.name,
             "kernel": kernel.find().release,
             "runs": count,
-            **{f"{name}_s": round(statistics.median(taken), 3) for name, taken in seconds.items()},
-            "first_s": round(first, 3),
-            "ratio": _ratio(seconds["ours"], seconds["peer"]),
-            "ratio_of_minima": round(min(seconds["ours"]) / min(seconds["peer"]), 3),
-            "ratio_booted": _ratio(seconds["booted"], seconds["peer"]),
+            **{f"{kind}_s": round(statistics.median(taken), 3) for kind, taken in seconds.items()},
+            **{f"ratio_{kind}": _ratio(seconds[kind], seconds["peer"]) for kind in KINDS[:3]},
             "load": os.getloadavg()[0],
         }
     finally:

@@ -119,7 +119,7 @@ def _add_pod_flags(made: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     made.add_argument(
         "--kvm-templates", type=_disk, default=LIMIT, metavar="SIZE",
-        help="disk for templates of virtual machines, of about 100 MB for each size that is in use; 0: machines boot "
+        help="disk for templates of virtual machines, of about 90 MB for each number of cpus in use; 0: machines boot "
         "(default: 1Gi)",
     )  # fmt: skip
     made.add_argument(

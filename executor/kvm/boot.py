@@ -83,8 +83,9 @@ def first_root(found: Kernel) -> bytes:
 
 
 def _key(found: Kernel) -> str:
-    """Of everything that goes in, without reading it all."""
-    code = [*(_PACKAGE.parent / "stage1").rglob("*.py*"), *_PACKAGE.rglob("*.py*")]
+    """Of everything that goes in, without reading it all. What Python keeps of sources comes and goes."""
+    found_code = (*(_PACKAGE.parent / "stage1").rglob("*.py*"), *_PACKAGE.rglob("*.py*"))
+    code = [path for path in found_code if path.parent.name != "__pycache__"]
     facts = [sys.version, *_stats((found.path, Path(os.path.realpath(sys.executable)), *sorted(code)))]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 

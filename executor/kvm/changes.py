@@ -75,8 +75,8 @@ class Changes:
                 f"user or group {asked.highest_id}: above {userns.SIZE - 1} there are none in this machine"
             )
         most = max((app.limits.memory_limit or 0 for app in asked.apps.values()), default=0)
-        if most > self._size.memory - machine.GUEST_OVERHEAD:
-            has = (self._size.memory - machine.GUEST_OVERHEAD) // machine.MIB
+        if most > (has := machine.memory_of_apps(self._first)):
+            has //= machine.MIB
             raise machine.MachineError(f"a memory limit of {most} bytes: the machine has {has} MiB for apps")
         if any(volume.get("gantry.io/medium") for volume in pod.get("volumes") or ()):
             raise machine.MachineError("volumes in memory are made when the pod starts")

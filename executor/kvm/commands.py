@@ -1,6 +1,7 @@
 """The command lines of QEMU and virtiofsd, and what QEMU is told later."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -52,10 +53,12 @@ def booting(tools: Tools, boot: Boot, how: Accelerator, wanted: "Size") -> list[
 def template(tools: Tools, boot: Boot, how: Accelerator, wanted: "Size") -> list[str]:
     """The same for a machine that others go on from. Descriptors: 0 is for QMP, 2 the console.
 
-    It must have what they have, but for virtio devices (see `executor.kvm.acpi`). Its memory is not shared: QEMU reads
-    all of it, and shared memory is there when it has been read.
+    It must have what they have, but for virtio devices and most of its memory (see `executor.kvm.acpi`). This is not
+    shared: QEMU reads all of it, and shared memory is there when it has been read.
     """
     more = f" {waking.VARIABLE}=1 pcie_ports=compat"  # the guest looks for devices when it wants, and waits for nothing
+    if wanted.cpus > 2:
+        more += f" maxcpus={wanted.cpus // 2 + 1}"  # it is for so many, and for all numbers up to all of them
     return [
         *_qemu(tools, how, wanted, _WITH_PCI, "memory-backend-ram,id=memory,size={}"),
         *_kernel(boot, boot.template, how, more), *_PORT, *_QMP,
@@ -68,8 +71,9 @@ def going_on(tools: Tools, how: Accelerator, wanted: "Size") -> list[str]:
     By QMP it gets the shared tree (`SHARE_DEVICE`): QEMU 7.2 goes on with no machine that has it from the start; and,
     for want of descriptors, the wire (`WIRE_DEVICE`).
     """
+    places = replace(wanted, cpus=wanted.template.cpus)
     return [
-        *_qemu(tools, how, wanted, _WITH_PCI, _SHARED_MEMORY), "-incoming", "fd:1", *_PORT, *_QMP,
+        *_qemu(tools, how, places, _WITH_PCI, _SHARED_MEMORY), "-incoming", "fd:1", *_PORT, *_QMP,
         "-readconfig", f"/{TOLD}/{DEVICES}",
         "-device", f"virtio-serial-device,id=serial,max_ports=2,{_WAKES},bus={acpi.bus(acpi.PLACES[0])}",
     ]  # fmt: skip

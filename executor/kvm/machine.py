@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from executor.kvm import commands
+from executor.kvm import acpi, commands
 from executor.kvm.boot import Boot
 from executor.kvm.guest.main import SHARE
 from executor.kvm.probe import DEVICE, Accelerator, Tools
@@ -36,8 +36,12 @@ DEFAULT_MEMORY: Final = 512 * MIB
 """For the apps without a memory limit, together."""
 DEFAULT_CPU_MILLI: Final = 1000
 """For those without a cpu limit."""
-GUEST_OVERHEAD: Final = 128 * MIB
-"""Of the machine's memory, what its kernel and our code have in it."""
+BLOCK: Final = 128 * MIB
+"""What a kernel takes memory in that comes when it runs (Documentation/admin-guide/mm/memory-hotplug.rst)."""
+GUEST_OVERHEAD: Final = 110 * MIB
+"""Of the machine's memory, what its kernel and our code have in it; beside one byte of `_PER_BYTE`."""
+_PER_BYTE: Final = 64
+"""A page of 4096 bytes has an entry of 64 in the kernel's list (include/linux/mm_types.h, struct page)."""
 HOST_OVERHEAD: Final = 192 * MIB
 """Beside the machine's memory: QEMU's and virtiofsd's own."""
 CPU_OVERHEAD_MILLI: Final = 250
@@ -48,7 +52,8 @@ OVERLAYS: Final = f"{SHARE}/overlay"
 _ON_HOST: Final = (
     "resource/memory", "resource/cpu", "os/linux/cpu-shares", "resource/block-bandwidth", "resource/block-iops",
 )  # fmt: skip
-"""Isolators of a pod that hold for its machine; all others are for the guest."""
+"""Isolators of a pod that hold for its machine; all others are for the guest. What memory the apps may have is the
+guest's, too: the machine has some more."""
 _VERSION: Final = "0.8.11"
 _USERS: Final = "gantry.io/user-namespace"
 _RLIMITS: Final = "gantry.io/rlimits"
@@ -91,6 +96,12 @@ class Size:
     def host_memory(self) -> int:
         return self.memory + HOST_OVERHEAD
 
+    @property
+    def template(self) -> "Size":
+        """Of the machine whose template all of this size go on from, whatever memory they have: with as many cpus, or
+        a few more, which are not used."""
+        return Size(acpi.BASE_MEMORY, 1 << (self.cpus - 1).bit_length(), None, 0)
+
 
 def flavor(pod: Mapping[str, Any]) -> str:
     """Which one a PodManifest asks for; "" when it does not say."""
@@ -116,7 +127,6 @@ def check(pod: Mapping[str, Any]) -> None:
 def size(pod: Mapping[str, Any], host_cpus: int) -> Size:
     """From the apps' limits, and the pod's own where it has some."""
     together = [[_isolators(app["app"].get("isolators")) for app in apps] for apps in _together(pod["apps"])]
-    memory = max(_sum(apps, "resource/memory", DEFAULT_MEMORY) for apps in together) or DEFAULT_MEMORY
     cpu = max(_sum(apps, "resource/cpu", DEFAULT_CPU_MILLI, scale=3) for apps in together)
     cpu = cpu or DEFAULT_CPU_MILLI  # of a pod whose apps come later
     request = max(sum(_cpu_request(asked) for asked in apps) for apps in together)
@@ -124,17 +134,24 @@ def size(pod: Mapping[str, Any], host_cpus: int) -> Size:
     limited = bool(pod["apps"]) and all(
         _limit(asked, "resource/cpu") is not None for apps in together for asked in apps
     )
-    own = _isolators(pod.get("isolators"))
-    if (value := _limit(own, "resource/memory")) is not None:
-        memory = quantity(value)
-    if (value := _limit(own, "resource/cpu")) is not None:
+    if (value := _limit(_isolators(pod.get("isolators")), "resource/cpu")) is not None:
         cpu, limited = quantity(value, scale=3), True
+    memory = -(-(memory_of_apps(pod) + GUEST_OVERHEAD) * _PER_BYTE // (_PER_BYTE - 1))
     return Size(
-        memory=-(-(memory + GUEST_OVERHEAD) // MIB) * MIB,
+        memory=max(-(-memory // BLOCK) * BLOCK, acpi.BASE_MEMORY),
         cpus=min(max(math.ceil(cpu / 1000), 1), host_cpus),
         cpu_limit_milli=cpu + CPU_OVERHEAD_MILLI if limited else None,
         cpu_request_milli=request + CPU_OVERHEAD_MILLI,
     )
+
+
+def memory_of_apps(pod: Mapping[str, Any]) -> int:
+    """Bytes that the apps may have, together: the pod's own limit, or the sum of theirs."""
+    own = _limit(_isolators(pod.get("isolators")), "resource/memory")
+    if own is not None:
+        return quantity(own)
+    together = [[_isolators(app["app"].get("isolators")) for app in apps] for apps in _together(pod["apps"])]
+    return max(_sum(apps, "resource/memory", DEFAULT_MEMORY) for apps in together) or DEFAULT_MEMORY
 
 
 def _together(apps: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
@@ -386,9 +403,21 @@ def guest_manifest(pod: Mapping[str, Any], limits: Mapping[str, tuple[int, int]]
         **pod,
         "apps": [_as_here(app_in_guest(app, given), limits) for app in pod["apps"]],
         "volumes": volumes_in_guest(pod, given),
-        "isolators": [one for one in pod.get("isolators") or () if one["name"] not in _ON_HOST],
+        "isolators": [
+            *(one for one in pod.get("isolators") or () if one["name"] not in _ON_HOST),
+            *_limit_in_guest(pod),
+        ],
         "annotations": [{"name": name, "value": value} for name, value in notes.items()],
     }
+
+
+def _limit_in_guest(pod: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of memory, for all apps together, where they have not each their own: the machine has more."""
+    asked = [_isolators(app["app"].get("isolators")) for app in pod["apps"]]
+    own = _limit(_isolators(pod.get("isolators")), "resource/memory")
+    if asked and own is None and all(_limit(one, "resource/memory") is not None for one in asked):
+        return []
+    return [{"name": "resource/memory", "value": {"limit": str(memory_of_apps(pod))}}]
 
 
 def _as_here(app: Mapping[str, Any], limits: Mapping[str, tuple[int, int]]) -> dict[str, Any]:

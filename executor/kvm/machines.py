@@ -25,7 +25,8 @@ from executor.kvm.probe import ProbeError
 from executor.kvm.qmp import Qmp, QmpError
 from executor.kvm.runtime import RuntimeFailure
 from executor.kvm.sandbox import Guest, KvmSandbox
-from executor.kvm.template import LIMIT, Template, Templates
+from executor.kvm.stream import StreamError
+from executor.kvm.template import LIMIT, USUAL, Template, Templates
 from executor.kvm.wire import Wire
 from executor.network import taps
 from executor.network.taps import Link
@@ -41,6 +42,9 @@ BOOT_SECONDS: Final = 180.0
 """An emulated machine on a busy host takes its time."""
 EXIT_SECONDS: Final = 1.0
 CALM_SECONDS: Final = 5.0
+IDLE_SECONDS: Final = 60.0
+IDLE_LOAD: Final = 0.25
+"""Of the host, for each of its processors."""
 METADATA_URL: Final = "metadata-url"
 """What stage1 puts into AC_METADATA_URL (docs/stage1-interface.md)."""
 _SEED_BYTES: Final = 64
@@ -104,18 +108,23 @@ class Machines:
             return self._equipment
 
     async def ahead(self) -> None:
-        """Make the templates that were used lately and fit no more, when nothing else is to be done. It does nothing on
-        a node that had no machines."""
-        if self._templates is None or not (sizes := self._templates.lately()):
+        """Make the templates that were used lately and fit no more, when nothing else is to be done; where none were,
+        the usual ones, when the whole host has had nothing to do for some time."""
+        if self._templates is None:
             return
+        wanted = self._templates.lately()
+        if not wanted:
+            await _idle_host()
+            cpus = os.cpu_count() or 1
+            wanted = [number for number in USUAL if number < 2 * cpus]
         await self._calm()
         try:
             found = await self.equipment()
         except LaunchError as error:
             log.info("no templates of virtual machines are made: %s", error)
             return
-        for size in sizes:
-            self._templates.want(found, size)
+        for number in wanted:
+            self._templates.want(found, number)
         await self.settle()
 
     async def settle(self) -> None:
@@ -243,6 +252,8 @@ class _Start:
         links = await self._take_network()
         await self._start_programs()
         await self.guest.ready
+        if self._template is not None:
+            await self._grow(self._template)
         self.guest.sockets = shares.sockets(self._pod)
         sandbox = KvmSandbox(self.guest, self.host, self._pod_dir, on_exit, self._on_gone)
         files = {
@@ -311,20 +322,35 @@ class _Start:
         qmp = Qmp(ours)
         try:
             with theirs:
-                await self.host.start_app(VM, stdin=theirs.fileno(), stdout=template.fd, stderr=console)
+                pipe, pouring = template.pour(self._size.memory)
+                self._machines.spawn(pouring)
+                try:
+                    await self.host.start_app(VM, stdin=theirs.fileno(), stdout=pipe, stderr=console)
+                finally:
+                    os.close(pipe)
             await qmp.open()
             await qmp.running()
             await qmp.connect("files", files)
             await qmp.execute("device_add", commands.SHARE_DEVICE)
             await qmp.connect("wire", wire)
             await qmp.execute("device_add", commands.WIRE_DEVICE)
-        except QmpError as error:
+        except (QmpError, StreamError) as error:
             template.distrust()
             raise LaunchError(
                 f"the machine does not go on from its template: {error}{self.console.last()}"
             ) from None
         finally:
             qmp.close()
+
+    async def _grow(self, template: Template) -> None:
+        size = self._size
+        try:
+            await self.guest.call(
+                "grow", str(self._pod_dir), memory=size.memory, had=size.template.memory, cpus=size.cpus
+            )
+        except LaunchError:
+            template.distrust()
+            raise
 
     async def _give_up(self, *, distrust: bool) -> None:
         """It has not come to a pod: nothing of it stays. distrust: it may have gone on from a bad template."""
@@ -369,6 +395,14 @@ class _Start:
         if self._exit is not None and self._exit.oom_killed:
             reason = "the machine was killed: it took more memory than the pod may have"
         self._on_gone(reason)
+
+
+async def _idle_host() -> None:
+    """When it has had little to do for a minute, first after one."""
+    while True:
+        await asyncio.sleep(IDLE_SECONDS)
+        if os.getloadavg()[0] < IDLE_LOAD * (os.cpu_count() or 1):
+            return
 
 
 def _manifests(pod: Mapping[str, Any]) -> dict[str, str]:

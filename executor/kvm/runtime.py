@@ -30,6 +30,7 @@ _LATE: Final = (
     "traceback",
     "linecache",
     "executor.kvm.guest.datagrams",
+    "executor.kvm.guest.growth",
     "executor.kvm.guest.network",
     "executor.kvm.guest.ports",
 )

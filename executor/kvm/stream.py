@@ -4,8 +4,11 @@ The stream (QEMU's migration/savevm.c and migration/ram.c, version 3) has every 
 zeros by name. For each of these QEMU looks whether its own, new memory is zero, for which the host has to give it that
 page: the machine would hold all of its memory at once. Here they are left out, and what came more than once comes
 once. The devices, which follow, are copied as they are.
+
+And who goes on from it may have more memory than it had: then the stream has to begin with another size.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from typing import Final
@@ -17,6 +20,9 @@ _START, _PART, _END, _CONFIGURATION, _FOOTER = 1, 2, 3, 7, 0x7E
 _ZERO, _SIZES, _PAGE, _END_OF_SECTION, _SAME_BLOCK = 0x02, 0x04, 0x08, 0x10, 0x20
 _PAGE_SIZE: Final = 4096
 _VERSION: Final = 4
+HEAD: Final = 4096
+"""Bytes in which the head ends: it names a few blocks."""
+_PART_OF_FILE: Final = 1 << 20
 
 Page = tuple[int, bytes | memoryview]  # its kind; its byte, or contents
 
@@ -45,12 +51,40 @@ def lean(stream: memoryview) -> Iterator[bytes | memoryview]:
     yield stream[reader.at :]
 
 
+def pour(head: bytes, source: int, at: int, pipe: int) -> None:
+    """Write to a pipe a head, and what follows in a file. Blocks. Closes both. Raises OSError; but whoever reads may
+    stop, when there is nothing more for them."""
+    try:
+        os.write(pipe, head)
+        while count := os.sendfile(pipe, source, at, _PART_OF_FILE):
+            at += count
+    except BrokenPipeError:
+        pass
+    finally:
+        os.close(source)
+        os.close(pipe)
+
+
+def resized(start: bytes, memory: int) -> tuple[bytes, int]:
+    """The head of the stream that begins so, with another size of memory; and how long it is. Raises StreamError."""
+    reader = _Reader(memoryview(start))
+    reader.head()
+    head = bytearray(start[: reader.at])
+    (total,) = struct.unpack_from(">Q", head, reader.total_at)
+    (had,) = struct.unpack_from(">Q", head, reader.size_at)
+    struct.pack_into(">Q", head, reader.total_at, total - had + memory)
+    struct.pack_into(">Q", head, reader.size_at, memory)
+    return bytes(head), reader.at
+
+
 class _Reader:
     """Over the part of the stream that has the memory."""
 
     def __init__(self, stream: memoryview) -> None:
         self._stream = stream
         self.at = 0
+        self.total_at = self.size_at = 0
+        """Where the head says how much memory there is, with all that is of the kind; and without."""
         self._block: dict[int, Page] | None = None  # of the last page, in whichever section that was
 
     def head(self) -> int:
@@ -62,14 +96,17 @@ class _Reader:
         name, _, version = self._name(), self._number(4), self._number(4)
         if (kind, name, version) != (_START, b"ram", _VERSION):
             raise StreamError("a stream of a machine begins with something else than its memory")
+        self.total_at = self.at
         total = self._number(8)
         if total % _PAGE_SIZE != _SIZES:
             raise StreamError("a machine's memory does not begin with its size")
         left = total - _SIZES
         while left > 0:
-            self._name()
+            name = self._name()
+            if name == MEMORY:
+                self.size_at = self.at
             left -= self._number(8)
-        if left or self._number(8) != _END_OF_SECTION:
+        if left or not self.size_at or self._number(8) != _END_OF_SECTION:
             raise StreamError("a machine's memory has not the size that it says")
         self._footer(number)
         return number

@@ -1,13 +1,14 @@
 """Machines that have booted once, so that others need not: each goes on where its template was written to a file.
 
 A template is a machine without a pod, and without devices but a console, in which everything is done that can be done
-before a pod is known: the kernel has booted, the launcher waits. For each size of machine there is one. It holds
-nothing of any pod. Machines that go on from it get a clock, and random numbers, of their own
-(executor/kvm/guest/waking.py).
+before a pod is known: the kernel has booted, the launcher waits. It holds nothing of any pod. Machines that go on from
+it get a clock, and random numbers, of their own (executor/kvm/guest/waking.py), and as much memory as they are to have:
+a template has little. So one does for all that have one cpu, and one for those with two, three and four, five to eight…
 
-Templates are made aside: a machine whose size has none boots, and only then, when nothing is being started and with
-what processors and memory nobody else wants, is one made, for the next. Those of a former boot of the host, or of a
-former version, are made anew when the executor starts, if they were used lately.
+Templates are made aside: a machine that has none boots, and only then, when nothing is being started and with what
+processors and memory nobody else wants, is one made, for the next. Those of a former boot of the host, or of a former
+version, are made anew when the executor starts, if they were used lately; where none were, the most usual are made
+when the host has had nothing to do for a while.
 
 Only for emulated machines, which boot slowly. Where a template cannot be made, or used, machines boot.
 """
@@ -25,29 +26,25 @@ import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from executor.kvm import commands, machine, stream
 from executor.kvm.console import Console
 from executor.kvm.equipment import Equipment
 from executor.kvm.guest import waking
-from executor.kvm.machine import MIB, VM, Size
+from executor.kvm.machine import VM, Size
 from executor.kvm.qmp import Qmp, QmpError
 from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.ports import RunPod, Sandbox
 
 log = logging.getLogger(__name__)
 
-LARGEST: Final = 8192 * MIB
-"""QEMU reads all of a machine's memory to write it: more would take longer than it saves."""
-KEPT: Final = 8
-"""How many sizes are kept, of about 100 MB each: those used last."""
 LIMIT: Final = 1 << 30
-"""Bytes that they may take."""
-AHEAD: Final = 4
-"""How many sizes of former times are made anew, those used last, within `_LATELY_SECONDS`."""
+"""Bytes that they may take, of which each takes about 90 MB; those that were used least make room."""
+USUAL: Final = (1, 2, 4)
+"""Numbers of cpus for which there are templates before any machine was started."""
 _LATELY_SECONDS: Final = 7 * 86_400.0
 _SECONDS: Final = 180.0
 _ASIDE_SECONDS: Final = 1800.0
@@ -55,10 +52,11 @@ _WRITTEN_SECONDS: Final = 0.02
 _AGAIN_SECONDS: Final = 600.0
 _OLD_SECONDS: Final = 3600.0
 _USUAL_SIZE: Final = 110_000_000
+_PIPE: Final = 1 << 20
 _SUFFIX: Final = ".template"
 _LOCK: Final = "lock"
 _LOCK_SECONDS: Final = 2.0
-_NAME: Final = re.compile(r"[^.]+\.[0-9a-f]+\.(?P<memory>\d+)M(?P<cpus>\d+)\.template")
+_NAME: Final = re.compile(r"[^.]+\.[0-9a-f]+\.(?P<cpus>\d+)\.template")
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -78,9 +76,10 @@ class Templates:
         self._wanted: dict[Path, tuple[Equipment, Size]] = {}
 
     async def get(self, equipment: Equipment, wanted: Size) -> "Template | None":
-        """One to go on from; None: boot. Raises nothing."""
-        if equipment.how.name != "tcg" or wanted.memory > LARGEST:
+        """One that a machine of this size can go on from; None: boot. Raises nothing."""
+        if equipment.how.name != "tcg":
             return None
+        wanted = wanted.template
         path = self._path(equipment, wanted)
         if time.monotonic() < self._unusable.get(path, 0.0):
             return None
@@ -101,24 +100,26 @@ class Templates:
         try:
             return Template(path, self._unusable) if await asyncio.shield(made) else None
         except OSError:
-            return None  # it was removed at once: there are many sizes
+            return None  # it was removed at once: they may take little disk
 
-    def lately(self) -> list[Size]:
-        """The sizes that machines had, whether or not their templates still fit; the last one first."""
-        found: dict[Size, float] = {}
+    def lately(self) -> list[int]:
+        """How many cpus those have that were used, whether or not they still fit; the last one first."""
+        found: dict[int, float] = {}
         try:
             for path in self._directory.glob(f"*{_SUFFIX}"):
-                size, used = _size_of(path), path.stat().st_mtime
-                if size is not None and used > time.time() - _LATELY_SECONDS:
-                    found[size] = max(used, found.get(size, 0.0))
+                name, used = _NAME.fullmatch(path.name), path.stat().st_mtime
+                if name is not None and used > time.time() - _LATELY_SECONDS:
+                    cpus = int(name["cpus"])
+                    found[cpus] = max(used, found.get(cpus, 0.0))
         except OSError:
             return []
-        return sorted(found, key=lambda size: found[size], reverse=True)[:AHEAD]
+        return sorted(found, key=lambda cpus: found[cpus], reverse=True)
 
-    def want(self, equipment: Equipment, wanted: Size) -> None:
+    def want(self, equipment: Equipment, cpus: int) -> None:
         """There is to be one, if there can be."""
+        wanted = Size(0, cpus, None, 0).template
         path = self._path(equipment, wanted)
-        if equipment.how.name == "tcg" and wanted.memory <= LARGEST and not path.exists():
+        if equipment.how.name == "tcg" and not path.exists():
             self._wanted[path] = equipment, wanted
 
     async def make_wanted(self, calm: Callable[[], Awaitable[None]]) -> None:
@@ -154,8 +155,7 @@ class Templates:
         return fd
 
     def _path(self, equipment: Equipment, wanted: Size) -> Path:
-        size = f"{wanted.memory // MIB}M{wanted.cpus}"
-        return self._directory / f"{_boot_id()}.{_key(equipment, wanted)}.{size}{_SUFFIX}"
+        return self._directory / f"{_boot_id()}.{_key(equipment, wanted)}.{wanted.cpus}{_SUFFIX}"
 
     async def _make(self, path: Path, equipment: Equipment, wanted: Size) -> bool:
         began = time.monotonic()
@@ -172,15 +172,16 @@ class Templates:
         except (LaunchError, QmpError, stream.StreamError, OSError, TimeoutError) as error:
             self._unusable[path] = time.monotonic() + _AGAIN_SECONDS
             log.warning(
-                "virtual machines of this size boot, for no template can be made: %s",
+                "virtual machines with up to %d cpus boot, for no template can be made: %s",
+                wanted.cpus,
                 str(error) or "it takes too long",
             )
             return False
         finally:
             await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
         log.info(
-            "a template for machines of %d MiB was made in %.1f s",
-            wanted.memory // MIB,
+            "a template for machines with up to %d cpus was made in %.1f s",
+            wanted.cpus,
             time.monotonic() - began,
         )
         return True
@@ -192,13 +193,13 @@ class Templates:
             path: path.stat() for path in self._directory.iterdir() if path.name not in (coming.name, _LOCK)
         }
         templates = [path for path in found if path.suffix == _SUFFIX]
-        free, left = self._limit - _USUAL_SIZE, KEPT - 1
+        free = self._limit - _USUAL_SIZE
         for path in sorted(templates, key=lambda path: found[path].st_mtime, reverse=True):
-            free -= found[path].st_size
-            left -= 1
-            if not path.name.startswith(_boot_id()) or left < 0 or free < 0:
+            fits = path.name.startswith(_boot_id()) and _NAME.fullmatch(path.name)
+            if not fits or found[path].st_size > free:
                 path.unlink(missing_ok=True)
-                free, left = free + found[path].st_size, left + 1
+            else:
+                free -= found[path].st_size
         for path, info in found.items():
             if path.suffix != _SUFFIX and info.st_mtime < time.time() - _OLD_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
@@ -211,7 +212,24 @@ class Template:
         self._path = path
         self._unusable = unusable
         os.utime(path)
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def pour(self, memory: int) -> tuple[int, Coroutine[Any, Any, None]]:
+        """A pipe, from which a machine that has so much memory goes on, the caller's to close; and what writes to it
+        until the machine has all, or has ended. Raises StreamError, OSError."""
+        # Not later: for something in a pipe in which never is anything QEMU 7.2 waits for ever.
+        head, at = stream.resized(os.pread(self._fd, stream.HEAD, 0), memory)
+        source = os.dup(self._fd)
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # the wider the faster, no more
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE)
+        return reader, self._pour(head, source, at, writer)
+
+    async def _pour(self, head: bytes, source: int, at: int, writer: int) -> None:
+        try:
+            await asyncio.to_thread(stream.pour, head, source, at, writer)
+        except OSError as error:
+            log.warning("%s cannot be read: %s", self._path, error)
 
     def distrust(self) -> None:
         """A machine did not go on from it. The next ones boot; later it is made anew."""
@@ -220,9 +238,9 @@ class Template:
 
     def close(self) -> None:
         """Idempotent."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 class _Boot:
@@ -304,11 +322,6 @@ def _key(equipment: Equipment, wanted: Size) -> str:
     facts += commands.template(tools, boot, how, wanted)
     facts += commands.going_on(tools, how, wanted)
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
-
-
-def _size_of(path: Path) -> Size | None:
-    found = _NAME.fullmatch(path.name)
-    return None if found is None else Size(int(found["memory"]) * MIB, int(found["cpus"]), None, 0)
 
 
 def _boot_id() -> str:

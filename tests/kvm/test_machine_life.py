@@ -56,6 +56,7 @@ async def machine(start: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
                              {"volume": "host", "path": "/secret", "gantry.io/sub-path": "secret"}]},
         "hungry": {"exec": ["dd", "if=/dev/zero", "of=/dev/null", "bs=1500M", "count=1"],
                    "isolators": [{"name": "resource/memory", "value": {"limit": "32Mi"}}]},
+        "greedy": {"exec": ["dd", "if=/dev/zero", "of=/dev/null", "bs=1500M", "count=1"]},
         "copies": {"exec": ["cat"]},
         "same": {"exec": ["sh", "-c", FACTS + "while :; do sleep 1000; done"], "user": "1234", "group": "2345",
                  "supplementaryGIDs": [77, 99], "workingDirectory": "/tmp",
@@ -189,9 +190,10 @@ async def test_datagrams_reach_the_host_s_socket(machine: Any) -> None:
     assert b"READY=1" in await asyncio.to_thread(machine.told.recv, 4096)
 
 
-async def test_too_much_memory_is_told_from_other_deaths(machine: Any) -> None:
+@pytest.mark.parametrize("app", ["hungry", "greedy"], ids=["its own limit", "the pod's"])
+async def test_too_much_memory_is_told_from_other_deaths(machine: Any, app: str) -> None:
     """It asks for more at once than the machine has: what counts is what it uses, as in a cgroup."""
-    ended, _ = await machine.run("hungry")
+    ended, _ = await machine.run(app)
     assert ended.oom_killed
     assert not machine.gone.done()
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from executor.kvm import machine
+from executor.kvm import acpi, machine
 from executor.kvm.boot import Boot
 from executor.kvm.guest import frames
-from executor.kvm.machine import GUEST_OVERHEAD, MIB, MachineError
+from executor.kvm.machine import MIB, MachineError, Size
 from executor.kvm.probe import Accelerator, Tools
 from executor.stage1 import manifest
 
@@ -36,17 +36,47 @@ def test_the_size_is_the_limits_and_what_it_takes_itself() -> None:
         {"memory": {"limit": "1G"}, "cpu": {"limit": "1"}},
     )
     found = machine.size(limited, 8)
-    assert found.memory >= 64 * MIB + 1_000_000_000 + GUEST_OVERHEAD
-    assert found.memory % MIB == 0
+    assert found.memory == 1152 * MIB, "64 Mi, 954, 110, a share of 18, and whole blocks"
     assert (found.cpus, found.cpu_limit_milli) == (3, 2750)
     assert machine.size(limited, 2).cpus == 2
     both = machine.size(pod({"memory": {"limit": "64Mi"}, "cpu": {"limit": "1500m"}}, {}), 8)
     assert (both.cpus, both.cpu_limit_milli) == (3, None), "one for the app without a limit"
     free = machine.size(pod({"memory": {"limit": "64Mi"}}, {}), 8)
-    assert free.memory == machine.DEFAULT_MEMORY + 64 * MIB + GUEST_OVERHEAD
+    assert free.memory == 768 * MIB
+    assert machine.memory_of_apps(pod({"memory": {"limit": "64Mi"}}, {})) == machine.DEFAULT_MEMORY + 64 * MIB
     assert (free.cpus, free.cpu_limit_milli) == (1, None)
     own = pod({}, isolators=[{"name": "resource/memory", "value": {"limit": "256Mi"}}])
-    assert machine.size(own, 8).memory == 256 * MIB + GUEST_OVERHEAD
+    assert machine.size(own, 8).memory == 384 * MIB
+    assert machine.size(pod({"memory": {"limit": "1Mi"}}), 8).memory == acpi.BASE_MEMORY
+
+
+def test_all_that_apps_may_have_is_there_whatever_the_size() -> None:
+    for limit in (1, 100, 128, 512, 1000, 8000, 100_000):
+        found = machine.size(pod({"memory": {"limit": f"{limit}Mi"}}), 8).memory
+        assert found % machine.BLOCK == 0
+        assert found - found // 64 - limit * MIB >= machine.GUEST_OVERHEAD
+
+
+def test_memory_that_no_app_s_limit_bounds_is_bounded_in_the_guest() -> None:
+    def bound(*apps: dict[str, Any], **more: Any) -> Any:
+        guest = machine.guest_manifest(pod(*apps, **more), {})
+        return {one["name"]: one["value"] for one in guest["isolators"]}.get("resource/memory")
+
+    limited = {"memory": {"limit": "64Mi"}}
+    assert bound(limited, limited) is None, "their own cgroups do"
+    assert bound(limited, {}) == {"limit": str(576 * MIB)}
+    assert bound() == {"limit": str(machine.DEFAULT_MEMORY)}
+    own = [{"name": "resource/memory", "value": {"limit": "256Mi"}}]
+    assert bound(limited, isolators=own) == {"limit": str(256 * MIB)}
+
+
+def test_one_template_does_for_all_memory_and_for_some_numbers_of_cpus() -> None:
+    templates = {cpus: Size(700 * MIB, cpus, 500, 100).template for cpus in range(1, 10)}
+    assert {cpus: one.cpus for cpus, one in templates.items()} == {
+        1: 1, 2: 2, 3: 4, 4: 4, 5: 8, 6: 8, 7: 8, 8: 8, 9: 16,
+    }  # fmt: skip
+    assert {one.memory for one in templates.values()} == {acpi.BASE_MEMORY}
+    assert {one.template for one in templates.values()} == set(templates.values())
 
 
 def test_what_does_not_run_at_the_same_time_is_not_added() -> None:
@@ -61,8 +91,9 @@ def test_what_does_not_run_at_the_same_time_is_not_added() -> None:
                     {"name": "gantry.io/init", "value": {"i": "once", "s": "sidecar"}[role]}
                 ]
         found = machine.size(asked, 8)
-        assert found.cpu_limit_milli == (found.memory - GUEST_OVERHEAD) // MIB + machine.CPU_OVERHEAD_MILLI
-        return (found.memory - GUEST_OVERHEAD) // MIB
+        most = machine.memory_of_apps(asked) // MIB
+        assert found.cpu_limit_milli == most + machine.CPU_OVERHEAD_MILLI
+        return most
 
     assert memory("i--", 100, 30, 30) == 100
     assert memory("i--", 50, 30, 30) == 60

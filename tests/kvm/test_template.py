@@ -24,7 +24,7 @@ from executor.kvm.machine import MIB, Size
 from executor.kvm.probe import Accelerator, Tools
 from executor.kvm.qmp import Qmp, QmpError
 from executor.kvm.stream import StreamError
-from executor.kvm.template import KEPT, LARGEST, Templates
+from executor.kvm.template import Template, Templates
 from executor.network.taps import Link
 from executor.pods.launcher import LaunchError
 from executor.stage1 import manifest
@@ -44,6 +44,9 @@ def test_the_table_of_devices_is_one_that_firmware_would_give() -> None:
     last = struct.pack("<I", 0xFEB00000 + 512 * acpi.PLACES[-1])
     assert table.count(last) == 1
     assert 0 not in acpi.PLACES, "its interrupts would be lost"
+    assert table.count(b"\x41\xd0\x0c\x80") == 2, "memory below and above the hole (PNP0C80)"
+    assert table.count(struct.pack("<BHBBB5Q", 0x8A, 0x2B, 0, 0x0C, 3, 0, acpi.BASE_MEMORY, 0, 0, 0)) == 1
+    assert table.count(struct.pack("<BHBBB5Q", 0x8A, 0x2B, 0, 0x0C, 3, 0, 1 << 32, 0, 0, 0)) == 1
 
 
 def head(*blocks: tuple[bytes, int]) -> bytes:
@@ -77,6 +80,45 @@ def test_pages_that_are_zero_or_written_again_are_left_out() -> None:
     kept = section(3, page(0, a, b"memory"), page(2 * PAGE, b), page(0, zero, b"firmware"))
     assert lean == blocks + kept + devices
     assert b"".join(stream.lean(memoryview(lean))) == lean
+
+
+def test_a_machine_with_more_memory_is_told_so_in_the_head() -> None:
+    blocks = [(b"memory", 4 * PAGE), (b"firmware", PAGE)]
+    rest = section(3, page(0, b"a" * PAGE, b"memory"), page(0, b"b" * PAGE, b"firmware")) + b"\x04 devices"
+    written = head(*blocks) + rest
+    more = head((b"memory", 1 << 33), blocks[1])
+    assert stream.resized(written[:4096], 1 << 33) == (more, len(more))
+    assert stream.resized(more, 4 * PAGE)[0] == head(*blocks)
+    with pytest.raises(StreamError, match="not the size that it says"):
+        stream.resized(head(blocks[1]) + rest, 1 << 33)
+
+
+def _all(fd: int) -> bytes:
+    with open(fd, "rb") as file:
+        return file.read()
+
+
+async def test_a_template_is_poured_until_nobody_reads(tmp_path: Path) -> None:
+    """What is left is nobody's: a machine that has ended, or has all that it needs."""
+    start, rest = head((b"memory", 4 * PAGE)), os.urandom(3 << 20)
+    path = tmp_path / "a.template"
+    path.write_bytes(start + rest)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    template = Template(path, {})
+    whole, pouring = template.pour(8 * PAGE)
+    task = asyncio.create_task(pouring)
+    assert await asyncio.to_thread(_all, whole) == head((b"memory", 8 * PAGE)) + rest
+    await task
+    part, pouring = template.pour(8 * PAGE)
+    task = asyncio.create_task(pouring)
+    assert len(await asyncio.to_thread(os.read, part, 100)) == 100
+    os.close(part)
+    await asyncio.wait_for(task, 60)
+    path.write_bytes(b"what?")
+    with pytest.raises(StreamError):
+        template.pour(8 * PAGE)
+    template.close()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
 @pytest.mark.parametrize(
@@ -194,19 +236,21 @@ async def test_an_ended_qemu_is_noticed(peers: Any) -> None:
 
 def test_a_template_is_made_as_confined_as_any_machine_and_without_devices(tmp_path: Path) -> None:
     tools = Tools(Path("/usr/bin/qemu-system-x86_64"), Path("/usr/lib/qemu/virtiofsd"))
-    boot, size = Boot(tmp_path / "kernel", tmp_path / "root.cpio"), Size(64 * MIB, 2, 500, 100)
-    made = manifest._pod(machine.template_manifest(tools, boot, TCG, size))
+    boot, size = Boot(tmp_path / "kernel", tmp_path / "root.cpio"), Size(640 * MIB, 3, 500, 100)
+    made = manifest._pod(machine.template_manifest(tools, boot, TCG, size.template))
     assert set(made.apps) == {"vm"}
     vm = made.apps["vm"]
     assert (vm.user, vm.capabilities, vm.no_new_privileges) == ("65534", frozenset(), True)
     assert all(volume.read_only and not volume.device for volume in made.volumes.values())
-    assert made.limits.memory_limit == size.host_memory
+    assert made.limits.memory_limit == size.template.host_memory
     assert made.limits.cpu_limit_milli is None, "it is for machines of that size with any limit"
     devices = [value for option, value in pairwise(vm.exec) if option == "-device"]
     assert [one.partition(",")[0] for one in devices] == ["pcie-root-port"]
     going_on = commands.going_on(tools, TCG, size)
-    for option in ("-machine", "-cpu", "-smp", "-m", "-accel"):
+    for option in ("-machine", "-cpu", "-smp", "-accel"):
         assert going_on[going_on.index(option) + 1] == vm.exec[vm.exec.index(option) + 1]
+    assert (vm.exec[vm.exec.index("-m") + 1], going_on[going_on.index("-m") + 1]) == ("256M", "640M")
+    assert "maxcpus=3" in vm.exec[vm.exec.index("-append") + 1].split(), "for three, and for four"
 
 
 def test_the_cards_of_machines_have_places_of_their_own() -> None:
@@ -221,14 +265,17 @@ def test_the_cards_of_machines_have_places_of_their_own() -> None:
 
 
 async def test_what_nobody_can_use_any_more_is_removed(tmp_path: Path) -> None:
-    """When one is made, even if that fails: then machines of that size boot, and nothing is tried again."""
+    """When one is made, even if that fails: then such machines boot, and nothing is tried again."""
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    ours = [tmp_path / f"{boot_id}.{number}.64M1.template" for number in range(12)]
+    ours = [tmp_path / f"{boot_id}.{number}.1.template" for number in range(3)]
     for at, path in enumerate(ours):
         path.touch()
         os.utime(path, (at, at))
-    other = tmp_path / "another-boot.0.template"
-    other.touch()
+    for name in (
+        "another-boot.0.1.template",
+        f"{boot_id}.0.640M1.template",
+    ):  # the latter of a former version
+        (tmp_path / name).touch()
     for name, age in (("making-old", 7200), ("making-new", 0)):
         (tmp_path / name).mkdir()
         os.utime(tmp_path / name, (time.time() - age,) * 2)
@@ -245,12 +292,10 @@ async def test_what_nobody_can_use_any_more_is_removed(tmp_path: Path) -> None:
     for _ in range(2):
         assert await templates.get(found, Size(64 * MIB, 1, None, 100)) is None
     assert asked == 1
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in ours[-KEPT + 1 :]} | {
-        "making-new"
-    }
-    large = Size(LARGEST + MIB, 1, None, 100)
-    assert await templates.get(found, large) is None
-    assert await templates.get(replace(found, how=Accelerator("kvm", "host", 0, "")), large) is None
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in ours} | {"making-new"}
+    assert await templates.get(found, Size(8000 * MIB, 1, None, 100)) is None
+    kvm = replace(found, how=Accelerator("kvm", "host", 0, ""))
+    assert await templates.get(kvm, Size(64 * MIB, 2, None, 100)) is None
     assert asked == 1
 
 
@@ -273,7 +318,7 @@ async def test_templates_are_made_aside_one_by_one(tmp_path: Path) -> None:
         calm += 1
 
     one, other = (Templates(run, directory) for _ in range(2))
-    sizes = [Size(number * MIB, 1, None, 100) for number in (64, 96, 64)]
+    sizes = [Size(memory * MIB, cpus, None, 100) for memory, cpus in ((64, 1), (640, 3), (1024, 1), (64, 4))]
     for size in sizes:
         assert await one.get(found, size) is None
     assert not made
@@ -282,23 +327,22 @@ async def test_templates_are_made_aside_one_by_one(tmp_path: Path) -> None:
     limits = {entry["name"]: entry["value"] for entry in made[0]["isolators"]}
     assert limits["resource/cpu"] == {"request": "10m"}
     assert {"name": "os/linux/oom-score-adj", "value": 1000} in made[0]["apps"][0]["app"]["isolators"]
-    for size in sizes:
-        one.want(found, size)
+    for number in (1, 3, 4):
+        one.want(found, number)
     await one.make_wanted(wait)
     assert len(made) == 2, "it is not tried again at once"
 
 
-def test_sizes_of_former_times_are_known(tmp_path: Path) -> None:
+def test_what_was_used_in_former_times_is_known(tmp_path: Path) -> None:
     now = time.time()
     for name, age in (
-        ("boot.1a.640M2", 60), ("boot.2b.640M2", 3600), ("boot.1a.256M1", 10), ("boot.1a.300M1", 8 * 86_400),
-        ("boot.1a", 0), ("boot.1a.310M1", 90), ("boot.1a.320M1", 100), ("boot.1a.330M1", 110),
+        ("boot.1a.2", 60), ("boot.2b.2", 3600), ("boot.1a.1", 100), ("boot.2b.4", 80), ("boot.1a.8", 8 * 86_400),
+        ("boot.1a", 0), ("boot.1a.640M16", 0),
     ):  # fmt: skip
         path = tmp_path / f"{name}.template"
         path.touch()
         os.utime(path, (now - age, now - age))
-    sizes = Templates(_never, tmp_path).lately()
-    assert [(size.memory // MIB, size.cpus) for size in sizes] == [(256, 1), (640, 2), (310, 1), (320, 1)]
+    assert Templates(_never, tmp_path).lately() == [2, 4, 1]
     assert Templates(_never, tmp_path / "nowhere").lately() == []
 
 
@@ -309,7 +353,7 @@ async def _never(*_: Any) -> Any:
 def test_templates_take_no_more_disk_than_they_may(tmp_path: Path) -> None:
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     for number in range(5):
-        path = tmp_path / f"{boot_id}.{number}.64M1.template"
+        path = tmp_path / f"{boot_id}.{number}.1.template"
         path.touch()
         os.truncate(path, 100 * MIB)
         os.utime(path, (number, number))
@@ -323,17 +367,19 @@ machines = [
     pytest.mark.xdist_group("machines"),
     pytest.mark.asyncio(loop_scope="module"),
 ]
-SAYS = [
-    "sh",
-    "-c",
-    "cat /proc/sys/kernel/random/boot_id; od -An -tx1 -N16 /dev/urandom; date +%s; cat /share/x",
-]
+SAYS = ["sh", "-c", (
+    "cat /proc/sys/kernel/random/boot_id; od -An -tx1 -N16 /dev/urandom; date +%s; cat /share/x; nproc;"
+    " grep MemTotal /proc/meminfo; cat /proc/sys/kernel/threads-max"
+)]  # fmt: skip
 
 
-def _apps() -> dict[str, Any]:
-    """memory: of a size that no other test has."""
-    memory = {"name": "resource/memory", "value": {"limit": "357Mi"}}
-    return {"app": {"exec": SAYS, "isolators": [memory], "mounts": [{"volume": "host", "path": "/share"}]}}
+def _apps(memory: int = 128, cpus: int = 1) -> dict[str, Any]:
+    """memory: MiB."""
+    limits = [
+        {"name": "resource/memory", "value": {"limit": f"{memory}Mi"}},
+        {"name": "resource/cpu", "value": {"limit": str(cpus), "request": "4"}},
+    ]
+    return {"app": {"exec": SAYS, "isolators": limits, "mounts": [{"volume": "host", "path": "/share"}]}}
 
 
 def _volumes(host: Path) -> list[dict[str, Any]]:
@@ -346,46 +392,66 @@ class TestMachines:
     async def test_go_on_from_one_template_and_are_not_the_same(
         self, start: Any, state: Path, tmp_path: Path
     ) -> None:
+        """The second one has more memory than fits below the hole of a PC."""
         (tmp_path / "x").write_text("of the host\n")
-        before = _templates(state)
+        _forget(state)
         said = []
-        for _ in range(2):
-            machine = await start(_apps(), volumes=_volumes(tmp_path))
+        for memory in (100, 3200):
+            machine = await start(_apps(memory), volumes=_volumes(tmp_path))
             ended, output = await machine.run("app")
             assert ended.exit_code == 0, output
-            said.append(output.splitlines())
+            lines = output.splitlines()
+            said.append(lines)
             assert _held(machine) < 250 * MIB, "what the guest has not used, the host has not given"
+            assert abs(int(lines[2]) - time.time()) < 60, "the clock is the host's"
+            assert lines[3:5] == ["of the host", "1"]
+            assert int(lines[5].split()[1]) * 1024 > memory * MIB
             await machine.sandbox.stop()
-        made = _templates(state) - before
+        for at, what in enumerate(("boot_id", "random numbers")):
+            assert said[0][at] != said[1][at], what
+        assert int(said[1][6]) > 8 * int(said[0][6]), "what the kernel makes of its memory it has, too"
+        made = _templates(state)
         if not _emulated(state):
             assert not made, "where KVM works machines boot"
             return
         assert len(made) == 1
         assert not list((state / "kvm" / "templates").glob("making-*"))
-        assert next(iter(made)).stat().st_mode & 0o077 == 0
-        for at, what in enumerate(("boot_id", "random numbers")):
-            assert said[0][at] != said[1][at], what
-        for lines in said:
-            assert abs(int(lines[2]) - time.time()) < 60, "the clock is the host's"
-            assert lines[3] == "of the host"
+        assert made.pop().stat().st_mode & 0o077 == 0
 
-    async def test_a_damaged_template_is_made_anew(self, start: Any, state: Path, tmp_path: Path) -> None:
-        """After it has been noticed: that machine is started again by whoever wanted it."""
+    async def test_have_their_number_of_cpus(
+        self, start: Any, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One template for three and for four. It starts with three of them."""
+        monkeypatch.setattr(os, "cpu_count", lambda: 4)  # of an emulated machine, whatever the host has
         (tmp_path / "x").write_text("of the host\n")
-        machine = await start(_apps(), volumes=_volumes(tmp_path))
-        await machine.sandbox.stop()
+        _forget(state)
+        for cpus in (4, 3):
+            machine = await start(_apps(cpus=cpus), volumes=_volumes(tmp_path))
+            ended, output = await machine.run("app")
+            assert (ended.exit_code, output.splitlines()[4]) == (0, str(cpus)), output
+            await machine.sandbox.stop()
+        assert len(_templates(state)) == _emulated(state)
+
+    async def test_a_damaged_template_is_made_anew(
+        self, start: Any, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """After it has been noticed: that machine is started again by whoever wanted it."""
+        monkeypatch.setattr(os, "cpu_count", lambda: 4)
+        (tmp_path / "x").write_text("of the host\n")
         if not _emulated(state):
             pytest.skip("where KVM works machines boot")
-        newest = max(_templates(state), key=lambda path: path.stat().st_mtime)
-        os.truncate(newest, newest.stat().st_size // 2)
-        with pytest.raises(LaunchError, match="does not go on from its template"):
-            await start(_apps(), volumes=_volumes(tmp_path))
-        assert not newest.exists()
-        machine = await start(_apps(), volumes=_volumes(tmp_path))
+        (newest,) = _templates(state)  # of the tests before
+        for damage in (newest.stat().st_size // 2, 10):
+            os.truncate(newest, damage)
+            with pytest.raises(LaunchError, match="does not go on from its template"):
+                await start(_apps(cpus=4), volumes=_volumes(tmp_path))
+            assert not newest.exists()
+            newest.write_bytes(b"x" * 100)
+        newest.unlink()
+        machine = await start(_apps(cpus=4), volumes=_volumes(tmp_path))
         ended, output = await machine.run("app")
         assert (ended.exit_code, output.splitlines()[3]) == (0, "of the host")
         await machine.sandbox.stop()
-        newest.unlink()
 
     async def test_boot_where_there_are_no_templates(self, start: Any, state: Path, tmp_path: Path) -> None:
         (tmp_path / "x").write_text("of the host\n")
@@ -407,6 +473,12 @@ def _held(machine: Any) -> int:
             held += int(status.partition("RssShmem:")[2].split()[0]) * 1024
     assert held
     return held
+
+
+def _forget(state: Path) -> None:
+    """What other tests have made."""
+    for path in _templates(state):
+        path.unlink()
 
 
 def _templates(state: Path) -> set[Path]:

@@ -170,6 +170,12 @@ class Agent:
             if stream is not None:
                 stream.resize(request["rows"], request["columns"])
             return
+        if do == "grow":
+            from executor.kvm.guest import growth
+
+            growth.grow(request["memory"], request["had"], request["cpus"])
+            self.answer(request, {})
+            return
         if do in ("connect", "listen"):
             self._enter_network()
             if self._ports is None:

@@ -53,6 +53,7 @@ def main() -> None:
             said, _ = channel.receive_json(ours)
             waking.become_template()
         port = _open_port()
+        waking.look_for_memory()
         _mount_share()
         agent.Agent(port, ours, pid, PODS, _load_network).run(said)
     except BaseException:  # noqa: BLE001 - the last frame there is: said on the console, which the host keeps

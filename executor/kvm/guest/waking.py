@@ -1,7 +1,7 @@
 """What a machine does that is to be a template, and what one does that goes on from it (executor/kvm/template.py).
 
 A template has no devices: they come when a machine goes on from it. Until then it looks for one again and again; the
-machine that looks and finds one is a new one.
+machine that looks and finds one is a new one. Its memory and cpus come then, too (executor/kvm/guest/growth.py).
 """
 
 import errno
@@ -38,8 +38,11 @@ def is_template() -> bool:
 
 def become_template() -> None:
     """Wait until all is done that can be done without knowing the pod, and say so. Raises OSError."""
+    from executor.kvm.guest import growth
+
     for path in (f"{_DEVICES}/{_PLACE}:00", _DRIVER, _SLOT):
         os.stat(path)  # a kernel that takes no further tables, or knows no PCI, would find no devices later
+    growth.prepare()
     _settle()
     os.write(2, READY + b"\n")
 
@@ -54,6 +57,14 @@ def _settle() -> None:
         quiet = quiet + 1 if running == "1" else 0  # it is this one
         if quiet == _QUIET_ROUNDS:
             return
+
+
+def look_for_memory() -> None:
+    """A machine that goes on from a template has more of it. The kernel takes it while other things are done."""
+    if is_template():
+        from executor.kvm.guest import growth
+
+        growth.look()
 
 
 def find_first() -> None:
