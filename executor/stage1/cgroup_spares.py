@@ -27,7 +27,7 @@ class Spares:
 
     def take(self, directory: str) -> int:
         """Have one as `directory`, which is not there yet: the descriptor that holds it, or -1 when there is none."""
-        idle = self._idle.get(os.path.dirname(directory))
+        idle = self._idle.get(directory.rpartition("/")[0])
         while idle:
             path, fd = idle.pop()
             try:
@@ -41,7 +41,7 @@ class Spares:
 
     def keep(self, directory: str, fd: int) -> bool:
         """Whether an empty and unaltered one was taken, and `fd`, which holds it, with it."""
-        root = os.path.dirname(directory)
+        root = directory.rpartition("/")[0]
         idle = self._idle.get(root)
         if idle is None or len(idle) >= self._most:
             return False

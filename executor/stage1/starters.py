@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from executor.stage1 import channel, children
@@ -64,11 +65,7 @@ class Starter:
         The job's last part names the descriptors `named`: whom to enter, and the user namespace if there is one.
         """
         null = [_null()] if len(fds) == 2 else []
-        try:
-            channel.send_encoded(self._socket, job, [*null, *fds, *named])
-        finally:
-            for fd in null:
-                os.close(fd)
+        channel.send_encoded(self._socket, job, [*null, *fds, *named])
 
     def end(self, *, well: bool = False) -> None:
         """Forget it. `well`: it has started what it should, and may be of use for more."""
@@ -98,5 +95,6 @@ class Starter:
             self._on_end()
 
 
+@cache
 def _null() -> int:
     return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
