@@ -39,10 +39,9 @@ _PATIENCE_SECONDS: Final = 10.0
 
 
 class Instance(NamedTuple):
-    """A running app. `pidfd` is -1 when it had ended, and been reaped, before we knew its pid."""
+    """A running app. `pid` is -1 when it has been reaped: then that may be somebody else's."""
 
     pid: int
-    pidfd: int
     oom_kills_before: int
 
 
@@ -79,7 +78,8 @@ class Sandbox:
         self._users: list[int] = []  # the user namespace, if it has one of its own
         self._network: list[int] = []  # the network namespace, if the next pod may have it (see `reuse`)
         self._prepared = False
-        self._ready: dict[str, tuple[tuple[str, ...], bytes]] = {}
+        self._lowers: dict[str, tuple[str, ...]] = {}  # layers that have been read, and not been used
+        self._ready: dict[str, bytes] = {}
         self._handlers: dict[str, tuple[str, ...]] = {}
         self._ending = False
         self._reason = ""
@@ -124,11 +124,22 @@ class Sandbox:
 
     def _unmappable(self, pod: manifest.Pod) -> list[str]:
         places = [(self._paths.pod, False)]
-        places += [(v.source, v.recursive) for v in pod.volumes.values() if v.kind == "host"]
+        own = f"{self._paths.pod}/"  # in which nothing is mounted
+        hosts = [volume for volume in pod.volumes.values() if volume.kind == "host"]
+        places += [(one.source, one.recursive and not one.source.startswith(own)) for one in hosts]
         for name in pod.apps:
-            if os.path.exists(self._paths.lowers(name)):
-                places.append((reading.read_lowers(self._paths, name)[-1], False))
+            if lowers := self._read_lowers(name):
+                places.append((lowers[-1], False))
         return [path for path, deep in places if not self._launcher.mappable.can_map(path, recursive=deep)]
+
+    def _read_lowers(self, name: str) -> tuple[str, ...]:
+        """In advance; nothing when stage0 has not said yet which they are."""
+        if name not in self._lowers:
+            try:
+                self._lowers[name] = reading.read_lowers(self._paths, name)
+            except FileNotFoundError:
+                return ()
+        return self._lowers[name]
 
     def _send_pod(self) -> None:
         assert self._init is not None
@@ -169,7 +180,7 @@ class Sandbox:
             podfiles.link(f"{self._paths.pod}/flavor", self._pod.flavor)
             self._make_pod_ready()
             for name in self._pod.apps:
-                if os.path.exists(self._paths.lowers(name)):
+                if self._read_lowers(name):
                     self._make_ready(name)
         except (OSError, StageError, cgroups.CgroupError) as error:
             sys.stderr.write(f"stage1: prepare {self._key}: {reading.text(error)}\n")
@@ -181,11 +192,11 @@ class Sandbox:
 
     def _make_ready(self, name: str, sockets: tuple[str, ...] = ()) -> bytes:
         """Directories, cgroup and limits of an app; returns what its starter is told (channel.encode)."""
-        lowers = reading.read_lowers(self._paths, name)
         handler = self._handlers.get(name)
-        if not handler and not sockets and name in self._ready and self._ready[name][0] == lowers:
+        if not handler and not sockets and name in self._ready:
             self._cgroup.renew(name)
-            return self._ready[name][1]
+            return self._ready[name]
+        lowers = self._lowers.pop(name, None) or reading.read_lowers(self._paths, name)
         app = self._pod.apps[name]
         for directory in (self._paths.root(name), self._paths.upper(name), self._paths.work(name)):
             podfiles.make_directory(directory)
@@ -203,8 +214,7 @@ class Sandbox:
         if sockets:
             process = listening.given(process, self._pod, app, sockets)
             return self._job(todo, process, "init")
-        job = self._job(todo, process, "init")
-        self._ready[name] = (lowers, job)
+        job = self._ready[name] = self._job(todo, process, "init")
         return job
 
     def _check_capabilities(self, app: manifest.App, process: Process) -> None:
@@ -289,7 +299,7 @@ class Sandbox:
 
     def _on_started(self, name: str, pid: int, kills: int) -> None:
         """The app's program has been executed; called before anybody is told, so that its exit is not missed."""
-        self._apps[name] = Instance(pid, _pidfd(pid), kills)
+        self._apps[name] = Instance(pid, kills)
         if not self._ending and not self._handlers.get(name):
             self._note(f"{name}-started", f"{time.time():.6f}\n")
         self._launcher.expect(pid, lambda status: self._on_exit(name, status))
@@ -318,6 +328,7 @@ class Sandbox:
             self._let_go_of_network()
         self._pod, self._prepared = pod, False
         self._ready.clear()
+        self._lowers.clear()
         answer({})
 
     # -- exec ---------------------------------------------------------------------------------------------
@@ -329,7 +340,7 @@ class Sandbox:
         """
         name = request["app"]
         instance = self._apps.get(name)
-        if instance is None or instance.pidfd < 0 or self._ending:
+        if instance is None or instance.pid < 0 or self._ending:
             raise StageError(f"exec in {name}: it does not run")
         argv = tuple(map(str, request["argv"]))
         if not argv:
@@ -352,15 +363,20 @@ class Sandbox:
             instance.oom_kills_before,
             app=name,
         )
+        door = -1
         try:
             self._look_at(fds)
-            starter.begin(self._job(todo, process, "app"), fds, [instance.pidfd, *self._users])
+            door = os.pidfd_open(instance.pid)
+            starter.begin(self._job(todo, process, "app"), fds, [door, *self._users])
         except OSError as error:
             starter.end()
             raise StageError(f"exec in {name}: {reading.text(error)}") from None
+        finally:
+            if door >= 0:
+                os.close(door)
 
     def _on_exec_started(self, name: str, number: int, pid: int) -> None:
-        self._execs[number] = Instance(pid, _pidfd(pid), 0)
+        self._execs[number] = Instance(pid, 0)
         self._launcher.expect(pid, lambda status: self._on_exec_exit(name, number, status))
         if name not in self._apps and number in self._execs:
             self._signal(
@@ -368,9 +384,7 @@ class Sandbox:
             )  # the app has ended meanwhile, and takes it along
 
     def _on_exec_exit(self, name: str, number: int, status: int) -> None:
-        instance = self._execs.pop(number)
-        if instance.pidfd >= 0:
-            os.close(instance.pidfd)
+        del self._execs[number]
         code = os.waitstatus_to_exitcode(status)
         self._launcher.send_event(
             {
@@ -394,8 +408,8 @@ class Sandbox:
     @staticmethod
     def _signal(instance: Instance, number: int) -> None:
         try:
-            if instance.pidfd >= 0:
-                signal.pidfd_send_signal(instance.pidfd, number)
+            if instance.pid >= 0:
+                os.kill(instance.pid, number)
         except ProcessLookupError:
             pass  # its exit is on the way to us
         except OSError as error:
@@ -408,7 +422,9 @@ class Sandbox:
 
     def _on_exit(self, name: str, status: int) -> None:
         """The app's main process has ended: so does the app, whatever it has left behind."""
-        oom = status != 0 and self._cgroup.oom_kills(name) > self._apps[name].oom_kills_before
+        instance = self._apps[name]
+        self._apps[name] = instance._replace(pid=-1)
+        oom = status != 0 and self._cgroup.oom_kills(name) > instance.oom_kills_before
         self._bury(name, status, oom, time.monotonic() + _PATIENCE_SECONDS, 0.001)
 
     def _bury(self, name: str, status: int, oom: bool, deadline: float, pause: float) -> None:
@@ -417,9 +433,7 @@ class Sandbox:
             following = min(pause * 2, 0.05)
             self._launcher.later(pause, lambda: self._bury(name, status, oom, deadline, following))
             return
-        instance = self._apps.pop(name)
-        if instance.pidfd >= 0:
-            os.close(instance.pidfd)
+        del self._apps[name]
         code = os.waitstatus_to_exitcode(status)
         if not self._handlers.get(name):
             self._note(name, f"{code if code >= 0 else 128 - code}\n")
@@ -550,10 +564,3 @@ class Sandbox:
             answer({"error": error} if error else {})
         if not self._on_stopped:
             self._launcher.send_event({"event": "gone", "pod": self._key, "reason": error or self._reason})
-
-
-def _pidfd(pid: int) -> int:
-    try:
-        return os.pidfd_open(pid)
-    except ProcessLookupError:
-        return -1
