@@ -121,13 +121,21 @@ class Settled(NamedTuple):
 
 
 def settle(
-    process: Process, streams: Sequence[int], *, user_namespace: int = -1, terminal: bool = False
+    process: Process,
+    streams: Sequence[int],
+    *,
+    root: int = -1,
+    user_namespace: int = -1,
+    terminal: bool = False,
+    look: bool = True,
 ) -> Settled:
     """Give the app its streams, and stand in its working directory; what else there is to know. Raises StageError.
 
-    `user_namespace` is entered, if it is one: for a caller that is of no use afterwards.
+    `user_namespace` is entered, if it is one: for a caller that is of no use afterwards. root: a descriptor of "/", if
+    there is one. look: whether a program that was named by its path is there.
     """
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    if root < 0:
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     identity = users.resolve(
         root, process.user, process.group, process.supplementary_gids, strict=process.strict_groups, ids=process.ids,
     )  # fmt: skip
@@ -138,7 +146,10 @@ def settle(
         _step("enter the user namespace", lambda: syscalls.setns(user_namespace, syscalls.CLONE_NEWUSER))
     _step(f"chdir {process.directory}", lambda: _chdir(root, process.directory, make=process.makes_directory))
     tty = f"/dev/pts/{os.minor(os.fstat(streams[0]).st_rdev)}" if terminal else ""
-    return Settled(identity, environment, find_program(root, process.argv[0], environment["PATH"]), tty)
+    program = process.argv[0]
+    if look or "/" not in program:
+        program = find_program(root, program, environment["PATH"])
+    return Settled(identity, environment, program, tty)
 
 
 def _complete(environment: dict[str, str], identity: users.Identity, *, terminal: bool) -> None:
@@ -170,6 +181,9 @@ def _step(name: str, action: Any) -> None:
 def _chdir(root: int, directory: str, *, make: bool) -> None:
     """Through a descriptor without magic links (CVE-2024-21626); made when missing, as runc does, unless it must not
     be (appc aci.md)."""
+    if directory == "/":
+        os.fchdir(root)
+        return
     if make:
         fd = open_or_make(root, directory, IN_ROOT, directory=True)
     else:

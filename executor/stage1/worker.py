@@ -16,14 +16,17 @@ from executor.stage1 import channel, lsm, machine, ops, podfiles, syscalls
 from executor.stage1.bare import Bare
 from executor.stage1.children import TERMINAL, close_all_but
 from executor.stage1.machine.app import FIRST_OWN
-from executor.stage1.machine.tree import Refused, Trees
+from executor.stage1.machine.tree import Refused, Trees, divide
 from executor.stage1.ops import StageError
-from executor.stage1.process import SOCKET, Limit, Process, make_room, settle
+from executor.stage1.process import SOCKET, Process, make_room, settle
+from executor.stage1.users import Identity
 
 _REPORT: Final = struct.Struct("<II")
 _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-_LEFT: Final = (ops.OomScore, ops.SetLabel, ops.JoinCgroup, ops.Enter)
+_REMEMBERED: Final = 16  # shapes of starts, of some 60 KiB
+_PIPE: Final = 65_536
+_MEMBER, _PROC, _TOLD, _USERS = "member.", "host's /proc", "told", "users"
 
 
 def worker(sock: socket.socket, native: machine.Machine, bare: Bare, *, host: int, last_cap: int) -> None:
@@ -33,17 +36,22 @@ def worker(sock: socket.socket, native: machine.Machine, bare: Bare, *, host: in
     own = [sock.fileno(), native.program]
     close_all_but([*own, host, *bare.descriptors])
     syscalls.set_process_name("gantry-start")
-    before = make_room()
-    system = machine.System(last_cap, _ignored_signals())
-    home = _Home(own, host, bare)
-    trees = Trees(native.function)
+    limit = make_room()
+    home = _Home(own, native, bare, host, machine.System(last_cap, _ignored_signals()))
     home.come()
+    shapes: dict[Any, _Shape] = {}
     while True:
         message, fds = channel.receive(sock)
         if message is None:
             return
         try:
-            app, program = _Job(sock, native, home, message, fds, before).run(system, trees)
+            job = _Job(sock, home, Process(*message[1]).limited(limit), message[0], message[2], fds)
+            shape = shapes.get(job.key)
+            if shape is None:
+                if len(shapes) >= _REMEMBERED:
+                    del shapes[next(iter(shapes))]
+                shape = shapes[job.key] = _Shape(home, job)
+            app = job.run(shape)
         except StageError as error:
             channel.send(sock, str(error))
             return
@@ -51,7 +59,6 @@ def worker(sock: socket.socket, native: machine.Machine, bare: Bare, *, host: in
             channel.send(sock, f"start the app: {type(error).__name__}: {error}")
             raise
         channel.send(sock, app)
-        os.waitpid(program, 0)
 
 
 def _ignored_signals() -> tuple[int, ...]:
@@ -64,13 +71,21 @@ def _ignored_signals() -> tuple[int, ...]:
 
 
 class _Home:
-    """What it comes back to: its mount namespace, the host's, that on which roots are built, and the host's /proc."""
+    """What it comes back to: its mount namespace, the host's, that on which roots are built, and the host's /proc.
 
-    def __init__(self, own: list[int], host: int, bare: Bare) -> None:
-        self.host = host
-        self.bare = bare
+    source, report: ends of pipes, from which the program reads, and to which it says what became of it.
+    """
+
+    def __init__(
+        self, own: list[int], native: machine.Machine, bare: Bare, host: int, system: machine.System
+    ) -> None:
+        self.native, self.bare, self.system = native, bare, system
         self.proc = os.open("/proc", _DIRECTORY)
-        self._own = [*own, host, self.proc, *bare.descriptors]
+        self.source, self._given = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(self.source, True)
+        self._said, self.report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        pipes = (self.source, self._given, self._said, self.report)
+        self._own = sorted([*own, host, self.proc, *pipes, *bare.descriptors])
         self.namespaces = {"host": host, "ground": bare.ground}
 
     def come(self, keep: Iterable[int] = ()) -> None:
@@ -79,50 +94,200 @@ class _Home:
         syscalls.forget_file_ids()
         close_all_but([*self._own, *keep])
 
+    def coming(self, keep: int) -> list[tuple[str, tuple[int, ...]]]:
+        """The same as calls of a list. keep: one more descriptor, or -1."""
+        calls: list[tuple[str, tuple[int, ...]]] = [
+            ("setns", (self.bare.namespace, syscalls.CLONE_NEWNS)),
+            ("setfsuid", (0,)),
+            ("setfsgid", (0,)),
+            ("prctl", (syscalls.PR_SET_SECUREBITS, 0)),
+        ]
+        first = 3
+        for fd in sorted([*self._own, *([keep] if keep >= 0 else [])]):
+            if fd > first:
+                calls.append(("close_range", (first, fd - 1, 0)))
+            first = fd + 1
+        return [*calls, ("close_range", (first, 0xFFFFFFFF, 0))]
+
+    def hand(self, data: bytes) -> int:
+        """Where the program finds its list: the pipe, or what is closed when we come home."""
+        if len(data) > _PIPE or os.write(self._given, data) != len(data):
+            return machine.readable(data)
+        return self.source
+
+    def hear(self) -> tuple[int, int]:
+        """What a program has said that has ended. Raises StageError, of nothing, when it died before."""
+        try:
+            said = os.read(self._said, _REPORT.size)
+        except BlockingIOError:
+            said = b""
+        if len(said) != _REPORT.size:
+            raise StageError("")
+        value, number = _REPORT.unpack(said)
+        return value, number
+
+
+class _Shape:
+    """What a start has in common with others: how its root is made, and what its program does.
+
+    given: names of what is handed to that, from descriptor FIRST_OWN on. members: which values are cgroups' files.
+    """
+
+    def __init__(self, home: _Home, job: "_Job") -> None:
+        self._home = home
+        self._process = job.process
+        self.label: lsm.Label | None = None
+        self.given: list[str] = []
+        self.members: list[int] = []
+        self.prelude = machine.Prelude()
+        if job.process.own_proc:
+            self.prelude = self.prelude._replace(told=self._give(_TOLD))
+        sockets = tuple(self._give(f"{SOCKET}{number}") for number in range(job.process.sockets))
+        self.prelude = self.prelude._replace(listening=sockets)
+        instead: dict[int, ops.Op | None] = {}
+        position = 0
+        for number, packed in enumerate(job.plan):
+            (op,) = ops.unpack([packed])
+            if (rest := self._leave(op, position)) is not op:
+                instead[number] = rest
+            position += len(divide([packed])[1])
+        if _USERS in job.names:
+            self.prelude = self.prelude._replace(users=self._give(_USERS))
+        self.trees = Trees(home.native.function, job.plan, instead)
+        self._starts: dict[tuple[Identity, str, str], machine.Start] = {}
+        count = 3 + 2 + len(self.given)  # streams, source and report
+        self.spawn = machine.Spawn(home.native, count, "gantry-start", afterwards=home.coming(job.told))
+
+    def start(self, identity: Identity, terminal: str, base: str) -> machine.Start:
+        """What the program does for this user (see machine/app.py)."""
+        key = identity, terminal, base
+        made = self._starts.get(key)
+        if made is None:
+            if len(self._starts) >= _REMEMBERED:
+                self._starts.clear()
+            made = machine.start(self._process, identity, self.prelude, terminal, self._home.system, base)
+            self._starts[key] = made
+        return made
+
+    def _leave(self, op: ops.Op, position: int) -> ops.Op | None:
+        """What of this operation is to be executed by us, the rest being for the program. position: of its values."""
+        prelude = self.prelude
+        if isinstance(op, ops.OomScore):
+            self.prelude = prelude._replace(oom_score=op.value, proc=self._give_proc())
+        elif isinstance(op, ops.SetLabel):
+            self.label = op.check()
+            path, text = lsm.attribute(self.label)
+            label = (op.describe(), path.removeprefix("/proc/"), text)
+            self.prelude = prelude._replace(label=label, proc=self._give_proc())
+        elif isinstance(op, ops.JoinCgroup):
+            self.members = [*range(position, position + len(op.members))]
+            members = tuple(self._give(f"{_MEMBER}{number}") for number in self.members)
+            self.prelude = prelude._replace(members=members, cgroup_namespace=op.namespace)
+        elif isinstance(op, ops.Enter) and (rest := op.flags & ~syscalls.CLONE_NEWNS):
+            self.prelude = prelude._replace(namespaces=self._give(op.fd), whose=op.fd, flags=rest)
+            return op._replace(flags=syscalls.CLONE_NEWNS)
+        else:
+            return op
+        return None
+
+    def _give_proc(self) -> int:
+        return self.prelude.proc if self.prelude.proc >= 0 else self._give(_PROC)
+
+    def _give(self, name: str) -> int:
+        """The number that a descriptor of ours has in the program."""
+        self.given.append(name)
+        return FIRST_OWN + len(self.given) - 1
+
 
 class _Job:
-    """One start."""
+    """One start. key: of its shape. told: a descriptor that stays open when the program runs, or -1."""
 
     def __init__(
         self,
         sock: socket.socket,
-        native: machine.Machine,
         home: _Home,
-        message: Any,
+        process: Process,
+        plan: list[Any],
+        names: tuple[str, ...],
         fds: list[int],
-        before: Limit,
     ) -> None:
-        packed, process, names = message
         count = len(fds) - len(names)
+        self.names, self.plan, self.process = names, plan, process
         self._sock = sock
-        self._native = native
         self._home = home
-        self._process = Process(*process).limited(before)
-        self._todo = ops.unpack(packed)
-        self._context = ops.Context({**home.namespaces, **dict(zip(names, fds[count:], strict=True))})
-        self._context.streams = fds[:count]
         self._terminal = not count
         if self._terminal:
-            self._todo.append(ops.Terminal(console="app" not in names))
-        self._given: list[int] = []
-        self._prelude = machine.Prelude()
-        self._label: lsm.Label | None = None
-        self._told = -1
-        if self._process.own_proc:
-            self._told = self._tell()
-        sockets = [self._context.fds[f"{SOCKET}{number}"] for number in range(self._process.sockets)]
-        self._prelude = self._prelude._replace(listening=tuple(map(self._give, sockets)))
+            self.plan += ops.pack([ops.Terminal(console="app" not in names)])
+        self._fds = dict(zip(names, fds[count:], strict=True))
+        self.told = -1
+        if process.own_proc:
+            self.told, self._fds[_TOLD] = _telling()
+        shape, self._values = divide(self.plan)
+        self.key = (shape, names, count, self.told, *process[6:9], *process[10:])
+        self._context = ops.Context({**home.namespaces, **self._fds})
+        self._context.streams = fds[:count]
 
-    def _tell(self) -> int:
-        """Our end of a socket that says who has written to its other end, which is the first descriptor given."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._prelude = self._prelude._replace(told=self._give(theirs.detach()))
-        return ours.detach()
+    def run(self, shape: _Shape) -> int:
+        """The pid of the app. Raises StageError; "" when that, or what should have started it, died."""
+        context, process = self._context, self.process
+        self._fds[_PROC] = self._home.proc
+        for number in shape.members:
+            self._fds[f"{_MEMBER}{number}"] = self._open_member(str(self._values[number]))
+        self._make_root(shape.trees)
+        ready = settle(
+            process, context.streams, root=context.fds.get("root", -1), terminal=self._terminal, look=False
+        )
+        if self._terminal:
+            channel.send(self._sock, TERMINAL, [context.fds["master"]])
+        name = process.argv[0]
+        base = "/" if name.startswith("/") else "." if "/" in name else ""
+        start = shape.start(ready.identity, ready.terminal, base)
+        try:
+            data = start.of(ready.program, process.argv, ready.environment.items())
+        except (ValueError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise StageError(f"exec {name}: {reason}") from None
+        given = [self._fds[one] for one in shape.given]
+        try:
+            program = shape.spawn.execute(
+                [*context.streams, self._home.hand(data), self._home.report, *given]
+            )
+        except OSError as error:
+            raise StageError(f"start the app: {error.strerror}") from None
+        # We are at home, and have let go of the app's mounts: they shall end with the app.
+        os.waitpid(program, 0)
+        value, number = self._home.hear()
+        if number:
+            raise StageError(self._failure(shape, start, value, number))
+        return self._who() if self.told >= 0 else value
+
+    def _make_root(self, trees: Trees) -> None:
+        context = self._context
+        before = dict(context.fds)
+        try:
+            trees.execute(self.plan, self._values, context)
+        except Refused:
+            self._home.come([*self._fds.values(), *context.streams, *([self.told] if self.told >= 0 else [])])
+            context.fds, context.places = before, 0
+            trees.execute_singly(self.plan, context)
+
+    def _open_member(self, path: str) -> int:
+        try:
+            return self._home.bare.open(path, os.O_WRONLY)
+        except OSError as error:
+            raise StageError(f"join the cgroup {os.path.dirname(path)}: {error.strerror}") from None
+
+    def _failure(self, shape: _Shape, start: machine.Start, record: int, number: int) -> str:
+        cgroup = os.path.dirname(str(self._values[shape.members[0]])) if shape.members else ""
+        said = start.failure(record, number, cgroup, self.process.argv[0])
+        label = shape.prelude.label
+        if shape.label is not None and label is not None and said and said.startswith(f"{label[0]}: "):
+            return f"{label[0]}: {lsm.reason(shape.label, number)}"
+        return said or f"call {record}: {os.strerror(number)}"
 
     def _who(self) -> int:
         """The pid of the app that is the first of its own pid namespace, as the kernel tells us (unix(7))."""
-        with socket.socket(fileno=self._told) as sock:
+        with socket.socket(fileno=self.told) as sock:
             try:
                 _, ancillary, _, _ = sock.recvmsg(
                     1, socket.CMSG_SPACE(_CREDENTIALS.size), socket.MSG_DONTWAIT
@@ -134,100 +299,9 @@ class _Job:
                 return int(_CREDENTIALS.unpack(data[: _CREDENTIALS.size])[0])
         raise StageError("")
 
-    def run(self, system: machine.System, trees: Trees) -> tuple[int, int]:
-        """The pids of the app and of the program that has started it. Raises StageError; "" when that died."""
-        self._make_root([rest for op in self._todo if (rest := self._leave(op)) is not None], trees)
-        ready = settle(self._process, self._context.streams, terminal=self._terminal)
-        if self._terminal:
-            channel.send(self._sock, TERMINAL, [self._context.fds["master"]])
-        if "users" in self._context.fds:
-            self._prelude = self._prelude._replace(users=self._give(self._context.fds["users"]))
-        try:
-            program = machine.start(
-                self._process, ready.identity, tuple(ready.environment.items()), ready.program, self._prelude,
-                ready.terminal, system,
-            )  # fmt: skip
-        except (ValueError, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise StageError(f"exec {self._process.argv[0]}: {reason}") from None
-        return self._spawn(program)
 
-    def _make_root(self, todo: list[ops.Op], trees: Trees) -> None:
-        context = self._context
-        before = dict(context.fds)
-        try:
-            trees.execute(todo, context)
-        except Refused:
-            mine = {fd for name, fd in before.items() if name not in self._home.namespaces}
-            self._home.come(
-                [*mine, *context.streams, *self._given, *([self._told] if self._told >= 0 else [])]
-            )
-            context.fds, context.places = before, 0
-            ops.execute(todo, context)
-
-    def _leave(self, op: ops.Op) -> ops.Op | None:
-        """What of this operation is to be executed here and now, the rest being for the program that we spawn."""
-        prelude = self._prelude
-        if type(op) not in _LEFT:
-            return op
-        if isinstance(op, ops.OomScore):
-            self._prelude = prelude._replace(oom_score=op.value, proc=self._give_proc())
-        elif isinstance(op, ops.SetLabel):
-            self._label = op.check()
-            path, text = lsm.attribute(self._label)
-            label = (op.describe(), path.removeprefix("/proc/"), text)
-            self._prelude = prelude._replace(label=label, proc=self._give_proc())
-        elif isinstance(op, ops.JoinCgroup):
-            members = tuple(self._give(self._open_member(path, op)) for path in op.members)
-            cgroup = os.path.dirname(op.members[0])
-            self._prelude = prelude._replace(members=members, cgroup=cgroup, cgroup_namespace=op.namespace)
-        elif isinstance(op, ops.Enter) and (rest := op.flags & ~syscalls.CLONE_NEWNS):
-            whom = self._give(self._context.fds[op.fd])
-            self._prelude = prelude._replace(namespaces=whom, whose=op.fd, flags=rest)
-            return op._replace(flags=syscalls.CLONE_NEWNS)
-        else:
-            return op
-        return None
-
-    def _give_proc(self) -> int:
-        return self._prelude.proc if self._prelude.proc >= 0 else self._give(self._home.proc)
-
-    def _open_member(self, path: str, op: ops.JoinCgroup) -> int:
-        try:
-            return self._home.bare.open(path, os.O_WRONLY)
-        except OSError as error:
-            raise StageError(f"{op.describe()}: {error.strerror}") from None
-
-    def _give(self, fd: int) -> int:
-        """The number that a descriptor of ours has in the program."""
-        self._given.append(fd)
-        return FIRST_OWN + len(self._given) - 1
-
-    def _spawn(self, program: machine.Start) -> tuple[int, int]:
-        source = machine.readable(program.data)
-        ready, report = os.pipe2(os.O_CLOEXEC)
-        fds = [*self._context.streams, source, report, *self._given]
-        try:
-            pid = self._native.spawn(fds, name="gantry-start")
-        except OSError as error:
-            raise StageError(f"start the app: {error.strerror}") from None
-        # While it works we let go of the app's mounts: they shall end with the app.
-        self._home.come([ready, self._told] if self._told >= 0 else [ready])
-        said = os.read(ready, _REPORT.size)
-        os.close(ready)
-        if len(said) != _REPORT.size:
-            raise StageError("")
-        value, number = _REPORT.unpack(said)
-        if number:
-            raise StageError(self._failure(program, value, number))
-        return (self._who() if self._told >= 0 else int(value)), pid
-
-    def _failure(self, program: machine.Start, record: int, number: int) -> str:
-        said = program.failure(record, number) or f"call {record}: {os.strerror(number)}"
-        if (
-            self._label is None
-            or self._prelude.label is None
-            or not said.startswith(f"{self._prelude.label[0]}: ")
-        ):
-            return said
-        return f"{self._prelude.label[0]}: {lsm.reason(self._label, number)}"
+def _telling() -> tuple[int, int]:
+    """Our end of a socket that says who has written to its other end, which is the first descriptor given; and that."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    return ours.detach(), theirs.detach()

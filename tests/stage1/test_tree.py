@@ -7,32 +7,37 @@ from typing import Any
 import pytest
 
 from executor.stage1 import machine, ops
-from executor.stage1.machine.tree import Refused, Trees
+from executor.stage1.machine.tree import Refused, Trees, divide
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture
-def trees() -> Trees:
-    """Lists of this process."""
-    native = machine.get()
-    if native is None:
+def native() -> machine.Machine:
+    """What executes lists in this process."""
+    found = machine.get()
+    if found is None:
         pytest.skip("no lists for this machine")
-    return Trees(native.function)
+    return found
 
 
-def takes(*paths: Path) -> list[ops.Op]:
-    return [ops.TakeTree(f"tree {number}", str(path)) for number, path in enumerate(paths)]
+def takes(*paths: Path) -> list[Any]:
+    return ops.pack([ops.TakeTree(f"tree {number}", str(path)) for number, path in enumerate(paths)])
 
 
-def test_descriptors_are_known_by_their_names(trees: Trees, tmp_path: Path) -> None:
+def execute(trees: Trees, plan: list[Any], context: ops.Context) -> None:
+    trees.execute(plan, divide(plan)[1], context)
+
+
+def test_descriptors_are_known_by_their_names(native: machine.Machine, tmp_path: Path) -> None:
     """The second time the same list, with other paths in it."""
+    trees = Trees(native.function, takes(*[Path("/")] * 5), {})
     for turn in ("one", "another one, that is longer"):
         paths = [tmp_path / f"{turn} {number}" for number in range(5)]
         for path in paths:
             path.mkdir()
         context = ops.Context({"mine": 0})
-        trees.execute(takes(*paths), context)
+        execute(trees, takes(*paths), context)
         try:
             assert context.fds.pop("mine") == 0
             found = [os.fstat(context.fds[f"tree {number}"]).st_ino for number in range(5)]
@@ -42,16 +47,62 @@ def test_descriptors_are_known_by_their_names(trees: Trees, tmp_path: Path) -> N
                 os.close(fd)
 
 
-def test_what_fails_is_refused(trees: Trees, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["missing", "x" * 2000, "a\0b"])
+def test_what_fails_is_refused(native: machine.Machine, tmp_path: Path, path: str) -> None:
     before = os.listdir("/proc/self/fd")
+    plan = takes(*(tmp_path / path,) * 5)
     with pytest.raises(Refused):
-        trees.execute(takes(*(tmp_path / "missing",) * 5), ops.Context({}))
+        execute(Trees(native.function, plan, {}), plan, ops.Context({}))
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_few_are_executed_one_by_one_and_say_what_is_wrong(trees: Trees, tmp_path: Path) -> None:
+def test_few_are_executed_one_by_one_and_say_what_is_wrong(native: machine.Machine, tmp_path: Path) -> None:
+    plan = takes(tmp_path / "missing")
     with pytest.raises(ops.StageError, match="missing as tree 0: No such file"):
-        trees.execute(takes(tmp_path / "missing"), ops.Context({}))
+        execute(Trees(native.function, plan, {}), plan, ops.Context({}))
+
+
+def test_what_one_process_does_not_do_is_left_out(native: machine.Machine, tmp_path: Path) -> None:
+    paths = [tmp_path / str(number) for number in range(8)]
+    for path in paths:
+        path.mkdir()
+    plan = takes(*paths)
+    other = ops.TakeTree("other", str(tmp_path))
+    context = ops.Context({})
+    execute(Trees(native.function, plan, {0: None, 3: other, 7: None}), plan, context)
+    try:
+        assert list(context.fds) == [
+            *(f"tree {number}" for number in (1, 2)),
+            "other",
+            "tree 4",
+            "tree 5",
+            "tree 6",
+        ]
+    finally:
+        for fd in context.fds.values():
+            os.close(fd)
+
+
+def test_a_plan_s_shape_has_nothing_of_the_pod_s_in_it() -> None:
+    def plan(pod: str, base: int) -> list[Any]:
+        return ops.pack(
+            [
+                ops.TakeLayers("the root", ("/l1", f"/{pod}/l2"), f"/{pod}/overlay/a", "work"),
+                ops.TakeVolume("volume:/v", f"/{pod}/v", "", True),
+                ops.Enter("ground", 1),
+                ops.ActAs(base),
+                ops.MountDev(False, base),
+                ops.JoinCgroup((f"/c/{pod}/tasks",), True),
+            ]
+        )
+
+    (one, values), (other, others) = divide(plan("p", 70_000)), divide(plan("q", 80_000))
+    assert one == other
+    assert values[:5] == ["/l1", "/p/l2", "/p/overlay/a", "/p/v", 70_000]
+    assert [text.replace("/p/", "/q/") for text in values if isinstance(text, str)] == [
+        text for text in others if isinstance(text, str)
+    ]
+    assert divide(plan("p", 0))[0] != one
 
 
 @pytest.mark.parametrize("odd", ["a b", "a,b", "a:b", "ü", "x" * 100, "x" * 200])

@@ -5,7 +5,7 @@
 
 from executor.stage1.machine.app import Prelude, Start, System, start
 from executor.stage1.machine.init import Program, first, second
-from executor.stage1.machine.run import REPORT, SOURCE, Machine, get, readable
+from executor.stage1.machine.run import REPORT, SOURCE, Machine, Spawn, get, readable
 
 __all__ = [
     "REPORT",
@@ -13,6 +13,7 @@ __all__ = [
     "Machine",
     "Prelude",
     "Program",
+    "Spawn",
     "Start",
     "System",
     "first",

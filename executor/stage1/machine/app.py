@@ -9,13 +9,14 @@ import errno
 import os
 import signal
 import struct
-from functools import lru_cache
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import Final, NamedTuple
 
 from executor.stage1 import caps, syscalls
 from executor.stage1.machine.assemble import ANY, LIST, RECORD, SIZE, Label, List, Place, Value
 from executor.stage1.machine.run import REPORT, SOURCE
+from executor.stage1.ops import IN_ROOT
 from executor.stage1.plan import HIDDEN, READ_ONLY
 from executor.stage1.process import Process
 from executor.stage1.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT
@@ -32,7 +33,6 @@ _JOIN, _EXEC = "join the cgroup ", "exec "
 _FIRST_SOCKET: Final = 3  # sd_listen_fds(3)
 _LONGEST_PID: Final = 20
 _INSTRUCTION: Final = 8
-_REMEMBERED: Final = 16  # of some 15 KiB: apps are restarted, and probes executed, again and again
 
 
 class Prelude(NamedTuple):
@@ -45,7 +45,6 @@ class Prelude(NamedTuple):
     """
 
     members: tuple[int, ...] = ()
-    cgroup: str = ""
     cgroup_namespace: bool = False
     namespaces: int = -1
     whose: str = ""
@@ -65,58 +64,9 @@ class System(NamedTuple):
     ignored: tuple[int, ...]
 
 
-def start(
-    process: Process, identity: Identity, environment: tuple[tuple[str, str], ...], program: str, prelude: Prelude,
-    terminal: str, system: System,
-) -> "Start":  # fmt: skip
-    """From the program's first call to the app's exec; it reports the app's pid. `terminal`: its path in the root.
-
-    Raises ValueError (a null byte in what is to be executed), OSError (too long).
-    """
-    who = identity._replace(home="", name="", shell="")
-    shape = process._replace(argv=(), environment=(), user="", group="", directory="", ids=0)
-    made = _list(shape, who, prelude._replace(cgroup=""), terminal, system)
-    data = bytearray(made.data)
-    variables = [f"{name}={value}" for name, value in environment]
-    texts = list(map(os.fsencode, (program, *process.argv, *variables)))
-    block = b"\0".join(texts) + b"\0"
-    if block.count(b"\0") != len(texts):
-        raise ValueError("embedded null byte")
-    addresses = list(accumulate((len(text) + 1 for text in texts), initial=LIST + len(data)))
-    block += bytes(-len(block) % 8)
-    arguments = LIST + len(data) + len(block)
-    argv, env = addresses[1 : 1 + len(process.argv)], addresses[1 + len(process.argv) : -1]
-    pointers = [*argv, 0, *env, *made.further, 0]
-    for place, address in zip(
-        made.executed, (addresses[0], arguments, arguments + 8 * len(argv) + 8), strict=True
-    ):
-        struct.pack_into("<Q", data, place, address)
-    data += block + struct.pack(f"<{len(pointers)}Q", *pointers)
-    if len(data) > SIZE:
-        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
-    return Start(bytes(data), made.steps, prelude.cgroup, process.argv[0])
-
-
 class Start(NamedTuple):
-    """A list's bytes, and what each of its records is for, but for the names of the cgroup and of what is executed."""
-
-    data: bytes
-    steps: tuple[str, ...]
-    cgroup: str
-    name: str
-
-    def failure(self, record: int, number: int) -> str | None:
-        """What went wrong in this list, as a StageError says it; None when the record is none of its."""
-        if record >= len(self.steps):
-            return None
-        step = self.steps[record]
-        name = {_JOIN: self.cgroup, _EXEC: self.name}.get(step, "")
-        return f"{step}{name}: {os.strerror(number)}"
-
-
-class _Made(NamedTuple):
-    """A list without what is executed: where in its bytes the addresses of the program, its arguments and its variables
-    belong; and those of further variables.
+    """A list without what is executed. steps: what each of its records is for, but for names. executed: where in its
+    bytes the addresses of the program, its arguments and its variables belong. further: addresses of more variables.
     """
 
     data: bytes
@@ -124,10 +74,46 @@ class _Made(NamedTuple):
     executed: tuple[int, ...]
     further: tuple[int, ...]
 
+    def of(self, program: str, argv: tuple[str, ...], environment: Iterable[tuple[str, str]]) -> bytes:
+        """The whole list's bytes. Raises ValueError (a null byte in what is to be executed), OSError (too long)."""
+        data = bytearray(self.data)
+        variables = [f"{name}={value}" for name, value in environment]
+        texts = list(map(os.fsencode, (program, *argv, *variables)))
+        block = b"\0".join(texts) + b"\0"
+        if block.count(b"\0") != len(texts):
+            raise ValueError("embedded null byte")
+        addresses = list(accumulate((len(text) + 1 for text in texts), initial=LIST + len(data)))
+        block += bytes(-len(block) % 8)
+        arguments = LIST + len(data) + len(block)
+        pointers = [*addresses[1 : 1 + len(argv)], 0, *addresses[1 + len(argv) : -1], *self.further, 0]
+        for place, address in zip(
+            self.executed, (addresses[0], arguments, arguments + 8 * len(argv) + 8), strict=True
+        ):
+            struct.pack_into("<Q", data, place, address)
+        data += block + struct.pack(f"<{len(pointers)}Q", *pointers)
+        if len(data) > SIZE:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+        return bytes(data)
 
-@lru_cache(maxsize=_REMEMBERED)
-def _list(process: Process, identity: Identity, prelude: Prelude, terminal: str, system: System) -> _Made:
-    """What does not depend on what is executed is the same for most apps."""
+    def failure(self, record: int, number: int, cgroup: str, name: str) -> str | None:
+        """What went wrong in this list, as a StageError says it; None when the record is none of its.
+
+        cgroup, name: what was to be joined, and executed.
+        """
+        if record >= len(self.steps):
+            return None
+        step = self.steps[record]
+        return f"{step}{ {_JOIN: cgroup, _EXEC: name}.get(step, '') }: {os.strerror(number)}"
+
+
+def start(
+    process: Process, identity: Identity, prelude: Prelude, terminal: str, system: System, base: str = ""
+) -> Start:
+    """From the program's first call to the app's exec; it reports the app's pid. `terminal`: its path in the root.
+
+    Who runs is `identity`'s to say, and what is executed that of `Start.of`. base: where that program's path begins, if
+    nobody has looked whether it is there.
+    """
     todo = List()
     todo.doing = "start the app"
     todo.call("prctl", syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -141,6 +127,9 @@ def _list(process: Process, identity: Identity, prelude: Prelude, terminal: str,
     todo.call("rt_sigprocmask", _SETMASK, zeros, 0, 8)
     todo.call("keyctl", syscalls.KEYCTL_JOIN_SESSION_KEYRING, 0)
     _enter(todo, prelude)
+    executed = tuple(todo.room(8) for _ in range(3))
+    if base:
+        _look_for(todo, base, executed[0])
     if process.own_proc:
         _own_processes(todo, masked=process.own_proc == "masked")
     if prelude.users >= 0:
@@ -153,10 +142,9 @@ def _list(process: Process, identity: Identity, prelude: Prelude, terminal: str,
     todo.doing = "drop privileges"
     _become(todo, identity, process, system.last_cap)
     todo.doing = _EXEC
-    executed = tuple(todo.room(8) for _ in range(3))
     further = _execute(todo, executed, terminal, prelude.listening, first=bool(process.own_proc))
     data, start = todo.finish(), len(todo) * RECORD
-    return _Made(
+    return Start(
         data + bytes(-len(data) % 8),
         tuple(todo.steps),
         tuple(start + place.offset for place in executed),
@@ -171,7 +159,7 @@ def _enter(todo: List, prelude: Prelude) -> None:
     if prelude.oom_score is not None:
         todo.doing = f"set oom_score_adj to {prelude.oom_score}"
         _write(todo, prelude.proc, "self/oom_score_adj", str(prelude.oom_score))
-    todo.doing = f"{_JOIN}{prelude.cgroup}"
+    todo.doing = _JOIN
     for file in prelude.members:
         todo.call("write", file, "0", 1)
     if prelude.cgroup_namespace:
@@ -220,6 +208,17 @@ def _own_processes(todo: List, *, masked: bool) -> None:
         todo.call("mount", path, path, 0, MS_BIND, 0, tolerate=errno.ENOENT, jump=following)
         todo.call("mount", "none", path, 0, flags | MS_BIND | MS_REMOUNT | MS_RDONLY, 0)
         todo.label(following)
+
+
+def _look_for(todo: List, base: str, program: Place) -> None:
+    """As `process.find_program`: no magic link, and nothing outside of the root."""
+    todo.doing = _EXEC
+    place, file = todo.room(8), todo.room(8)
+    how = todo.structure("QQQ", os.O_PATH | os.O_CLOEXEC, 0, IN_ROOT)
+    todo.call("openat", syscalls.AT_FDCWD, base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, result=place)
+    todo.call("openat2", Value(place), Value(program), how, 24, result=file)
+    todo.call("close", Value(file))
+    todo.call("close", Value(place))
 
 
 def _write(todo: List, directory: int, path: str, text: str) -> None:

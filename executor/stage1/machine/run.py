@@ -12,7 +12,7 @@ from typing import Final
 
 from executor.stage1 import syscalls
 from executor.stage1.machine import assemble
-from executor.stage1.machine.assemble import List, Place, Value
+from executor.stage1.machine.assemble import List, Value
 
 SOURCE: Final = 3
 """Descriptor from which the program reads its list."""
@@ -38,7 +38,7 @@ class Machine:
         address = syscalls.map_code(code, len(module.FUNCTION))
         os.close(code)
         self._function = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_void_p)(address)
-        self._lists: dict[tuple[int, str, int], _Spawn] = {}
+        self._lists: dict[tuple[int, str, int], Spawn] = {}
 
     @property
     def function(self) -> Callable[[int], int]:
@@ -53,15 +53,26 @@ class Machine:
         key = (len(fds), name, flags)
         made = self._lists.get(key)
         if made is None:
-            made = self._lists[key] = _Spawn(*key)
-        return made.execute(self._function, (self.program, *fds))
+            made = self._lists[key] = Spawn(self, *key)
+        return made.execute(fds)
 
 
-class _Spawn:
-    """A list that spawns: assembled once for a number of descriptors; what changes is written into its memory."""
+class Spawn:
+    """A list that spawns: assembled once for a number of descriptors; what changes is written into its memory.
 
-    def __init__(self, count: int, name: str, flags: int) -> None:
-        self._buffer = ctypes.create_string_buffer(64 * (16 + 2 * count) + 1024)
+    afterwards: calls that are made when the program runs.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        count: int,
+        name: str,
+        flags: int = 0,
+        afterwards: Sequence[tuple[str, Sequence[int]]] = (),
+    ) -> None:
+        self._machine = machine
+        self._buffer = ctypes.create_string_buffer(64 * (16 + 2 * count + len(afterwards)) + 1024)
         self._base = ctypes.addressof(self._buffer)
         todo = List(base=self._base)
         self._pid = todo.room(8)
@@ -79,8 +90,11 @@ class _Spawn:
         todo.call("exit_group", _FAILED)
         todo.label(back)
         todo.call("rt_sigprocmask", _SET, mask, 0, 8)
+        for call, arguments in afterwards:
+            todo.call(call, *arguments)
         todo.call("end")
         self._offset = (len(todo)) * assemble.RECORD
+        self._view = memoryview(self._buffer).cast("B")
         data = todo.finish()
         ctypes.memmove(self._buffer, data, len(data))
 
@@ -105,20 +119,21 @@ class _Spawn:
             "execveat", Value(self._fds[0]), "", argv, environment, at_empty_path, tolerate=assemble.ANY, jump=failed
         )  # fmt: skip
 
-    def execute(self, function: "ctypes._FuncPointer", fds: tuple[int, ...]) -> int:
-        for place, fd in zip(self._fds, fds, strict=True):
-            self._word(place).value = fd
-        result = function(self._base)
+    def execute(self, fds: Sequence[int]) -> int:
+        """As `Machine.spawn`."""
+        view = self._view
+        for place, fd in zip(self._fds, (self._machine.program, *fds), strict=True):
+            start = self._offset + place.offset
+            view[start : start + 4] = fd.to_bytes(4, "little")
+        result = self._machine.function(self._base)
         if result < 0:
             blocked = ctypes.c_uint64.from_buffer(self._buffer, self._offset + self._mask.offset).value
             signal.pthread_sigmask(
                 signal.SIG_SETMASK, [one for one in range(1, 65) if blocked >> (one - 1) & 1]
             )
             raise OSError(-result, os.strerror(-result))
-        return self._word(self._pid).value
-
-    def _word(self, place: Place) -> ctypes.c_int:
-        return ctypes.c_int.from_buffer(self._buffer, self._offset + place.offset)
+        start = self._offset + self._pid.offset
+        return int.from_bytes(view[start : start + 4], "little")
 
 
 def get() -> Machine | None:

@@ -1,6 +1,6 @@
 """Operations that make an app's root, as lists: executed by the function, in the process that does so (`worker`).
 
-A list is made once for a shape of a plan, and its memory kept: what differs between pods (paths, ids, descriptors) is
+A list is made once for the shape of a plan, and its memory kept: what differs between pods (paths, ids, descriptors) is
 written into it. A list only does what nearly every start does. Whenever a call of it fails, be it that an image lacks
 a place to mount on, nothing of it counts: whoever has called goes back to where it was, and has the operations executed
 one by one, which mend what can be mended, or say what is wrong.
@@ -10,8 +10,7 @@ import ctypes
 import errno
 import os
 import stat
-import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from executor.stage1 import ops, syscalls
@@ -19,7 +18,7 @@ from executor.stage1.machine.assemble import RECORD, List, Place, Value
 from executor.stage1.ops import Context, Op
 from executor.stage1.ops.base import IN_ROOT
 from executor.stage1.ops.roots import UP, layer
-from executor.stage1.ops.trees import DEVICE_NUMBERS, LINKS
+from executor.stage1.ops.trees import DEVICE_NUMBERS, LINKS, marks
 from executor.stage1.syscalls import (
     AT_EMPTY_PATH,
     AT_FDCWD,
@@ -37,7 +36,6 @@ _FEW: Final = 4
 """Operations that are not worth a list."""
 _PATH, _OPTIONS = 1024, 4096
 """Room for a path, and for options of mount(2): a page."""
-_REMEMBERED: Final = 8  # of some 40 KiB
 _MOVE: Final = syscalls.MOVE_MOUNT_F_EMPTY_PATH | syscalls.MOVE_MOUNT_T_EMPTY_PATH
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_LINKS: Final = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
@@ -47,159 +45,189 @@ _USERS_IN_ATTR: Final = 24
 _AT_REMOVEDIR: Final = 0x200
 
 Variable = str | bytes | int
-Split = tuple[tuple[Any, ...], tuple[Variable, ...]]
-"""What of an operation is the same for many pods, and what is not: paths, options, ids."""
+Packed = tuple[Any, ...]
+"""An operation, as `ops.pack` makes it."""
 
 
 class Refused(Exception):
     """A call of a list has failed."""
 
 
+def divide(todo: Sequence[Packed]) -> tuple[tuple[Packed, ...], list[Variable]]:
+    """A plan's shape, which it has in common with many pods', and what only this one has: paths, options, ids."""
+    shape: list[Packed] = []
+    values: list[Variable] = []
+    for op in todo:
+        how = _VARIABLES.get(op[0])
+        if how is None:
+            shape.append(op)
+        else:
+            how(op, shape, values)
+    return tuple(shape), values
+
+
+def _divide_path(op: Packed, shape: list[Packed], values: list[Variable]) -> None:
+    """What has a name, a path, and more."""
+    shape.append((op[0], op[1], *op[3:]))
+    values.append(op[2])
+
+
+def _divide_layers(op: Packed, shape: list[Packed], values: list[Variable]) -> None:
+    kind, name, lowers, writable, work = op
+    shape.append((kind, name, len(lowers), not writable, work))
+    values += lowers
+    if writable:
+        values.append(writable)
+
+
+def _divide_dev(op: Packed, shape: list[Packed], values: list[Variable]) -> None:
+    kind, every, base, context = op
+    shape.append((kind, every, bool(base), context))
+    values += map(os.fsencode, ops.MountDev(every, base, context).options())
+
+
+def _divide_id(op: Packed, shape: list[Packed], values: list[Variable]) -> None:
+    shape.append(op[:1])
+    values.append(op[1])
+
+
+def _divide_members(op: Packed, shape: list[Packed], values: list[Variable]) -> None:
+    kind, members, namespace = op
+    shape.append((kind, len(members), namespace))
+    values += members
+
+
+_VARIABLES: Final[Mapping[str, Callable[[Packed, list[Packed], list[Variable]], None]]] = {
+    "ActAs": _divide_id,
+    "TakeTree": _divide_path,
+    "TakeVolume": _divide_path,
+    "TakeLayers": _divide_layers,
+    "MountDev": _divide_dev,
+    "JoinCgroup": _divide_members,
+}
+
+
 class Trees:
-    """The lists of one process. function: what executes one (machine/run.py)."""
+    """How one process executes plans of one shape.
 
-    def __init__(self, function: Callable[[int], int]) -> None:
-        self._function = function
-        self._made: dict[tuple[Any, ...], _Made] = {}
+    function: what executes a list (machine/run.py). plan: one of that shape. instead: of some of its operations, by
+    their numbers, what is to be executed in their place.
+    """
 
-    def execute(self, todo: list[Op], context: Context) -> None:
-        """Raises Refused, and of what is no part of a list StageError."""
-        run: list[Split] = []
-        start = 0
-        for number, op in enumerate([*todo, None]):
-            split = _split(op)
-            if split is not None:
-                run.append(split)
+    def __init__(
+        self, function: Callable[[int], int], plan: Sequence[Packed], instead: Mapping[int, Op | None]
+    ) -> None:
+        self._instead = instead
+        self._parts: list[_Made | list[int]] = []
+        run: list[tuple[int, Op, list[int]]] = []
+        position = 0
+        for number, packed in enumerate(plan):
+            (op,) = ops.unpack([packed])
+            first, position = position, position + len(divide([packed])[1])
+            rest = instead.get(number, op)
+            if rest is None:
                 continue
-            if len(run) >= _FEW:
-                self._run(run, context)
-            else:
-                ops.execute(todo[start:number], context)
-            if op is not None:
-                ops.execute([op], context)
-            run, start = [], number + 1
+            one = (number, rest, [*range(first, position)])
+            if type(rest) in _EMITTERS and _EMITTERS[type(rest)][0](rest):
+                run.append(one)
+                continue
+            self._add(function, run)
+            self._add(function, [one])
+            run = []
+        self._add(function, run)
 
-    def _run(self, run: list[Split], context: Context) -> None:
-        key = tuple([one[0] for one in run])
-        made = self._made.get(key)
-        if made is None:
-            if len(self._made) >= _REMEMBERED:
-                del self._made[next(iter(self._made))]
-            made = self._made[key] = _Made(key)
-        made.execute(self._function, [value for one in run for value in one[1]], context)
+    def _add(self, function: Callable[[int], int], run: list[tuple[int, Op, list[int]]]) -> None:
+        if len(run) >= _FEW:
+            self._parts.append(_Made(function, [(op, positions) for _, op, positions in run]))
+        else:
+            self._parts.append([number for number, _, _ in run])
+
+    def execute(self, plan: Sequence[Packed], values: Sequence[Variable], context: Context) -> None:
+        """Raises Refused, and of what is no part of a list StageError."""
+        for part in self._parts:
+            if isinstance(part, _Made):
+                part.execute(values, context)
+            else:
+                ops.execute(self._operations(plan, part), context)
+
+    def execute_singly(self, plan: Sequence[Packed], context: Context) -> None:
+        """Likewise without lists. Raises StageError."""
+        ops.execute(self._operations(plan, range(len(plan))), context)
+
+    def _operations(self, plan: Sequence[Packed], numbers: Sequence[int]) -> list[Op]:
+        found = [
+            self._instead[number] if number in self._instead else ops.unpack([plan[number]])[0]
+            for number in numbers
+        ]
+        return [op for op in found if op is not None]
 
 
 class _Made:
     """A list in memory of its own, and where in it is what."""
 
-    def __init__(self, key: tuple[Any, ...]) -> None:
-        self._buffer = ctypes.create_string_buffer(len(_Builder(key, 0).data))
+    def __init__(self, function: Callable[[int], int], run: list[tuple[Op, list[int]]]) -> None:
+        self._function = function
+        self._buffer = ctypes.create_string_buffer(len(_Builder(run, 0).data))
         self._base = ctypes.addressof(self._buffer)
-        builder = _Builder(key, self._base)
+        self._view = memoryview(self._buffer).cast("B")
+        builder = _Builder(run, self._base)
         ctypes.memmove(self._buffer, builder.data, len(builder.data))
         start = builder.start
-        self._variables = [start + place.offset for place in builder.variables]
+        self._variables = [(number, start + place.offset, size) for number, place, size in builder.variables]
         self._inputs = [(name, start + place.offset) for name, place in builder.inputs]
         self._outputs = [(name, start + place.offset) for name, place in builder.trees.items()]
         self._taken = builder.taken
         self._places = builder.places
 
-    def execute(self, function: Callable[[int], int], values: list[Variable], context: Context) -> None:
-        buffer, fds = self._buffer, context.fds
-        for offset, value in zip(self._variables, values, strict=True):
+    def execute(self, values: Sequence[Variable], context: Context) -> None:
+        view, fds = self._view, context.fds
+        for number, offset, size in self._variables:
+            value = values[number]
             if isinstance(value, int):
-                struct.pack_into("<Q", buffer, offset, value)
-            else:
-                raw = os.fsencode(value)
-                struct.pack_into(f"{len(raw) + 1}s", buffer, offset, raw)
+                view[offset : offset + 8] = value.to_bytes(8, "little")
+                continue
+            raw = os.fsencode(value) + b"\0"
+            length = len(raw)
+            if length > size or raw.find(0) != length - 1:
+                raise Refused
+            view[offset : offset + length] = raw
         for name, offset in self._inputs:
-            struct.pack_into("<Q", buffer, offset, fds[name])
-        if function(self._base) < 0:
+            view[offset : offset + 8] = fds[name].to_bytes(8, "little")
+        if self._function(self._base) < 0:
             raise Refused
         context.places += self._places
         for name in self._taken:
             fds.pop(name, None)
         for name, offset in self._outputs:
-            (fds[name],) = struct.unpack_from("<i", buffer, offset)
-
-
-def _split(op: Op | None) -> Split | None:
-    """None: it is no part of a list."""
-    how = None if op is None else _SPLITS.get(type(op))
-    split: Split | None = None if how is None else how(op)
-    if split is None:
-        return None
-    return split if all(map(_fits, split[1])) else None
-
-
-def _fits(value: Variable) -> bool:
-    if isinstance(value, int):
-        return True
-    raw = os.fsencode(value)
-    return len(raw) < (_PATH if isinstance(value, str) else _OPTIONS) and b"\0" not in raw
-
-
-def _split_layers(op: ops.TakeLayers) -> Split | None:
-    if len(op.lowers) > _LOWERS or not op.writable:
-        return None
-    return ("layers", op.name, len(op.lowers)), (*op.lowers, op.writable, *op.marks())
-
-
-def _split_root(op: ops.MountRoot) -> Split | None:
-    return (("root", *op), ()) if op.number <= _LOWERS else None
-
-
-def _split_dev(op: ops.MountDev) -> Split | None:
-    if op.every or not op.base:
-        return None
-    return ("dev",), tuple(map(os.fsencode, op.options()))
-
-
-def _split_attach(op: ops.Attach) -> Split | None:
-    """Not of a volume: images seldom have a place for it."""
-    if op.name.startswith("volume:"):
-        return None
-    return ("attach", *op), ()
-
-
-_SPLITS: Final[dict[type, Callable[[Any], Split | None]]] = {
-    ops.Enter: lambda op: (("enter", op.fd), ()) if op.flags == CLONE_NEWNS else None,
-    ops.ActAs: lambda op: (("act",), (op.base,)),
-    ops.TakeTree: lambda op: (("take", op.name, op.recursive), (op.path,)),
-    ops.TakeVolume: lambda op: None if op.sub_path else (("take", op.name, op.recursive), (op.source,)),
-    ops.Unshare: lambda op: (("unshare",), ()) if op.flags == CLONE_NEWNS else None,
-    ops.TakeLayers: _split_layers,
-    ops.MountRoot: _split_root,
-    ops.MountDev: _split_dev,
-    ops.Attach: _split_attach,
-    ops.ReadOnlyRoot: lambda op: (("read-only",), ()),
-    ops.ChangeRoot: lambda op: (("change",), ()),
-}
+            fds[name] = int.from_bytes(view[offset : offset + 4], "little")
 
 
 class _Builder:
     """A list for a run of operations.
 
-    variables: places for what differs, in the order of the operations'. inputs, trees: descriptors that are there
-    before and afterwards. taken: those that are not there any more. places: so many of the ground it takes.
+    run: operations, and the numbers of their values. variables: those numbers, the places of such values, and the room
+    that is there. inputs, trees: descriptors that are there before and afterwards. taken: those that are not there any
+    more. places: so many of the ground it takes.
     """
 
-    def __init__(self, key: tuple[Any, ...], base: int) -> None:
+    def __init__(self, run: list[tuple[Op, list[int]]], base: int) -> None:
         self._todo = todo = List(base=base)
-        self.variables: list[Place] = []
+        self._positions: list[int] = []
+        self.variables: list[tuple[int, Place, int]] = []
         self.inputs: list[tuple[str, Place]] = []
         self.trees: dict[str, Place] = {}
         self.taken: list[str] = []
         self.places = 0
-        for kind, *static in key:
-            _EMITTERS[kind](self, *static)
+        for op, positions in run:
+            self._positions = [*positions]
+            _EMITTERS[type(op)][1](self, op)
         todo.call("end")
         self.start = len(todo) * RECORD
         self.data = todo.finish()
 
     def _variable(self, size: int) -> Place:
         place = self._todo.room(size)
-        self.variables.append(place)
+        self.variables.append((self._positions.pop(0), place, size))
         return place
 
     def _fd(self, name: str) -> Place:
@@ -225,13 +253,13 @@ class _Builder:
         todo.call("openat2", Value(self._fd("root")), path, how, 24, result=fd)
         return fd
 
-    def _enter(self, name: str) -> None:
-        self._todo.call("setns", Value(self._fd(name)), CLONE_NEWNS)
+    def enter(self, op: ops.Enter) -> None:
+        self._todo.call("setns", Value(self._fd(op.fd)), CLONE_NEWNS)
 
-    def _unshare(self) -> None:
+    def unshare(self, _: ops.Unshare) -> None:
         self._todo.call("unshare", CLONE_NEWNS)
 
-    def _act(self) -> None:
+    def act(self, _: ops.ActAs) -> None:
         number = self._variable(8)
         self._todo.call("prctl", syscalls.PR_SET_SECUREBITS, syscalls.SECBIT_NO_SETUID_FIXUP)
         self._todo.call("setfsgid", Value(number))
@@ -242,37 +270,31 @@ class _Builder:
         self._todo.call("open_tree", AT_FDCWD, path, OPEN_TREE_CLONE | os.O_CLOEXEC | flags, result=tree)
         return tree
 
-    def _take(self, name: str, recursive: bool) -> None:
-        self.trees[name] = self._clone(self._variable(_PATH), AT_RECURSIVE if recursive else 0)
+    def take(self, op: ops.TakeTree | ops.TakeVolume) -> None:
+        self.trees[op.name] = self._clone(self._variable(_PATH), AT_RECURSIVE if op.recursive else 0)
 
-    def _attach(
-        self,
-        name: str,
-        target: str,
-        attributes: int,
-        recursive: bool,
-        no_links: bool,
-        mapped: bool,
-        propagation: int,
-    ) -> None:
-        todo, tree = self._todo, self._fd(name)
-        place = self._open(target, os.O_PATH, _NO_LINKS if no_links else IN_ROOT)
-        attr = self._attributes(attributes, propagation, mapped=mapped)
-        flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    def attach(self, op: ops.Attach) -> None:
+        todo, tree = self._todo, self._fd(op.name)
+        place = self._open(op.target, os.O_PATH, _NO_LINKS if op.no_links else IN_ROOT)
+        attr = self._attributes(op.attributes, op.propagation, mapped=op.mapped)
+        flags = AT_EMPTY_PATH | (AT_RECURSIVE if op.recursive else 0)
         todo.call("mount_setattr", Value(tree), "", flags, attr, 32)
         todo.call("move_mount", Value(tree), "", Value(place), "", _MOVE)
         todo.call("close", Value(place))
-        self._close(name)
+        self._close(op.name)
 
-    def _layers(self, name: str, lowers: int) -> None:
-        for number in range(lowers + 1):
-            self.trees[layer(name, number)] = self._clone(self._variable(_PATH), 0)
-        for flag in (0, _AT_REMOVEDIR, _AT_REMOVEDIR):
-            self._todo.call("unlinkat", AT_FDCWD, self._variable(_PATH), flag, tolerate=errno.ENOENT)
+    def layers(self, op: ops.TakeLayers) -> None:
+        """What `volatile` has left is found through the tree: its path would be one more to write into the list."""
+        for number in range(len(op.lowers) + bool(op.writable)):
+            self.trees[layer(op.name, number)] = self._clone(self._variable(_PATH), 0)
+        if op.writable:
+            above = Value(self.trees[layer(op.name, len(op.lowers))])
+            for name, flag in zip(marks(op.work), (0, _AT_REMOVEDIR, _AT_REMOVEDIR), strict=True):
+                self._todo.call("unlinkat", above, name, flag, tolerate=errno.ENOENT)
 
-    def _root(self, *fields: Any) -> None:
-        """In the order of `ops.MountRoot`, which is the first to take places."""
-        op, todo = ops.MountRoot(*fields), self._todo
+    def root(self, op: ops.MountRoot) -> None:
+        """It is the first to take places."""
+        todo = self._todo
         self.places = op.number + 1
         for number in range(op.number + 1):
             tree, only = self._fd(layer(op.name, number)), number < op.number
@@ -292,7 +314,7 @@ class _Builder:
         self.trees.pop(name, None)
         self.taken.append(name)
 
-    def _dev(self) -> None:
+    def dev(self, _: ops.MountDev) -> None:
         todo = self._todo
         place = self._open("dev", _DIRECTORY, _NO_LINKS)
         todo.call("fchdir", Value(place))
@@ -311,25 +333,32 @@ class _Builder:
         todo.call("mount", "devpts", "pts", "devpts", MS_NOSUID | MS_NOEXEC, self._variable(_OPTIONS))
         todo.call("close", Value(dev))
 
-    def _read_only(self) -> None:
+    def read_only(self, _: ops.ReadOnlyRoot) -> None:
         attr = self._attributes(syscalls.MOUNT_ATTR_RDONLY, 0, mapped=False)
         self._todo.call("mount_setattr", Value(self._fd("root")), "", AT_EMPTY_PATH, attr, 32)
 
-    def _change(self) -> None:
+    def change(self, _: ops.ChangeRoot) -> None:
         todo = self._todo
         todo.call("fchdir", Value(self._fd("root")))
         todo.call("chroot", ".")
 
 
-_EMITTERS: Final[dict[str, Callable[..., None]]] = {
-    "enter": _Builder._enter,
-    "act": _Builder._act,
-    "take": _Builder._take,
-    "attach": _Builder._attach,
-    "unshare": _Builder._unshare,
-    "layers": _Builder._layers,
-    "root": _Builder._root,
-    "dev": _Builder._dev,
-    "read-only": _Builder._read_only,
-    "change": _Builder._change,
+def _always(_: Any) -> bool:
+    return True
+
+
+_EMITTERS: Final[Mapping[type, tuple[Callable[[Any], bool], Callable[[_Builder, Any], None]]]] = {
+    ops.Enter: (lambda op: op.flags == CLONE_NEWNS, _Builder.enter),
+    ops.Unshare: (lambda op: op.flags == CLONE_NEWNS, _Builder.unshare),
+    ops.ActAs: (_always, _Builder.act),
+    ops.TakeTree: (_always, _Builder.take),
+    ops.TakeVolume: (lambda op: not op.sub_path, _Builder.take),
+    ops.TakeLayers: (lambda op: len(op.lowers) <= _LOWERS, _Builder.layers),
+    ops.MountRoot: (lambda op: op.number <= _LOWERS, _Builder.root),
+    ops.MountDev: (lambda op: op.base and not op.every, _Builder.dev),
+    # Images seldom have a place for a volume.
+    ops.Attach: (lambda op: not op.name.startswith("volume:"), _Builder.attach),
+    ops.ReadOnlyRoot: (_always, _Builder.read_only),
+    ops.ChangeRoot: (_always, _Builder.change),
 }
+"""Which operations can be in a list, and how they get there."""

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from executor.stage1 import syscalls
 from executor.stage1.ops.base import O_DIR, Context, StageError
-from executor.stage1.ops.trees import DEVICE_NUMBERS, forget_volatile, labelled, layers, marks
+from executor.stage1.ops.trees import DEVICE_NUMBERS, forget_volatile, labelled, layers
 from executor.stage1.syscalls import MS_BIND, MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REMOUNT
 
 PLACES: Final = 18
@@ -92,10 +92,6 @@ class TakeLayers(NamedTuple):
                 raise StageError(f"take {path} as a layer of {self.name}: {error.strerror}") from None
         if self.writable:
             forget_volatile(f"{self.writable}/{self.work}")
-
-    def marks(self) -> tuple[str, ...]:
-        """What `volatile` may have left behind: a file and two directories, in the order to remove them in."""
-        return marks(f"{self.writable}/{self.work}") if self.writable else ()
 
 
 def layer(name: str, number: int) -> str:
