@@ -42,9 +42,6 @@ class Paths(NamedTuple):
 
     pod: str
 
-    def root(self, app: str) -> str:
-        return f"{self.pod}/stage1/rootfs/opt/stage2/{app}/rootfs"
-
     def upper(self, app: str) -> str:
         return f"{self.pod}/overlay/{app}/upper"
 

@@ -18,25 +18,28 @@ def prepare(paths: plan.Paths, pod: manifest.Pod) -> None:
             _make_volume(paths.volume(volume.name), volume)
     make_directory(os.path.dirname(paths.etc("")))
     for file in ("hosts", "hostname", "resolv.conf"):
-        if not os.path.exists(paths.etc(file)):
-            _write(paths.etc(file), _etc(file, pod))
+        try:
+            fd = os.open(paths.etc(file), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileExistsError:
+            continue  # stage0 has made it
+        _fill(fd, _etc(file, pod))
 
 
-def _etc(file: str, pod: manifest.Pod) -> str:
+def _etc(file: str, pod: manifest.Pod) -> bytes:
     if file == "hosts":
         return _hosts(pod)
-    return (
-        _read_host("/etc/resolv.conf")
-        if file == "resolv.conf"
-        else f"{pod.hostname or os.uname().nodename}\n"
-    )
+    return _read_host("/etc/resolv.conf") if file == "resolv.conf" else _hostname(pod)
 
 
-def _hosts(pod: manifest.Pod) -> str:
-    hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+def _hostname(pod: manifest.Pod) -> bytes:
+    return os.fsencode(f"{pod.hostname or os.uname().nodename}\n")
+
+
+def _hosts(pod: manifest.Pod) -> bytes:
+    hosts = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
     if pod.host_network or not pod.isolated:
         return _read_host("/etc/hosts") or hosts
-    return hosts + (f"127.0.0.1\t{pod.hostname}\n" if pod.hostname else "")
+    return hosts + (os.fsencode(f"127.0.0.1\t{pod.hostname}\n") if pod.hostname else b"")
 
 
 def memory_volume(pid: int, name: str) -> str:
@@ -65,14 +68,11 @@ def _make_volume(path: str, volume: manifest.Volume) -> None:
     os.chmod(path, volume.mode)
 
 
-def _read_host(path: str) -> str:
+def _read_host(path: str) -> bytes:
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return ""
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
+        return read(path) if stat.S_ISREG(os.stat(path).st_mode) else b""
     except FileNotFoundError:
-        return ""
+        return b""
 
 
 def read(path: str) -> bytes:
@@ -94,37 +94,45 @@ def write(path: str, text: str) -> None:
     (auto_da_alloc, ext4(5)), which is milliseconds where a disk is busy; these files need not outlive the machine. A
     few bytes in the place of as many are written at once.
     """
-    if _write_over(path, os.fsencode(text)):
-        return
-    new = f"{path}.new"
-    _write(new, text)
+    data, new = os.fsencode(text), f"{path}.new"
     try:
-        syscalls.exchange(new, path)
-    except OSError:  # there was none, or the file system cannot
-        os.replace(new, path)
-    else:
+        if _write_over(path, data):
+            return
+        there = True
+    except FileNotFoundError:
+        there = False
+    _fill(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), data)
+    try:
+        if there:
+            syscalls.exchange(new, path)
+    except OSError:  # the file system cannot
+        there = False
+    if there:
         os.unlink(new)
+    else:
+        os.replace(new, path)
 
 
 def _write_over(path: str, data: bytes) -> bool:
-    if len(data) > _FEW:
-        return False
+    """Raises FileNotFoundError."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise
     except OSError:
         return False
     try:
-        return os.fstat(fd).st_size == len(data) and os.write(fd, data) == len(data)
+        same = len(data) <= _FEW and os.fstat(fd).st_size == len(data)
+        return same and os.write(fd, data) == len(data)
     finally:
         os.close(fd)
 
 
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+def _fill(fd: int, data: bytes) -> None:
+    """Write a file that is new, and close it."""
     try:
-        rest = os.fsencode(text)
-        while rest:
-            rest = rest[os.write(fd, rest) :]
+        while data:
+            data = data[os.write(fd, data) :]
     finally:
         os.close(fd)
 

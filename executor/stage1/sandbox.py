@@ -198,7 +198,7 @@ class Sandbox:
             return self._ready[name]
         lowers = self._lowers.pop(name, None) or reading.read_lowers(self._paths, name)
         app = self._pod.apps[name]
-        for directory in (self._paths.root(name), self._paths.upper(name), self._paths.work(name)):
+        for directory in (self._paths.upper(name), self._paths.work(name)):
             podfiles.make_directory(directory)
         self._cgroup.create_app(name, app.limits, alone=len(self._pod.apps) == 1)
         members = self._cgroup.app_members(name)
