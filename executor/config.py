@@ -132,8 +132,8 @@ def _add_pod_flags(made: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     made.add_argument(
         "--reuse-namespaces", choices=("true", "false"), default="true",
-        help="give the user and network namespaces of a pod that never used its network to the next pod of the same "
-        "Kubernetes namespace (default: %(default)s)",
+        help="give the init of a pod that left nothing there and never used its network, with the namespaces that it "
+        "holds, to the next pod of the same Kubernetes namespace (default: %(default)s)",
     )  # fmt: skip
     made.add_argument(
         "--allowed-unsafe-sysctls", default="", metavar="NAMES",

@@ -260,7 +260,7 @@ class Sandbox:
         self._execs: dict[int, Exec] = {}
         self._early: dict[int, tuple[int | None, int | None]] = {}
         self.pid = -1
-        """Of the pod's init, on the host."""
+        """Of the pod's init, on the host; -1 when it is the pod's no more: it may be another's (stage1/reuse.py)."""
 
     async def start_app(
         self, app: str, *, stdin: int | None, stdout: int, stderr: int, sockets: Sockets = ()
@@ -354,11 +354,12 @@ class Sandbox:
         if self._stopping:
             return
         self._stopping = True
+        pid, self.pid = self.pid, -1
         try:
             await self._launcher.call("stop", self._key)
         except LaunchError:
             if not self._launcher.died.done() and self._launcher.runs(self._key):
-                self._stopping = False
+                self._stopping, self.pid = False, pid
                 raise
         self._launcher.forget(self._key)
         self._end_execs()
@@ -369,6 +370,7 @@ class Sandbox:
             self._end_exec(event["exec"], (event["code"], event["signal"]))
             return
         if event["event"] == "gone":
+            self.pid = -1
             self._end_execs()
         if event["event"] == "exit":
             self._on_exit(

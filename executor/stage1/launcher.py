@@ -23,6 +23,7 @@ from executor.stage1 import bare, caps, cgroups, channel, children, machine, reu
 from executor.stage1.cgroup_spares import Spares
 from executor.stage1.children import Kind
 from executor.stage1.inits import Init, Maker
+from executor.stage1.manifest import Pod
 from executor.stage1.ops import StageError
 from executor.stage1.points import Points
 from executor.stage1.reaper import Reaper
@@ -61,11 +62,14 @@ class Launcher:
         self._last_cap = caps.last_cap()
         self._machine = machine.get() if lists else None
         self._bare = bare.make(layout.roots) if self._machine is not None else None
-        self._inits = Maker(self._machine, self._bare, self._last_cap, spares=spares)
+        self._inits = Maker(self._machine, self._bare, self._last_cap)
+        self._keeper = self._make_keeper()
         self._spares = spares
         # Refilled for the kinds that were asked for, and the usual one.
         usual = Kind("linux", host_network=False, users=not userns.why_not())
         self._spare_inits: dict[Kind, list[Init]] = {only or usual: []}
+        self._kept: list[Init] = []
+        """Those that pods have had, and no pod has; the oldest first."""
         self._once = only is not None
         self.mappable = userns.Mappable()
         self.points = Points(points)
@@ -105,41 +109,56 @@ class Launcher:
         self._sequence += 1
         heapq.heappush(self._timers, (time.monotonic() + seconds, self._sequence, action))
 
-    def take_init(self, kind: Kind, tenant: str) -> Init:
-        """An init that has made, or is making, its namespaces; no other tenant's pod has had any of them."""
+    def take_init(self, kind: Kind, heir: Pod | None = None) -> Init:
+        """An init that has made, or is making, its namespaces. heir: the pod may have one that others of its tenant's
+        have had (see `reuse`), and that is ready for it; `pods` tells."""
+        if heir is not None and self._keeper is not None:
+            fitting = [one for one in self._kept if one.kind == kind and one.tenant == heir.tenant]
+            for init in reversed(fitting):
+                self._kept.remove(init)
+                if self._keeper.hand_over(init, heir):
+                    return init
+                self._let_go(init)
         spares = self._spare_inits.setdefault(kind, [])
-        for index in range(len(spares) - 1, -1, -1):
-            if not spares[index].pods or spares[index].tenant == tenant:
-                return spares.pop(index)
-        return self._inits.start(kind, tenant)
+        return spares.pop() if spares else self._inits.start(kind)
 
-    def keep(self, namespaces: reuse.Namespaces) -> None:
-        """Of a pod that left no trace in them, for the next of its tenant's."""
-        self._inits.pool.keep(namespaces)
-        self._plan_to_expire()
-
-    def _plan_to_expire(self) -> None:
+    def keep(self, init: Init, pod: Pod) -> bool:
+        """Of a pod that is gone: keep it for the next of its tenant's, if that cannot tell it from a new one."""
+        if self._keeper is None or self._closing or self._once or len(self._kept) >= self._spares:
+            return False
+        init.pods += 1
+        try:
+            if not self._keeper.is_as_new(init, pod.hostname):
+                return False
+        except OSError:
+            return False  # what cannot be told is not kept
+        init.tenant, init.since = pod.tenant, time.monotonic()
+        self._kept.append(init)
+        self.expect(init.pid, partial(self._lose_kept, init))
         if not self._expiring:
             self._expiring = True
             self.later(reuse.IDLE_SECONDS, self._expire)
+        return True
+
+    def _make_keeper(self) -> reuse.Keeper | None:
+        try:
+            return None if self._machine is None else reuse.Keeper(self._machine.function)
+        except OSError:
+            return None
 
     def _expire(self) -> None:
         """Let go of what has waited for too long."""
         self._expiring = False
-        pool, limit = self._inits.pool, time.monotonic() - reuse.IDLE_SECONDS
-        pool.close(older=reuse.IDLE_SECONDS)
-        left = len(pool)
-        for spares in self._spare_inits.values():
-            for init in [one for one in spares if one.pods]:
-                if init.since > limit:
-                    left += 1
-                    continue
-                spares.remove(init)
-                self.expect(init.pid, partial(_release, init))
-                init.socket.close()
-        if left:
-            self._plan_to_expire()
-        self._plan_refill()
+        limit = time.monotonic() - reuse.IDLE_SECONDS
+        while self._kept and self._kept[0].since <= limit:
+            self._let_go(self._kept.pop(0))
+        if self._kept:
+            self._expiring = True
+            self.later(self._kept[0].since - limit, self._expire)
+
+    def _let_go(self, init: Init) -> None:
+        self.expect(init.pid, lambda _: init.close())
+        init.kill()
 
     def take_starter(self) -> Child:
         """A process that waits for an app to start; call `starter_done` when it has answered."""
@@ -322,7 +341,7 @@ class Launcher:
             if len(spares) < self._spares:
                 init = self._inits.start(kind)
                 spares.append(init)
-                self.expect(init.pid, partial(self._lose_init, kind, init))
+                self.expect(init.pid, partial(self._lose_init, init))
                 self._plan_refill()
                 return
 
@@ -333,19 +352,24 @@ class Launcher:
             self._spare_starters.remove(starter)
             starter.socket.close()
 
-    def _lose_init(self, kind: Kind, init: Init, _status: int) -> None:
-        if init in self._spare_inits[kind]:
-            self._spare_inits[kind].remove(init)
-            init.socket.close()
-            _release(init)
+    def _lose_init(self, init: Init, _status: int) -> None:
+        if init in self._spare_inits[init.kind]:
+            self._spare_inits[init.kind].remove(init)
+            init.close()
+
+    def _lose_kept(self, init: Init, _status: int) -> None:
+        if init in self._kept:
+            self._kept.remove(init)
+            init.close()
 
     def _kill_everything(self) -> None:
         self.unwatch(self._control.fileno())  # what is asked for from here on would live on
-        inits = [init for spares in self._spare_inits.values() for init in spares]
-        spares: list[Init | Child] = [*self._spare_starters, *inits]
-        for spare in spares:
-            self.expect(spare.pid, lambda _: None)
-            spare.socket.close()
+        for starter in self._spare_starters:
+            self.expect(starter.pid, lambda _: None)
+            starter.socket.close()
+        idle, self._kept = self._kept, []
+        for init in [*idle, *(one for spares in self._spare_inits.values() for one in spares)]:
+            self._let_go(init)
         for sandbox in list(self._sandboxes.values()):
             try:
                 sandbox.stop(lambda *_: None)
@@ -359,12 +383,6 @@ class Launcher:
         if self._sandboxes or self._reaper.expected:
             left = [*self._sandboxes, *map(str, self._reaper.expected)]
             sys.stderr.write(f"stage1: the launcher ends without having seen the end of {', '.join(left)}\n")
-
-
-def _release(init: Init, _status: int = 0) -> None:
-    """A spare one has ended, that no pod has had."""
-    if init.ids is not None:
-        init.ids.release()
 
 
 def _guarded(action: Callable[[], None]) -> None:

@@ -33,7 +33,7 @@ _HIDDEN: Final = (
 HIDDEN: Final = tuple(_HIDDEN.split())
 READ_ONLY: Final = ("proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger")
 
-_SHM: Final = "mode=1777,size=64m"
+SHM: Final = "mode=1777,size=64m"
 _PROC_FLAGS: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
 
 
@@ -93,7 +93,7 @@ def _own_root() -> list[Op]:
         ops.MountNew("proc", "proc", _PROC_FLAGS),
         ops.MountNew("sysfs", "sys", _PROC_FLAGS | MS_RDONLY),
         ops.MountNew("mqueue", "mqueue", _PROC_FLAGS),
-        ops.MountNew("tmpfs", "shm", _PROC_FLAGS, _SHM),
+        ops.MountNew("tmpfs", "shm", _PROC_FLAGS, SHM),
         ops.Hide(HIDDEN),
         ops.MakeReadOnly(READ_ONLY),
         ops.PivotRoot(),

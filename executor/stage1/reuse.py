@@ -1,77 +1,39 @@
-"""User and network namespaces of a pod that left no trace in them, for the next one.
+"""The init of a pod that left no trace, with all that it holds, for the next pod of its tenant.
 
-A network namespace is most of what the kernel has to do for a pod: it is made, and taken down by a worker of the
-kernel's. One in which no socket is open and no packet was ever seen, sent or refused tells as little of its former
-users as a new one. What else might be kept there, or in the user namespace (keys, settings, rules, addresses), takes
-calls or rights that these pods' apps never had (`leaves_no_trace`), and nobody else had to do with it, or can have got
-a descriptor that leads there. All that can be looked at is looked at as well. Everything that keeps more (processes,
-ipc, the host's name, mounts, cgroups) is new for each pod.
+An init is its pid, ipc, uts, network, user and mount namespaces, and what its pod's apps share: /proc, /sys, /dev/shm,
+/dev/mqueue. To make and take down all that is most of what a pod costs. One in which nothing is as if it had just been
+made tells as little of its former users as a new one. What might be kept there takes calls or rights that these pods'
+apps never had (`leaves_no_trace`), or is looked at (`Keeper`); and nobody else had to do with it, or can have got a
+descriptor that leads there. An app's root, mounts and cgroups are new for each pod.
 """
 
 import os
-import re
-import time
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
-from executor.stage1 import caps, ops, podfiles, syscalls, userns
+from executor.stage1 import caps, ops, plan, podfiles, syscalls, userns
+from executor.stage1.machine.passing import Counts, HandOver, Look
 from executor.stage1.manifest import Pod
 
-_LISTS: Final = "sockstat dev snmp snmp6 netstat ip6_flowlabel route ipv6_route if_inet6 arp igmp igmp6"
-_TOLD: Final = tuple(_LISTS.split())
-"""Below /proc/thread-self/net, where all that the kernel counts there shows, and most of what it keeps."""
-_PAGES: Final = 65_536
+if TYPE_CHECKING:
+    from executor.stage1.inits import Init
+
+_SOCKETS: Final = "sockstat"
+_NO_SOCKET: Final = b"sockets: used 0\n"
+_RECORDS: Final = ("snmp", "snmp6")
+"""Below /proc/PID/net: each is told as a whole. What is counted in netstat takes a packet, which is counted here."""
+_LISTS: Final = ("dev", "ip6_flowlabel", "route", "ipv6_route", "if_inet6", "arp", "igmp", "igmp6")
 _SHORT: Final = 2048
-"""Of a list the kernel gives whole lines, a page of them at a time (seq_file)."""
-_SOCKETS: Final = b"sockets: used "
-_NO_SOCKET: Final = _SOCKETS + b"0\n"
-_OF_THE_MACHINE: Final = re.compile(rb" orphan \d+| (alloc|mem) .*")  # in lines of sockstat
-_MOST: Final = 100
-"""Pods that have the same ones, one after another."""
+"""Of a list the kernel gives whole lines, a page at a time (seq_file): of a shorter one, one line more as well."""
+_DIRECTORIES: Final = ("shm", "mqueue", "proc", "sys")
+MOST: Final = 100
+"""Pods that have the same one, one after another."""
 IDLE_SECONDS: Final = 5.0
-"""How long they wait for the next."""
-
-
-class View:
-    """What the kernel tells of the network namespace that we are in: its files, open as long as this is there."""
-
-    def __init__(self) -> None:
-        self._fds: list[int] = []
-        for name in _TOLD:
-            self._fds.append(os.open(f"/proc/thread-self/net/{name}", os.O_RDONLY | os.O_CLOEXEC))
-
-    def __del__(self) -> None:
-        for fd in self._fds:
-            os.close(fd)
-
-    def read(self) -> list[bytes]:
-        """All of it, now."""
-        return [_told(fd) for fd in self._fds]
-
-    def is_as(self, told: list[bytes]) -> bool:
-        """Whether it is still, or again, this."""
-        return all(_told(fd, text) == text for fd, text in zip(self._fds, told, strict=True))
-
-
-class Namespaces(NamedTuple):
-    """Descriptors of the two, and whose ids the first maps. Of which tenant the pods were, and how many. A view of the
-    second, if somebody has looked at it before."""
-
-    users: int
-    network: int
-    ids: userns.Range
-    tenant: str = ""
-    pods: int = 1
-    view: View | None = None
-
-    def close(self) -> None:
-        """Let go of all of it. Once."""
-        os.close(self.users)
-        os.close(self.network)
-        self.ids.release()
+"""How long it waits for the next."""
 
 
 def leaves_no_trace(pod: Pod, directory: str) -> bool:
-    """Whether its apps can leave nothing in their user and network namespaces but what `Pool` looks for.
+    """Whether its apps can leave nothing with its init but what `Keeper` looks for, and init does nothing but for it.
 
     Keys: the calls for them are forbidden by the default filter. Addresses, rules, settings, further namespaces: these
     take capabilities beyond the default ones, or a /proc that is not read-only. And no network but loopback is there.
@@ -81,6 +43,7 @@ def leaves_no_trace(pod: Pod, directory: str) -> bool:
     return (
         pod.loopback_only
         and not (pod.any_privileged or pod.host_network or pod.host_ipc or pod.host_pid or pod.sysctls)
+        and [type(op) for op in plan.pod_plan(pod)] == [ops.SetHostname, ops.SealRoot]
         and all(
             app.default_seccomp
             and not app.whole_proc
@@ -95,80 +58,92 @@ def leaves_no_trace(pod: Pod, directory: str) -> bool:
     )
 
 
-class Pool:
-    """Those that wait for a pod; at most `size`."""
+class Place:
+    """Descriptors of what an init holds: directories of its root, files of /proc/PID/net. Raises OSError."""
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._waiting: list[tuple[Namespaces, float]] = []
-        self._own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self._new: list[bytes] = []
+    def __init__(self, init: "Init") -> None:
+        self.fds: dict[str, int] = {"init": init.pidfd}
+        self._own: list[int] = []
+        pid = userns.on_host(init.pidfd)
+        for name in _DIRECTORIES:
+            self._open(name, f"/proc/{pid}/root/{name}", os.O_DIRECTORY)
+        for number, name in enumerate((_SOCKETS, *_RECORDS, *_LISTS)):
+            self._open(f"net{number}", f"/proc/{pid}/net/{name}")
 
-    def take(self, tenant: str | None = None) -> Namespaces | None:
-        """One of them (of this tenant's), if there is any; it is the caller's to close."""
-        for index in range(len(self._waiting) - 1, -1, -1):
-            if tenant is None or self._waiting[index][0].tenant == tenant:
-                return self._waiting.pop(index)[0]
-        return None
+    def _open(self, name: str, path: str, flags: int = 0) -> None:
+        fd = self.fds[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+        self._own.append(fd)
 
-    def keep(self, namespaces: Namespaces) -> None:
-        """Of a pod of which nothing else is left: keep them if they are as new, else let go of them."""
+    def __del__(self) -> None:
+        for fd in self._own:
+            os.close(fd)
+
+
+class Keeper:
+    """Looks at inits of which a pod is gone, and makes them the next pod's. Raises OSError where that cannot be done.
+
+    function: what executes lists (machine/run.py).
+    """
+
+    def __init__(self, function: Callable[[int], int]) -> None:
+        self._function = function
+        self._fds = {
+            f"own {name}": os.open(f"/proc/thread-self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            for name in ("uts", "ipc", "net", "pid")
+        }
+        self._fds["last pid"] = os.open("/proc/sys/kernel/ns_last_pid", os.O_WRONLY | os.O_CLOEXEC)
+        self._ready = {numbers: HandOver(function, numbers=numbers) for numbers in (False, True)}
+        self._look: Look | None = None
+        self._counted: list[bytes] = []
+
+    def is_as_new(self, init: "Init", hostname: str) -> bool:
+        """Whether nothing tells it from one that nobody has had, but how often it was looked at."""
+        if init.ids is None or init.pods >= MOST or _have_keys(init.ids):
+            return False
+        if self._look is None:
+            self._look = self._learn()
+        if self._look is None:
+            return False
+        if init.place is None:
+            init.place = Place(init)
+        counted = self._counted[init.pods - 1]
+        return self._look.is_as_new({**self._fds, **init.place.fds}, init.made, hostname, counted)
+
+    def hand_over(self, init: "Init", pod: Pod) -> bool:
+        """Make one that is as new the next pod's; whether it is."""
+        fds = {**self._fds, "init": init.pidfd}
+        return self._ready[not pod.own_processes].make_ready(fds, os.fsencode(pod.hostname))
+
+    def _learn(self) -> Look | None:
+        """How new ones are: of namespaces and a tmpfs that are made for this. None for the one that has raised its
+        loopback."""
+        counts = Counts(self._function)
         try:
-            if len(self._waiting) < self._size and namespaces.pods < _MOST and not _have_keys(namespaces.ids):
-                view = namespaces.view or self._within(namespaces.network)
-                if self._as_new(view):
-                    self._waiting.append((namespaces._replace(view=view), time.monotonic()))
-                    return
-        except OSError:
-            pass  # what cannot be told is not kept
-        namespaces.close()
-
-    def close(self, older: float = 0.0) -> None:
-        """Let go of those that have waited for so many seconds."""
-        now = time.monotonic()
-        while self._waiting and now - self._waiting[0][1] >= older:
-            self._waiting.pop(0)[0].close()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def _as_new(self, view: View) -> bool:
-        if not self._new:
-            new = self._of_a_new_one()
-            if not new[0].startswith(_NO_SOCKET):
-                return False  # the one that has raised its loopback
-            self._new = new
-        return view.is_as(self._new)
-
-    def _of_a_new_one(self) -> list[bytes]:
-        try:
-            syscalls.unshare(syscalls.CLONE_NEWNET)
+            syscalls.unshare(syscalls.CLONE_NEWNET | syscalls.CLONE_NEWIPC)
             ops.Loopback().execute(ops.Context({}))
-            return View().read()
+            sockets = podfiles.read(f"/proc/thread-self/net/{_SOCKETS}")
+            records = [podfiles.read(f"/proc/thread-self/net/{name}") for name in _RECORDS]
+            lists = [podfiles.read(f"/proc/thread-self/net/{name}") for name in _LISTS]
+            memory = _memory()
+            try:
+                self._counted = [counts.read(memory) for _ in range(MOST)]
+            finally:
+                os.close(memory)
         finally:
-            syscalls.setns(self._own, syscalls.CLONE_NEWNET)
-
-    def _within(self, network: int) -> View:
-        syscalls.setns(network, syscalls.CLONE_NEWNET)
-        try:
-            return View()
-        finally:
-            syscalls.setns(self._own, syscalls.CLONE_NEWNET)
+            for kind in ("ipc", "net"):
+                syscalls.setns(self._fds[f"own {kind}"], 0)
+        if not sockets.startswith(_NO_SOCKET) or max(map(len, lists)) >= _SHORT:
+            return None
+        return Look(self._function, (_NO_SOCKET, *records, *lists))
 
 
-def _told(fd: int, expected: bytes = b"") -> bytes:
-    """The text of an open file of /proc/net; what is short and as `expected` is all: one more line would come along."""
-    parts = [os.pread(fd, _PAGES, 0)]
-    if len(parts[0]) < _SHORT and expected and _of_this(parts[0]) == expected:
-        return expected
-    while parts[-1]:
-        parts.append(os.pread(fd, _PAGES, sum(map(len, parts))))
-    return _of_this(b"".join(parts))
-
-
-def _of_this(text: bytes) -> bytes:
-    """Without what is told of the whole machine."""
-    return _OF_THE_MACHINE.sub(b"", text) if text.startswith(_SOCKETS) else text
+def _memory() -> int:
+    """A tmpfs as /dev/shm is one, which is gone with its descriptor."""
+    syscalls.mount("tmpfs", plan.STAGE, "tmpfs", 0, plan.SHM)
+    try:
+        return os.open(plan.STAGE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        syscalls.umount(plan.STAGE)
 
 
 def _have_keys(ids: userns.Range) -> bool:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import stat
 import sys
 import time
@@ -69,19 +68,16 @@ class Sandbox:
         self._exec_count = 0
         self._removing: set[str] = set()
         self._init: Init | None = None
-        self._init_fd = -1
+        self._init_lives = False
+        self._passes_on = reuse.leaves_no_trace(self._pod, self._paths.pod)
         self._door = -1  # whom the apps' starters enter: init, or somebody in its place
-        self._init_socket: socket.socket | None = None
         self._on_running: Answer | None = None
         self._on_stopped: list[Answer] = []
-        self._ids: userns.Range | None = None
-        self._users: list[int] = []  # the user namespace, if it has one of its own
-        self._network: list[int] = []  # the network namespace, if the next pod may have it (see `reuse`)
         self._prepared = False
         self._lowers: dict[str, tuple[str, ...]] = {}  # layers that have been read, and not been used
         self._ready: dict[str, bytes] = {}
         self._handlers: dict[str, tuple[str, ...]] = {}
-        self._ending = False
+        self._ending = self._gone = False
         self._reason = ""
 
     # -- run ----------------------------------------------------------------------------------------------
@@ -89,19 +85,22 @@ class Sandbox:
     def run(self, answer: Answer) -> None:
         """Make the pod's init and cgroups; answers {"pid"} or {"error"}."""
         launcher = self._launcher
-        self._take_init()
-        assert self._init is not None
-        launcher.expect(self._init.pid, self._on_init_exit)
-        launcher.watch(self._init.socket.fileno(), self._on_init_message)
+        init = self._take_init()
+        launcher.expect(init.pid, self._on_init_exit)
+        if not init.pods:
+            launcher.watch(init.socket.fileno(), self._on_init_message)
         self._on_running = answer
         try:
             self._cgroup.create()
             self._cgroup.limit(self._pod.limits)
-            self._send_pod()
+            if init.pods:
+                self._on_init_ready(init)
+            else:
+                self._tell(init)
         except (OSError, cgroups.CgroupError) as error:
             self._end(f"prepare {self._key}: {reading.text(error)}")
 
-    def _take_init(self) -> None:
+    def _take_init(self) -> Init:
         """A user namespace is for every pod it fits, unless the pod says otherwise; one that must have it gets it."""
         launcher, pod = self._launcher, self._pod
         if pod.flavor == "nspawn" and (why_not := nspawn.why_not()):
@@ -113,11 +112,13 @@ class Sandbox:
             pod.users != "host" and pod.may_have_users and not why_not and self._can_map()
         )
         kind = Kind(pod.flavor, pod.host_network, users, pod.host_pid, pod.host_ipc)
-        self._init = launcher.take_init(kind, pod.tenant)
-        self._init_socket, self._ids = self._init.socket, self._init.ids
-        self._init_fd = self._door = os.pidfd_open(self._init.pid)
-        if self._ids is not None:
-            self._pod = self._first = pod._replace(ids=self._ids.base)
+        self._init = init = launcher.take_init(kind, pod if self._passes_on else None)
+        self._init_lives, self._door = True, init.pidfd
+        if init.ids is not None:
+            self._pod = self._first = pod._replace(ids=init.ids.base)
+        else:
+            self._passes_on = False
+        return init
 
     def _can_map(self) -> bool:
         return not self._unmappable(self._pod)
@@ -141,34 +142,33 @@ class Sandbox:
                 return ()
         return self._lowers[name]
 
-    def _send_pod(self) -> None:
-        assert self._init is not None
+    def _tell(self, init: Init) -> None:
         command: list[str] | None = None
         if self._pod.flavor == "nspawn":
             root = f"{self._paths.pod}/stage1/rootfs"
             name = nspawn.machine_name(os.path.basename(self._paths.pod))
             nspawn.prepare(root)
             command = nspawn.command(root, name, self._pod.hostname, host_network=self._pod.host_network)
-        network = reuse.leaves_no_trace(self._pod, self._paths.pod)
-        inits.tell(self._init, self._pod, self._cgroup, command, network=network)
+        inits.tell(init, self._pod, self._cgroup, command)
 
     def _on_init_message(self) -> None:
         assert self._init is not None
-        wrong, self._users = inits.hear(self._init)
+        wrong, fds = inits.hear(self._init)
         self._launcher.unwatch(self._init.socket.fileno())
-        if self._pod.flavor == "nspawn" and self._users:
-            self._door = self._users.pop()
-        elif len(self._users) > 1:
-            self._network.append(self._users.pop())
+        if self._pod.flavor == "nspawn" and fds:
+            self._door = fds.pop()
         if self._ending:
             return
         if wrong:
             self._end(wrong)
             return
+        self._on_init_ready(self._init)
+
+    def _on_init_ready(self, init: Init) -> None:
         answer, self._on_running = self._on_running, None
         if answer is not None:
-            there = self._door == self._init_fd  # it has the pod's network and mounts itself
-            answer({"pid": self._init.pid if there else userns.on_host(self._door)})
+            there = self._door == init.pidfd  # it has the pod's network and mounts itself
+            answer({"pid": init.pid if there else userns.on_host(self._door)})
         # While the executor makes up its mind:
         self._prepare()
 
@@ -225,8 +225,12 @@ class Sandbox:
             why = f"the executor itself lacks {', '.join(missing)}"
             raise StageError(f"start {app.name}: isolator {isolators.CAPABILITIES[0]}: {why}")
 
+    def _users(self) -> list[int]:
+        """The pod's user namespace, if it has one of its own."""
+        return [] if self._init is None or self._init.users < 0 else [self._init.users]
+
     def _job(self, todo: list[Any], process: Process, whom: str) -> bytes:
-        names = (whom, "users") if self._users else (whom,)
+        names = (whom, "users") if self._users() else (whom,)
         more = [f"{SOCKET}{number}" for number in range(process.sockets)]
         return channel.encode((todo, tuple(process), (*names, *more)))
 
@@ -260,7 +264,7 @@ class Sandbox:
             self._make_pod_ready()
             streams = len(fds) - len(sockets)
             self._look_at(fds)
-            named = [self._door, *self._users, *fds[streams:]]
+            named = [self._door, *self._users(), *fds[streams:]]
             starter.begin(self._make_ready(name, sockets), fds[:streams], named)
         except (OSError, cgroups.CgroupError) as error:
             starter.end()
@@ -271,12 +275,8 @@ class Sandbox:
 
     def _look_at(self, fds: list[int]) -> None:
         """Through a socket an app could hand somebody descriptors that outlive the pod (see `reuse`)."""
-        if self._network and any(stat.S_ISSOCK(os.fstat(fd).st_mode) for fd in fds):
-            self._let_go_of_network()
-
-    def _let_go_of_network(self) -> None:
-        while self._network:
-            os.close(self._network.pop())
+        if self._passes_on and any(stat.S_ISSOCK(os.fstat(fd).st_mode) for fd in fds):
+            self._passes_on = False
 
     def _take_starter(
         self, name: str, on_started: Callable[[int], None], answer: Answer, kills: int, app: str = ""
@@ -324,8 +324,7 @@ class Sandbox:
                 f"{places[0]}: its file system cannot be id-mapped, and the pod has ids of its own"
             )
         self._cgroup.extend(without=reading.unlimited(pod))
-        if not reuse.leaves_no_trace(pod, self._paths.pod):
-            self._let_go_of_network()
+        self._passes_on = self._passes_on and reuse.leaves_no_trace(pod, self._paths.pod)
         self._pod, self._prepared = pod, False
         self._ready.clear()
         self._lowers.clear()
@@ -367,7 +366,7 @@ class Sandbox:
         try:
             self._look_at(fds)
             door = os.pidfd_open(instance.pid)
-            starter.begin(self._job(todo, process, "app"), fds, [door, *self._users])
+            starter.begin(self._job(todo, process, "app"), fds, [door, *self._users()])
         except OSError as error:
             starter.end()
             raise StageError(f"exec in {name}: {reading.text(error)}") from None
@@ -476,7 +475,7 @@ class Sandbox:
         self._remove_until_gone(name, answer, time.monotonic() + _PATIENCE_SECONDS, 0.001)
 
     def _remove_until_gone(self, name: str, answer: Answer, deadline: float, pause: float) -> None:
-        if self._init_socket is None or (self._cgroup.kill(name) and self._cgroup.remove(name)):
+        if self._gone or (self._cgroup.kill(name) and self._cgroup.remove(name)):
             self._removing.discard(name)
             answer({})
         elif time.monotonic() > deadline:
@@ -494,24 +493,31 @@ class Sandbox:
         self._end("")
 
     def _on_init_exit(self, _status: int) -> None:
-        for fd in {self._init_fd, self._door}:
-            os.close(fd)
-        self._init_fd = self._door = -1
+        self._init_lives = self._passes_on = False
         self._end("the pod's init died" if not self._ending else self._reason)
         self._advance()
 
     def _end(self, reason: str) -> None:
+        """A pod of which something still runs takes its init along, which ends that at once."""
         if self._ending:
             return
         self._ending, self._reason = True, reason
         answer, self._on_running = self._on_running, None
         if answer is not None:  # whoever asked for the pod hears of its end, whatever that was
             self._on_stopped.append(lambda *_: answer({"error": reason or "the pod was stopped"}))
-        if self._init_fd >= 0:
-            signal.pidfd_send_signal(self._init_fd, signal.SIGKILL)
+        if reason or answer is not None or self._runs() or not self._passes_on:
+            self._kill_init()
         for pid in filter(None, self._starters.values()):
             os.kill(pid, signal.SIGKILL)  # ours and not reaped yet, so the pid is not another's
         self._clean_until_gone(time.monotonic() + _PATIENCE_SECONDS, 0.001)
+
+    def _runs(self) -> bool:
+        return bool(self._apps or self._starters or self._execs)
+
+    def _kill_init(self) -> None:
+        self._passes_on = False
+        if self._init is not None and self._init_lives:
+            self._init.kill()
 
     def _advance(self) -> None:
         """Something of an ending pod has ended: look at once whether that was all."""
@@ -519,9 +525,10 @@ class Sandbox:
             self._finish()
 
     def _clean_until_gone(self, deadline: float, pause: float) -> None:
-        if self._init_socket is None or self._finish():
+        if self._gone or self._finish():
             return
         if time.monotonic() > deadline:
+            self._kill_init()
             self._report(f"stop {self._key}: its cgroup is still in use after {_PATIENCE_SECONDS:.0f} s")
             return
         following = min(pause * 2, 0.1)
@@ -529,36 +536,27 @@ class Sandbox:
 
     def _finish(self) -> bool:
         """Kill and remove what is left; True when there is nothing (and says so, once)."""
-        mine = bool(self._apps or self._starters or self._execs)
-        if mine or self._init_fd >= 0 or not self._cgroup.remove():
+        dies = self._init_lives and not self._passes_on
+        if self._runs() or dies or not self._cgroup.remove():
             # Of a pod without apps there is nothing to kill but init, which is dying; or the removal would have worked.
-            if mine or self._init_fd < 0:
+            if self._runs() or not dies:
                 self._cgroup.kill()
+            return False
+        if self._passes_on and self._init is not None and not self._launcher.keep(self._init, self._pod):
+            self._kill_init()
             return False
         self._report("")
         return True
 
     def _report(self, error: str) -> None:
-        if self._init_socket is None:
+        if self._gone or self._init is None:
             return
-        self._launcher.unwatch(self._init_socket.fileno())
-        self._init_socket.close()
-        self._init_socket = None
-        if self._network and self._init is not None and self._ids is not None and not error:
-            before = self._init
-            self._launcher.keep(
-                reuse.Namespaces(
-                    *(self._users.pop(), self._network.pop(), self._ids),
-                    *(self._pod.tenant, before.pods + 1, before.view),
-                )
-            )
-            self._ids = None
-        for fd in (*self._users, *self._network):
-            os.close(fd)
-        self._users, self._network = [], []
-        if self._ids is not None:
-            self._ids.release()
-            self._ids = None
+        self._gone = True
+        if not self._passes_on:
+            self._launcher.unwatch(self._init.socket.fileno())
+            if self._door != self._init.pidfd:
+                os.close(self._door)
+            self._init.close()
         self._launcher.forget_sandbox(self._key)
         for answer in self._on_stopped:
             answer({"error": error} if error else {})

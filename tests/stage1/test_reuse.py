@@ -1,22 +1,23 @@
-"""Which user and network namespaces the next pod may have, and what it finds there."""
+"""Which pods' inits the next pod may have, and what it finds there. Each way to leave something is tried."""
 
 import os
+import select
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from executor.network.namespaces import in_thread, within
 from executor.pods.launcher import Launcher
-from executor.stage1 import caps, manifest, ops, reuse, seccomp, syscalls, userns
-from tests.stage1.conftest import Pods, Runner
-from tests.waiting import until
-
-SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h: of each network namespace another
+from executor.stage1 import caps, manifest, reuse, seccomp, userns
+from executor.stage1.machine import assemble
+from executor.stage1.machine.assemble import List, Value
+from tests.stage1.conftest import Pods, Runner, Running
 
 
 def read(pod: str = "", app: str = "", isolators: str = "", **notes: str) -> manifest.Pod:
@@ -24,6 +25,7 @@ def read(pod: str = "", app: str = "", isolators: str = "", **notes: str) -> man
     said = {
         "flavor": "linux",
         "network": "loopback",
+        "hostname": "name",
         **{name.replace("_", "-"): v for name, v in notes.items()},
     }
     listed = ",".join(f'{{"name": "gantry.io/{name}", "value": "{value}"}}' for name, value in said.items())
@@ -39,6 +41,7 @@ UNCONFINED = '{"name": "os/linux/seccomp-retain-set", "value": {"set": ["@appc.i
 NOTE = ', "annotations": [{"name": "gantry.io/%s", "value": "%s"}]'
 VOLUME = ', "volumes": [{"name": "v", "kind": "host", "source": "%s"}]'
 EMPTY = ', "volumes": [{"name": "v", "kind": "empty"}]'
+MEMORY = ', "volumes": [{"name": "v", "kind": "empty", "gantry.io/medium": "Memory"}]'
 SYSCTL = ', "isolators": [{"name": "os/unix/sysctl", "value": {"net.ipv4.ip_forward": "1"}}]'
 
 
@@ -60,6 +63,9 @@ SYSCTL = ', "isolators": [{"name": "os/unix/sysctl", "value": {"net.ipv4.ip_forw
         (read(VOLUME % "/pods/u1x"), False),
         (read(VOLUME % "/pods/u1/volumes/config"), True),
         (read(EMPTY), True),
+        (read(MEMORY), False),
+        (read(hostname=""), False),
+        (read(flavor="fly"), False),
         (read()._replace(metadata_url="http://x"), True),
     ],
     ids=str,
@@ -68,17 +74,18 @@ def test_pods_that_can_leave_no_trace(pod: manifest.Pod, expected: bool) -> None
     assert reuse.leaves_no_trace(pod, "/pods/u1") is expected
 
 
-def test_no_default_lets_keys_or_networks_be_changed() -> None:
+CALLS = """add_key bpf fsconfig fsmount fsopen fspick keyctl mount mount_setattr move_mount open_tree perf_event_open
+pivot_root quotactl reboot request_key setdomainname sethostname setns umount umount2 unshare userfaultfd"""
+POWERS = (
+    "BPF CHECKPOINT_RESTORE IPC_OWNER NET_ADMIN PERFMON SYS_ADMIN SYS_BOOT SYS_NICE SYS_PTRACE SYS_RESOURCE"
+)
+
+
+def test_no_default_lets_what_is_not_looked_at_be_changed() -> None:
     """What `leaves_no_trace` counts on: who has neither of the two can keep nothing in those namespaces."""
     allowed = {name for rule in seccomp.default_filter(caps.DEFAULT).rules for name in rule.names}
-    assert not allowed & {"add_key", "keyctl", "request_key", "setns", "unshare", "mount", "bpf", "fsopen"}
-    assert not caps.DEFAULT & {
-        "CAP_NET_ADMIN",
-        "CAP_SYS_ADMIN",
-        "CAP_SYS_RESOURCE",
-        "CAP_BPF",
-        "CAP_SYS_PTRACE",
-    }
+    assert not allowed & set(CALLS.split())
+    assert not caps.DEFAULT & {f"CAP_{name}" for name in POWERS.split()}
 
 
 def test_a_network_is_its_loopback_or_not_told() -> None:
@@ -86,86 +93,6 @@ def test_a_network_is_its_loopback_or_not_told() -> None:
         manifest.ManifestError, match=r"annotation gantry.io/network: 'bridge' is not loopback"
     ):
         read(network="bridge")
-
-
-class Made:
-    """A network namespace of the test's own, with a user namespace and a range that are none."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.network = in_thread(self._new)
-
-    @staticmethod
-    def _new() -> int:
-        syscalls.unshare(syscalls.CLONE_NEWNET)
-        ops.Loopback().execute(ops.Context({}))
-        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-
-    def there(self, work: Callable[[], Any]) -> Any:
-        def entered() -> Any:
-            syscalls.setns(self.network, syscalls.CLONE_NEWNET)
-            return work()
-
-        return in_thread(entered)
-
-    def namespaces(self, tenant: str = "", pods: int = 1) -> reuse.Namespaces:
-        users = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        ids = userns.take_range(str(self.directory))
-        return reuse.Namespaces(users, os.dup(self.network), ids, tenant, pods)
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> Iterator[Made]:
-    one = Made(tmp_path)
-    yield one
-    os.close(one.network)
-
-
-@pytest.fixture
-def pool() -> Iterator[reuse.Pool]:
-    one = reuse.Pool(1)
-    yield one
-    one.close()
-
-
-def kept(pool: reuse.Pool, made: Made) -> bool:
-    """Whether the pool keeps it: in a thread, for it goes there, as the launcher does, which has only one."""
-    in_thread(lambda: pool.keep(made.namespaces()))
-    one = pool.take()
-    if one is not None:
-        one.close()
-    return one is not None
-
-
-@pytest.mark.root
-def test_one_that_was_never_used_is_as_new(pool: reuse.Pool, made: Made) -> None:
-    assert kept(pool, made)
-    made.there(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close())
-    until("a socket that is closed to leave nothing", lambda: kept(pool, made))
-    in_thread(lambda: pool.keep(made.namespaces()))
-    in_thread(lambda: pool.keep(made.namespaces()))
-    one = pool.take()
-    assert one is not None
-    assert pool.take() is None, "it is full"
-    one.close()
-
-
-@pytest.mark.root
-def test_they_wait_for_a_pod_of_the_same_tenant_and_not_for_long(made: Made) -> None:
-    pool = reuse.Pool(3)
-    for tenant in ("blue", "red"):
-        in_thread(lambda tenant=tenant: pool.keep(made.namespaces(tenant, pods=7)))
-    assert pool.take("green") is None
-    blue = pool.take("blue")
-    assert blue is not None
-    assert (blue.tenant, blue.pods) == ("blue", 7)
-    blue.close()
-    pool.close(older=1000)
-    assert len(pool) == 1
-    pool.close(older=0)
-    assert len(pool) == 0
-    in_thread(lambda: pool.keep(made.namespaces(pods=100)))
-    assert len(pool) == 0, "they have had pods enough"
 
 
 ADD_A_KEY = """
@@ -182,9 +109,9 @@ sys.stdin.read()
 
 
 @pytest.mark.root
-def test_users_that_have_keys_are_nobody_s(pool: reuse.Pool, made: Made) -> None:
+def test_users_that_have_keys_are_told() -> None:
     last = userns.FIRST + (userns.COUNT - 1) * userns.SIZE  # a range that no other test has meanwhile
-    ids = userns.Range(last, os.open("/dev/null", os.O_RDONLY))
+    ids = userns.Range(last, -1)
     assert not reuse._have_keys(ids)
     number = {"x86_64": 248, "aarch64": 217}[os.uname().machine]
     users = userns.namespace(ids.base)
@@ -195,153 +122,232 @@ def test_users_that_have_keys_are_nobody_s(pool: reuse.Pool, made: Made) -> None
         assert process.stdout is not None
         assert process.stdout.readline() == b"there\n"
         assert reuse._have_keys(ids)
-        made.network, before = os.dup(made.network), made.network
-        kept_ones = reuse.Namespaces(os.open("/dev/null", os.O_RDONLY), before, ids)
-        in_thread(lambda: pool.keep(kept_ones))
-        assert len(pool) == 0
         process.communicate()
 
 
-def send(family: int, address: str) -> None:
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.sendto(b"x", (address, 9))
-        except OSError:
-            pass  # there is no way to it: that is counted, too
+class Turns:
+    """Pods that run one after the other in one launcher."""
+
+    def __init__(self, launcher: Launcher, pods: Pods) -> None:
+        self.launcher = launcher
+        self.pods = pods
+        self.runner = Runner(launcher, pods)
+
+    async def begin(self, *command: str, stdin: int | None = None, **notes: Any) -> Running:
+        """One that is like the others but for what is said."""
+        layers, volumes = notes.pop("layers", ()), notes.pop("volumes", [])
+        notes = {"network": "loopback", **notes}
+        app = self.pods.app(*command)
+        pod = self.pods.make(
+            app, layers=layers, volumes=volumes, **{key: value for key, value in notes.items() if value}
+        )
+        running = await self.runner.pod(pod)
+        await running.start(stdin=stdin)
+        return running
+
+    async def init(self, *command: str, **more: Any) -> int:
+        """The pid of the init of one that has run and ended."""
+        running = await self.begin(*command, **more)
+        pid = running.sandbox.pid
+        ended = await running.ended()
+        assert ended.exit_code == 0, (command, [await one.text() for one in running.outputs])
+        await running.stop()
+        return pid
 
 
-@pytest.mark.root
-@pytest.mark.parametrize(
-    "work",
-    [
-        lambda: send(socket.AF_INET, "127.0.0.1"),
-        lambda: send(socket.AF_INET6, "::1"),
-        lambda: send(socket.AF_INET, "192.0.2.1"),
-        lambda: send(socket.AF_INET6, "2001:db8::1"),
-        lambda: subprocess.run(["ip", "link", "add", "trace0", "type", "veth"], check=True),
-    ],
-    ids=["loopback", "loopback6", "nowhere", "nowhere6", "interface"],
-)
-def test_one_that_was_used_is_not(pool: reuse.Pool, made: Made, work: Callable[[], Any]) -> None:
-    made.there(work)
-    assert not kept(pool, made)
-
-
-@pytest.mark.root
-@pytest.mark.parametrize(
-    "family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX, socket.AF_PACKET, socket.AF_NETLINK]
-)
-def test_one_in_which_somebody_has_a_socket_is_not(pool: reuse.Pool, made: Made, family: int) -> None:
-    kind = socket.SOCK_RAW if family in (socket.AF_PACKET, socket.AF_NETLINK) else socket.SOCK_DGRAM
-    sock = made.there(lambda: socket.socket(family, kind))
-    assert not kept(pool, made)
-    sock.close()
-    until("the kernel to let go of it", lambda: kept(pool, made))
-
-
-def cookie(pid: int) -> int:
-    """Of the network namespace of a process."""
-    with within(pid, lambda: socket.socket(socket.AF_UNIX)) as sock:
-        return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
-
-
-LOOK = """
-cat /proc/self/uid_map /proc/net/dev
-hostname; ls /dev/shm /dev/mqueue; ipcs | grep -c 0x; id -u; ifconfig lo
-"""
-
-
-@pytest.mark.root
-async def test_the_next_pod_has_them_and_cannot_tell(pods: Pods, image: Path) -> None:
+@pytest.fixture
+async def turns(pods: Pods, image: Path) -> AsyncIterator[Turns]:
     launcher = await Launcher.start(spares=1, points=image.with_name("points"))
     try:
-        runner = Runner(launcher, pods)
-        seen: dict[int, list[str]] = {}
-        for number in range(20):
-            app = pods.app("/bin/sh", "-c", f"{LOOK}touch /dev/shm/x")
-            running = await runner.pod(pods.make(app, hostname=f"host{number}", network="loopback"))
-            key = cookie(running.sandbox.pid)
-            _, output = await running.start()
-            assert (await running.ended()).exit_code == 0
-            seen.setdefault(key, []).append((await output.text()).replace(f"host{number}\n", "host\n"))
-            await running.stop()
-            if len(seen[key]) > 1:
-                break
-        else:
-            pytest.fail("no pod got what another had")
-        first, second = seen[key]
-        assert first == second
-        assert "host\n" in second
-        assert "inet addr:127.0.0.1" in second
+        yield Turns(launcher, pods)
     finally:
         await launcher.close()
 
 
+def a_list(*calls: tuple[Any, ...]) -> bytes:
+    """Calls of the kernel, for the program that executes such; "result" is what the one before has said."""
+    todo = List()
+    place = todo.room(8)
+    for name, *arguments in calls:
+        given = [Value(place) if one == "result" else one for one in arguments]
+        todo.call(name, *given, result=place)
+    todo.call("exit_group", 0)
+    return todo.finish()
+
+
+KEPT: dict[str, list[tuple[Any, ...]]] = {
+    "shm": [("shmget", 77, 4096, 0o1600)],
+    "sem": [("semget", 77, 3, 0o1600)],
+    "msg": [("msgget", 77, 0o1600)],
+    "shm-gone": [("shmget", 0, 4096, 0o600), ("shmctl", "result", 0, 0)],
+    "sem-gone": [("semget", 0, 3, 0o600), ("semctl", "result", 0, 0, 0)],
+    "msg-gone": [("msgget", 0, 0o600), ("msgctl", "result", 0, 0)],
+    "file-without-a-name": [("openat", -100, "/dev/shm", os.O_TMPFILE | os.O_RDWR, 0o600)],
+}
+LATER = (
+    "t=$(stat -c %Y /dev/mqueue); while [ $(date +%s) = $t ]; do sleep 0.02; done"  # its times are in seconds
+)
+LEFT = {
+    "file": "echo x > /dev/shm/x",
+    "file-gone": "echo x > /dev/shm/x; rm /dev/shm/x",
+    "directory": "mkdir /dev/shm/x",
+    "link": "ln -s x /dev/shm/x",
+    "time-of-shm": "touch /dev/shm",
+    "listed-shm": "ls /dev/shm",
+    "queue": "touch /dev/mqueue/x",
+    "queue-gone": f"{LATER}; touch /dev/mqueue/x; rm /dev/mqueue/x",
+    "mode-of-mqueue": "chmod 777 /dev/mqueue",
+    "time-of-mqueue": "touch -d 2000-01-01 /dev/mqueue",
+    "listed-mqueue": f"{LATER}; ls /dev/mqueue",
+    "packet": "ping -c 1 -w 5 127.0.0.1",
+    "packet6": "ping -c 1 -w 5 ::1 || true",
+    "packet-to-nowhere": "nc -w 1 192.0.2.1 9 || true",
+    "knock": "nc -w 1 127.0.0.1 9 || true",
+}
+
+
+@pytest.mark.root
+async def test_whoever_leaves_something_leaves_it_to_nobody(turns: Turns, tmp_path: Path) -> None:
+    layer = tmp_path / "lists"
+    (layer / "bin").mkdir(parents=True)
+    (layer / "bin" / "list").write_bytes(assemble.program())
+    (layer / "bin" / "list").chmod(0o755)
+    for name, calls in KEPT.items():
+        (layer / name).write_bytes(a_list(*calls))
+    attempts = {**LEFT, **{name: f"/bin/list 3< /{name}" for name in KEPT}}
+    passed_on, new = [], []
+    before = await turns.init("/bin/true", layers=(layer,))
+    for name, script in attempts.items():
+        during = await turns.init("/bin/sh", "-c", script, layers=(layer,))
+        after = await turns.init("/bin/true", layers=(layer,))
+        if during != before:
+            new.append(name)
+        if after == during:
+            passed_on.append(name)
+        before = after
+    assert passed_on == []
+    assert new == [], "the pod before it has left nothing"
+
+
+HARMLESS = """
+sleep 1000 & sleep 1000 & (sleep 1000 &)
+for number in 1 2 3 4 5 6 7 8; do /bin/true; done
+stat /proc/version /proc/meminfo /sys/kernel/notes /sys/devices > /dev/null
+find /proc/1 /proc/sys/kernel > /dev/null
+hostname not-mine; echo 5 > /proc/1/oom_score_adj; umount /dev/shm; kill -9 1; renice -n 5 -p 1
+mkdir /proc/x /sys/x; chmod 777 /proc/uptime /sys/kernel /proc /sys /dev/shm
+chown 1 /dev/shm /proc /dev/mqueue; chgrp 1 /dev/mqueue
+(echo 0 5 1 > /proc/self/projid_map) && exit 1; (echo deny > /proc/self/setgroups) && exit 1
+cat /proc/self/stat > /tmp/x; ulimit -n 5; cd /dev/shm && [ ! -e y ]
+exit 0
+"""
+LOOK = """
+echo $$; hostname; cat /proc/net/dev /proc/1/oom_score_adj /proc/1/limits /proc/sys/kernel/domainname
+cat /proc/1/status | grep -E 'SigP|SigB|SigI|SigC|Shd|Cap|Threads|Pid|Uid|NoNew|Seccomp|Groups'
+ls -d /proc/[0-9]*; ipcs; id; ifconfig lo; stat -c '%a %u %g %s %h' /dev/shm /dev/mqueue; stat -c '%a %u %g' /proc /sys
+df /dev/shm; grep -E '^([^ ]+ ){4}/(dev|proc|sys)' /proc/self/mountinfo | cut -d ' ' -f 3-9 | sed 's/^[0-9]*:[0-9]* //'
+ls -la /dev/shm /dev/mqueue | wc -l
+"""
+
+
+@pytest.mark.root
+async def test_the_next_pod_has_it_and_cannot_tell(turns: Turns) -> None:
+    seen = []
+    for number in range(3):
+        running = await turns.begin(
+            "/bin/sh", "-c", LOOK if number != 1 else HARMLESS, hostname=f"host{number}"
+        )
+        init = running.sandbox.pid
+        ended = await running.ended()
+        text = (await running.outputs[0].text()).replace(f"host{number}\n", "host\n")
+        await running.stop()
+        assert ended.exit_code == 0, text
+        seen.append((init, text))
+        if number == 0:
+            await turns.init("/bin/true")  # the first has listed directories, and leaves its init to nobody
+    (first, new), (second, _), (third, text) = seen
+    assert first != second == third
+    assert text.splitlines() == new.splitlines()
+    assert "host\n" in text
+    assert text.startswith("3\n")
+
+
+@pytest.mark.root
+async def test_nobody_sees_when_somebody_has_looked_at_a_file(turns: Turns) -> None:
+    """The kernel says of most files of /proc and /sys that they are as old as the first look at them."""
+    names = ("proc/version", "proc/sys/kernel/osrelease", "sys/kernel/notes", "sys/class/net/lo/mtu")
+    looks = "; ".join(f"stat /{name} > /dev/null" for name in names)
+    init = await turns.init("/bin/sh", "-c", f"{looks}; true")
+    then = time.time()
+    running = await turns.begin("/bin/sleep", "1000")
+    assert running.sandbox.pid == init
+    for name in names:
+        assert os.stat(f"/proc/{init}/root/{name}").st_ctime >= then - 0.02, (
+            name
+        )  # the kernel's clock has ticks
+    await running.stop()
+
+
 HOST = [{"name": "v", "kind": "host", "source": "/var/tmp"}]
-HINTS = {
-    "used": ("ping -c 1 -w 5 127.0.0.1", {}),
-    "not-told": ("true", {"network": ""}),
-    "tried": ("nc -w 1 192.0.2.1 9; true", {}),
-    "another-tenant": ("true", {"tenant": "%d"}),
-    "a-way-out": (
-        "true",
-        {"volumes": HOST},
-    ),  # through a socket there, anything that is open could be handed over
-    "a-socket": ("true", {}),
+HINTS: dict[str, dict[str, Any]] = {
+    "not-told": {"network": ""},
+    "another-tenant": {"tenant": "%d"},
+    "a-way-out": {"volumes": HOST},  # through a socket there, anything that is open could be handed over
+    "a-socket": {},
+    "of-the-host": {"user_namespace": "host"},
+    "in-memory": {"volumes": [{"name": "m", "kind": "empty", "gantry.io/medium": "Memory"}]},
 }
 
 
 @pytest.mark.root
 @pytest.mark.parametrize("name", HINTS)
-async def test_no_pod_has_what_another_has_used(pods: Pods, image: Path, name: str) -> None:
-    command, more = HINTS[name]
-    launcher = await Launcher.start(spares=1, points=image.with_name("points"))
+async def test_no_pod_has_one_that_is_not_for_it(turns: Turns, name: str) -> None:
     ours, theirs = socket.socketpair()
     try:
-        runner = Runner(launcher, pods)
-        cookies = []
-        for number in range(4):
-            said = {"network": "loopback", **more}
-            if "tenant" in said:
-                said["tenant"] %= number
-            notes = {key: value for key, value in said.items() if value}
-            running = await runner.pod(pods.make(pods.app("/bin/sh", "-c", command), **notes))
-            cookies.append(cookie(running.sandbox.pid))
-            await running.start(stdin=theirs.fileno() if name == "a-socket" else None)
-            assert (await running.ended()).exit_code == 0
-            await running.stop()
-        assert len(set(cookies)) == len(cookies)
+        inits = []
+        for number in range(3):
+            said = {key: value % number if key == "tenant" else value for key, value in HINTS[name].items()}
+            stdin = theirs.fileno() if name == "a-socket" else None
+            inits.append(await turns.init("/bin/true", stdin=stdin, **said))
+        assert len(set(inits)) == len(inits)
     finally:
         ours.close()
         theirs.close()
-        await launcher.close()
-
-
-def holders(network: str, launcher: int) -> list[str]:
-    """Who of a launcher and its children is in a network namespace, or has it open."""
-    found = []
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    for pid in (str(launcher), *children):
-        place = Path("/proc", pid)
-        for link in (place / "ns/net", *(place / "fd").glob("*")):
-            try:
-                if os.readlink(link) == network:
-                    found.append(str(link))
-            except OSError:
-                continue
-    return found
 
 
 @pytest.mark.root
-async def test_nobody_waits_for_long(pods: Pods, image: Path, eventually: Any) -> None:
-    launcher = await Launcher.start(spares=1, points=image.with_name("points"))
+async def test_a_pod_that_is_stopped_takes_its_init_along(turns: Turns) -> None:
+    running = await turns.begin("/bin/sleep", "1000")
+    init = running.sandbox.pid
+    await running.stop()
+    assert running.sandbox.pid == -1, "nobody reaches another pod by it"
+    assert not Path(f"/proc/{init}").exists()
+
+
+@pytest.mark.root
+async def test_nobody_waits_for_long(turns: Turns, eventually: Any) -> None:
+    init = await turns.init("/bin/true")
+    assert Path(f"/proc/{init}").exists()
+    await eventually(lambda: not Path(f"/proc/{init}").exists())
+
+
+@pytest.mark.root
+async def test_it_ends_with_the_launcher(turns: Turns) -> None:
+    init = await turns.init("/bin/true")
+    end = os.pidfd_open(init)
     try:
-        running = await Runner(launcher, pods).pod(pods.make(pods.app("/bin/true"), network="loopback"))
-        network = os.readlink(f"/proc/{running.sandbox.pid}/ns/net")
-        await running.start()
-        await running.ended()
-        await running.stop()
-        assert holders(network, launcher.pid)
-        await eventually(lambda: not holders(network, launcher.pid))
+        os.kill(turns.launcher.pid, signal.SIGKILL)
+        assert select.select([end], [], [], 60)[0]
+    finally:
+        os.close(end)
+    await turns.launcher.died
+
+
+@pytest.mark.root
+async def test_a_launcher_without_spares_keeps_none(pods: Pods, image: Path) -> None:
+    launcher = await Launcher.start(spares=0, points=image.with_name("points"))
+    try:
+        init = await Turns(launcher, pods).init("/bin/true")
+        assert not Path(f"/proc/{init}").exists()
     finally:
         await launcher.close()

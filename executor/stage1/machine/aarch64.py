@@ -9,11 +9,13 @@ MACHINE: Final = 183  # EM_AARCH64
 # include/uapi/asm-generic/unistd.h; there is no dup2, but dup3 with no flags is the same
 _NAMES: Final = (
     "dup2=24 dup3=24 fcntl=25 ioctl=29 mknodat=33 mkdirat=34 unlinkat=35 symlinkat=36 umount2=39 "
-    "mount=40 fchdir=50 chroot=51 openat=56 close=57 read=63 write=64 readlinkat=78 "
-    "capset=91 exit_group=94 unshare=97 rt_sigsuspend=133 rt_sigaction=134 rt_sigprocmask=135 "
-    "setresuid=147 setresgid=149 setfsuid=151 setfsgid=152 setsid=157 setgroups=159 sethostname=161 "
-    "umask=166 prctl=167 getpid=172 socket=198 sendmsg=211 keyctl=219 clone=220 execve=221 madvise=233 "
-    "wait4=260 prlimit64=261 setns=268 seccomp=277 execveat=281"
+    "mount=40 statfs=43 fstatfs=44 fchdir=50 chroot=51 openat=56 close=57 getdents64=61 lseek=62 read=63 "
+    "write=64 pread64=67 pwrite64=68 readlinkat=78 newfstatat=79 fstat=80 capset=91 exit_group=94 "
+    "unshare=97 rt_sigsuspend=133 rt_sigaction=134 rt_sigprocmask=135 setresuid=147 setresgid=149 "
+    "setfsuid=151 setfsgid=152 setsid=157 setgroups=159 uname=160 sethostname=161 umask=166 prctl=167 "
+    "getpid=172 msgget=186 msgctl=187 semget=190 semctl=191 shmget=194 shmctl=195 socket=198 sendmsg=211 "
+    "keyctl=219 clone=220 execve=221 madvise=233 wait4=260 prlimit64=261 setns=268 seccomp=277 "
+    "execveat=281"
 )
 NUMBERS: Final = {name: int(number) for name, number in (pair.split("=") for pair in _NAMES.split())}
 

@@ -38,8 +38,8 @@ _FORKS: Final = 0x8000
 _MACHINES: Final = {"x86_64": x86_64, "aarch64": aarch64}
 # The same everywhere (include/uapi/asm-generic/unistd.h).
 SAME: Final = {
-    "open_tree": 428, "move_mount": 429, "pidfd_open": 434, "clone3": 435, "close_range": 436, "openat2": 437,
-    "mount_setattr": 442,
+    "open_tree": 428, "move_mount": 429, "fsconfig": 431, "fspick": 433, "pidfd_open": 434, "clone3": 435,
+    "close_range": 436, "openat2": 437, "mount_setattr": 442,
 }  # fmt: skip
 _RECORD: Final = struct.Struct("<IHHQQQQQQIHH")
 _HEADER: Final = 64

@@ -4,8 +4,7 @@
     second, does what that says, reports, and waits for ever, without a capability, a descriptor or a file of the host
 
 It reads from, and reports to, a socket of the launcher's: descriptors 3 and 4. 5 is a mount namespace that is a pod's
-own root with nothing in it yet (`bare`): it goes on in a copy of that; 6 and 7 are user and network namespaces that it
-is to use, if there are such. The launcher's death is its own.
+own root with nothing in it yet (`bare`): it goes on in a copy of that. The launcher's death is its own.
 """
 
 import errno
@@ -17,17 +16,15 @@ from typing import Final, NamedTuple
 
 from executor.stage1 import caps, ops, plan, syscalls, userns
 from executor.stage1.machine.assemble import ANY, LIST, RECORD, SIZE, Label, List, Value
+from executor.stage1.machine.passing import DOMAIN, NAME, NAMES, ROOTS, STAT
 from executor.stage1.machine.run import REPORT, SOURCE
 from executor.stage1.ops import Op, StageError
 from executor.stage1.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT
 
 _VOID: Final = REPORT + 1
-_GIVEN_USERS: Final = REPORT + 2
-_GIVEN_NETWORK: Final = REPORT + 3
 _SECOND: Final = 1024
 """Number of the second list's first record: there is room for the first list before it."""
 _USERS: Final = 60
-_NETWORK: Final = 61
 _CLONE: Final = 0x100 | 0x4000 | 0x400 | signal.SIGCHLD  # VM, VFORK, FILES
 _AT_FDCWD: Final = syscalls.AT_FDCWD
 _SETMASK, _IGNORE, _DONTNEED = 2, 1, 4
@@ -49,10 +46,10 @@ class Program(NamedTuple):
 
 
 @lru_cache(maxsize=16)  # of 12 KiB; ranges of ids come back
-def first(*, host_network: bool, host_ipc: bool, ids: int, last_cap: int, given: bool = False) -> Program:
-    """Namespaces and the pod's own root (flavor linux). given: with the user and network namespaces that it gets."""
+def first(*, host_network: bool, host_ipc: bool, ids: int, last_cap: int) -> Program:
+    """Namespaces and the pod's own root (flavor linux)."""
     todo = List()
-    builder = _Builder(todo, given=given)
+    builder = _Builder(todo)
     todo.doing = "become the pod's init"
     todo.call("prctl", syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     todo.call("prctl", syscalls.PR_SET_DUMPABLE, 0)
@@ -80,10 +77,10 @@ def first(*, host_network: bool, host_ipc: bool, ids: int, last_cap: int, given:
     return Program(made, 0, tuple(todo.steps))
 
 
-def second(todo_now: list[Op], *, users: bool, network: bool = False) -> Program:
-    """The pod's own part, the report, with the user namespace if there is one, and the wait. Raises StageError.
+def second(todo_now: list[Op], *, users: bool) -> Program:
+    """The pod's own part, the report, and the wait. Raises StageError.
 
-    network: the report has the network namespace, too.
+    users: the report has the user namespace, and says what `passing` compares later.
     """
     own = [op for op in todo_now if isinstance(op, ops.SetHostname)]  # all that seldom is as in another pod
     rest = tuple(op for op in todo_now if not isinstance(op, ops.SetHostname))
@@ -91,12 +88,12 @@ def second(todo_now: list[Op], *, users: bool, network: bool = False) -> Program
     _Builder(todo).add(own)
     data = todo.finish_before() if own else b""
     count = len(data) // RECORD
-    last = _last(rest, users, network, _SECOND + count)
+    last = _last(rest, users, _SECOND + count)
     return Program(data + last.data, _SECOND, (*todo.steps, *("",) * (count - len(todo)), *last.steps))
 
 
 @lru_cache(maxsize=16)
-def _last(plan_of_it: tuple[Op, ...], users: bool, network: bool, number: int) -> Program:
+def _last(plan_of_it: tuple[Op, ...], users: bool, number: int) -> Program:
     todo = List(first=number)
     builder = _Builder(todo, users=users)
     builder.add(plan_of_it)
@@ -105,12 +102,14 @@ def _last(plan_of_it: tuple[Op, ...], users: bool, network: bool, number: int) -
     todo.call("capset", header, nothing)
     report = todo.room(8)
     if users:
-        vector = todo.structure("QQ", report, 8)
-        size = 24 if network else 20
-        control = todo.structure(
-            "QIIII", size, 1, 1, _USERS, _NETWORK if network else 0
-        )  # SOL_SOCKET, SCM_RIGHTS
-        todo.call("sendmsg", REPORT, todo.structure("QQQQQQQ", 0, 0, vector, 1, control, 24, 0), 0)
+        roots, names = todo.room(ROOTS), todo.room(NAMES)
+        todo.call("newfstatat", _AT_FDCWD, "/shm", roots, 0)
+        todo.call("newfstatat", _AT_FDCWD, "/mqueue", roots.at(STAT), 0)
+        todo.call("statfs", "/shm", roots.at(2 * STAT))
+        todo.call("uname", names)
+        vector = todo.structure("QQQQQQ", report, 8, roots, ROOTS, names.at(DOMAIN), NAME)
+        control = todo.structure("QIIII", 20, 1, 1, _USERS, 0)  # SOL_SOCKET, SCM_RIGHTS
+        todo.call("sendmsg", REPORT, todo.structure("QQQQQQQ", 0, 0, vector, 3, control, 24, 0), 0)
     else:
         todo.call("write", REPORT, report, 8)
     todo.call("close_range", 3, 0xFFFFFFFF, 0)
@@ -123,11 +122,10 @@ def _last(plan_of_it: tuple[Op, ...], users: bool, network: bool, number: int) -
 class _Builder:
     """Operations of init's plans as calls. In the second list the pod's own root is the root."""
 
-    def __init__(self, todo: List, *, users: bool = False, given: bool = False) -> None:
+    def __init__(self, todo: List, *, users: bool = False) -> None:
         self._todo = todo
         self._more = False
         self._users = users
-        self._given = given
 
     def add(self, plan_of_it: Iterable[Op]) -> None:
         for op in plan_of_it:
@@ -141,7 +139,7 @@ class _Builder:
             todo.call("close", _VOID)
             todo.call("unshare", op.flags)
         elif isinstance(op, ops.UnshareUsers):
-            (self._given_namespaces if self._given else self._users_and_namespaces)(op)
+            self._users_and_namespaces(op)
         elif isinstance(op, ops.Loopback):
             self._loopback()
         elif isinstance(op, ops.NewRoot | ops.PivotRoot):
@@ -191,14 +189,12 @@ class _Builder:
         todo.call("openat", _AT_FDCWD, "/proc", _DIRECTORY, result=proc)
         todo.call("openat", Value(proc), number, _DIRECTORY, result=own)
         line = f"0 {op.base} {userns.SIZE}\n".encode()
-        for name in ("uid_map", "gid_map"):
+        for name in ("uid_map", "gid_map", "projid_map"):  # the last any process in it may write, once
             todo.call("openat", Value(own), name, os.O_WRONLY | os.O_CLOEXEC, result=file)
-            todo.call("write", Value(file), line, len(line))
+            todo.call("write", Value(file), line, len(line), tolerate=errno.EPERM if "proj" in name else 0)
             todo.call("close", Value(file))
         for name, flag in kinds:
             todo.call("setns", Value(places[name]), flag)
-            if flag == syscalls.CLONE_NEWNET:
-                todo.call("dup3", Value(places[name]), _NETWORK, os.O_CLOEXEC)
             todo.call("close", Value(places[name]))
         todo.call("wait4", Value(pid), 0, 0, 0)
         todo.call("dup3", Value(users), _USERS, os.O_CLOEXEC)
@@ -208,30 +204,6 @@ class _Builder:
             "prctl", syscalls.PR_SET_DUMPABLE, 0
         )  # the child's change of user was one of our memory, too
 
-    def _given_namespaces(self, op: ops.UnshareUsers) -> None:
-        """As above, but for what another pod has left: a child makes the rest in that user namespace."""
-        todo = self._todo
-        rest = (("ipc", syscalls.CLONE_NEWIPC), ("uts", syscalls.CLONE_NEWUTS))
-        pid, *places = (todo.room(8) for _ in range(3))
-        child, parent = Label(), Label()
-        todo.call("clone", _CLONE, result=pid, forks=True, jump=child, then=parent)
-        todo.label(child)
-        todo.call("setns", _GIVEN_USERS, syscalls.CLONE_NEWUSER)
-        todo.call("unshare", op.flags & ~syscalls.CLONE_NEWNET)
-        for (name, _), place in zip(rest, places, strict=True):
-            todo.call("openat", _AT_FDCWD, f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC, result=place)
-        todo.call("exit_group", 0)
-        todo.label(parent)
-        for (_, flag), place in zip(rest, places, strict=True):
-            todo.call("setns", Value(place), flag)
-            todo.call("close", Value(place))
-        todo.call("setns", _GIVEN_NETWORK, syscalls.CLONE_NEWNET)
-        todo.call("wait4", Value(pid), 0, 0, 0)
-        for given, number in ((_GIVEN_USERS, _USERS), (_GIVEN_NETWORK, _NETWORK)):
-            todo.call("dup3", given, number, os.O_CLOEXEC)
-            todo.call("close", given)
-        todo.call("prctl", syscalls.PR_SET_DUMPABLE, 0)
-
     def _owner(self, base: int) -> None:
         """Whose the user namespace will be (see `userns.hold_namespaces`)."""
         capability = caps.mask(["CAP_SYS_ADMIN"])
@@ -240,8 +212,6 @@ class _Builder:
         self._todo.call("capset", self._todo.structure("II", 0x20080522, 0), sets)
 
     def _loopback(self) -> None:
-        if self._given:
-            return  # it is up
         todo, place = self._todo, self._todo.room(8)
         inet, datagram, up_and_running = 2, 2, 0x41
         request = todo.room(40, b"lo".ljust(16, b"\0") + up_and_running.to_bytes(2, "little"))

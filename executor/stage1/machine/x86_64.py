@@ -8,12 +8,14 @@ from typing import Final
 MACHINE: Final = 62  # EM_X86_64
 # arch/x86/entry/syscalls/syscall_64.tbl
 _NAMES: Final = (
-    "read=0 write=1 close=3 rt_sigaction=13 rt_sigprocmask=14 ioctl=16 madvise=28 dup2=33 getpid=39 "
-    "socket=41 sendmsg=46 clone=56 execve=59 wait4=61 fcntl=72 fchdir=81 umask=95 setsid=112 "
-    "setgroups=116 setresuid=117 setresgid=119 setfsuid=122 setfsgid=123 capset=126 rt_sigsuspend=130 "
-    "prctl=157 chroot=161 mount=165 umount2=166 sethostname=170 exit_group=231 keyctl=250 "
-    "openat=257 mkdirat=258 mknodat=259 unlinkat=263 symlinkat=266 readlinkat=267 unshare=272 dup3=292 "
-    "prlimit64=302 setns=308 seccomp=317 execveat=322"
+    "read=0 write=1 close=3 fstat=5 lseek=8 rt_sigaction=13 rt_sigprocmask=14 ioctl=16 pread64=17 "
+    "pwrite64=18 madvise=28 shmget=29 shmctl=31 dup2=33 getpid=39 socket=41 sendmsg=46 clone=56 "
+    "execve=59 wait4=61 uname=63 semget=64 semctl=66 msgget=68 msgctl=71 fcntl=72 fchdir=81 umask=95 "
+    "setsid=112 setgroups=116 setresuid=117 setresgid=119 setfsuid=122 setfsgid=123 capset=126 "
+    "rt_sigsuspend=130 statfs=137 fstatfs=138 prctl=157 chroot=161 mount=165 umount2=166 sethostname=170 "
+    "getdents64=217 exit_group=231 keyctl=250 openat=257 mkdirat=258 mknodat=259 newfstatat=262 "
+    "unlinkat=263 symlinkat=266 readlinkat=267 unshare=272 dup3=292 prlimit64=302 setns=308 seccomp=317 "
+    "execveat=322"
 )
 NUMBERS: Final = {name: int(number) for name, number in (pair.split("=") for pair in _NAMES.split())}
 

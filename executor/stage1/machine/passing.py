@@ -1,0 +1,250 @@
+"""What is done with a pod's init between two pods, as lists for the function (see `reuse`).
+
+`Look`: at all that the first could have left there. `HandOver`: what makes it the next one's. `Counts`: what the kernel
+goes on counting there, in namespaces that are new.
+"""
+
+import ctypes
+import errno
+import os
+import struct
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from executor.stage1 import syscalls
+from executor.stage1.machine.assemble import ANY, RECORD, Label, List, Place, Value
+
+Function = Callable[[int], int]
+STAT, STATFS, NAME = 144, 120, 65
+"""Sizes of a struct stat (of x86_64; that of aarch64 is no larger), a struct statfs, a name in a struct utsname."""
+ROOTS: Final = 2 * STAT + STATFS
+"""What is seen of /dev/shm and /dev/mqueue: stat(2) of both, statfs(2) of the first."""
+NAMES, DOMAIN = 6 * NAME, 5 * NAME
+"""Size of a struct utsname, and where in it the domain's is."""
+_INODE: Final = 8  # in a struct stat
+_SHM_INFO, _SEM_INFO, _MSG_INFO = 14, 19, 12
+_SHM_SIZE, _SEM_SIZE, _MSG_SIZE = 48, 40, 32
+_IPC_PRIVATE, _IPC_RMID = 0, 0
+_FIRST_PROCESS: Final = 258  # in a directory of proc: fs/proc/base.c, TGID_OFFSET
+_LENGTH: Final = 16  # of an entry, in a struct linux_dirent64
+_ENTRIES: Final = 512
+_FSPICK: Final = 8 | 1  # FSPICK_EMPTY_PATH, FSPICK_CLOEXEC
+_RECONFIGURE: Final = 7  # FSCONFIG_CMD_RECONFIGURE
+_CLONE: Final = 0x100000000 | 0x4000 | 0x100  # CLEAR_SIGHAND, VFORK, VM
+_LAST_PID: Final = "2"  # of a new one: that of a child that init has had (machine/init.py)
+_WALL: Final = 0x40000000
+_OWN: Final = "own "
+_TMPFILE: Final = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+
+
+class _Held:
+    """A list in memory of its own. What of it is tried may fail: then it goes on at `_back`, and is not `done`."""
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+        self._buffer = ctypes.create_string_buffer(len(self._assemble(0)))
+        self._base = ctypes.addressof(self._buffer)
+        data = self._assemble(self._base)
+        ctypes.memmove(self._buffer, data, len(data))
+
+    def _assemble(self, base: int) -> bytes:
+        self._todo = List(base=base)
+        self._back = Label()
+        self._done = self._todo.room(8)
+        self._inputs: dict[str, Place] = {}
+        self._build()
+        self._todo.call("end")
+        self._start = len(self._todo) * RECORD
+        return self._todo.finish()
+
+    def _build(self) -> None:
+        raise NotImplementedError
+
+    def _input(self, name: str) -> Value:
+        """A descriptor that whoever executes the list gives."""
+        if name not in self._inputs:
+            self._inputs[name] = self._todo.room(8)
+        return Value(self._inputs[name])
+
+    def _try(
+        self, name: str, *arguments: int | str | bytes | Place | Value, result: Place | None = None
+    ) -> None:
+        self._todo.call(name, *arguments, result=result, tolerate=ANY, jump=self._back)
+
+    def _end_of_trying(self) -> None:
+        self._try("getpid", result=self._done)
+        self._todo.label(self._back)
+
+    def _execute(self, fds: Mapping[str, int]) -> bool:
+        """Whether all of it has been done. Whoever calls is in its own namespaces afterwards, or ends."""
+        for name, place in self._inputs.items():
+            self._put(place, "<i", fds[name])
+        self._put(self._done, "<Q", 0)
+        if self._function(self._base) >= 0:
+            return self._get(self._done, 8) != bytes(8)
+        try:
+            for name in fds:
+                if name.startswith(_OWN):
+                    syscalls.setns(fds[name], 0)
+        except OSError as error:
+            sys.exit(f"stage1: the launcher cannot leave a pod's namespaces: {error.strerror}")
+        return False
+
+    def _put(self, place: Place, form: str, *values: int | bytes) -> None:
+        struct.pack_into(form, self._buffer, self._start + place.offset, *values)
+
+    def _get(self, place: Place, size: int) -> bytes:
+        return ctypes.string_at(self._base + self._start + place.offset, size)
+
+    def _count(self) -> None:
+        """How many ipc objects there are. And which number the next one of each kind gets, and the next file in
+        /dev/shm: these go on though nothing is left."""
+        todo = self._todo
+        self._objects = todo.room(_SHM_SIZE + _SEM_SIZE + _MSG_SIZE)
+        self._numbers = [todo.room(8) for _ in range(3)]
+        self._file, file = todo.room(STAT), todo.room(8)
+        self._try("shmctl", 0, _SHM_INFO, self._objects)
+        self._try("semctl", 0, 0, _SEM_INFO, self._objects.at(_SHM_SIZE))
+        self._try("msgctl", 0, _MSG_INFO, self._objects.at(_SHM_SIZE + _SEM_SIZE))
+        shm, sem, msg = self._numbers
+        self._try("shmget", _IPC_PRIVATE, 1, 0o600, result=shm)
+        self._try("shmctl", Value(shm), _IPC_RMID, 0)
+        self._try("semget", _IPC_PRIVATE, 1, 0o600, result=sem)
+        self._try("semctl", Value(sem), 0, _IPC_RMID, 0)
+        self._try("msgget", _IPC_PRIVATE, 0o600, result=msg)
+        self._try("msgctl", Value(msg), _IPC_RMID, 0)
+        self._try("openat", self._input("shm"), ".", _TMPFILE, 0o600, result=file)
+        self._try("fstat", Value(file), self._file)
+        self._try("close", Value(file))
+
+    def _counted(self) -> bytes:
+        size = _SHM_SIZE + _SEM_SIZE + _MSG_SIZE
+        numbers = b"".join(self._get(place, 8) for place in self._numbers)
+        return self._get(self._objects, size) + numbers + self._get(self._file.at(_INODE), 8)
+
+
+class Counts(_Held):
+    """What is counted in the ipc namespace that we are in, and in a tmpfs; each call counts one further."""
+
+    def _build(self) -> None:
+        self._count()
+        self._end_of_trying()
+
+    def read(self, shm: int) -> bytes:
+        """shm: a descriptor of the tmpfs. Raises OSError."""
+        if not self._execute({"shm": shm}):
+            raise OSError(errno.EIO, "counting failed")
+        return self._counted()
+
+
+class Look(_Held):
+    """All that can be looked at of what a pod could have left with its init; what is remembered of it goes.
+
+    told: what is to be read of files below /proc/net, the first of which may go on.
+    """
+
+    def __init__(self, function: Function, told: Sequence[bytes]) -> None:
+        self._told = told
+        super().__init__(function)
+        read = [struct.pack("<Q", len(text)) + text.ljust(_aligned(len(text) + 1), b"\0") for text in told]
+        self._expected = b"".join(read)
+
+    def _build(self) -> None:
+        todo, whole = self._todo, self._input("init")
+        files = [self._input(f"net{number}") for number in range(len(self._told))]
+        self._packets = todo.room(0)
+        for number, text in enumerate(self._told):
+            size, place = todo.room(8), todo.room(_aligned(len(text) + 1))
+            self._try("pread64", files[number], place, len(text) + (1 if number else 0), 0, result=size)
+        self._listed, self._entries = todo.room(8), todo.room(_ENTRIES)
+        self._try("lseek", self._input("proc"), _FIRST_PROCESS, os.SEEK_SET)
+        self._try("getdents64", self._input("proc"), self._entries, _ENTRIES, result=self._listed)
+        self._roots = todo.room(ROOTS)
+        self._try("fstat", self._input("shm"), self._roots)
+        self._try("fstat", self._input("mqueue"), self._roots.at(STAT))
+        self._try("fstatfs", self._input("shm"), self._roots.at(2 * STAT))
+        # The kernel remembers which files of these were looked at, and when that was first: not with a new one of them.
+        context = todo.room(8)
+        for name in ("proc", "sys"):
+            self._try("fspick", self._input(name), "", _FSPICK, result=context)
+            self._try("fsconfig", Value(context), _RECONFIGURE, 0, 0, 0)
+            self._try("close", Value(context))
+        self._names = todo.room(NAMES)
+        self._try("setns", whole, syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS)
+        self._try("uname", self._names)
+        self._count()
+        self._end_of_trying()
+        todo.call("setns", self._input(f"{_OWN}uts"), syscalls.CLONE_NEWUTS)
+        todo.call("setns", self._input(f"{_OWN}ipc"), syscalls.CLONE_NEWIPC)
+
+    def is_as_new(self, fds: Mapping[str, int], made: bytes, hostname: str, counted: bytes) -> bool:
+        """Whether it is all as it was, or is with a new one.
+
+        fds: "init" (a pidfd), "shm", "mqueue", "proc", "sys" (directories of its own root), "net0" and so on, our own
+        namespaces "own uts", "own ipc". made: `ROOTS` and the domain's name when it was. counted: what `Counts` says of
+        new ones.
+        """
+        size = len(self._expected)
+        ctypes.memset(self._base + self._start + self._packets.offset, 0, size)
+        return (
+            self._execute(fds)
+            and self._get(self._packets, size) == self._expected
+            and self._is_alone()
+            and self._get(self._roots, ROOTS) + self._get(self._names.at(DOMAIN), NAME) == made
+            and self._hostname() == hostname
+            and self._counted() == counted
+        )
+
+    def _is_alone(self) -> bool:
+        """Whether the only process in its pid namespace is that namespace's first."""
+        (listed,) = struct.unpack("<Q", self._get(self._listed, 8))
+        (length,) = struct.unpack("<H", self._get(self._entries.at(_LENGTH), 2))
+        return bool(listed == length and self._get(self._entries.at(_LENGTH + 3), 2) == b"1\0")
+
+    def _hostname(self) -> str:
+        return os.fsdecode(self._get(self._names.at(NAME), NAME).partition(b"\0")[0])
+
+
+class HandOver(_Held):
+    """The next pod's name for its host; numbers: and its first process has the number of the first in a new one."""
+
+    def __init__(self, function: Function, *, numbers: bool) -> None:
+        self._numbered = numbers
+        super().__init__(function)
+
+    def _build(self) -> None:
+        todo, whole = self._todo, self._input("init")
+        self._name, self._size, self._status = todo.room(NAME), todo.room(8), todo.room(8)
+        self._try("setns", whole, syscalls.CLONE_NEWUTS | (syscalls.CLONE_NEWPID if self._numbered else 0))
+        self._try("sethostname", self._name, Value(self._size))
+        if self._numbered:
+            self._number()
+        self._end_of_trying()
+        todo.call("setns", self._input(f"{_OWN}uts"), syscalls.CLONE_NEWUTS)
+        todo.call("setns", self._input(f"{_OWN}pid"), syscalls.CLONE_NEWPID)
+
+    def _number(self) -> None:
+        """The setting is of the namespace of whoever writes it: a child that shares our memory, and meets nobody."""
+        todo, pid, child, parent, failed = self._todo, self._todo.room(8), Label(), Label(), Label()
+        clone = todo.structure("QQQQQQQQ", _CLONE, 0, 0, 0, 0, 0, 0, 0)
+        todo.call("clone3", clone, 64, result=pid, forks=True, jump=child, then=parent)
+        todo.label(child)
+        todo.call(
+            "pwrite64", self._input("last pid"), _LAST_PID, len(_LAST_PID), 0, tolerate=ANY, jump=failed
+        )
+        todo.call("exit_group", 0)
+        todo.label(failed)
+        todo.call("exit_group", 1)
+        todo.label(parent)
+        todo.call("wait4", Value(pid), self._status, _WALL, 0, tolerate=errno.EINTR, jump=parent)
+
+    def make_ready(self, fds: Mapping[str, int], hostname: bytes) -> bool:
+        """Whether it is. fds: "init", "own uts", "own pid" as above, and "last pid", the kernel's setting."""
+        self._put(self._name, f"{NAME}s", hostname)
+        self._put(self._size, "<Q", len(hostname))
+        return self._execute(fds) and self._get(self._status, 4) == bytes(4)
+
+
+def _aligned(size: int) -> int:
+    return size + -size % 8
