@@ -6,6 +6,7 @@ scheduler's and not in here. A container whose postStart hook runs is shown as o
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from executor.pods.core.state import Condition, Container, Outcome, State, Termination
@@ -17,7 +18,13 @@ ENFORCED: Final = "gantry.io/IsolatorsEnforced"
 
 def timestamp(seconds: float) -> str:
     """Unix time as v1 Time: RFC 3339 in UTC, whole seconds."""
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _timestamp(int(seconds))
+
+
+@lru_cache(maxsize=256)
+def _timestamp(seconds: int) -> str:
+    """Every report repeats a handful of them."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def container_id(state: State, app: str, attempt: int) -> str:
@@ -47,38 +54,34 @@ def _comes_first(container: Container) -> bool:
 
 def with_conditions(state: State, now: float) -> State:
     """The state with its conditions brought up to date; lastTransitionTime moves only when a status changes."""
-    before = {c.type: c for c in state.conditions}
-    fresh = []
-    for new in _conditions(state, now):
-        old = before.get(new.type)
-        fresh.append(replace(new, since=old.since) if old is not None and old.status is new.status else new)
-    conditions = tuple(fresh)
+    before = {(c.type, c.status): c.since for c in state.conditions}
+    conditions = tuple(
+        Condition(kind, met, before.get((kind, met), now), reason, message)
+        for kind, met, reason, message in _conditions(state)
+    )
     return state if conditions == state.conditions else replace(state, conditions=conditions)
 
 
-def _conditions(state: State, now: float) -> list[Condition]:
+def _conditions(state: State) -> list[tuple[str, bool, str, str]]:
+    """Type, status, reason and message of each."""
     unready = [c.app.name for c in (*state.sidecars, *state.mains) if not c.ready]
     uninitialized = [c.app.name for c in state.inits if not (c.begun if c.app.sidecar else c.succeeded)]
-    done = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(phase(state))
-    initialized = Condition("Initialized", True, now)
+    done = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(phase(state), "")
+    initialized = (True, done if done == "PodCompleted" else "", "")
     if uninitialized:
         message = f"containers with incomplete status: [{' '.join(uninitialized)}]"
-        initialized = Condition("Initialized", False, now, "ContainersNotInitialized", message)
-    elif done == "PodCompleted":
-        initialized = replace(initialized, reason=done)
-    ready = Condition("Ready", True, now)
+        initialized = (False, "ContainersNotInitialized", message)
+    ready = (True, "", "")
     if done:
-        ready = Condition("Ready", False, now, done)
+        ready = (False, done, "")
     elif unready:
-        message = f"containers with unready status: [{' '.join(unready)}]"
-        ready = Condition("Ready", False, now, "ContainersNotReady", message)
-    up = state.sandbox is SandboxState.UP
-    enforced = Condition(ENFORCED, False, now, "IsolatorNotEnforced", "; ".join(state.unenforced))
+        ready = (False, "ContainersNotReady", f"containers with unready status: [{' '.join(unready)}]")
+    enforced = (ENFORCED, False, "IsolatorNotEnforced", "; ".join(state.unenforced))
     return [
-        Condition("PodReadyToStartContainers", up, now),
-        initialized,
-        ready,
-        replace(ready, type="ContainersReady"),
+        ("PodReadyToStartContainers", state.sandbox is SandboxState.UP, "", ""),
+        ("Initialized", *initialized),
+        ("Ready", *ready),
+        ("ContainersReady", *ready),
         *([enforced] if state.unenforced else []),
     ]
 
