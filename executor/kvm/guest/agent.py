@@ -239,7 +239,11 @@ class Agent:
             time.clock_settime(time.CLOCK_REALTIME, now)
         self._pod = f"{self._pods}/{request.pop('name')}"
         os.makedirs(f"{self._pod}/etc")
-        os.symlink(request.pop("overlays"), f"{self._pod}/overlay")
+        overlays = request.pop("overlays")
+        # It is mounted by whoever comes by first (virtiofs), and what comes to the launcher from here is the same file
+        # system: one of its own would not notice at once what is renamed here.
+        os.stat(f"{overlays}/.")
+        os.symlink(overlays, f"{self._pod}/overlay")
         self._write(request.pop("files"))
 
     def _write(self, files: dict[str, str]) -> None:
