@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from executor.stage1 import bare, caps, cgroups, channel, ops, pause, plan, syscalls
+from executor.stage1 import bare, caps, cgroups, channel, first, ops, pause, plan, syscalls
 from executor.stage1.process import Process, make_room, spawn
 
 _KILL_ROUNDS: Final = 500
@@ -183,5 +183,6 @@ def starter(sock: socket.socket, *, host: int, last_cap: int, spare: bool) -> No
 def _spawn(sock: socket.socket, process: Process, last_cap: int, fds: dict[str, int]) -> int:
     if "master" in fds:
         channel.send(sock, TERMINAL, [fds["master"]])  # before we lose the descriptor
+    how = first.spawn if process.own_proc else spawn
     keep, users = sock.fileno(), fds.get("users", -1)
-    return spawn(process, last_cap=last_cap, keep=keep, user_namespace=users, terminal="master" in fds)
+    return how(process, last_cap=last_cap, keep=keep, user_namespace=users, terminal="master" in fds)

@@ -207,6 +207,7 @@ def app_process(pod: Pod, app: App) -> Process:
         rlimits=app.rlimits,
         strict_groups=app.strict_groups,
         own_proc=_own_proc(pod, app),
+        over_proc=_over_proc(pod, app),
         makes_directory=app.makes_directory,
     )
 
@@ -216,6 +217,14 @@ def _own_proc(pod: Pod, app: App) -> str:
     if not pod.own_processes:
         return ""
     return "whole" if app.privileged or app.whole_proc else "masked"
+
+
+def _over_proc(pod: Pod, app: App) -> tuple[str, ...]:
+    """What is mounted where the app's own /proc will be: it is above that afterwards, too."""
+    if not pod.own_processes:
+        return ()
+    paths = ("/" + os.path.normpath(mount.path).strip("/") for mount in app.mounts)
+    return tuple(path for path in paths if f"{path}/".startswith("/proc/"))
 
 
 def seccomp_filter(pod: Pod, app: App) -> seccomp.Filter | None:

@@ -21,7 +21,7 @@ from executor.stage1.ops import IN_ROOT, StageError, open_or_make
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SOCKET: Final = "socket."
 """And a number: what a listening socket is called among the descriptors of a start."""
-_SIGNALS: Final = tuple(set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIGSTOP, 32, 33})
+SIGNALS: Final = tuple(set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIGSTOP, 32, 33})
 
 
 Limit = tuple[int, int, int]
@@ -56,6 +56,7 @@ class Process(NamedTuple):
     strict_groups: bool = False
     makes_directory: bool = True
     own_proc: str = ""  # "masked", "whole": it begins a pid namespace of its own, with a /proc of that
+    over_proc: tuple[str, ...] = ()  # paths of volumes on that, or below it
     sockets: int = 0  # so many listening ones it gets, from descriptor 3 on, and LISTEN_PID
 
     def limited(self, limit: "Limit") -> "Process":
@@ -85,13 +86,14 @@ def spawn(
     The calling process is of no use afterwards: it has the app's user and capabilities.
     `keep` is a descriptor that stays open here (it is close-on-exec); 0, 1 and 2 become the app's.
     """
-    if process.own_proc or process.sockets:
-        what = "annotation gantry.io/processes: own" if process.own_proc else "sockets for an app"
-        raise StageError(f"{what}: not done on {os.uname().machine}, or where no code can be mapped")
+    if process.sockets:
+        raise StageError(
+            f"sockets for an app: not done on {os.uname().machine}, or where no code can be mapped"
+        )
     ready = settle(process, (0, 1, 2), user_namespace=user_namespace, terminal=terminal)
     syscalls.close_range(3, keep - 1)
     syscalls.close_range(keep + 1)
-    _step("drop privileges", lambda: _become(ready.identity, process, last_cap))
+    _step("drop privileges", lambda: become(ready.identity, process, last_cap))
     actions: list[tuple[Any, ...]] = []
     if terminal:
         # The first terminal that the leader of a session opens becomes the session's (tty_ioctl(4)).
@@ -105,7 +107,7 @@ def spawn(
             file_actions=actions,
             setsid=True,
             setsigmask=(),
-            setsigdef=_SIGNALS,
+            setsigdef=SIGNALS,
         )
     except (OSError, ValueError) as error:
         raise StageError(f"exec {process.argv[0]}: {_reason(error)}") from None
@@ -229,10 +231,11 @@ def _own_streams(uid: int, streams: Sequence[int]) -> None:
                 os.fchown(fd, uid, -1)
 
 
-def _become(identity: users.Identity, process: Process, last_cap: int) -> None:
-    """In the order that the kernel's rules leave: a filter needs CAP_SYS_ADMIN, or no_new_privs, to be installed.
+def become(identity: users.Identity, process: Process, last_cap: int) -> None:
+    """Be who the process is to be, in the order that the kernel's rules leave.
 
-    It comes as late as possible, for it holds for us as well: only dropping the last capabilities follows.
+    A filter needs CAP_SYS_ADMIN, or no_new_privs, to be installed. It comes as late as possible, for it holds for us
+    as well: only dropping the last capabilities follows.
     """
     os.umask(0o022)
     for number, soft, hard in process.rlimits:

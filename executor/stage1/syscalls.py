@@ -7,6 +7,7 @@ Needs Linux >= 5.12 (mount_setattr, the newest call used) on x86_64 or aarch64.
 import ctypes
 import errno
 import os
+import signal
 from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -17,11 +18,14 @@ _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 
 # Numbers above 423 are the same on every architecture (include/uapi/asm-generic/unistd.h).
-_PER_MACHINE: Final = {"x86_64": (155, 250, 317, 313, 316), "aarch64": (41, 219, 277, 273, 276)}
+_PER_MACHINE: Final = {"x86_64": (155, 250, 317, 313, 316, 56), "aarch64": (41, 219, 277, 273, 276, 220)}
 SUPPORTED_MACHINE: Final = os.uname().machine in _PER_MACHINE
-_PIVOT_ROOT, _KEYCTL, _SECCOMP, _FINIT_MODULE, _RENAMEAT2 = _PER_MACHINE.get(os.uname().machine, (-1,) * 5)
+_PIVOT_ROOT, _KEYCTL, _SECCOMP, _FINIT_MODULE, _RENAMEAT2, _CLONE = _PER_MACHINE.get(
+    os.uname().machine, (-1,) * 6
+)
 _OPEN_TREE, _MOVE_MOUNT, _PIDFD_OPEN, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 428, 429, 434, 436, 437, 442
 
+_CLONE_PARENT: Final = 0x8000
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWCGROUP: Final = 0x02000000
 CLONE_NEWUSER: Final = 0x10000000
@@ -95,6 +99,11 @@ def unshare(flags: int) -> None:
 def setns(fd: int, flags: int) -> None:
     """setns(2); `fd` is a namespace or a pidfd (then `flags` may name several namespaces)."""
     _check(_libc.setns(fd, flags))
+
+
+def fork_sibling() -> int:
+    """fork(2), of a process of one thread, whose child is the caller's parent's (clone(2), CLONE_PARENT)."""
+    return _check(_syscall(_CLONE, _CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0))
 
 
 def mount(source: str, target: str, fstype: str | None, flags: int, data: str | None = None) -> None:

@@ -226,6 +226,21 @@ async def test_what_an_app_gets_done(
         assert not row.may[column] or done(outcomes) & row.attempts, row
 
 
+# Of an app that is pid 1 itself, and may do to itself what it must not to the pod's init.
+AT_ITSELF = {
+    "files_of_init", "kill_init", "memory_of_init", "read_proc_1/environ", "trace_init", "write_proc_1/mem",
+    "write_proc_1/oom_score_adj",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("users", ["private", "host"])
+async def test_what_an_app_gets_done_that_is_pid_1(attacker: Attacker, unharmed: None, users: str) -> None:
+    outcomes = await attacker.attempt((), user_namespace=users, processes="own")
+    column = "linux" if users == "private" else "linux, hostUsers"
+    may = {name for row in documented() for name in row.attempts if row.may[column]}
+    assert done(outcomes) - AT_ITSELF <= may
+
+
 @pytest.mark.parametrize("flavor", ["linux", pytest.param("nspawn", marks=NSPAWN)])
 async def test_whoever_is_not_root_gets_nothing_done(attacker: Attacker, flavor: str) -> None:
     outcomes = await attacker.attempt((), flavor=flavor, user="1234")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from executor.pods.launcher import LaunchError
+from executor.pods.launcher import Launcher, LaunchError
+from executor.stage1 import nspawn
 from tests.waiting import gone
 
 pytestmark = pytest.mark.root
@@ -16,12 +17,19 @@ pytestmark = pytest.mark.root
 SLEEP = "exec sleep 1000 >&- 2>&-"
 
 
-async def test_each_app_is_the_first_of_its_own(runner: Any) -> None:
+@pytest.mark.parametrize(
+    "flavor",
+    [
+        "linux",
+        pytest.param("nspawn", marks=pytest.mark.skipif(bool(nspawn.why_not()), reason="no systemd-nspawn")),
+    ],
+)
+async def test_each_app_is_the_first_of_its_own(runner: Any, flavor: str) -> None:
     script = f"""
     echo $$; ls -d /proc/[0-9]*; cat /proc/1/comm; readlink /proc/self/ns/pid; readlink /proc/self/ns/ipc; {SLEEP}
     """
     apps = [runner.pods.app("/bin/sh", "-c", script, name=name) for name in ("a", "b")]
-    running = await runner.pod(runner.pods.make(*apps, processes="own"))
+    running = await runner.pod(runner.pods.make(*apps, flavor=flavor, processes="own"))
     seen = []
     for name in ("a", "b"):
         pid, output = await running.start(name)
@@ -33,8 +41,9 @@ async def test_each_app_is_the_first_of_its_own(runner: Any) -> None:
         seen.append(lines[-2:])
     assert seen[0][0] != seen[1][0]
     assert seen[0][1] == seen[1][1], "all else is the pod's"
-    init = os.readlink(f"/proc/{running.sandbox.pid}/ns/ipc")
-    assert seen[0][1] == init
+    assert seen[0][1] == os.readlink(f"/proc/{running.sandbox.pid}/ns/ipc")
+    init = os.readlink(f"/proc/{running.sandbox.pid}/ns/pid")
+    assert init not in (seen[0][0], seen[1][0])
 
 
 @pytest.mark.parametrize("users", ["private", "host"])
@@ -54,6 +63,39 @@ async def test_its_proc_is_masked(runner: Any, users: str) -> None:
     if users == "host":
         privileged = await runner.sh("grep -c ' /proc/' /proc/self/mountinfo", annotations=notes, **options)
         assert privileged.lines == ["0"]
+
+
+@pytest.mark.parametrize("lists", [True, False])
+async def test_volumes_in_its_proc_are_seen(runner: Any, tmp_path: Path, lists: bool) -> None:
+    """As of lxcfs, which tells a container what it may have as what there is."""
+    for name in ("less", "tree"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("told\n")
+    volumes = [
+        {"name": "file", "kind": "host", "source": str(tmp_path / "less/file")},
+        {"name": "tree", "kind": "host", "source": str(tmp_path / "tree")},
+    ]
+    mounts = [
+        {"volume": "file", "path": "/proc/meminfo", "readOnly": True},
+        {"volume": "tree", "path": "//proc/./acpi/"},
+    ]
+    script = (
+        "echo $$ $(cat /proc/meminfo) $(cat /proc/acpi/file); echo x > /proc/meminfo; echo y > /proc/acpi/new"
+    )
+    app = runner.pods.app("/bin/sh", "-c", script, mounts=mounts)
+    launcher = None if lists else await Launcher.start(lists=False)
+    try:
+        runner.launcher = launcher or runner.launcher
+        running = await runner.pod(runner.pods.make(app, volumes=volumes, processes="own"))
+        _, output = await running.start()
+        assert (await output.text()).splitlines() == [
+            "1 told told",
+            "/bin/sh: can't create /proc/meminfo: Read-only file system",
+        ]
+        assert (tmp_path / "tree/new").read_text() == "y\n"
+    finally:
+        if launcher is not None:
+            await launcher.close()
 
 
 async def test_it_is_who_it_should_be(runner: Any) -> None:

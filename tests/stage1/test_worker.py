@@ -1,5 +1,6 @@
 """The process that starts apps one after another: what it is afterwards, and what is done without it."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -126,3 +127,39 @@ async def test_without_lists_it_is_the_same(other: Launcher, runner: Any, flavor
     assert await made.ended == (1, None)
     os.close(made.terminal)
     await pod.stop()
+
+
+@pytest.mark.parametrize("users", ["private", "host"])
+async def test_without_lists_an_app_is_the_first_of_its_own_all_the_same(
+    other: Launcher, runner: Any, users: str
+) -> None:
+    script = """
+    echo $$ $(echo /proc/[0-9]*); id; cut -d' ' -f5 /proc/self/mountinfo | sort; head -c 9 /proc/timer_list | wc -c
+    grep -E '^(Cap|NoNew|Seccomp|Sig|Umask)' /proc/self/status; cat /proc/self/cgroup; env; pwd
+    ls -l /proc/self/fd | wc -l
+    """
+    pod = {"processes": "own", "user_namespace": users}
+    how = {"user": "1234", "workingDirectory": "/tmp", "pod": pod}
+    one = await runner.sh(script, **how)
+    runner.launcher = other
+    again = await runner.sh(script, **how)
+    assert again.lines[0].split()[0] == "1"
+    assert again.lines == one.lines
+    ended = await runner.sh("setsid sleep 1000 & exit 7", pod=pod)
+    assert ended.exit.exit_code == 7
+    for command in ("/nope", "/plain.txt"):
+        running = await runner.pod(runner.pods.make(runner.pods.app(command), **pod))
+        with pytest.raises(LaunchError, match=f"exec {command}: "):
+            await running.start()
+        await running.stop()
+
+
+async def test_without_lists_the_first_of_its_own_may_have_a_terminal(other: Launcher, runner: Any) -> None:
+    runner.launcher = other
+    app = runner.pods.app("/bin/sh", "-c", "echo $$ $(tty); read line; exit 4", user="1234")
+    running = await runner.pod(runner.pods.make(app, processes="own"))
+    _, master = await running.sandbox.start_terminal("app")
+    with os.fdopen(master, "r+b", buffering=0) as terminal:
+        assert await asyncio.to_thread(terminal.read, 100) == b"1 /dev/pts/0\r\n"
+        terminal.write(b"\n")
+        assert (await running.ended()).exit_code == 4

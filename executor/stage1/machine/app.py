@@ -33,6 +33,7 @@ _JOIN, _EXEC = "join the cgroup ", "exec "
 _FIRST_SOCKET: Final = 3  # sd_listen_fds(3)
 _LONGEST_PID: Final = 20
 _INSTRUCTION: Final = 8
+_PROC_FLAGS: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
 
 
 class Prelude(NamedTuple):
@@ -131,7 +132,7 @@ def start(
     if base:
         _look_for(todo, base, executed[0])
     if process.own_proc:
-        _own_processes(todo, masked=process.own_proc == "masked")
+        _own_processes(todo, process)
     if prelude.users >= 0:
         todo.doing = "enter the user namespace"
         todo.call("setns", prelude.users, syscalls.CLONE_NEWUSER)
@@ -169,7 +170,7 @@ def _enter(todo: List, prelude: Prelude) -> None:
         todo.call("setns", prelude.namespaces, prelude.flags)
 
 
-def _own_processes(todo: List, *, masked: bool) -> None:
+def _own_processes(todo: List, process: Process) -> None:
     """Goes on as the first process of a pid namespace below the pod's, with its /proc on the pod's.
 
         program ── child: in the pod's namespace, where alone one below can be made
@@ -192,11 +193,26 @@ def _own_processes(todo: List, *, masked: bool) -> None:
     todo.call("exit_group", 0)
     todo.label(first)
     todo.call("write", FIRST_OWN, "x", 1)
+    _mount_proc(todo, process)
+
+
+def _mount_proc(todo: List, process: Process) -> None:
+    """The app's own, and above it what was above the pod's."""
     todo.doing = "mount the app's own /proc"
-    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
-    todo.call("mount", "proc", "/proc", "proc", flags, 0)
-    if not masked:
-        return
+    above = [(path, todo.room(8)) for path in process.over_proc]
+    for path, tree in above:
+        clone = syscalls.OPEN_TREE_CLONE | os.O_CLOEXEC | syscalls.AT_RECURSIVE
+        todo.call("open_tree", syscalls.AT_FDCWD, path, clone, result=tree)
+    todo.call("mount", "proc", "/proc", "proc", _PROC_FLAGS, 0)
+    if process.own_proc == "masked":
+        _mask_proc(todo)
+    for path, tree in above:
+        to_path = syscalls.MOVE_MOUNT_F_EMPTY_PATH
+        todo.call("move_mount", Value(tree), "", syscalls.AT_FDCWD, path, to_path)
+
+
+def _mask_proc(todo: List) -> None:
+    flags = _PROC_FLAGS
     for path in (f"/{one}" for one in HIDDEN if one.startswith("proc/")):
         directory, following = Label(), Label()
         todo.call("mount", "/dev/null", path, 0, MS_BIND, 0, tolerate=ANY, jump=directory, then=following)
@@ -229,7 +245,7 @@ def _write(todo: List, directory: int, path: str, text: str) -> None:
 
 
 def _become(todo: List, identity: Identity, process: Process, last_cap: int) -> None:
-    """See `process._become`."""
+    """See `process.become`."""
     todo.call("umask", 0o022)
     for number, soft, hard in process.rlimits:
         unsigned = 0xFFFFFFFFFFFFFFFF
