@@ -110,7 +110,6 @@ async def test_it_ends_with_the_app(runner: Any) -> None:
         "app", ["/bin/sh", "-c", "trap '' TERM; sleep 1000"], streams=(null, null)
     )
     os.close(null)
-    await running.sandbox.signal_app("app", signal.SIGTERM)
     await running.sandbox.signal_app("app", signal.SIGKILL)
     assert await asyncio.wait_for(made.ended, 60) == (None, signal.SIGKILL)
     await running.ended()
