@@ -29,7 +29,7 @@ INIT: Final = "gantry.io/init"
 HOSTNAME_MAX: Final = 63
 DEFAULT_TERMINATION_PATH: Final = "/dev/termination-log"
 _CONFINED: Final = ("linux", "nspawn", "kvm")
-"""The flavors that have a default filter, and can give containers processes of their own."""
+"""The flavors that have a default filter, and give containers processes of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +139,9 @@ def pod_manifest(level: PodLevel, apps: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def own_processes(spec: Mapping[str, Any], flavor: str) -> bool:
-    """Whether each container is to have its own, and can: of those who say nothing they are the pod's, as in rkt."""
-    asked = spec.get("shareProcessNamespace") is False and not spec.get("hostPID")
-    return asked and flavor in _CONFINED
+    """Whether each container is to have its own, and can: unless the pod says otherwise, as in Kubernetes."""
+    shared = spec.get("shareProcessNamespace") or spec.get("hostPID")
+    return not shared and flavor in _CONFINED
 
 
 def _pod_isolators(level: PodLevel) -> list[dict[str, Any]]:

@@ -71,7 +71,8 @@ def test_a_port_that_is_not_mapped_is_told(host_network: bool, told: int) -> Non
     ("spec", "names", "told"),
     [
         ({"shareProcessNamespace": False}, "ab", 1),
-        ({"shareProcessNamespace": False}, "a", 0),
+        ({"shareProcessNamespace": False}, "a", 1),
+        ({"shareProcessNamespace": False, "hostPID": True}, "ab", 0),
         ({"shareProcessNamespace": True}, "ab", 0),
         ({}, "ab", 0),
     ],

@@ -363,25 +363,3 @@ async def test_namespaces_of_the_node(make_host: Any, field: str) -> None:
                 host.run({"run": "true"}, supplies=Supplies(flavor), runtimeClassName=flavor, hostUsers=False)
     finally:
         await host.close()
-
-
-@pytest.mark.root
-@pytest.mark.system
-async def test_processes_of_the_containers(make_host: Any) -> None:
-    """Shared unless the pod says that they must not be; with the first one of each container pid 1."""
-    host = make_host()
-    host.keeper.start()
-    try:
-        for share, seen in ((None, False), (True, False), (False, True)):
-            spec = {} if share is None else {"shareProcessNamespace": share}
-            task = host.run({"run": "echo $$$$"}, {"run": "sleep 1"}, name=f"p{share}".lower(), **spec)
-            await host.end(task)
-            assert ((await host.log(f"p{share}".lower())) == "1\n") is seen
-            assert not [e for r in host.reports[task] for e in r.events if e.reason == "NotSupported"]
-        fly: dict[str, Any] = {"supplies": Supplies("fly"), "runtimeClassName": "fly"}
-        task = host.run({"run": "true"}, {"run": "true"}, shareProcessNamespace=False, **fly)
-        await host.end(task)
-        (told,) = [e for r in host.reports[task] for e in r.events if e.reason == "NotSupported"]
-        assert told.message.startswith("shareProcessNamespace: false: ")
-    finally:
-        await host.close()

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.root
 
 Host = Any
 FOREVER = "trap 'exit 0' TERM; while :; do sleep 0.02; done"
-HTTPD = "echo fine > /tmp/index.html; exec httpd -f -p 127.0.0.1:8000 -h /tmp"
+HTTPD = """
+echo fine > /tmp/index.html; trap 'exit 0' TERM; httpd -f -p 127.0.0.1:8000 -h /tmp & while :; do wait; done
+"""
 
 
 def shown(report: Any, app: str = "c0") -> Any:

@@ -367,12 +367,16 @@ async def test_directories_in_one_another(host: Any, neighbour: None) -> None:
     assert terminated(report)["exitCode"] == 3
 
 
+@pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("host_users", [False, True])
-async def test_signals_to_everybody(host: Any, neighbour: None, host_users: bool) -> None:
+async def test_signals_to_everybody(host: Any, neighbour: None, host_users: bool, share: bool) -> None:
     """To the containers of its pod, that is."""
     script = "kill -9 1; kill -9 -1; sleep 0.1; exit 3"
-    report = await host.end(host.run({"run": script}, {"run": "sleep 1; exit 4"}, hostUsers=host_users))
-    assert [terminated(report, number)["exitCode"] for number in (0, 1)] in ([3, 137], [3, 4])
+    other = {"run": "sleep 0.5; exit 4"}
+    spec = {"hostUsers": host_users, "shareProcessNamespace": share}
+    report = await host.end(host.run({"run": script}, other, **spec))
+    codes = [terminated(report, number)["exitCode"] for number in (0, 1)]
+    assert codes in ([[3, 137], [3, 4]] if share else [[3, 4]])
 
 
 async def test_a_storm_of_programs_in_an_app_that_ends(host: Any, neighbour: None) -> None:

@@ -60,13 +60,37 @@ def test_the_pod_level() -> None:
     assert (made["acKind"], made["apps"]) == ("PodManifest", [])
     assert notes(made) == {"gantry.io/flavor": "fly", "gantry.io/hostname": "web"}
     host = pod_level(pod(hostNetwork=True), NODE, "linux", "/t")
-    assert notes(pod_manifest(host, [])) == {"gantry.io/flavor": "linux", "gantry.io/host-network": "true"}
+    assert notes(pod_manifest(host, [])) == {
+        "gantry.io/flavor": "linux",
+        "gantry.io/host-network": "true",
+        "gantry.io/processes": "own",
+    }
     assert (host.pod_ip, level.pod_ip) == ("10.0.0.1", "")
     own = notes(pod_manifest(pod_level(pod(), NODE, "linux", "/t"), []))
     assert (own["gantry.io/network"], own["gantry.io/tenant"]) == ("loopback", "default")
     rules = Rules(reuse_namespaces=False)
     kept = notes(pod_manifest(pod_level(pod(), NODE, "linux", "/t", rules=rules), []))
     assert not {"gantry.io/network", "gantry.io/tenant"} & set(kept)
+
+
+@pytest.mark.parametrize(
+    ("spec", "flavor", "own"),
+    [
+        ({}, "linux", True),
+        ({}, "nspawn", True),
+        ({}, "kvm", True),
+        ({"shareProcessNamespace": False}, "linux", True),
+        ({"shareProcessNamespace": True}, "linux", False),
+        ({"hostPID": True}, "linux", False),
+        ({"hostPID": True, "shareProcessNamespace": False}, "linux", False),
+        ({}, "fly", False),
+        ({"shareProcessNamespace": False}, "fly", False),
+        ({}, "example.com/stage1", False),
+    ],
+)
+def test_whose_processes_the_containers_have(spec: dict[str, Any], flavor: str, own: bool) -> None:
+    told = notes(pod_manifest(pod_level(pod(**spec), NODE, flavor, "/t"), []))
+    assert told.get("gantry.io/processes") == ("own" if own else None)
 
 
 def test_the_handler_names_the_flavor() -> None:

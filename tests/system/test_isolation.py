@@ -74,7 +74,9 @@ def test_groups_namespaces_and_paths(cluster):
     own = run(cluster, pod("its-own", read)).split()
     assert pid != own[0]
     assert ipc == os.readlink("/proc/self/ns/ipc") != own[1]
-    assert run(cluster, pod("alone", "echo $$$$", shareProcessNamespace=False)) == "1\n"
+    assert run(cluster, pod("alone", "echo $$$$")) == "1\n"
+    seen = run(cluster, pod("together", "cat /proc/1/comm", shareProcessNamespace=True))
+    assert seen == "gantry-init\n"
     refused = cluster.kubectl(
         "run",
         "both",

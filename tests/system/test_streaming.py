@@ -72,6 +72,8 @@ def test_exec(cluster, pod):
     text = "".join(f"line {number}\n" for number in range(20_000))
     done = kubectl(cluster, "exec", "-i", pod, "-c", "server", "--", "cat", stdin=text)
     assert (done.returncode, done.stdout == text) == (0, True)
+    done = kubectl(cluster, "exec", pod, "-c", "talk", "--", "cat", "/proc/1/comm")
+    assert done.stdout == "sh\n", "the container's own program"
     done = kubectl(cluster, "exec", pod, "-c", "nope", "--", "true")
     assert "container nope is not valid for pod stream" in done.stderr
 

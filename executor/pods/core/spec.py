@@ -139,9 +139,9 @@ def _probe(probe: Mapping[str, Any] | None) -> Probe | None:
 def _remarks(spec: Mapping[str, Any], *, own_processes: bool) -> Iterator[str]:
     if not spec.get("hostNetwork"):
         yield from _unmapped_ports(spec)
-    shared = not own_processes and not spec.get("hostPID") and len(spec["containers"]) > 1
+    shared = not own_processes and not spec.get("hostPID")
     if spec.get("shareProcessNamespace") is False and shared:
-        yield "shareProcessNamespace: false: containers of this flavor see one another's processes"
+        yield "shareProcessNamespace: false: containers of this flavor have no processes of their own"
 
 
 def _unmapped_ports(spec: Mapping[str, Any]) -> Iterator[str]:
