@@ -6,7 +6,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from executor.stage1 import (
     caps,
@@ -26,6 +26,7 @@ from executor.stage1 import (
 )
 from executor.stage1.children import Kind
 from executor.stage1.inits import Init
+from executor.stage1.instances import Execs, Instance, executed
 from executor.stage1.ops import StageError
 from executor.stage1.process import SOCKET, Process
 from executor.stage1.starters import Answer, Starter
@@ -35,13 +36,6 @@ if TYPE_CHECKING:
     from executor.stage1.launcher import Launcher
 
 _PATIENCE_SECONDS: Final = 10.0
-
-
-class Instance(NamedTuple):
-    """A running app. `pid` is -1 when it has been reaped: then that may be somebody else's."""
-
-    pid: int
-    oom_kills_before: int
 
 
 class Sandbox:
@@ -64,8 +58,7 @@ class Sandbox:
         )
         self._apps: dict[str, Instance] = {}
         self._starters: dict[str, int] = {}
-        self._execs: dict[int, Instance] = {}
-        self._exec_count = 0
+        self._execs = Execs(launcher, directory, self._apps, self._advance)
         self._removing: set[str] = set()
         self._init: Init | None = None
         self._init_lives = False
@@ -341,23 +334,13 @@ class Sandbox:
         instance = self._apps.get(name)
         if instance is None or instance.pid < 0 or self._ending:
             raise StageError(f"exec in {name}: it does not run")
-        argv = tuple(map(str, request["argv"]))
-        if not argv:
-            raise StageError(f"exec in {name}: there is nothing to run")
         app = self._pod.apps[name]
-        process = plan.app_process(self._pod, app)
-        process = process._replace(
-            argv=argv,
-            environment=(*process.environment, *(request.get("environment") or {}).items()),
-            directory=request.get("directory") or process.directory,
-            own_proc="",  # that of the app's process, which it enters
-        )
+        process = executed(self._pod, app, request)
         todo = ops.pack(plan.enter_plan(self._pod, app, self._cgroup.app_members(name)))
-        self._exec_count += 1
-        number = self._exec_count
+        number = self._execs.next()
         starter = self._take_starter(
             f"{name}#{number}",
-            lambda pid: self._on_exec_started(name, number, pid),
+            lambda pid: self._execs.started(name, number, pid),
             lambda reply, descriptors=(): answer({**reply, "exec": number}, descriptors),
             instance.oom_kills_before,
             app=name,
@@ -374,45 +357,10 @@ class Sandbox:
             if door >= 0:
                 os.close(door)
 
-    def _on_exec_started(self, name: str, number: int, pid: int) -> None:
-        self._execs[number] = Instance(pid, 0)
-        self._launcher.expect(pid, lambda status: self._on_exec_exit(name, number, status))
-        if name not in self._apps and number in self._execs:
-            self._signal(
-                self._execs[number], signal.SIGKILL
-            )  # the app has ended meanwhile, and takes it along
-
-    def _on_exec_exit(self, name: str, number: int, status: int) -> None:
-        del self._execs[number]
-        code = os.waitstatus_to_exitcode(status)
-        self._launcher.send_event(
-            {
-                "event": "exec-exit",
-                "pod": self._key,
-                "app": name,
-                "exec": number,
-                "code": code if code >= 0 else None,
-                "signal": -code if code < 0 else None,
-            }
-        )
-        self._advance()
-
     def signal_exec(self, number: int, signum: int, answer: Answer) -> None:
         """Signal what `exec` has started; one that has ended is no error. Raises StageError."""
-        instance = self._execs.get(number)
-        if instance is not None:
-            self._signal(instance, signum)
+        self._execs.signal(number, signum)
         answer({})
-
-    @staticmethod
-    def _signal(instance: Instance, number: int) -> None:
-        try:
-            if instance.pid >= 0:
-                os.kill(instance.pid, number)
-        except ProcessLookupError:
-            pass  # its exit is on the way to us
-        except OSError as error:
-            raise StageError(f"signal {number}: {reading.text(error)}") from None
 
     def _why_it_died(self, name: str, kills: int) -> str:
         if self._cgroup.oom_kills(name) > kills:
@@ -461,7 +409,7 @@ class Sandbox:
             raise StageError(f"signal {name}: it does not run")
         if number == signal.SIGKILL:
             self._kill_until_ended(name, instance)
-        self._signal(instance, number)
+        instance.signal(number)
         answer({})
 
     def remove(self, name: str, answer: Answer) -> None:
@@ -507,8 +455,10 @@ class Sandbox:
             self._on_stopped.append(lambda *_: answer({"error": reason or "the pod was stopped"}))
         if reason or answer is not None or self._runs() or not self._passes_on:
             self._kill_init()
-        for pid in filter(None, self._starters.values()):
-            os.kill(pid, signal.SIGKILL)  # ours and not reaped yet, so the pid is not another's
+        for name, pid in self._starters.items():
+            if pid:
+                os.kill(pid, signal.SIGKILL)  # ours and not reaped yet, so the pid is not another's
+                self._starters[name] = 0  # whatever it has said by now, nobody else is to have it
         self._clean_until_gone(time.monotonic() + _PATIENCE_SECONDS, 0.001)
 
     def _runs(self) -> bool:
