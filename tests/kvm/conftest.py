@@ -23,6 +23,7 @@ from executor.kvm.machines import Machines
 from executor.kvm.template import LIMIT
 from executor.pods.launcher import AppExit, Launcher, LaunchError, Sandbox
 from tests.ground import put_busybox, skip_root_tests, why_no_pods
+from tests.kvm.hierarchy import cgroups
 
 SECONDS = 150.0
 # Beside whatever else runs: without it a machine has the weight of a quarter of a process.
@@ -226,7 +227,7 @@ def leftovers() -> Callable[[Path], list[str]]:
     """Processes and cgroups of a machine that are still there."""
 
     def find(directory: Path) -> list[str]:
-        found = [str(path) for path in Path("/sys/fs/cgroup").rglob(f"gantry.{directory.name}*")]
+        found = [str(path) for path in cgroups(directory.name)]
         for process in Path("/proc").iterdir():
             if process.name.isdecimal():
                 try:

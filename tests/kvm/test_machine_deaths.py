@@ -1,7 +1,6 @@
 """Whatever of a machine is killed, nothing of it stays, and whoever asked is told."""
 
 import asyncio
-import contextlib
 import os
 import signal
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from executor.pods.launcher import LaunchError
+from tests.kvm.hierarchy import processes
 
 pytestmark = [
     pytest.mark.root,
@@ -26,12 +26,7 @@ def _pids(machine: Any, program: str) -> list[int]:
 
 def _running(pod: str, program: str) -> list[int]:
     """The processes of a pod on the host that run a program."""
-    cgroups = [path for path in Path("/sys/fs/cgroup").rglob(f"gantry.{pod}") if path.is_dir()][:1]
-    found = []
-    for file in (file for cgroup in cgroups for file in cgroup.rglob("cgroup.procs")):
-        with contextlib.suppress(OSError):  # the cgroup, or the process, has gone meanwhile
-            found += [pid for pid in map(int, file.read_text().split()) if _is(pid, program)]
-    return found
+    return [pid for pid in processes(pod) if _is(pid, program)]
 
 
 def _is(pid: int, program: str) -> bool:

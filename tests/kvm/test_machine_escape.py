@@ -21,6 +21,7 @@ import pytest_asyncio
 
 from executor.pods.launcher import LaunchError
 from executor.stage1 import caps
+from tests.kvm.hierarchy import processes
 
 pytestmark = [
     pytest.mark.root,
@@ -150,8 +151,7 @@ def done(output: str) -> set[str]:
 
 def running(machine: Any, program: bytes) -> list[int]:
     """The machine's processes on the host that run a program."""
-    cgroup = next(Path("/sys/fs/cgroup").rglob(f"gantry.{machine.directory.name}"))
-    pids = {int(pid) for file in cgroup.rglob("cgroup.procs") for pid in file.read_text().split()}
+    pids = processes(machine.directory.name)
     return [pid for pid in pids if program in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 

@@ -28,6 +28,7 @@ from executor.kvm.template import Template, Templates
 from executor.network.taps import Link
 from executor.pods.launcher import LaunchError
 from executor.stage1 import manifest
+from tests.kvm.hierarchy import processes
 
 PAGE = 4096
 TCG = Accelerator("tcg", "max", 2_000_000, "there is no /dev/kvm")
@@ -465,9 +466,8 @@ class TestMachines:
 
 def _held(machine: Any) -> int:
     """Bytes of the machine's memory that there are."""
-    cgroup = next(Path("/sys/fs/cgroup").rglob(f"gantry.{machine.directory.name}"))
     held = 0
-    for pid in (int(pid) for file in cgroup.rglob("cgroup.procs") for pid in file.read_text().split()):
+    for pid in processes(machine.directory.name):
         if b"qemu-system" in Path(f"/proc/{pid}/cmdline").read_bytes():
             status = Path(f"/proc/{pid}/status").read_text()
             held += int(status.partition("RssShmem:")[2].split()[0]) * 1024
