@@ -28,11 +28,18 @@ class Bare(NamedTuple):
     def descriptors(self) -> tuple[int, ...]:
         return (self.namespace, self.void, self.ground, *(fd for _, fd in self.roots))
 
+    def find(self, path: str) -> tuple[int, str]:
+        """The descriptor of one of `roots`, and what a path is below it; -1 and nothing when it is below none."""
+        for root, fd in self.roots:
+            if path.startswith(root) and path.startswith("/", len(root)):
+                return fd, path[len(root) + 1 :]
+        return -1, ""
+
     def open(self, path: str, flags: int) -> int:
         """open(2), from wherever we are, of a file below one of `roots`. Raises OSError."""
-        for root, fd in self.roots:
-            if path.startswith(f"{root}/"):
-                return os.open(path[len(root) + 1 :], flags | os.O_CLOEXEC, dir_fd=fd)
+        directory, rest = self.find(path)
+        if directory >= 0:
+            return os.open(rest, flags | os.O_CLOEXEC, dir_fd=directory)
         return os.open(path, flags | os.O_CLOEXEC)
 
 

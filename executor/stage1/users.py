@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from executor.stage1 import syscalls, userns
@@ -41,10 +42,29 @@ def resolve(
 
 
 def _resolve(root: int, user: str, group: str, extra: tuple[int, ...], *, strict: bool, ids: int) -> Identity:
-    passwd = list(_records(root, "etc/passwd", 6))
-    record = next((r for r in passwd if r[2 if _is_number(user) else 0] == user), None)
-    if user.startswith("/"):
-        uid = _inside(user, _owner(root, user).st_uid, ids)
+    passwd = _text(root, "etc/passwd")
+    groups = _text(root, "etc/group") if passwd or userns.number(group) is None else ""
+    uid = _inside(user, _owner(root, user).st_uid, ids) if user.startswith("/") else -1
+    gid = _inside(group, _owner(root, group).st_gid, ids) if group.startswith("/") else -1
+    return _look_up(passwd, groups, user, group, extra, strict, uid, gid)
+
+
+@lru_cache(maxsize=64)
+def _look_up(
+    passwd: str,
+    group_file: str,
+    user: str,
+    group: str,
+    extra: tuple[int, ...],
+    strict: bool,
+    uid: int,
+    gid: int,
+) -> Identity:
+    """By the texts of two files. uid, gid: of users and groups that are neither numbers nor names, else -1."""
+    records = list(_records(passwd, 6))
+    record = next((r for r in records if r[2 if _is_number(user) else 0] == user), None)
+    if uid >= 0:
+        pass
     elif (given := userns.number(user)) is not None:
         uid = given
     elif record is not None and (known := userns.number(record[2])) is not None:
@@ -54,16 +74,16 @@ def _resolve(root: int, user: str, group: str, extra: tuple[int, ...], *, strict
     else:
         raise StageError(f'"{user}" user not found: the image\'s /etc/passwd has no such user')
     groups = set(extra)
-    if group.startswith("/"):
-        gid = _inside(group, _owner(root, group).st_gid, ids)
+    if gid >= 0:
+        pass
     elif (given := userns.number(group)) is not None:
         gid = given
     else:
-        gid = _group(root, group)
+        gid = _group(group_file, group)
     if record is not None and not _is_number(record[0]) and not strict:
-        groups.update(_memberships(root, record[0]))
+        groups.update(_memberships(group_file, record[0]))
     if record is None or not _is_number(record[2]):
-        record = next((r for r in passwd if r[2] == str(uid)), None)  # of whom a file belongs to, say
+        record = next((r for r in records if r[2] == str(uid)), None)  # of whom a file belongs to, say
     home = record[5] if record is not None and record[5].startswith("/") else ("/root" if uid == 0 else "/")
     name = record[0] if record is not None else ("root" if uid == 0 else "")
     shell = record[6] if record is not None and len(record) > 6 and record[6].startswith("/") else SHELL
@@ -74,8 +94,8 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
-def _group(root: int, name: str) -> int:
-    for record in _records(root, "etc/group", 3):
+def _group(text: str, name: str) -> int:
+    for record in _records(text, 3):
         if record[0] == name and (gid := userns.number(record[2])) is not None:
             return gid
     if name == "root":
@@ -83,8 +103,8 @@ def _group(root: int, name: str) -> int:
     raise StageError(f'"{name}" group not found: the image\'s /etc/group has no such group')
 
 
-def _memberships(root: int, user: str) -> Iterator[int]:
-    for record in _records(root, "etc/group", 4):
+def _memberships(text: str, user: str) -> Iterator[int]:
+    for record in _records(text, 4):
         if user in record[3].split(",") and (gid := userns.number(record[2])) is not None:
             yield gid
 
@@ -107,16 +127,20 @@ def _inside(path: str, owner: int, ids: int) -> int:
     return owner - ids
 
 
-def _records(root: int, path: str, fields: int) -> Iterator[list[str]]:
-    """Records with at least `fields` fields; nothing for a file that is missing or not a regular one."""
+def _text(root: int, path: str) -> str:
+    """Of a file; nothing for one that is missing or not a regular one."""
     try:
         fd = syscalls.openat2(root, path, os.O_RDONLY | os.O_NONBLOCK, IN_ROOT)
     except OSError:
-        return
+        return ""
     with open(fd, "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return
-        text = (file.read(_LIMIT) or b"").decode("utf-8", "surrogateescape")
+            return ""
+        return (file.read(_LIMIT) or b"").decode("utf-8", "surrogateescape")
+
+
+def _records(text: str, fields: int) -> Iterator[list[str]]:
+    """Records with at least `fields` fields."""
     for line in text.splitlines():
         record = line.split(":")
         if len(record) >= fields:

@@ -16,7 +16,7 @@ from executor.stage1 import channel, lsm, machine, ops, podfiles, syscalls
 from executor.stage1.bare import Bare
 from executor.stage1.children import TERMINAL, close_all_but
 from executor.stage1.machine.app import FIRST_OWN
-from executor.stage1.machine.tree import Refused, Trees, divide
+from executor.stage1.machine.tree import OpenMembers, Refused, Trees, Variable, divide
 from executor.stage1.ops import StageError
 from executor.stage1.process import SOCKET, Process, make_room, settle
 from executor.stage1.users import Identity
@@ -139,6 +139,7 @@ class _Shape:
         self.label: lsm.Label | None = None
         self.given: list[str] = []
         self.members: list[int] = []
+        self.roots: tuple[int, ...] = ()
         self.prelude = machine.Prelude()
         if job.process.own_proc:
             self.prelude = self.prelude._replace(told=self._give(_TOLD))
@@ -181,8 +182,12 @@ class _Shape:
             self.prelude = prelude._replace(label=label, proc=self._give_proc())
         elif isinstance(op, ops.JoinCgroup):
             self.members = [*range(position, position + len(op.members))]
-            members = tuple(self._give(f"{_MEMBER}{number}") for number in self.members)
+            names = tuple(f"{_MEMBER}{number}" for number in self.members)
+            members = tuple(map(self._give, names))
             self.prelude = prelude._replace(members=members, cgroup_namespace=op.namespace)
+            self.roots = tuple(self._home.bare.find(path)[0] for path in op.members)
+            if -1 not in self.roots:
+                return OpenMembers(self.roots, names)
         elif isinstance(op, ops.Enter) and (rest := op.flags & ~syscalls.CLONE_NEWNS):
             self.prelude = prelude._replace(namespaces=self._give(op.fd), whose=op.fd, flags=rest)
             return op._replace(flags=syscalls.CLONE_NEWNS)
@@ -231,9 +236,7 @@ class _Job:
         """The pid of the app. Raises StageError; "" when that, or what should have started it, died."""
         context, process = self._context, self.process
         self._fds[_PROC] = self._home.proc
-        for number in shape.members:
-            self._fds[f"{_MEMBER}{number}"] = self._open_member(str(self._values[number]))
-        self._make_root(shape.trees)
+        self._make_root(shape)
         ready = settle(
             process, context.streams, root=context.fds.get("root", -1), terminal=self._terminal, look=False
         )
@@ -247,7 +250,8 @@ class _Job:
         except (ValueError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise StageError(f"exec {name}: {reason}") from None
-        given = [self._fds[one] for one in shape.given]
+        there = {**context.fds, **self._fds}
+        given = [there[one] for one in shape.given]
         try:
             program = shape.spawn.execute(
                 [*context.streams, self._home.hand(data), self._home.report, *given]
@@ -261,21 +265,37 @@ class _Job:
             raise StageError(self._failure(shape, start, value, number))
         return self._who() if self.told >= 0 else value
 
-    def _make_root(self, trees: Trees) -> None:
+    def _make_root(self, shape: _Shape) -> None:
         context = self._context
         before = dict(context.fds)
         try:
-            trees.execute(self.plan, self._values, context)
+            values = self._find_members(shape)
+            shape.trees.execute(self.plan, values, context)
         except Refused:
             self._home.come([*self._fds.values(), *context.streams, *([self.told] if self.told >= 0 else [])])
             context.fds, context.places = before, 0
-            trees.execute_singly(self.plan, context)
+            self._open_members(shape)
+            shape.trees.execute_singly(self.plan, context)
 
-    def _open_member(self, path: str) -> int:
-        try:
-            return self._home.bare.open(path, os.O_WRONLY)
-        except OSError as error:
-            raise StageError(f"join the cgroup {os.path.dirname(path)}: {error.strerror}") from None
+    def _find_members(self, shape: _Shape) -> list[Variable]:
+        """The values, in which a list can open the cgroups' files; or they are opened now. Raises Refused."""
+        if not shape.trees.opens_members:
+            self._open_members(shape)
+            return self._values
+        values = self._values.copy()
+        for number, root in zip(shape.members, shape.roots, strict=True):
+            directory, values[number] = self._home.bare.find(str(values[number]))
+            if directory != root:
+                raise Refused
+        return values
+
+    def _open_members(self, shape: _Shape) -> None:
+        for number in shape.members:
+            path = str(self._values[number])
+            try:
+                self._fds[f"{_MEMBER}{number}"] = self._home.bare.open(path, os.O_WRONLY)
+            except OSError as error:
+                raise StageError(f"join the cgroup {os.path.dirname(path)}: {error.strerror}") from None
 
     def _failure(self, shape: _Shape, start: machine.Start, record: int, number: int) -> str:
         cgroup = os.path.dirname(str(self._values[shape.members[0]])) if shape.members else ""

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from executor.stage1 import ops, syscalls
 from executor.stage1.machine.assemble import RECORD, List, Place, Value
@@ -135,6 +135,7 @@ class Trees:
             self._add(function, [one])
             run = []
         self._add(function, run)
+        self.opens_members = any(isinstance(part, _Made) and part.opens_members for part in self._parts)
 
     def _add(self, function: Callable[[int], int], run: list[tuple[int, Op, list[int]]]) -> None:
         if len(run) >= _FEW:
@@ -162,6 +163,22 @@ class Trees:
         return [op for op in found if op is not None]
 
 
+class OpenMembers(NamedTuple):
+    """Open files of cgroups, for the program. directories: where their paths begin, which are values of the plan.
+
+    Whoever cannot do so in a list does it before.
+    """
+
+    directories: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def describe(self) -> str:
+        return "open the files of the cgroup"
+
+    def execute(self, context: Context) -> None:
+        pass
+
+
 class _Made:
     """A list in memory of its own, and where in it is what."""
 
@@ -178,6 +195,7 @@ class _Made:
         self._outputs = [(name, start + place.offset) for name, place in builder.trees.items()]
         self._taken = builder.taken
         self._places = builder.places
+        self.opens_members = any(isinstance(op, OpenMembers) for op, _ in run)
 
     def execute(self, values: Sequence[Variable], context: Context) -> None:
         view, fds = self._view, context.fds
@@ -333,6 +351,12 @@ class _Builder:
         todo.call("mount", "devpts", "pts", "devpts", MS_NOSUID | MS_NOEXEC, self._variable(_OPTIONS))
         todo.call("close", Value(dev))
 
+    def members(self, op: OpenMembers) -> None:
+        for directory, name in zip(op.directories, op.names, strict=True):
+            file = self.trees[name] = self._todo.room(8)
+            path = self._variable(_PATH)
+            self._todo.call("openat", directory, path, os.O_WRONLY | os.O_CLOEXEC, result=file)
+
     def read_only(self, _: ops.ReadOnlyRoot) -> None:
         attr = self._attributes(syscalls.MOUNT_ATTR_RDONLY, 0, mapped=False)
         self._todo.call("mount_setattr", Value(self._fd("root")), "", AT_EMPTY_PATH, attr, 32)
@@ -358,6 +382,7 @@ _EMITTERS: Final[Mapping[type, tuple[Callable[[Any], bool], Callable[[_Builder, 
     ops.MountDev: (lambda op: op.base and not op.every, _Builder.dev),
     # Images seldom have a place for a volume.
     ops.Attach: (lambda op: not op.name.startswith("volume:"), _Builder.attach),
+    OpenMembers: (_always, _Builder.members),
     ops.ReadOnlyRoot: (_always, _Builder.read_only),
     ops.ChangeRoot: (_always, _Builder.change),
 }
