@@ -3,16 +3,17 @@
 Three figures. Rate: pods started, run to their end and stopped per second, four at a time, against
 `xargs -P4 crun run` of the same program on the same root file system; rounds are interleaved. Twice: with the pods'
 directories on the disk, beside the image, and in memory (/run), where crun has its containers' state; it gives them no
-writable layer at all, each of our pods gets a new one, which is removed after it. (An ext4 without a journal makes a
-new file the slower, the more were removed lately.) exec: a program into a running pod, call to first byte, against
-`crun exec`. Memory: what one more pod at rest adds to the proportional set size (PSS, /proc/PID/smaps_rollup) of all
-our processes, next to that of one conmon. Needs root.
+writable layer at all, each of our pods gets a new one, which is removed after it, before the round's time is taken.
+(An ext4 without a journal makes a new file the slower, the more were removed lately: see executor/pods/spread.py.)
+exec: a program into a running pod, call to first byte, against `crun exec`. Memory: what one more pod at rest adds to
+the proportional set size (PSS, /proc/PID/smaps_rollup) of all our processes, next to that of one conmon. Needs root.
 
     python benchmarks/stage1_many.py [--pods 1000] [--rounds 3] [--execs 40] [--json FILE]
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,11 @@ from benchmarks.stage1_start import (
     oci_bundle,
 )
 from executor.pods.launcher import AppExit, Launcher
-from executor.pods.spread import spread
-from executor.stage0.removal import remove_tree
+from executor.pods.poddir import PodDirs, remove_layers
+from executor.pods.trash import Trash
 
 AT_ONCE = 4
+DIRECTORIES = 64
 AT_REST = 40
 
 
@@ -54,33 +57,53 @@ def pod_of(base: Path, rootfs: Path, command: list[str]) -> Path:
     manifest = json.loads((pod / "pod").read_text())
     manifest["apps"][0]["app"]["exec"] = command
     (pod / "pod").write_text(json.dumps(manifest))
-    spread(pod)  # what a start makes anew is in a place of its own, as an executor's pods are
     return pod
 
 
-async def start_and_stop(launcher: Launcher, pod: Path, null: int) -> None:
-    """One pod, start to nothing left."""
+def pods_of(base: Path, rootfs: Path) -> list[Path]:
+    """Pod directories, as an executor makes them for one pod after another; each is used more than once, though."""
+    dirs = PodDirs(base / "pods", spread=True)
+    dirs.open()
+    made = []
+    for number in range(DIRECTORIES):
+        like = base / f"p{number}"
+        like.mkdir()
+        own = dirs.create(uuid.uuid4().hex)
+        os.close(own.lock)
+        for entry in pod_of(like, rootfs, COMMAND).iterdir():
+            entry.rename(own.path / entry.name)
+        made.append(own.path)
+    return made
+
+
+async def start_and_stop(launcher: Launcher, trash: Trash, pod: Path, null: int) -> None:
+    """One pod, start to nothing left but its layer, which is moved away and removed soon, as an executor does it."""
     ended: asyncio.Future[AppExit] = asyncio.get_running_loop().create_future()
     sandbox = await launcher.run_pod(pod, ended.set_result, lambda _: None)
     await sandbox.start_app("app", stdin=None, stdout=null, stderr=null)
     await ended
     await sandbox.stop()
-    await asyncio.to_thread(remove_tree, pod / "overlay")  # as an executor does
+    over = f"{pod}.{time.monotonic_ns()}"
+    os.rename(f"{pod}/overlay", over)
+    trash.later(partial(remove_layers, over, ["app"]))
 
 
 async def ours(launcher: Launcher, pods: list[Path], count: int) -> float:
-    """Pods per second."""
-    left = count
+    """Pods per second, until all that they have left is removed."""
+    left, trash = count, Trash()
     null = os.open(os.devnull, os.O_RDWR)
 
-    async def one_after_another(pod: Path) -> None:
+    async def one_after_another(of_these: list[Path]) -> None:
         nonlocal left
-        while left > 0:
+        for pod in itertools.cycle(of_these):
+            if left <= 0:
+                return
             left -= 1
-            await start_and_stop(launcher, pod, null)
+            await start_and_stop(launcher, trash, pod, null)
 
     began = time.perf_counter()
-    await asyncio.gather(*(one_after_another(pod) for pod in pods))
+    await asyncio.gather(*(one_after_another(pods[lane::AT_ONCE]) for lane in range(AT_ONCE)))
+    await trash.settle()
     os.close(null)
     return count / (time.perf_counter() - began)
 
@@ -99,17 +122,13 @@ def crun(bundle: Path, count: int) -> float:
 async def rates(base: Path, memory: Path, rootfs: Path, count: int, rounds: int) -> dict[str, Any]:
     """Interleaved rounds, of pods whose directories are in `base` and of such in `memory`."""
     launcher = await Launcher.start(spares=AT_ONCE, points=base / "points")
-    pods: dict[Path, list[Path]] = {base: [], memory: []}
-    for place, made in pods.items():
-        for number in range(AT_ONCE):
-            (place / f"p{number}").mkdir()
-            made.append(pod_of(place / f"p{number}", rootfs, COMMAND))
+    pods = {place: pods_of(place, rootfs) for place in (base, memory)}
     bundle = oci_bundle(base, rootfs, "crun")
     mine: dict[Path, list[float]] = {base: [], memory: []}
     theirs = []
     try:
         for made in pods.values():
-            await ours(launcher, made, 20)
+            await ours(launcher, made, 2 * DIRECTORIES)
         for _ in range(rounds):
             for place, made in pods.items():
                 mine[place].append(await ours(launcher, made, count))

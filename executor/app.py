@@ -142,7 +142,7 @@ async def _node(config: Settings, executor: PodExecutor) -> _Node:
     """Nothing of it runs yet. Raises OSError, ValueError."""
     images_are = image_settings.load(config.image_config)
     images = ImageStore(config.state_dir, local_images=config.local_images, settings=images_are)
-    dirs = PodDirs(config.pods_dir, lambda path: stages.dispose(path))
+    dirs = PodDirs(config.pods_dir, lambda path: stages.dispose(path), spread=True)
     memory = None if executor.ceiling is None else executor.ceiling.pods
     stages = Stages(config.state_dir, images_are, dirs.lock, local_images=config.local_images, memory=memory)
     dirs.open()

@@ -14,13 +14,13 @@ import logging
 import os
 import stat
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from executor.pods.spread import spread
-from executor.stage0.removal import remove_tree
+from executor.pods.spread import Spread
+from executor.stage0.removal import Known, remove_known, remove_tree
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,9 @@ KEPT: Final = "pod-created"
 """A file in pod directories that outlive who made them: those of `gantry rkt`, which collects them itself."""
 
 _TRIES: Final = 1000
+_LAYER: Final[Known] = {"upper": {}, "work": {"work": {"incompat": {"volatile": {"dirty": None}}}}}
+_FILES: Final[Known] = {"pod": None, "pid": None, "flavor": None, "metadata-url": None}
+_ETC: Final[Known] = {"hosts": None, "hostname": None, "resolv.conf": None}
 
 Dispose = Callable[[Path], bool]
 """Called, in a thread, before a pod's directory goes; False: it has to stay, the next start tries again."""
@@ -53,7 +56,12 @@ class PodDir:
     """One pod's directory, locked by us."""
 
     def __init__(
-        self, root: Path, name: str, phase: Phase | None = None, dispose: Dispose = _nothing_to_dispose
+        self,
+        root: Path,
+        name: str,
+        phase: Phase | None = None,
+        dispose: Dispose = _nothing_to_dispose,
+        make: Callable[[str, int], None] = os.mkdir,
     ) -> None:
         """A new one; or that of a pod which is in `phase`: FileNotFoundError, BlockingIOError if somebody has it."""
         self._root = root
@@ -63,7 +71,7 @@ class PodDir:
         # Text, and plain calls: a pod's start is measured in milliseconds, and pathlib's share would show.
         self._text = f"{root}/{self.phase}/{name}"
         if phase is None:
-            os.mkdir(self._text, 0o750)
+            make(self._text, 0o750)
         self._lock = os.open(self._text, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -162,10 +170,11 @@ class PodDir:
         finally:
             os.close(fd)
 
-    def strip(self) -> None:
-        """Remove all but the logs. Slow: for a thread."""
+    def strip(self, apps: Sequence[str] = ()) -> None:
+        """Remove all but the logs. Slow: for a thread; less so if the pod's apps are told."""
         if not self._dispose(self.path):
             return
+        remove_known(self._text, _left_by(apps))
         for entry in self.path.iterdir():
             if entry.name != "logs":
                 _remove(entry)
@@ -182,20 +191,24 @@ class PodDir:
 class PodDirs:
     """All pod directories of this executor, below one root."""
 
-    def __init__(self, root: Path, dispose: Dispose = _nothing_to_dispose) -> None:
+    def __init__(self, root: Path, dispose: Dispose = _nothing_to_dispose, *, spread: bool = False) -> None:
+        """spread: over the disk, for many that come and go."""
         self.root = root
         self._dispose = dispose
+        self._spread = Spread(root / "places") if spread else None
         self._made: weakref.WeakValueDictionary[str, PodDir] = weakref.WeakValueDictionary()
 
     def open(self) -> None:
         """Make the phases' directories. Raises OSError."""
         for phase in Phase:
             (self.root / phase).mkdir(parents=True, exist_ok=True, mode=0o750)
-        spread(self.root / Phase.EMBRYO)
+        if self._spread is not None:
+            self._spread.open()
 
     def create(self, name: str) -> PodDir:
         """A new pod directory, locked. Raises FileExistsError when there is one of that name already."""
-        made = self._made[name] = PodDir(self.root, name, dispose=self._dispose)
+        make = os.mkdir if self._spread is None else self._spread.make
+        made = self._made[name] = PodDir(self.root, name, None, self._dispose, make)
         return made
 
     def lock(self, path: Path) -> int:
@@ -205,6 +218,8 @@ class PodDirs:
     def collect(self) -> list[str]:
         """Remove what an executor left that is gone; returns the names. Safe beside pods of others."""
         removed = []
+        if self._spread is not None:
+            self._spread.collect()
         for phase in Phase:
             for path in (self.root / phase).iterdir():
                 if (path / KEPT).exists():
@@ -217,6 +232,30 @@ class PodDirs:
                 if not left.path.exists():
                     removed.append(path.name)
         return removed
+
+
+def remove_layers(overlay: str, apps: Iterable[str]) -> None:
+    """A directory `overlay`, of these apps: what they have written to their roots. Raises OSError."""
+    remove_known(overlay, dict.fromkeys(apps, _LAYER))
+    remove_tree(overlay)
+
+
+def _left_by(apps: Iterable[str]) -> Known:
+    """What pods of these apps leave that have written nothing (docs/stage1-interface.md)."""
+    status: Known = {name: None for app in apps for name in (app, f"{app}-started")}
+    return {
+        **_FILES,
+        "etc": _ETC,
+        "overlay": dict.fromkeys(apps, _LAYER),
+        "termination": dict.fromkeys(apps),
+        "appsinfo": {app: {"manifest": None, "lower": None} for app in apps},
+        "stage1": {
+            "rootfs": {
+                "opt": {"stage2": {app: {"rootfs": {}} for app in apps}},
+                "rkt": {"status": status},
+            }
+        },
+    }
 
 
 def _put(path: str, text: str) -> None:

@@ -78,6 +78,7 @@ class Pods:
         """Wait until all that is being removed is removed."""
         if self._cleaning:
             await asyncio.wait(self._cleaning)
+        await self._machine.trash.settle()
 
     async def close(self) -> None:
         """Remove what is left of all dead pods, their logs too."""

@@ -15,6 +15,7 @@ from executor.pods.gpus import Gpus
 from executor.pods.launcher import AppExit, Exec
 from executor.pods.poddir import PodDirs
 from executor.pods.rules import NO_RULES, Rules
+from executor.pods.trash import Trash
 from executor.stage0.config import ImageConfig
 from executor.stage1.manifest import FLAVORS
 
@@ -134,7 +135,7 @@ class Machine:
     by its name, if their digest is another; ask_seconds: how often, until they are there; refresh_seconds: how often
     then, while files are made of them. count_seconds: how often the disk that pods use is counted, if they may not use
     all of it. measure: each start of a sandbox waits for it. admit: given a v1 Pod and the handler of its RuntimeClass,
-    raises ValueError if its flavor cannot run it.
+    raises ValueError if its flavor cannot run it. trash: where what dead pods leave is removed.
     """
 
     node: Callable[[], Node]
@@ -154,3 +155,4 @@ class Machine:
     metadata: Metadata = field(default_factory=NoMetadata)
     facts: Facts = NO_FACTS
     admit: Callable[[Mapping[str, Any], str], None] = field(default=lambda pod, handler: None)
+    trash: Trash = field(default_factory=Trash)

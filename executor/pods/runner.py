@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +40,7 @@ from executor.pods.ports import Handling, Machine, Sandbox
 from executor.pods.preparing import Preparing
 from executor.pods.projections import Payload
 from executor.pods.supplies import NOTHING, Supplies
+from executor.stage1.manifest import FLAVORS
 
 log = logging.getLogger(__name__)
 
@@ -194,6 +196,7 @@ class PodRunner:
 
     async def _start_sandbox(self) -> None:
         try:
+            await self._machine.trash.room()
             insist = self._machine.rules.unenforceable == enforcing.REFUSE
             await ground.prepare(self.pod, self._machine.facts, insist=insist)
             files = self._make_files()
@@ -464,9 +467,15 @@ class PodRunner:
         return container.reason or ("ContainerCreating" if self.state.initialized else "PodInitializing")
 
     async def strip(self) -> None:
-        """Remove all but the logs of a pod that is over."""
-        if self._dir is not None and self.state.sandbox is SandboxState.GONE:
-            await asyncio.to_thread(self._dir.strip)
+        """Remove all but the logs of a pod that is over; of one of our flavors soon (see `trash`)."""
+        if self._dir is None or self.state.sandbox is not SandboxState.GONE:
+            return
+        if self._level.flavor not in FLAVORS:
+            await asyncio.to_thread(
+                self._dir.strip
+            )  # a machine, or a stage1 of others, may have changed anything
+        else:
+            self._machine.trash.later(partial(self._dir.strip, list(self._containers)))
 
     async def remove(self) -> None:
         """Remove what is left of a pod that is over."""

@@ -1,4 +1,4 @@
-"""Which directories are marked, on real file systems."""
+"""Where directories are made, on real file systems."""
 
 import os
 import subprocess
@@ -8,28 +8,35 @@ from pathlib import Path
 import pytest
 
 from executor.pods.poddir import PodDirs
-from executor.pods.spread import spread
+from executor.pods.spread import PLACES, Spread
 
 _SCRIPT = """
-import fcntl, os, struct, sys
+import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from executor.pods.spread import spread
-place = Path(sys.argv[1], "embryo")
-place.mkdir()
+from executor.pods.poddir import PodDirs
+dirs = PodDirs(Path(sys.argv[1], "pods"), spread=True)
 for _ in range(2):
-    spread(place)
-fd = os.open(place, os.O_RDONLY)
-print(bool(struct.unpack("i4x", fcntl.ioctl(fd, 0x80086601, bytes(8)))[0] & 0x20000))
+    dirs.open()
 groups = set()
 for number in range(40):
-    made = place / str(number)
-    made.mkdir()
-    (made / "file").write_bytes(b"")
+    pod = dirs.create(str(number))
+    (pod.path / "file").write_bytes(b"")
     of_group = lambda path: (path.stat().st_ino - 1) // int(sys.argv[3])
-    assert of_group(made) == of_group(made / "file")
-    groups.add(of_group(made))
-print(len(groups))
+    assert of_group(pod.path) == of_group(pod.path / "file")
+    assert pod.path.stat().st_mode & 0o777 == 0o750
+    groups.add(of_group(pod.path))
+print(len(groups), len(list(dirs.root.glob("places/*"))))
+try:
+    dirs.create("39")
+except FileExistsError:
+    print("there")
+left = dirs.root / "places" / "7" / "4194305.1"  # no pid that there can be
+if left.parent.exists():
+    left.mkdir()
+    dirs.create("alive")
+dirs.collect()
+assert not left.exists()
 """
 _INODES_OF_A_GROUP = 1024
 
@@ -55,27 +62,24 @@ def test_pods_are_spread_where_inodes_wait_for_being_taken_again(tmp_path: Path,
     if ran.returncode == 77:
         pytest.skip(f"no loop device: {ran.stderr.strip()}")
     assert ran.returncode == 0, ran.stderr
-    marked, groups = ran.stdout.split()
-    assert marked == str(not journal)
+    groups, places, there = ran.stdout.split()
+    assert there == "there"
+    assert int(places) == (0 if journal else PLACES)
     assert (int(groups) > 4) is not journal
 
 
-def test_other_file_systems_are_left_alone(tmp_path: Path) -> None:
-    for place in (Path("/dev/shm"), tmp_path / "missing"):
-        spread(place)
+def test_other_file_systems_are_left_alone() -> None:
+    spread = Spread(Path(f"/dev/shm/none-{os.getpid()}"))
+    spread.open()
+    assert not os.path.exists(f"/dev/shm/none-{os.getpid()}")
+    spread.collect()
 
 
-def test_the_place_where_pods_are_made_is_marked_if_anything_is(tmp_path: Path) -> None:
-    dirs = PodDirs(tmp_path / "pods")
+def test_a_directory_is_made_where_it_belongs(tmp_path: Path) -> None:
+    dirs = PodDirs(tmp_path / "pods", spread=True)
     dirs.open()
-    other = tmp_path / "other"
-    other.mkdir()
-    spread(other)
-    flags = [
-        subprocess.run(["lsattr", "-d", place], capture_output=True, text=True, check=False).stdout.split(
-            " "
-        )[0]
-        for place in (dirs.root / "embryo", other)
-    ]
-    assert flags[0] == flags[1]
-    assert os.listdir(other) == []
+    pod = dirs.create("p")
+    assert pod.path == tmp_path / "pods" / "embryo" / "p"
+    assert pod.path.is_dir()
+    assert not list(dirs.root.glob("places/*/*"))
+    pod.remove()
