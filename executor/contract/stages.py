@@ -23,7 +23,7 @@ from executor.pods.launcher import AppExit, LaunchError
 from executor.pods.ports import RunPod, Sandbox
 from executor.stage0 import operations
 from executor.stage0.errors import ImageError, ImageUntrusted
-from executor.stage0.pins import Pin
+from executor.stage0.pins import Share
 from executor.stage0.settings import Settings
 from executor.stage0.store import Image, ImageStore
 from executor.stage0.trust.stage1 import check_digest
@@ -69,7 +69,7 @@ class Stages:
             for name, image in self._images.items()
         }
         self._known: dict[str, Stage1] = {}
-        self._pins: dict[str, Pin] = {}
+        self._pins: dict[str, Share] = {}
         self._layout: cgroups.Layout | None = None
 
     @property

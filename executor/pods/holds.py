@@ -14,16 +14,19 @@ class Holds:
 
     async def take(self, app: str, image: Image) -> None:
         """Raises ImageError when it is not there any more."""
-        holding = asyncio.ensure_future(asyncio.to_thread(self._images.hold, image))
-        try:
-            hold = await asyncio.shield(holding)
-        except asyncio.CancelledError:  # the thread goes on
-            holding.add_done_callback(_let_go)
-            raise
+        hold = self._images.hold_again(image) or await self._hold(image)
         before = self._held.pop(app, None)
         self._held[app] = hold
         if before is not None:
             before.close()
+
+    async def _hold(self, image: Image) -> Hold:
+        holding = asyncio.ensure_future(asyncio.to_thread(self._images.hold, image))
+        try:
+            return await asyncio.shield(holding)
+        except asyncio.CancelledError:  # the thread goes on
+            holding.add_done_callback(_let_go)
+            raise
 
     def close(self) -> None:
         for hold in self._held.values():

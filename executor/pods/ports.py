@@ -42,7 +42,8 @@ class Hold(Protocol):
 
 
 class Images(Protocol):
-    """Raises `executor.stage0.errors.ImageError`. hold blocks, shortly; what is held is not collected."""
+    """Raises `executor.stage0.errors.ImageError`. hold blocks, shortly; what is held is not collected. hold_again does
+    not, and holds nothing that is not held here already."""
 
     async def pull(
         self,
@@ -53,6 +54,7 @@ class Images(Protocol):
         credentials: Mapping[str, tuple[str, str]] | None = None,
     ) -> Image: ...
     def hold(self, image: Any) -> Hold: ...
+    def hold_again(self, image: Any) -> Hold | None: ...
 
 
 class Sandbox(Protocol):

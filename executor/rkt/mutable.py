@@ -27,7 +27,7 @@ from executor.rkt.inside import keep_image_files
 from executor.rkt.podmanifest import Fill, mounts, unrestrict
 from executor.rkt.pods import STATUS
 from executor.rkt.prepare import Making
-from executor.stage0.pins import Pin
+from executor.stage0.pins import Share
 from executor.stage0.removal import remove_tree
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class MutablePod(Foreground):
         Foreground.__init__(self, g, making, launcher, interactive=interactive, tpm=tpm)
         self._digests: dict[str, str] = {}
         self._changing = asyncio.Lock()
-        self._pins: dict[str, Pin] = {}
+        self._pins: dict[str, Share] = {}
         self._removing: set[str] = set()
 
     def verbs(self) -> dict[str, Verb]:

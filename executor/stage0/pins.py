@@ -7,6 +7,7 @@ exclusively, and has moved its prey away before it lets go. So nobody holds that
 
 import fcntl
 import os
+import threading
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -67,6 +68,70 @@ class Pin:
         data = orjson.dumps(sorted(self._things))
         os.pwrite(self._fd, data, 0)
         os.ftruncate(self._fd, len(data))
+
+
+_Things = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+class _Counted:
+    def __init__(self, things: _Things, pin: Pin) -> None:
+        self.things, self.pin, self.count = things, pin, 1
+
+
+class Share:
+    """A part in a pin, which is there until the last one is closed."""
+
+    def __init__(self, pins: "Pins", counted: _Counted) -> None:
+        self._pins = pins
+        self._counted: _Counted | None = counted
+
+    def close(self) -> None:
+        """No more needed."""
+        counted, self._counted = self._counted, None
+        if counted is not None:
+            self._pins.leave(counted)
+
+    def __del__(self) -> None:
+        self.close()  # nobody can need it any more
+
+
+class Pins:
+    """Those of one process: what many need at a time is in one file. For any thread."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._shared: dict[_Things, _Counted] = {}
+        self._lock = threading.RLock()  # a share may be collected in the middle of anything
+
+    def share(self, layers: Iterable[str], images: Iterable[str]) -> Share:
+        """Waits for who is removing something, if nobody here needs the same already. Raises OSError."""
+        things = tuple(layers), tuple(images)
+        again = self.again(*things)
+        if again is not None:
+            return again
+        counted = _Counted(things, Pin(self._store, *things))
+        with self._lock:
+            self._shared[things] = counted
+        return Share(self, counted)
+
+    def again(self, layers: Iterable[str], images: Iterable[str]) -> Share | None:
+        """At once; None when nobody here needs the same."""
+        with self._lock:
+            counted = self._shared.get((tuple(layers), tuple(images)))
+            if counted is None:
+                return None
+            counted.count += 1
+        return Share(self, counted)
+
+    def leave(self, counted: _Counted) -> None:
+        """One needs it no more."""
+        with self._lock:
+            counted.count -= 1
+            last = not counted.count
+            if last and self._shared.get(counted.things) is counted:
+                del self._shared[counted.things]
+        if last:
+            counted.pin.close()
 
 
 def pinned(store: Store) -> set[str]:

@@ -33,7 +33,7 @@ from executor.stage0.errors import (
 from executor.stage0.guard import Guard
 from executor.stage0.layers import LayerImports, Progress, short
 from executor.stage0.login import Credentials, Login, read_docker_config
-from executor.stage0.pins import Pin
+from executor.stage0.pins import Pin, Pins, Share
 from executor.stage0.settings import Settings
 from executor.stage0.sources import Source
 from executor.stage0.streams import Hashing, Limits
@@ -102,6 +102,7 @@ class ImageStore:
         self._state_dir, self._full = state_dir, asyncio.Event()
         self._cas = Cas(state_dir.absolute() / "store", limits or Limits())
         self._guard = Guard(self._cas)
+        self._pins = Pins(self._cas)
         self._local_images, self._settings = local_images, settings or Settings()
         self._layers = LayerImports(self._cas, self._settings.downloads.parallel_layers)
         self._warm: dict[tuple[str, _Who], tuple[list[int], sources.Fingerprint | None, Image]] = {}
@@ -134,18 +135,26 @@ class ImageStore:
         # A caller that gives up does not take the pull away from the others.
         return await asyncio.shield(task)
 
-    def hold(self, image: Image) -> Pin:
-        """Keep an image from being removed until the pin is closed or this process ends. A few small writes.
+    def hold(self, image: Image) -> Share:
+        """Keep an image from being removed until this is closed or this process ends. A few small writes.
 
         Raises ImageNotFound when it was removed since it was pulled: pull it again.
         """
         with cas.storage_errors("the image store"):
-            pin = Pin(self._cas, [cas.digest_of_name(tree.parent.name) for tree in image.layers], [image.id])
+            pin = self._pins.share(_layers_of(image), [image.id])
             if not self._cas.image_path(image.id).exists():  # it goes before its layers do
                 pin.close()
                 raise ImageNotFound(f"{image.id}: was removed a moment ago")
             self._cas.touch(image.id)
             return pin
+
+    def hold_again(self, image: Image) -> Share | None:
+        """As `hold`, and without a wait, if this process holds it already; else None."""
+        pin = self._pins.again(_layers_of(image), [image.id])
+        if pin is not None:
+            with cas.storage_errors("the image store"):
+                self._cas.touch(image.id)
+        return pin
 
     async def collect_forever(self) -> None:
         """Look at the disk now and then, and at once when a pull found it full; never returns."""
@@ -448,6 +457,10 @@ class ImageStore:
                     reference, self._cas, self._settings, self._importer, self._signatures.get(ref)
                 )
         raise AssertionError(f"{ref}: stored images have no source")
+
+
+def _layers_of(image: Image) -> list[str]:
+    return [cas.digest_of_name(tree.parent.name) for tree in image.layers]
 
 
 async def _signatures(registry: sources.Guarded, digest: str) -> "list[Signature]":

@@ -339,7 +339,7 @@ class Host(Reported):
 def pins(image_state: Path) -> list[Path]:
     """The images that somebody who lives holds; those of executors that were killed lie around until a collection."""
     found = []
-    for path in (image_state / "store/pins").iterdir():
+    for path in (image_state / "store/pins").glob("*"):  # there is none before the first pull
         with path.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -60,6 +60,9 @@ class FakeImages:
     def hold(self, _: FakeImage) -> Any:
         return SimpleNamespace(close=lambda: None)
 
+    def hold_again(self, _: FakeImage) -> None:
+        return None
+
 
 class FakeSandbox:
     """Apps are names with their standard output; tests say when they end. `slow` starts wait for `go`."""

@@ -91,6 +91,32 @@ async def test_what_is_held_stays(
     assert list((disk / "store/pins").iterdir()) == []
 
 
+async def test_what_many_hold_is_held_once(
+    disk: Path, store: ImageStore, make: Callable[..., Awaitable[Image]]
+) -> None:
+    one, other = await make("one"), await make("other")
+
+    def files() -> int:
+        return len(list((disk / "store/pins").iterdir()))
+
+    assert store.hold_again(one) is None
+    first = store.hold(one)
+    again = store.hold_again(one)
+    assert again is not None
+    assert store.hold_again(other) is None
+    more = [store.hold(one) for _ in range(3)]
+    assert files() == 1
+    for hold in (first, first, *more):
+        hold.close()
+    assert files() == 1
+    with pytest.raises(ImageRefused, match="is in use by a pod or a pull"):
+        inventory.remove(disk, "localhost/app:one")
+    del again  # forgotten, as by a pod that failed
+    assert files() == 0
+    assert store.hold_again(one) is None
+    inventory.remove(disk, "localhost/app:one")
+
+
 HOLD = """
 import asyncio, sys
 from pathlib import Path
