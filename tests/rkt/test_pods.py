@@ -313,7 +313,7 @@ def test_cgroups_of_launchers_that_were_killed_elsewhere_go_too(dirs, tmp_path, 
         for root in elsewhere:
             (root / left / "app").mkdir(parents=True)
             (root / left / "app/cgroup.procs").write_text(str(process.pid))
-            (root / f"{left}.app").mkdir()
+            (root / f"{left}~app").mkdir()
             (root / held).mkdir()
         locks = [os.open(root / held, os.O_RDONLY) for root in elsewhere]
         for lock in locks:
@@ -325,7 +325,7 @@ def test_cgroups_of_launchers_that_were_killed_elsewhere_go_too(dirs, tmp_path, 
         )
         assert main([f"--dir={tmp_path}", verb, *more]) == 0
         assert process.wait() == -signal.SIGKILL
-    assert not [one for root in elsewhere for one in (root / left, root / f"{left}.app") if one.exists()]
+    assert not [one for root in elsewhere for one in (root / left, root / f"{left}~app") if one.exists()]
     assert all((root / held).exists() for root in elsewhere)
     for lock in locks:
         os.close(lock)
