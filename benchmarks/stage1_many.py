@@ -83,7 +83,7 @@ async def start_and_stop(launcher: Launcher, trash: Trash, pod: Path, null: int)
     await sandbox.start_app("app", stdin=None, stdout=null, stderr=null)
     await ended
     await sandbox.stop()
-    over = f"{pod}.{time.monotonic_ns()}"
+    over = f"{pod}/.{time.monotonic_ns()}"
     os.rename(f"{pod}/overlay", over)
     trash.later(partial(remove_layers, over, ["app"]))
 
