@@ -127,11 +127,8 @@ class Launcher:
         if self._keeper is None or self._closing or self._once or len(self._kept) >= self._spares:
             return False
         init.pods += 1
-        try:
-            if not self._keeper.is_as_new(init, pod.hostname):
-                return False
-        except OSError:
-            return False  # what cannot be told is not kept
+        if not self._keeper.is_as_new(init, pod.hostname):
+            return False
         init.tenant, init.since = pod.tenant, time.monotonic()
         self._kept.append(init)
         self.expect(init.pid, partial(self._lose_kept, init))

@@ -7,8 +7,11 @@ apps never had (`leaves_no_trace`), or is looked at (`Keeper`); and nobody else 
 descriptor that leads there. An app's root, mounts and cgroups are new for each pod.
 """
 
+import errno
 import os
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from executor.stage1 import caps, ops, plan, podfiles, syscalls, userns
@@ -25,6 +28,10 @@ _RECORDS: Final = ("snmp", "snmp6")
 _LISTS: Final = ("dev", "ip6_flowlabel", "route", "ipv6_route", "if_inet6", "arp", "igmp", "igmp6")
 _SHORT: Final = 2048
 """Of a list the kernel gives whole lines, a page at a time (seq_file): of a shorter one, one line more as well."""
+_PAGES: Final = 65_536
+_OWNERS: Final = re.compile(rb"^ *(\d{10,}):", re.MULTILINE)
+"""Of keys; ids of pods have ten digits (see `userns.FIRST`)."""
+_NAMESPACES: Final = ("uts", "ipc", "net", "pid")
 _DIRECTORIES: Final = ("shm", "mqueue", "proc", "sys")
 MOST: Final = 100
 """Pods that have the same one, one after another."""
@@ -59,20 +66,25 @@ def leaves_no_trace(pod: Pod, directory: str) -> bool:
 
 
 class Place:
-    """Descriptors of what an init holds: directories of its root, files of /proc/PID/net. Raises OSError."""
+    """Descriptors of what an init holds: directories of its root, files of /proc/PID/net. Raises OSError.
 
-    def __init__(self, init: "Init") -> None:
-        self.fds: dict[str, int] = {"init": init.pidfd}
+    Those of `look`, which has further ones in `fds`, are `given`.
+    """
+
+    def __init__(self, init: "Init", look: Look, fds: Mapping[str, int]) -> None:
         self._own: list[int] = []
         pid = userns.on_host(init.pidfd)
+        found = {**fds, "init": init.pidfd}
         for name in _DIRECTORIES:
-            self._open(name, f"/proc/{pid}/root/{name}", os.O_DIRECTORY)
+            found[name] = self._open(f"/proc/{pid}/root/{name}", os.O_DIRECTORY)
         for number, name in enumerate((_SOCKETS, *_RECORDS, *_LISTS)):
-            self._open(f"net{number}", f"/proc/{pid}/net/{name}")
+            found[f"net{number}"] = self._open(f"/proc/{pid}/net/{name}")
+        self.given = look.given(found)
 
-    def _open(self, name: str, path: str, flags: int = 0) -> None:
-        fd = self.fds[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    def _open(self, path: str, flags: int = 0) -> int:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
         self._own.append(fd)
+        return fd
 
     def __del__(self) -> None:
         for fd in self._own:
@@ -89,64 +101,72 @@ class Keeper:
         self._function = function
         self._fds = {
             f"own {name}": os.open(f"/proc/thread-self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
-            for name in ("uts", "ipc", "net", "pid")
+            for name in _NAMESPACES
         }
         self._fds["last pid"] = os.open("/proc/sys/kernel/ns_last_pid", os.O_WRONLY | os.O_CLOEXEC)
+        self._keys = os.open("/proc/key-users", os.O_RDONLY | os.O_CLOEXEC)
         self._ready = {numbers: HandOver(function, numbers=numbers) for numbers in (False, True)}
         self._look: Look | None = None
         self._counted: list[bytes] = []
 
     def is_as_new(self, init: "Init", hostname: str) -> bool:
         """Whether nothing tells it from one that nobody has had, but how often it was looked at."""
-        if init.ids is None or init.pods >= MOST or _have_keys(init.ids):
+        if init.ids is None or init.pods >= MOST or self.has_keys(init.ids):
             return False
-        if self._look is None:
-            self._look = self._learn()
-        if self._look is None:
-            return False
-        if init.place is None:
-            init.place = Place(init)
-        counted = self._counted[init.pods - 1]
-        return self._look.is_as_new({**self._fds, **init.place.fds}, init.made, hostname, counted)
+        try:
+            if self._look is None:
+                self._look = self._learn()
+            if init.place is None:
+                init.place = Place(init, self._look, self._fds)
+            counted = self._counted[init.pods - 1]
+            return self._look.is_as_new(init.place.given, init.made, hostname, counted)
+        except OSError:
+            self._come_home()
+            return False  # what cannot be told is not kept
 
     def hand_over(self, init: "Init", pod: Pod) -> bool:
         """Make one that is as new the next pod's; whether it is."""
-        fds = {**self._fds, "init": init.pidfd}
-        return self._ready[not pod.own_processes].make_ready(fds, os.fsencode(pod.hostname))
+        ready = self._ready[not pod.own_processes]
+        try:
+            return ready.make_ready(ready.given({**self._fds, "init": init.pidfd}), os.fsencode(pod.hostname))
+        except OSError:
+            self._come_home()
+            return False
 
-    def _learn(self) -> Look | None:
-        """How new ones are: of namespaces and a tmpfs that are made for this. None for the one that has raised its
-        loopback."""
+    def has_keys(self, ids: userns.Range) -> bool:
+        """Whether any of these users has keys (proc(5), /proc/key-users)."""
+        text = b""
+        while part := os.pread(self._keys, _PAGES, len(text)):
+            text += part
+        return any(ids.base <= int(owner) < ids.base + userns.SIZE for owner in _OWNERS.findall(text))
+
+    def _come_home(self) -> None:
+        try:
+            for name in _NAMESPACES:
+                syscalls.setns(self._fds[f"own {name}"], 0)
+        except OSError as error:
+            sys.exit(f"stage1: the launcher cannot leave a pod's namespaces: {error.strerror}")
+
+    def _learn(self) -> Look:
+        """How new ones are: of namespaces and a tmpfs that are made for this. Raises OSError."""
         counts = Counts(self._function)
         try:
             syscalls.unshare(syscalls.CLONE_NEWNET | syscalls.CLONE_NEWIPC)
+            ops.ReportAtOnce().execute(ops.Context({}))
+            if not all(podfiles.read(path) == b"1\n" for path in ops.REPORTS if os.path.exists(path)):
+                return None
             ops.Loopback().execute(ops.Context({}))
             sockets = podfiles.read(f"/proc/thread-self/net/{_SOCKETS}")
             records = [podfiles.read(f"/proc/thread-self/net/{name}") for name in _RECORDS]
             lists = [podfiles.read(f"/proc/thread-self/net/{name}") for name in _LISTS]
-            memory = _memory()
+            memory = syscalls.new_mount("tmpfs", dict(one.split("=") for one in plan.SHM.split(",")))
             try:
-                self._counted = [counts.read(memory) for _ in range(MOST)]
+                given = counts.given({"shm": memory})
+                self._counted = [counts.read(given) for _ in range(MOST)]
             finally:
                 os.close(memory)
         finally:
-            for kind in ("ipc", "net"):
-                syscalls.setns(self._fds[f"own {kind}"], 0)
+            self._come_home()
         if not sockets.startswith(_NO_SOCKET) or max(map(len, lists)) >= _SHORT:
-            return None
+            raise OSError(errno.EAGAIN, "the socket that has raised the loopback is still there")
         return Look(self._function, (_NO_SOCKET, *records, *lists))
-
-
-def _memory() -> int:
-    """A tmpfs as /dev/shm is one, which is gone with its descriptor."""
-    syscalls.mount("tmpfs", plan.STAGE, "tmpfs", 0, plan.SHM)
-    try:
-        return os.open(plan.STAGE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    finally:
-        syscalls.umount(plan.STAGE)
-
-
-def _have_keys(ids: userns.Range) -> bool:
-    """Whether any of these users has keys (proc(5), /proc/key-users)."""
-    owners = (int(line.partition(b":")[0]) for line in podfiles.read("/proc/key-users").splitlines())
-    return any(ids.base <= owner < ids.base + userns.SIZE for owner in owners)

@@ -8,6 +8,7 @@ import ctypes
 import errno
 import os
 import signal
+from collections.abc import Mapping
 from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -24,6 +25,7 @@ _PIVOT_ROOT, _KEYCTL, _SECCOMP, _FINIT_MODULE, _RENAMEAT2, _CLONE = _PER_MACHINE
     os.uname().machine, (-1,) * 6
 )
 _OPEN_TREE, _MOVE_MOUNT, _PIDFD_OPEN, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 428, 429, 434, 436, 437, 442
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 
 _CLONE_PARENT: Final = 0x8000
 CLONE_NEWNS: Final = 0x00020000
@@ -128,6 +130,19 @@ def pivot_root(new: str, old: str) -> None:
 def open_tree(path: str, flags: int, directory: int = AT_FDCWD) -> int:
     """open_tree(2), close-on-exec: with OPEN_TREE_CLONE a detached copy of the mount(s) at `path`."""
     return _check(_syscall(_OPEN_TREE, directory, os.fsencode(path), flags | os.O_CLOEXEC))
+
+
+def new_mount(fstype: str, options: Mapping[str, str]) -> int:
+    """A descriptor of a new file system that is mounted nowhere, and gone with it (fsopen(2), fsmount(2))."""
+    set_string, create, cloexec = 1, 6, 1
+    context = _check(_syscall(_FSOPEN, os.fsencode(fstype), cloexec))
+    try:
+        for name, value in options.items():
+            _check(_syscall(_FSCONFIG, context, set_string, os.fsencode(name), os.fsencode(value), 0))
+        _check(_syscall(_FSCONFIG, context, create, None, None, 0))
+        return _check(_syscall(_FSMOUNT, context, cloexec, 0))
+    finally:
+        os.close(context)
 
 
 def move_mount(tree: int, target: int) -> None:

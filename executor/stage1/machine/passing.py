@@ -8,7 +8,6 @@ import ctypes
 import errno
 import os
 import struct
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -34,12 +33,14 @@ _RECONFIGURE: Final = 7  # FSCONFIG_CMD_RECONFIGURE
 _CLONE: Final = 0x100000000 | 0x4000 | 0x100  # CLEAR_SIGHAND, VFORK, VM
 _LAST_PID: Final = "2"  # of a new one: that of a child that init has had (machine/init.py)
 _WALL: Final = 0x40000000
-_OWN: Final = "own "
 _TMPFILE: Final = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
 
 
 class _Held:
     """A list in memory of its own. What of it is tried may fail: then it goes on at `_back`, and is not `done`."""
+
+    inputs: tuple[str, ...] = ()
+    """Names of the descriptors that it takes."""
 
     def __init__(self, function: Function) -> None:
         self._function = function
@@ -51,8 +52,7 @@ class _Held:
     def _assemble(self, base: int) -> bytes:
         self._todo = List(base=base)
         self._back = Label()
-        self._done = self._todo.room(8)
-        self._inputs: dict[str, Place] = {}
+        self._done, self._given = self._todo.room(8), self._todo.room(8 * len(self.inputs))
         self._build()
         self._todo.call("end")
         self._start = len(self._todo) * RECORD
@@ -62,10 +62,7 @@ class _Held:
         raise NotImplementedError
 
     def _input(self, name: str) -> Value:
-        """A descriptor that whoever executes the list gives."""
-        if name not in self._inputs:
-            self._inputs[name] = self._todo.room(8)
-        return Value(self._inputs[name])
+        return Value(self._given.at(8 * self.inputs.index(name)))
 
     def _try(
         self, name: str, *arguments: int | str | bytes | Place | Value, result: Place | None = None
@@ -76,20 +73,18 @@ class _Held:
         self._try("getpid", result=self._done)
         self._todo.label(self._back)
 
-    def _execute(self, fds: Mapping[str, int]) -> bool:
-        """Whether all of it has been done. Whoever calls is in its own namespaces afterwards, or ends."""
-        for name, place in self._inputs.items():
-            self._put(place, "<i", fds[name])
+    def _execute(self, fds: bytes) -> bool:
+        """Whether all of it has been done. fds: of the `inputs`, as `given` makes it. Raises OSError for one that may
+        have ended in other namespaces than ours."""
+        self._put(self._given, f"{len(fds)}s", fds)
         self._put(self._done, "<Q", 0)
-        if self._function(self._base) >= 0:
-            return self._get(self._done, 8) != bytes(8)
-        try:
-            for name in fds:
-                if name.startswith(_OWN):
-                    syscalls.setns(fds[name], 0)
-        except OSError as error:
-            sys.exit(f"stage1: the launcher cannot leave a pod's namespaces: {error.strerror}")
-        return False
+        if (result := self._function(self._base)) < 0:
+            raise OSError(-result, os.strerror(-result))
+        return self._get(self._done, 8) != bytes(8)
+
+    def given(self, fds: Mapping[str, int]) -> bytes:
+        """The descriptors that it takes, out of some."""
+        return struct.pack(f"<{len(self.inputs)}q", *[fds[name] for name in self.inputs])
 
     def _put(self, place: Place, form: str, *values: int | bytes) -> None:
         struct.pack_into(form, self._buffer, self._start + place.offset, *values)
@@ -125,15 +120,17 @@ class _Held:
 
 
 class Counts(_Held):
-    """What is counted in the ipc namespace that we are in, and in a tmpfs; each call counts one further."""
+    """What is counted in the ipc namespace that we are in, and in a tmpfs (`shm`); each call counts one further."""
+
+    inputs = ("shm",)
 
     def _build(self) -> None:
         self._count()
         self._end_of_trying()
 
-    def read(self, shm: int) -> bytes:
-        """shm: a descriptor of the tmpfs. Raises OSError."""
-        if not self._execute({"shm": shm}):
+    def read(self, fds: bytes) -> bytes:
+        """Raises OSError."""
+        if not self._execute(fds):
             raise OSError(errno.EIO, "counting failed")
         return self._counted()
 
@@ -141,22 +138,31 @@ class Counts(_Held):
 class Look(_Held):
     """All that can be looked at of what a pod could have left with its init; what is remembered of it goes.
 
-    told: what is to be read of files below /proc/net, the first of which may go on.
+    Its inputs: `init` (a pidfd), `shm`, `mqueue`, `proc`, `sys` (directories of its own root), the namespaces that are
+    our `own`, `net0` and so on. told: what is to be read of these, the first of which may go on.
     """
 
     def __init__(self, function: Function, told: Sequence[bytes]) -> None:
         self._told = told
+        files = [f"net{number}" for number in range(len(told))]
+        self.inputs = ("init", "shm", "mqueue", "proc", "sys", "own uts", "own ipc", *files)
         super().__init__(function)
         read = [struct.pack("<Q", len(text)) + text.ljust(_aligned(len(text) + 1), b"\0") for text in told]
         self._expected = b"".join(read)
 
     def _build(self) -> None:
         todo, whole = self._todo, self._input("init")
-        files = [self._input(f"net{number}") for number in range(len(self._told))]
         self._packets = todo.room(0)
         for number, text in enumerate(self._told):
             size, place = todo.room(8), todo.room(_aligned(len(text) + 1))
-            self._try("pread64", files[number], place, len(text) + (1 if number else 0), 0, result=size)
+            self._try(
+                "pread64",
+                self._input(f"net{number}"),
+                place,
+                len(text) + (1 if number else 0),
+                0,
+                result=size,
+            )
         self._listed, self._entries = todo.room(8), todo.room(_ENTRIES)
         self._try("lseek", self._input("proc"), _FIRST_PROCESS, os.SEEK_SET)
         self._try("getdents64", self._input("proc"), self._entries, _ENTRIES, result=self._listed)
@@ -175,15 +181,13 @@ class Look(_Held):
         self._try("uname", self._names)
         self._count()
         self._end_of_trying()
-        todo.call("setns", self._input(f"{_OWN}uts"), syscalls.CLONE_NEWUTS)
-        todo.call("setns", self._input(f"{_OWN}ipc"), syscalls.CLONE_NEWIPC)
+        todo.call("setns", self._input("own uts"), syscalls.CLONE_NEWUTS)
+        todo.call("setns", self._input("own ipc"), syscalls.CLONE_NEWIPC)
 
-    def is_as_new(self, fds: Mapping[str, int], made: bytes, hostname: str, counted: bytes) -> bool:
-        """Whether it is all as it was, or is with a new one.
+    def is_as_new(self, fds: bytes, made: bytes, hostname: str, counted: bytes) -> bool:
+        """Whether it is all as it was, or is with a new one. Raises OSError.
 
-        fds: "init" (a pidfd), "shm", "mqueue", "proc", "sys" (directories of its own root), "net0" and so on, our own
-        namespaces "own uts", "own ipc". made: `ROOTS` and the domain's name when it was. counted: what `Counts` says of
-        new ones.
+        made: `ROOTS` and the domain's name when it was. counted: what `Counts` says of new ones.
         """
         size = len(self._expected)
         ctypes.memset(self._base + self._start + self._packets.offset, 0, size)
@@ -207,7 +211,12 @@ class Look(_Held):
 
 
 class HandOver(_Held):
-    """The next pod's name for its host; numbers: and its first process has the number of the first in a new one."""
+    """The next pod's name for its host; numbers: and its first process has the number of the first in a new one.
+
+    Its inputs: as `Look`'s, and `last pid`, the kernel's setting.
+    """
+
+    inputs = ("init", "own uts", "own pid", "last pid")
 
     def __init__(self, function: Function, *, numbers: bool) -> None:
         self._numbered = numbers
@@ -221,8 +230,8 @@ class HandOver(_Held):
         if self._numbered:
             self._number()
         self._end_of_trying()
-        todo.call("setns", self._input(f"{_OWN}uts"), syscalls.CLONE_NEWUTS)
-        todo.call("setns", self._input(f"{_OWN}pid"), syscalls.CLONE_NEWPID)
+        todo.call("setns", self._input("own uts"), syscalls.CLONE_NEWUTS)
+        todo.call("setns", self._input("own pid"), syscalls.CLONE_NEWPID)
 
     def _number(self) -> None:
         """The setting is of the namespace of whoever writes it: a child that shares our memory, and meets nobody."""
@@ -239,8 +248,8 @@ class HandOver(_Held):
         todo.label(parent)
         todo.call("wait4", Value(pid), self._status, _WALL, 0, tolerate=errno.EINTR, jump=parent)
 
-    def make_ready(self, fds: Mapping[str, int], hostname: bytes) -> bool:
-        """Whether it is. fds: "init", "own uts", "own pid" as above, and "last pid", the kernel's setting."""
+    def make_ready(self, fds: bytes, hostname: bytes) -> bool:
+        """Whether it is. Raises OSError."""
         self._put(self._name, f"{NAME}s", hostname)
         self._put(self._size, "<Q", len(hostname))
         return self._execute(fds) and self._get(self._status, 4) == bytes(4)
