@@ -77,6 +77,7 @@ def sandbox_plan(flavor: str, *, host_network: bool, ids: int = 0, host_ipc: boo
         flags, names = flags | syscalls.CLONE_NEWNET, names + ", net"
     return [
         *([ops.UnshareUsers(flags, f"the {names} namespaces", ids)] if ids else []),
+        *([ops.ReportAtOnce()] if ids and not host_network else []),
         ops.Unshare(
             syscalls.CLONE_NEWNS | (0 if ids else flags),
             f"the {'mount' if ids else f'mount, {names}'} namespaces",

@@ -140,8 +140,8 @@ class _Builder:
             todo.call("unshare", op.flags)
         elif isinstance(op, ops.UnshareUsers):
             self._users_and_namespaces(op)
-        elif isinstance(op, ops.Loopback):
-            self._loopback()
+        elif isinstance(op, ops.Loopback | ops.ReportAtOnce):
+            (self._loopback if isinstance(op, ops.Loopback) else self._report_at_once)()
         elif isinstance(op, ops.NewRoot | ops.PivotRoot):
             pass  # we are in it
         elif isinstance(op, ops.MountNew):
@@ -203,6 +203,23 @@ class _Builder:
         todo.call(
             "prctl", syscalls.PR_SET_DUMPABLE, 0
         )  # the child's change of user was one of our memory, too
+
+    def _report_at_once(self) -> None:
+        todo = self._todo
+        for path in ops.REPORTS:
+            file, following = todo.room(8), Label()
+            todo.call(
+                "openat",
+                _AT_FDCWD,
+                path,
+                os.O_WRONLY | os.O_CLOEXEC,
+                result=file,
+                tolerate=ANY,
+                jump=following,
+            )
+            todo.call("write", Value(file), "1", 1)
+            todo.call("close", Value(file))
+            todo.label(following)
 
     def _owner(self, base: int) -> None:
         """Whose the user namespace will be (see `userns.hold_namespaces`)."""

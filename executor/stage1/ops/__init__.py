@@ -8,11 +8,13 @@ from typing import Any, Final
 
 from executor.stage1.ops.base import IN_ROOT, Context, Op, StageError, execute, open_or_make
 from executor.stage1.ops.process import (
+    REPORTS,
     ActAs,
     Enter,
     JoinCgroup,
     Loopback,
     OomScore,
+    ReportAtOnce,
     SetHostname,
     SetLabel,
     SetSysctls,
@@ -46,11 +48,11 @@ from executor.stage1.ops.trees import (
 )
 
 __all__ = [
-    "DIRECTORIES", "FURTHER", "IN_ROOT", "MORE", "PLACES", "ActAs", "Attach", "ChangeRoot", "CheckPropagation",
-    "Context", "Enter", "Hide", "JoinCgroup", "Loopback", "MakeReadOnly",
+    "DIRECTORIES", "FURTHER", "IN_ROOT", "MORE", "PLACES", "REPORTS", "ActAs", "Attach", "ChangeRoot",
+    "CheckPropagation", "Context", "Enter", "Hide", "JoinCgroup", "Loopback", "MakeReadOnly",
     "MountDev", "MountLayers", "MountNew", "MountOverlay", "MountRoot", "NewGround", "NewRoot", "OomScore", "Op",
     "OpenDevices", "OwnVolume", "PivotRoot",
-    "ReadOnlyRoot", "SealGround", "SealRoot",
+    "ReadOnlyRoot", "ReportAtOnce", "SealGround", "SealRoot",
     "SetHostname", "SetLabel",
     "SetSysctls", "StageError", "TakeLayers", "TakeOverlay", "TakeTree", "TakeVolume", "Terminal", "Unshare",
     "UnshareUsers", "execute", "open_or_make", "pack", "unpack",
@@ -62,7 +64,7 @@ _KINDS: Final = {
         Unshare, UnshareUsers, ActAs, Enter, TakeTree, TakeVolume, CheckPropagation, OwnVolume, Attach, MountDev,
         TakeLayers, MountRoot, MountLayers, ChangeRoot, OpenDevices, ReadOnlyRoot,
         JoinCgroup, OomScore, SetLabel,
-        PivotRoot, SetHostname, SetSysctls, Loopback, NewRoot, MountNew, Hide, MakeReadOnly,
+        PivotRoot, SetHostname, SetSysctls, Loopback, ReportAtOnce, NewRoot, MountNew, Hide, MakeReadOnly,
         SealRoot, Terminal,
     )
 }  # fmt: skip

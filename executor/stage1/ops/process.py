@@ -10,6 +10,10 @@ from executor.stage1.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, RESOLVE_IN_
 
 _TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441  # include/uapi/asm-generic/ioctls.h
 _TTY_AUX_MAJOR: Final = 5
+REPORTS: Final = (
+    "/proc/sys/net/ipv4/conf/lo/force_igmp_version",
+    "/proc/sys/net/ipv6/conf/lo/force_mld_version",
+)
 
 
 class Unshare(NamedTuple):
@@ -241,6 +245,28 @@ class SetSysctls(NamedTuple):
             os.write(report, f"set sysctl {name}: {error.strerror}".encode())
         finally:
             os._exit(0)
+
+
+class ReportAtOnce(NamedTuple):
+    """Let what the kernel says of multicast groups on `lo` be said when they are joined and left, or not at all.
+
+    By the newer protocols it is said up to some seconds later (RFC 3376, 3810), when the namespace may be another pod's
+    (`reuse`): no capability is needed to join one. Where that cannot be set nothing is handed on.
+    """
+
+    def describe(self) -> str:
+        return "report multicast groups on lo at once, if at all"
+
+    def execute(self, context: Context) -> None:
+        for path in REPORTS:
+            try:
+                fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            except OSError:
+                continue  # no IPv6
+            try:
+                os.write(fd, b"1")
+            finally:
+                os.close(fd)
 
 
 class Loopback(NamedTuple):
