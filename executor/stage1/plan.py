@@ -152,7 +152,7 @@ def app_plan(pod: Pod, app: App, paths: Paths, lowers: tuple[str, ...], members:
     label = lsm.files_context(app.label)
     plan.append(ops.MountRoot(ROOT, len(lowers), device_files, mapped, label, pod.user_attributes))
     plan += [ops.OwnVolume(path) for path in app.own_volumes]
-    plan += _system(app, pod.ids) if linux else _host_system()
+    plan += _system(pod, app) if linux else _host_system()
     plan += [ops.Attach(f"etc/{name}", f"etc/{name}", mapped=mapped) for name in _etc(app)]
     for mount in app.mounts:
         volume = pod.volumes[mount.volume]
@@ -228,6 +228,11 @@ def _over_proc(pod: Pod, app: App) -> tuple[str, ...]:
     return tuple(path for path in paths if f"{path}/".startswith("/proc/"))
 
 
+def _has_pods_proc(pod: Pod, app: App) -> bool:
+    """Not if it will have its own (`Process.own_proc`); but volumes below that need a place until then."""
+    return not pod.own_processes or bool(_over_proc(pod, app))
+
+
 def seccomp_filter(pod: Pod, app: App) -> seccomp.Filter | None:
     """What was asked for, else the default of flavor `linux`. A privileged app has none."""
     if app.privileged or (app.default_seccomp and not pod.isolated):
@@ -264,8 +269,10 @@ def _shared(pod: Pod, app: App) -> list[Op]:
         flags |= _own_namespaces(pod)
         more = f"/{ops.MORE}/"
         proc, sys = (f"{more}{one}.privileged" if app.privileged else f"/{one}" for one in ("proc", "sys"))
+        if app.whole_proc:
+            proc = f"{more}proc.unmasked"
         plan = [
-            ops.TakeTree("proc", f"{more}proc.unmasked" if app.whole_proc else proc),
+            *([ops.TakeTree("proc", proc)] if _has_pods_proc(pod, app) else []),
             ops.TakeTree("sys", sys),
             ops.TakeTree("mqueue", "/mqueue"),
             *([] if pod.host_ipc else [ops.TakeTree("shm", "/shm")]),
@@ -333,11 +340,12 @@ def _attach(mount: Mount, volume: Volume, device_files: bool, *, mapped: bool) -
     )
 
 
-def _system(app: App, ids: int) -> list[Op]:
+def _system(pod: Pod, app: App) -> list[Op]:
+    pods_proc = _has_pods_proc(pod, app)
     return [
-        ops.Attach("proc", "proc", no_links=True),
+        ops.Attach("proc", "proc", no_links=True) if pods_proc else ops.MakePlace("proc"),
         ops.Attach("sys", "sys", no_links=True),
-        ops.MountDev(app.privileged, ids, lsm.files_context(app.label)),
+        ops.MountDev(app.privileged, pod.ids, lsm.files_context(app.label)),
         ops.Attach("shm", "dev/shm", no_links=True),
         ops.Attach("mqueue", "dev/mqueue", no_links=True),
     ]

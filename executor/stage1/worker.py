@@ -37,7 +37,7 @@ def worker(sock: socket.socket, native: machine.Machine, bare: Bare, *, host: in
     close_all_but([*own, host, *bare.descriptors])
     syscalls.set_process_name("gantry-start")
     limit = make_room()
-    home = _Home(own, native, bare, host, machine.System(last_cap, _ignored_signals()))
+    home = _Home(own, native, bare, host, machine.System.here(last_cap, _ignored_signals()))
     home.come()
     shapes: dict[Any, _Shape] = {}
     while True:

@@ -34,6 +34,8 @@ _FIRST_SOCKET: Final = 3  # sd_listen_fds(3)
 _LONGEST_PID: Final = 20
 _INSTRUCTION: Final = 8
 _PROC_FLAGS: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
+_EMPTY: Final = "/proc/tty/ldisc"
+"""A directory that is empty in every Linux (fs/proc/proc_tty.c), and nearer than a file system of its own."""
 
 
 class Prelude(NamedTuple):
@@ -59,10 +61,18 @@ class Prelude(NamedTuple):
 
 
 class System(NamedTuple):
-    """The highest capability of the kernel, and the signals that we ignore: the app must not."""
+    """The highest capability of the kernel; the signals that we ignore: the app must not; what of /proc apps with their
+    own do not see, with what covers that, or "" where it is not there."""
 
     last_cap: int
     ignored: tuple[int, ...]
+    hidden: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def here(cls, last_cap: int, ignored: tuple[int, ...]) -> "System":
+        """As it is where /proc is the host's."""
+        paths = [f"/{one}" for one in HIDDEN if one.startswith("proc/")]
+        return cls(last_cap, ignored, tuple((path, _cover(path)) for path in paths))
 
 
 class Start(NamedTuple):
@@ -107,6 +117,12 @@ class Start(NamedTuple):
         return f"{step}{ {_JOIN: cgroup, _EXEC: name}.get(step, '') }: {os.strerror(number)}"
 
 
+def _cover(path: str) -> str:
+    if os.path.isdir(path):
+        return _EMPTY
+    return "/dev/null" if os.path.exists(path) else ""
+
+
 def start(
     process: Process, identity: Identity, prelude: Prelude, terminal: str, system: System, base: str = ""
 ) -> Start:
@@ -132,7 +148,7 @@ def start(
     if base:
         _look_for(todo, base, executed[0])
     if process.own_proc:
-        _own_processes(todo, process)
+        _own_processes(todo, process, system.hidden)
     if prelude.users >= 0:
         todo.doing = "enter the user namespace"
         todo.call("setns", prelude.users, syscalls.CLONE_NEWUSER)
@@ -170,7 +186,7 @@ def _enter(todo: List, prelude: Prelude) -> None:
         todo.call("setns", prelude.namespaces, prelude.flags)
 
 
-def _own_processes(todo: List, process: Process) -> None:
+def _own_processes(todo: List, process: Process, hidden: tuple[tuple[str, str], ...]) -> None:
     """Goes on as the first process of a pid namespace below the pod's, with its /proc on the pod's.
 
         program ── child: in the pod's namespace, where alone one below can be made
@@ -182,7 +198,7 @@ def _own_processes(todo: List, process: Process) -> None:
     todo.doing = "make a pid namespace of the app's own"
     pid, child, parent, first, last = todo.room(8), Label(), Label(), Label(), Label()
     todo.call("fcntl", FIRST_OWN, _F_SETFD, _FD_CLOEXEC)
-    todo.call("clone", _VFORK | signal.SIGCHLD, result=pid, forks=True, jump=child, then=parent)
+    todo.call("clone", _CLONE, result=pid, forks=True, jump=child, then=parent)
     todo.label(parent)
     todo.call("wait4", Value(pid), 0, 0, 0)
     _report(todo, pid)  # if nothing failed; who the app is it has said itself
@@ -193,10 +209,10 @@ def _own_processes(todo: List, process: Process) -> None:
     todo.call("exit_group", 0)
     todo.label(first)
     todo.call("write", FIRST_OWN, "x", 1)
-    _mount_proc(todo, process)
+    _mount_proc(todo, process, hidden)
 
 
-def _mount_proc(todo: List, process: Process) -> None:
+def _mount_proc(todo: List, process: Process, hidden: tuple[tuple[str, str], ...]) -> None:
     """The app's own, and above it what was above the pod's."""
     todo.doing = "mount the app's own /proc"
     above = [(path, todo.room(8)) for path in process.over_proc]
@@ -205,24 +221,30 @@ def _mount_proc(todo: List, process: Process) -> None:
         todo.call("open_tree", syscalls.AT_FDCWD, path, clone, result=tree)
     todo.call("mount", "proc", "/proc", "proc", _PROC_FLAGS, 0)
     if process.own_proc == "masked":
-        _mask_proc(todo)
+        _mask_proc(todo, hidden)
     for path, tree in above:
         to_path = syscalls.MOVE_MOUNT_F_EMPTY_PATH
         todo.call("move_mount", Value(tree), "", syscalls.AT_FDCWD, path, to_path)
 
 
-def _mask_proc(todo: List) -> None:
-    flags = _PROC_FLAGS
-    for path in (f"/{one}" for one in HIDDEN if one.startswith("proc/")):
-        directory, following = Label(), Label()
-        todo.call("mount", "/dev/null", path, 0, MS_BIND, 0, tolerate=ANY, jump=directory, then=following)
-        todo.label(directory)
-        todo.call("mount", "tmpfs", path, "tmpfs", flags | MS_RDONLY, "size=4k", tolerate=errno.ENOENT)
-        todo.label(following)
+def _mask_proc(todo: List, hidden: tuple[tuple[str, str], ...]) -> None:
+    """What is bound while the whole is read-only stays so."""
+    mount = MS_BIND | MS_REMOUNT | _PROC_FLAGS
+    todo.call("mount", "none", "/proc", 0, mount | MS_RDONLY, 0)
     for path in (f"/{one}" for one in READ_ONLY):
-        following = Label()
-        todo.call("mount", path, path, 0, MS_BIND, 0, tolerate=errno.ENOENT, jump=following)
-        todo.call("mount", "none", path, 0, flags | MS_BIND | MS_REMOUNT | MS_RDONLY, 0)
+        todo.call("mount", path, path, 0, MS_BIND, 0, tolerate=errno.ENOENT)
+    todo.call("mount", "none", "/proc", 0, mount, 0)
+    file = todo.room(8)
+    for path, likely in hidden:
+        other, following = Label(), Label()
+        if not likely:  # it may be there by then
+            call = (syscalls.AT_FDCWD, path, os.O_PATH | os.O_CLOEXEC)
+            todo.call("openat", *call, result=file, tolerate=errno.ENOENT, jump=following)
+            todo.call("close", Value(file))
+        source = likely or "/dev/null"
+        todo.call("mount", source, path, 0, MS_BIND, 0, tolerate=ANY, jump=other, then=following)
+        todo.label(other)
+        todo.call("mount", "tmpfs", path, "tmpfs", _PROC_FLAGS | MS_RDONLY, "size=4k", tolerate=errno.ENOENT)
         todo.label(following)
 
 

@@ -301,6 +301,10 @@ class _Builder:
         todo.call("close", Value(place))
         self._close(op.name)
 
+    def place(self, op: ops.MakePlace) -> None:
+        """Where it is not yet, they are executed one by one."""
+        self._todo.call("close", Value(self._open(op.target, _DIRECTORY, _NO_LINKS)))
+
     def layers(self, op: ops.TakeLayers) -> None:
         """What `volatile` has left is found through the tree: its path would be one more to write into the list."""
         for number in range(len(op.lowers) + bool(op.writable)):
@@ -383,6 +387,7 @@ _EMITTERS: Final[Mapping[type, tuple[Callable[[Any], bool], Callable[[_Builder, 
     # Images seldom have a place for a volume.
     ops.Attach: (lambda op: not op.name.startswith("volume:"), _Builder.attach),
     OpenMembers: (_always, _Builder.members),
+    ops.MakePlace: (_always, _Builder.place),
     ops.ReadOnlyRoot: (_always, _Builder.read_only),
     ops.ChangeRoot: (_always, _Builder.change),
 }

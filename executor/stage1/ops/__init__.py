@@ -36,6 +36,7 @@ from executor.stage1.ops.sandbox import DIRECTORIES, MORE, Hide, MakeReadOnly, M
 from executor.stage1.ops.trees import (
     Attach,
     CheckPropagation,
+    MakePlace,
     MountDev,
     MountOverlay,
     OpenDevices,
@@ -48,8 +49,13 @@ from executor.stage1.ops.trees import (
 )
 
 __all__ = [
+<<<<<<< HEAD
     "DIRECTORIES", "FURTHER", "IN_ROOT", "MORE", "PLACES", "REPORTS", "ActAs", "Attach", "ChangeRoot",
     "CheckPropagation", "Context", "Enter", "Hide", "JoinCgroup", "Loopback", "MakeReadOnly",
+=======
+    "DIRECTORIES", "FURTHER", "IN_ROOT", "MORE", "PLACES", "ActAs", "Attach", "ChangeRoot", "CheckPropagation",
+    "Context", "Enter", "Hide", "JoinCgroup", "Loopback", "MakePlace", "MakeReadOnly",
+>>>>>>> 4e626b0 (wip4)
     "MountDev", "MountLayers", "MountNew", "MountOverlay", "MountRoot", "NewGround", "NewRoot", "OomScore", "Op",
     "OpenDevices", "OwnVolume", "PivotRoot",
     "ReadOnlyRoot", "ReportAtOnce", "SealGround", "SealRoot",
@@ -62,7 +68,7 @@ _KINDS: Final = {
     kind.__name__: kind
     for kind in (
         Unshare, UnshareUsers, ActAs, Enter, TakeTree, TakeVolume, CheckPropagation, OwnVolume, Attach, MountDev,
-        TakeLayers, MountRoot, MountLayers, ChangeRoot, OpenDevices, ReadOnlyRoot,
+        MakePlace, TakeLayers, MountRoot, MountLayers, ChangeRoot, OpenDevices, ReadOnlyRoot,
         JoinCgroup, OomScore, SetLabel,
         PivotRoot, SetHostname, SetSysctls, Loopback, ReportAtOnce, NewRoot, MountNew, Hide, MakeReadOnly,
         SealRoot, Terminal,

@@ -282,6 +282,19 @@ class Attach(NamedTuple):
             os.close(tree)
 
 
+class MakePlace(NamedTuple):
+    """Have a directory in the app's root, which no link is on the way to."""
+
+    target: str
+
+    def describe(self) -> str:
+        return f"make a place for {self.target}"
+
+    def execute(self, context: Context) -> None:
+        resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
+        os.close(open_or_make(context.fds["root"], self.target, resolve, directory=True))
+
+
 class MountDev(NamedTuple):
     """A small /dev: a tmpfs that honours no device files, with the six harmless ones bound onto it.
 
