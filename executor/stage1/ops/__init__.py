@@ -49,13 +49,8 @@ from executor.stage1.ops.trees import (
 )
 
 __all__ = [
-<<<<<<< HEAD
     "DIRECTORIES", "FURTHER", "IN_ROOT", "MORE", "PLACES", "REPORTS", "ActAs", "Attach", "ChangeRoot",
-    "CheckPropagation", "Context", "Enter", "Hide", "JoinCgroup", "Loopback", "MakeReadOnly",
-=======
-    "DIRECTORIES", "FURTHER", "IN_ROOT", "MORE", "PLACES", "ActAs", "Attach", "ChangeRoot", "CheckPropagation",
-    "Context", "Enter", "Hide", "JoinCgroup", "Loopback", "MakePlace", "MakeReadOnly",
->>>>>>> 4e626b0 (wip4)
+    "CheckPropagation", "Context", "Enter", "Hide", "JoinCgroup", "Loopback", "MakePlace", "MakeReadOnly",
     "MountDev", "MountLayers", "MountNew", "MountOverlay", "MountRoot", "NewGround", "NewRoot", "OomScore", "Op",
     "OpenDevices", "OwnVolume", "PivotRoot",
     "ReadOnlyRoot", "ReportAtOnce", "SealGround", "SealRoot",
