@@ -163,3 +163,37 @@ async def test_without_lists_the_first_of_its_own_may_have_a_terminal(other: Lau
         assert await asyncio.to_thread(terminal.read, 100) == b"1 /dev/pts/0\r\n"
         terminal.write(b"\n")
         assert (await running.ended()).exit_code == 4
+
+
+async def test_places_for_volumes_are_the_same_without_lists(
+    other: Launcher, runner: Any, tmp_path: Path
+) -> None:
+    layer, directory, file = tmp_path / "layer", tmp_path / "directory", tmp_path / "file"
+    for path in (layer / "there", directory):
+        path.mkdir(parents=True)
+    file.write_text("text\n")
+    (layer / "dangling").symlink_to("made/for/it")
+    (layer / "up").symlink_to("../../..")
+    targets = {
+        "d": ("/new", "/there", "/a/b/c", "/dangling", "/up/of", "/dev/d", "/etc/d/"),
+        "f": ("/new-file", "/dev/termination-log", "/x/y/file", "/etc/../file"),
+    }
+    volumes = [
+        {"name": "d", "kind": "host", "source": str(directory)},
+        {"name": "f", "kind": "host", "source": str(file)},
+    ]
+    mounts = [{"volume": name, "path": path} for name, paths in targets.items() for path in paths]
+    found = []
+    for launcher in (runner.launcher, runner.launcher, other):
+        runner.launcher = launcher
+        for mount in mounts:
+            name = mount["path"]
+            result = await runner.sh(
+                f"stat -c '%F %a %u' {name}; find / -xdev ! -path '/bin*' | sort",
+                mounts=[mount],
+                pod={"volumes": volumes, "layers": (layer,)},
+            )
+            found.append((name, result.exit.exit_code, result.output))
+    count = len(mounts)
+    assert found[:count] == found[count : 2 * count] == found[2 * count :]
+    assert all(code == 0 for _, code, _ in found)

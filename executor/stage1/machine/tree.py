@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from executor.stage1 import ops, syscalls
-from executor.stage1.machine.assemble import RECORD, List, Place, Value
+from executor.stage1.machine.assemble import RECORD, Label, List, Place, Value
 from executor.stage1.ops import Context, Op
 from executor.stage1.ops.base import IN_ROOT
 from executor.stage1.ops.roots import UP, layer
@@ -293,7 +293,10 @@ class _Builder:
 
     def attach(self, op: ops.Attach) -> None:
         todo, tree = self._todo, self._fd(op.name)
-        place = self._open(op.target, os.O_PATH, _NO_LINKS if op.no_links else IN_ROOT)
+        if op.name.startswith("volume:"):
+            place = self._open_or_make(op.target, tree)
+        else:
+            place = self._open(op.target, os.O_PATH, _NO_LINKS if op.no_links else IN_ROOT)
         attr = self._attributes(op.attributes, op.propagation, mapped=op.mapped)
         flags = AT_EMPTY_PATH | (AT_RECURSIVE if op.recursive else 0)
         todo.call("mount_setattr", Value(tree), "", flags, attr, 32)
@@ -304,6 +307,50 @@ class _Builder:
     def place(self, op: ops.MakePlace) -> None:
         """Where it is not yet, they are executed one by one."""
         self._todo.call("close", Value(self._open(op.target, _DIRECTORY, _NO_LINKS)))
+
+    def _open_or_make(self, target: str, tree: Place | None) -> Place:
+        """Below the app's root, made when nothing but it is missing: an image seldom has a place for a volume.
+
+        A directory, or whatever `tree` is.
+        """
+        todo, root = self._todo, Value(self._fd("root"))
+        above, _, name = target.rstrip("/").rpartition("/")
+        if name in ("", ".", ".."):
+            return self._open(target, os.O_PATH, IN_ROOT)
+        how, directory, file = todo.structure("QQQ", os.O_PATH | os.O_CLOEXEC, 0, IN_ROOT), Label(), Label()
+        missing, made, there = Label(), Label(), Label()
+        place, made_file = todo.room(8), todo.room(8)
+        todo.call(
+            "openat2", root, target, how, 24, result=place, tolerate=errno.ENOENT, jump=missing, then=there
+        )
+        todo.label(missing)
+        parent = self._open(above or ".", _DIRECTORY, IN_ROOT)
+        if tree is not None:
+            only = todo.structure("QQQ", _DIRECTORY, 0, 0)
+            todo.call(
+                "openat2", Value(tree), ".", only, 24, result=made_file, tolerate=errno.ENOTDIR, jump=file
+            )
+            todo.call("close", Value(made_file), then=directory)
+            todo.label(file)
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            todo.call("openat", Value(parent), name, flags, 0o644, result=made_file)
+            todo.call("close", Value(made_file), then=made)
+        todo.label(directory)
+        todo.call("mkdirat", Value(parent), name, 0o755)
+        todo.label(made)
+        todo.call("close", Value(parent))
+        todo.call("openat2", root, target, how, 24, result=place)
+        todo.label(there)
+        return place
+
+    def own_volume(self, op: ops.OwnVolume) -> None:
+        todo, tree = self._todo, self._todo.room(8)
+        place = self._open_or_make(op.path, None)
+        flags = OPEN_TREE_CLONE | os.O_CLOEXEC | AT_EMPTY_PATH
+        todo.call("open_tree", Value(place), "", flags, result=tree)
+        todo.call("move_mount", Value(tree), "", Value(place), "", _MOVE)
+        todo.call("close", Value(place))
+        todo.call("close", Value(tree))
 
     def layers(self, op: ops.TakeLayers) -> None:
         """What `volatile` has left is found through the tree: its path would be one more to write into the list."""
@@ -384,8 +431,8 @@ _EMITTERS: Final[Mapping[type, tuple[Callable[[Any], bool], Callable[[_Builder, 
     ops.TakeLayers: (lambda op: len(op.lowers) <= _LOWERS, _Builder.layers),
     ops.MountRoot: (lambda op: op.number <= _LOWERS, _Builder.root),
     ops.MountDev: (lambda op: op.base and not op.every, _Builder.dev),
-    # Images seldom have a place for a volume.
-    ops.Attach: (lambda op: not op.name.startswith("volume:"), _Builder.attach),
+    ops.Attach: (_always, _Builder.attach),
+    ops.OwnVolume: (_always, _Builder.own_volume),
     OpenMembers: (_always, _Builder.members),
     ops.MakePlace: (_always, _Builder.place),
     ops.ReadOnlyRoot: (_always, _Builder.read_only),
