@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from executor.pods.launcher import LaunchError
+from tests.waiting import until
 
 pytestmark = pytest.mark.root
 
@@ -35,7 +36,8 @@ def facts_of(pid: int) -> dict[str, Any]:
     proc = Path(f"/proc/{pid}")
     status = dict(FACTS.findall((proc / "status").read_text()))
     spaces = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"]
-    environ = sorted((proc / "environ").read_bytes().split(b"\0"))
+    # Who spawned it goes on (vfork) a moment before the kernel has noted where that is.
+    environ = sorted(until("its environment", (proc / "environ").read_bytes).split(b"\0"))
     limits = (proc / "limits").read_text()
     return {
         **status,

@@ -14,7 +14,7 @@ import pytest
 
 from executor.pods.launcher import Launcher, LaunchError
 from tests.ground import mounts
-from tests.waiting import gone
+from tests.waiting import gone, until
 
 pytestmark = pytest.mark.root
 FLAVORS = pytest.mark.parametrize("flavor", ["linux", "fly"])
@@ -44,7 +44,8 @@ async def test_exit_codes_signals_and_status_files(runner: Any, flavor: str) -> 
 async def test_pid_is_of_the_main_process_on_the_host(runner: Any, flavor: str) -> None:
     pod = await runner.pod(runner.pods.make(runner.pods.app("/bin/sleep", "1000"), flavor=flavor))
     pid, _ = await pod.start()
-    assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"/bin/sleep\x001000\0"
+    cmdline = until("its command line", Path(f"/proc/{pid}/cmdline").read_bytes)  # see test_exec.facts_of
+    assert cmdline == b"/bin/sleep\x001000\0"
     assert re.search(
         f"/gantry.{pod.directory.name}[/~]app$", Path(f"/proc/{pid}/cgroup").read_text(), re.MULTILINE
     )
