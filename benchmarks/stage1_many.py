@@ -4,7 +4,10 @@ Three figures. Rate: pods started, run to their end and stopped per second, four
 `xargs -P4 crun run` of the same program on the same root file system; rounds are interleaved. Twice: with the pods'
 directories on the disk, beside the image, and in memory (/run), where crun has its containers' state; it gives them no
 writable layer at all, each of our pods gets a new one, which is removed after it, before the round's time is taken.
-(An ext4 without a journal makes a new file the slower, the more were removed lately: see executor/pods/spread.py.)
+(An ext4 without a journal makes a new file the slower, the more were removed lately: see executor/pods/spread.py.) The
+next pod may get what such pods leave as it was (docs/isolation.md, "What pods pass on"); two shorter series on the disk
+are of pods that pass nothing on, as those that used their network, and of pods whose app has processes of its own, as
+an executor's have.
 exec: a program into a running pod, call to first byte, against `crun exec`. Memory: what one more pod at rest adds to
 the proportional set size (PSS, /proc/PID/smaps_rollup) of all our processes, next to that of one conmon. Needs root.
 
@@ -23,11 +26,11 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvloop
 
@@ -47,6 +50,8 @@ from executor.pods.trash import Trash
 
 AT_ONCE = 4
 DIRECTORIES = 64
+PAUSE_SECONDS = 0.5
+"""Before each part of a round: the kernel takes namespaces and cgroups of the part before down a while after it."""
 AT_REST = 40
 
 
@@ -60,7 +65,35 @@ def pod_of(base: Path, rootfs: Path, command: list[str]) -> Path:
     return pod
 
 
-def pods_of(base: Path, rootfs: Path) -> list[Path]:
+class Series(NamedTuple):
+    """Pods of one kind. name: in results; notes: annotations beyond the usual ones, "" for one that is left out."""
+
+    name: str
+    what: str
+    in_memory: bool = False
+    notes: tuple[tuple[str, str], ...] = ()
+    part: int = 1
+    """Of the pods of a round, one in so many."""
+
+
+SERIES = (
+    Series("", ""),
+    Series("in_memory", " with the pods' directories in memory", in_memory=True),
+    Series("nothing_passed_on", " that pass nothing on", notes=(("network", ""),), part=3),
+    Series("own_processes", " whose app has processes of its own", notes=(("processes", "own"),), part=3),
+)
+
+
+def note(pod: Path, notes: Mapping[str, str]) -> None:
+    """Change annotations of a pod that was prepared."""
+    manifest = json.loads((pod / "pod").read_text())
+    there = {one["name"]: one["value"] for one in manifest["annotations"]}
+    there |= {f"gantry.io/{name}": value for name, value in notes.items()}
+    manifest["annotations"] = [{"name": name, "value": value} for name, value in there.items() if value]
+    (pod / "pod").write_text(json.dumps(manifest))
+
+
+def pods_of(base: Path, rootfs: Path, **notes: str) -> list[Path]:
     """Pod directories, as an executor makes them for one pod after another; each is used more than once, though."""
     dirs = PodDirs(base / "pods", spread=True)
     dirs.open()
@@ -72,6 +105,7 @@ def pods_of(base: Path, rootfs: Path) -> list[Path]:
         os.close(own.lock)
         for entry in pod_of(like, rootfs, COMMAND).iterdir():
             entry.rename(own.path / entry.name)
+        note(own.path, notes)
         made.append(own.path)
     return made
 
@@ -122,26 +156,31 @@ def crun(bundle: Path, count: int) -> float:
 async def rates(base: Path, memory: Path, rootfs: Path, count: int, rounds: int) -> dict[str, Any]:
     """Interleaved rounds, of pods whose directories are in `base` and of such in `memory`."""
     launcher = await Launcher.start(spares=AT_ONCE, points=base / "points")
-    pods = {place: pods_of(place, rootfs) for place in (base, memory)}
+    pods = {}
+    for series in SERIES:
+        place = (memory if series.in_memory else base) / f"of-{series.name}"
+        place.mkdir()
+        pods[series] = pods_of(place, rootfs, **dict(series.notes))
     bundle = oci_bundle(base, rootfs, "crun")
-    mine: dict[Path, list[float]] = {base: [], memory: []}
+    mine: dict[Series, list[float]] = {series: [] for series in SERIES}
     theirs = []
     try:
         for made in pods.values():
             await ours(launcher, made, 2 * DIRECTORIES)
         for _ in range(rounds):
-            for place, made in pods.items():
-                mine[place].append(await ours(launcher, made, count))
+            for series, made in pods.items():
+                await asyncio.sleep(PAUSE_SECONDS)
+                mine[series].append(await ours(launcher, made, max(1, count // series.part)))
+            await asyncio.sleep(PAUSE_SECONDS)
             theirs.append(await asyncio.to_thread(crun, bundle, count))
     finally:
         await launcher.close()
-    on_disk, in_memory = (
-        statistics.median(a / b for a, b in zip(mine[place], theirs, strict=True)) for place in (base, memory)
-    )
-    return {
-        "linux_per_s": mine[base], "linux_in_memory_per_s": mine[memory], "crun_per_s": theirs,
-        "ratio": on_disk, "ratio_in_memory": in_memory,
-    }  # fmt: skip
+    result: dict[str, Any] = {"crun_per_s": theirs}
+    for series, figures in mine.items():
+        end = f"_{series.name}" if series.name else ""
+        result[f"linux{end}_per_s"] = figures
+        result[f"ratio{end}"] = statistics.median(a / b for a, b in zip(figures, theirs, strict=True))
+    return result
 
 
 @asynccontextmanager
@@ -266,14 +305,14 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def print_rate(rate: dict[str, Any], options: argparse.Namespace) -> None:
-    mine, memory, theirs = (
-        statistics.median(rate[name]) for name in ("linux_per_s", "linux_in_memory_per_s", "crun_per_s")
-    )
     print(
         f"{options.pods} pods, {AT_ONCE} at a time, each started, ended and stopped; {options.rounds} rounds:"
     )
-    print(f"  linux {mine:.0f}/s, crun {theirs:.0f}/s: {rate['ratio']:.2f} x")
-    print(f"  linux {memory:.0f}/s with the pods' directories in memory: {rate['ratio_in_memory']:.2f} x")
+    print(f"  crun {statistics.median(rate['crun_per_s']):.0f}/s")
+    for series in SERIES:
+        end = f"_{series.name}" if series.name else ""
+        figure = statistics.median(rate[f"linux{end}_per_s"])
+        print(f"  linux {figure:.0f}/s{series.what}: {rate[f'ratio{end}']:.2f} x")
 
 
 def print_exec(calls: dict[str, Any], options: argparse.Namespace) -> None:
