@@ -73,7 +73,8 @@ def _ignored_signals() -> tuple[int, ...]:
 class _Home:
     """What it comes back to: its mount namespace, the host's, that on which roots are built, and the host's /proc.
 
-    source, report: ends of pipes, from which the program reads, and to which it says what became of it.
+    source, report: ends of pipes, from which the program reads, and to which it says what became of it. telling: of a
+    socket to which an app that is the first of its own pid namespace says that it is there.
     """
 
     def __init__(
@@ -84,7 +85,10 @@ class _Home:
         self.source, self._given = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(self.source, True)
         self._said, self.report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        pipes = (self.source, self._given, self._said, self.report)
+        self._told, telling = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._told.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self.telling = telling.detach()
+        pipes = (self.source, self._given, self._said, self.report, self._told.fileno(), self.telling)
         self._own = sorted([*own, host, self.proc, *pipes, *bare.descriptors])
         self.namespaces = {"host": host, "ground": bare.ground}
 
@@ -94,8 +98,8 @@ class _Home:
         syscalls.forget_file_ids()
         close_all_but([*self._own, *keep])
 
-    def coming(self, keep: int) -> list[tuple[str, tuple[int, ...]]]:
-        """The same as calls of a list. keep: one more descriptor, or -1."""
+    def coming(self) -> list[tuple[str, tuple[int, ...]]]:
+        """The same as calls of a list."""
         calls: list[tuple[str, tuple[int, ...]]] = [
             ("setns", (self.bare.namespace, syscalls.CLONE_NEWNS)),
             ("setfsuid", (0,)),
@@ -103,7 +107,7 @@ class _Home:
             ("prctl", (syscalls.PR_SET_SECUREBITS, 0)),
         ]
         first = 3
-        for fd in sorted([*self._own, *([keep] if keep >= 0 else [])]):
+        for fd in self._own:
             if fd > first:
                 calls.append(("close_range", (first, fd - 1, 0)))
             first = fd + 1
@@ -125,6 +129,19 @@ class _Home:
             raise StageError("")
         value, number = _REPORT.unpack(said)
         return value, number
+
+    def who(self) -> int:
+        """The pid of the app that has told us that it is there, as the kernel says it (unix(7)). Raises StageError, of
+        nothing, when whoever should have done so was killed before."""
+        size = socket.CMSG_SPACE(_CREDENTIALS.size)
+        try:
+            _, ancillary, _, _ = self._told.recvmsg(1, size, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            ancillary = []
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                return int(_CREDENTIALS.unpack(data[: _CREDENTIALS.size])[0])
+        raise StageError("")
 
 
 class _Shape:
@@ -157,7 +174,7 @@ class _Shape:
         self.trees = Trees(home.native.function, job.plan, instead)
         self._starts: dict[tuple[Identity, str, str], machine.Start] = {}
         count = 3 + 2 + len(self.given)  # streams, source and report
-        self.spawn = machine.Spawn(home.native, count, "gantry-start", afterwards=home.coming(job.told))
+        self.spawn = machine.Spawn(home.native, count, "gantry-start", afterwards=home.coming())
 
     def start(self, identity: Identity, terminal: str, base: str) -> machine.Start:
         """What the program does for this user (see machine/app.py)."""
@@ -205,7 +222,7 @@ class _Shape:
 
 
 class _Job:
-    """One start. key: of its shape. told: a descriptor that stays open when the program runs, or -1."""
+    """One start. key: of its shape."""
 
     def __init__(
         self,
@@ -224,11 +241,10 @@ class _Job:
         if self._terminal:
             self.plan += ops.pack([ops.Terminal(console="app" not in names)])
         self._fds = dict(zip(names, fds[count:], strict=True))
-        self.told = -1
         if process.own_proc:
-            self.told, self._fds[_TOLD] = _telling()
+            self._fds[_TOLD] = home.telling
         shape, self._values = divide(self.plan)
-        self.key = (shape, names, count, self.told, *process[6:9], *process[10:])
+        self.key = (shape, names, count, *process[6:9], *process[10:])
         self._context = ops.Context({**home.namespaces, **self._fds})
         self._context.streams = fds[:count]
 
@@ -263,7 +279,7 @@ class _Job:
         value, number = self._home.hear()
         if number:
             raise StageError(self._failure(shape, start, value, number))
-        return self._who() if self.told >= 0 else value
+        return self._home.who() if process.own_proc else value
 
     def _make_root(self, shape: _Shape) -> None:
         context = self._context
@@ -272,7 +288,7 @@ class _Job:
             values = self._find_members(shape)
             shape.trees.execute(self.plan, values, context)
         except Refused:
-            self._home.come([*self._fds.values(), *context.streams, *([self.told] if self.told >= 0 else [])])
+            self._home.come([*self._fds.values(), *context.streams])
             context.fds, context.places = before, 0
             self._open_members(shape)
             shape.trees.execute_singly(self.plan, context)
@@ -304,24 +320,3 @@ class _Job:
         if shape.label is not None and label is not None and said and said.startswith(f"{label[0]}: "):
             return f"{label[0]}: {lsm.reason(shape.label, number)}"
         return said or f"call {record}: {os.strerror(number)}"
-
-    def _who(self) -> int:
-        """The pid of the app that is the first of its own pid namespace, as the kernel tells us (unix(7))."""
-        with socket.socket(fileno=self.told) as sock:
-            try:
-                _, ancillary, _, _ = sock.recvmsg(
-                    1, socket.CMSG_SPACE(_CREDENTIALS.size), socket.MSG_DONTWAIT
-                )
-            except BlockingIOError:
-                ancillary = []  # whoever should have said so was killed before
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-                return int(_CREDENTIALS.unpack(data[: _CREDENTIALS.size])[0])
-        raise StageError("")
-
-
-def _telling() -> tuple[int, int]:
-    """Our end of a socket that says who has written to its other end, which is the first descriptor given; and that."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    return ours.detach(), theirs.detach()

@@ -36,6 +36,8 @@ _INSTRUCTION: Final = 8
 _PROC_FLAGS: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
 _EMPTY: Final = "/proc/tty/ldisc"
 """A directory that is empty in every Linux (fs/proc/proc_tty.c), and nearer than a file system of its own."""
+_LATER: Final = ("/proc/asound", "/proc/config.gz", "/proc/scsi")
+"""What modules may bring of that which is to be hidden. All else is there from boot on, or never."""
 
 
 class Prelude(NamedTuple):
@@ -71,8 +73,8 @@ class System(NamedTuple):
     @classmethod
     def here(cls, last_cap: int, ignored: tuple[int, ...]) -> "System":
         """As it is where /proc is the host's."""
-        paths = [f"/{one}" for one in HIDDEN if one.startswith("proc/")]
-        return cls(last_cap, ignored, tuple((path, _cover(path)) for path in paths))
+        covers = [(path, _cover(path)) for path in (f"/{one}" for one in HIDDEN) if path.startswith("/proc/")]
+        return cls(last_cap, ignored, tuple(one for one in covers if one[1] or one[0] in _LATER))
 
 
 class Start(NamedTuple):
