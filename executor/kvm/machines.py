@@ -172,7 +172,7 @@ class Machines:
                 self._idle.set()
             if template is not None:
                 template.close()
-            elif self._templates is not None:
+            if self._templates is not None and self._templates.wanted:
                 self.spawn(self.settle())
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -323,11 +323,11 @@ class _Start:
         try:
             with theirs:
                 pipe, pouring = template.pour(self._size.memory)
-                self._machines.spawn(pouring)
                 try:
                     await self.host.start_app(VM, stdin=theirs.fileno(), stdout=pipe, stderr=console)
                 finally:
                     os.close(pipe)
+                    self._machines.spawn(pouring)  # where nothing reads it ends at once
             await qmp.open()
             await qmp.running()
             await qmp.connect("files", files)

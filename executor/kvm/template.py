@@ -6,9 +6,9 @@ it get a clock, and random numbers, of their own (executor/kvm/guest/waking.py),
 a template has little. So one does for all that have one cpu, and one for those with two, three and four, five to eight…
 
 Templates are made aside: a machine that has none boots, and only then, when nothing is being started and with what
-processors and memory nobody else wants, is one made, for the next. Those of a former boot of the host, or of a former
-version, are made anew when the executor starts, if they were used lately; where none were, the most usual are made
-when the host has had nothing to do for a while.
+processors and memory nobody else wants, is one made, for the next. Those of a former boot of the host are good for as
+long as that takes; those of a former version fit no more. Both are made anew when the executor starts, if they were
+used lately; where none were, the most usual are made when the host has had nothing to do for a while.
 
 Only for emulated machines, which boot slowly. Where a template cannot be made, or used, machines boot.
 """
@@ -27,6 +27,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,7 +57,9 @@ _PIPE: Final = 1 << 20
 _SUFFIX: Final = ".template"
 _LOCK: Final = "lock"
 _LOCK_SECONDS: Final = 2.0
-_NAME: Final = re.compile(r"[^.]+\.[0-9a-f]+\.(?P<cpus>\d+)\.template")
+_NAME: Final = re.compile(r"(?P<boot>[^.]+)\.(?P<key>[0-9a-f]+)\.(?P<cpus>\d+)\.(?P<khz>\d+)\.template")
+_SAME_SPEED: Final = 5000
+"""The speed of the host's counter, which is measured at each boot, may be another by so small a part of it."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -92,7 +95,7 @@ class Templates:
             return None
         if not self._at_once:
             self._wanted[path] = equipment, wanted
-            return None
+            return self._of_former_boot(path)
         made = self._making.get(path)
         if made is None:
             made = self._making[path] = asyncio.create_task(self._make(path, equipment, wanted))
@@ -101,6 +104,18 @@ class Templates:
             return Template(path, self._unusable) if await asyncio.shield(made) else None
         except OSError:
             return None  # it was removed at once: they may take little disk
+
+    def _of_former_boot(self, path: Path) -> "Template | None":
+        """Instead of the one that is to be made."""
+        now = _NAME.fullmatch(path.name)
+        for other in self._directory.glob(f"*{_SUFFIX}"):
+            name = _NAME.fullmatch(other.name)
+            if now is None or name is None or any(name[word] != now[word] for word in ("key", "cpus")):
+                continue
+            if abs(int(name["khz"]) - int(now["khz"])) <= int(now["khz"]) // _SAME_SPEED:
+                with contextlib.suppress(OSError):  # it is just being removed
+                    return Template(other, self._unusable)
+        return None
 
     def lately(self) -> list[int]:
         """How many cpus those have that were used, whether or not they still fit; the last one first."""
@@ -121,6 +136,11 @@ class Templates:
         path = self._path(equipment, wanted)
         if equipment.how.name == "tcg" and not path.exists():
             self._wanted[path] = equipment, wanted
+
+    @property
+    def wanted(self) -> bool:
+        """Whether some are to be made."""
+        return bool(self._wanted)
 
     async def make_wanted(self, calm: Callable[[], Awaitable[None]]) -> None:
         """All that were asked for and are not there, one by one. calm: returns when nobody is in a hurry."""
@@ -155,7 +175,8 @@ class Templates:
         return fd
 
     def _path(self, equipment: Equipment, wanted: Size) -> Path:
-        return self._directory / f"{_boot_id()}.{_key(equipment, wanted)}.{wanted.cpus}{_SUFFIX}"
+        words = (_boot_id(), _key(equipment), wanted.cpus, equipment.how.khz)
+        return self._directory / f"{'.'.join(map(str, words))}{_SUFFIX}"
 
     async def _make(self, path: Path, equipment: Equipment, wanted: Size) -> bool:
         began = time.monotonic()
@@ -187,7 +208,7 @@ class Templates:
         return True
 
     def _tidy(self, coming: Path) -> None:
-        """What is of another boot of the host, or used least, goes; and what executors that were killed have left."""
+        """What fits no more, or was used least, goes; and what executors that were killed have left."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = {
             path: path.stat() for path in self._directory.iterdir() if path.name not in (coming.name, _LOCK)
@@ -195,8 +216,8 @@ class Templates:
         templates = [path for path in found if path.suffix == _SUFFIX]
         free = self._limit - _USUAL_SIZE
         for path in sorted(templates, key=lambda path: found[path].st_mtime, reverse=True):
-            fits = path.name.startswith(_boot_id()) and _NAME.fullmatch(path.name)
-            if not fits or found[path].st_size > free:
+            lately = found[path].st_mtime > time.time() - _LATELY_SECONDS
+            if not _is_good_beside(coming, path, lately=lately) or found[path].st_size > free:
                 path.unlink(missing_ok=True)
             else:
                 free -= found[path].st_size
@@ -313,10 +334,21 @@ class _Boot:
             self._ended.set_result(reason)
 
 
-def _key(equipment: Equipment, wanted: Size) -> str:
-    """Of all that a machine and its template must have in common, beside the boot of the host: in each of these the
-    speed of its counter is measured anew."""
-    tools, boot, how = equipment.tools, equipment.boot, equipment.how
+def _is_good_beside(coming: Path, path: Path, *, lately: bool) -> bool:
+    """Of this boot of the host, or of a former one but of this version, and used lately, until there is a new one."""
+    new, name = _NAME.fullmatch(coming.name), _NAME.fullmatch(path.name)
+    if new is None or name is None:
+        return False
+    return name["boot"] == new["boot"] or (
+        lately and name["key"] == new["key"] and name["cpus"] != new["cpus"]
+    )
+
+
+def _key(equipment: Equipment) -> str:
+    """Of all that a machine and its template must have in common, beside the number of cpus, and the speed of the
+    host's counter."""
+    wanted = Size(0, 1, None, 0).template
+    tools, boot, how = equipment.tools, equipment.boot, replace(equipment.how, khz=1)
     info = tools.qemu.stat()
     facts = [f"{info.st_size} {info.st_mtime_ns}", str(boot.root)]
     facts += commands.template(tools, boot, how, wanted)

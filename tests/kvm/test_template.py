@@ -268,14 +268,14 @@ def test_the_cards_of_machines_have_places_of_their_own() -> None:
 async def test_what_nobody_can_use_any_more_is_removed(tmp_path: Path) -> None:
     """When one is made, even if that fails: then such machines boot, and nothing is tried again."""
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    ours = [tmp_path / f"{boot_id}.{number}.1.template" for number in range(3)]
+    ours = [tmp_path / f"{boot_id}.{number}.1.9.template" for number in range(3)]
     for at, path in enumerate(ours):
         path.touch()
         os.utime(path, (at, at))
     for name in (
-        "another-boot.0.1.template",
+        "another-boot.0.1.9.template",
         f"{boot_id}.0.640M1.template",
-    ):  # the latter of a former version
+    ):  # both of a former version
         (tmp_path / name).touch()
     for name, age in (("making-old", 7200), ("making-new", 0)):
         (tmp_path / name).mkdir()
@@ -337,14 +337,57 @@ async def test_templates_are_made_aside_one_by_one(tmp_path: Path) -> None:
 def test_what_was_used_in_former_times_is_known(tmp_path: Path) -> None:
     now = time.time()
     for name, age in (
-        ("boot.1a.2", 60), ("boot.2b.2", 3600), ("boot.1a.1", 100), ("boot.2b.4", 80), ("boot.1a.8", 8 * 86_400),
-        ("boot.1a", 0), ("boot.1a.640M16", 0),
+        ("boot.1a.2.9", 60), ("boot.2b.2.9", 3600), ("boot.1a.1.9", 100), ("boot.2b.4.9", 80),
+        ("boot.1a.8.9", 8 * 86_400), ("boot.1a", 0), ("boot.1a.640M16", 0),
     ):  # fmt: skip
         path = tmp_path / f"{name}.template"
         path.touch()
         os.utime(path, (now - age, now - age))
     assert Templates(_never, tmp_path).lately() == [2, 4, 1]
     assert Templates(_never, tmp_path / "nowhere").lately() == []
+
+
+async def test_those_of_a_former_boot_serve_until_there_are_new_ones(tmp_path: Path) -> None:
+    tools = Tools(Path(sys.executable), Path(sys.executable))
+    found = Equipment(tools, Boot(tmp_path / "kernel", tmp_path / "root"), TCG, tmp_path)
+    size = Size(640 * MIB, 1, None, 100)
+    templates = Templates(_never, tmp_path)
+    new = templates._path(found, size.template)
+    _, key, cpus, khz, suffix = new.name.split(".")
+    assert (cpus, khz, suffix) == ("1", "2000000", "template")
+
+    def put(*words: object) -> Path:
+        path = tmp_path / ".".join(map(str, (*words, suffix)))
+        path.touch()
+        return path
+
+    for words in (("former", "0a", 1, khz), ("former", key, 2, khz), ("former", key, 1, 2_001_000)):
+        put(*words)
+        assert await templates.get(found, size) is None, words
+    former = put("former", key, 1, 2_000_100)
+    template = await templates.get(found, size)
+    assert template is not None
+    assert templates.wanted, "for the next ones"
+    template.close()
+    at_once = Templates(_no_room, tmp_path, at_once=True)
+    assert await at_once.get(found, size) is None, "who waits for one waits for one of this boot"
+    put("former", key, 1, khz)
+    old = put("former", key, 4, khz)
+    os.utime(old, (0, 0))
+    templates._tidy(new)
+    assert [path.name for path in tmp_path.iterdir()] == [f"former.{key}.2.{khz}.{suffix}"], (
+        "of one cpu one comes"
+    )
+    template = await templates.get(found, Size(640 * MIB, 2, None, 100))
+    assert template is not None
+    template.distrust()
+    assert await templates.get(found, Size(640 * MIB, 2, None, 100)) is None
+    template.close()
+    assert not former.exists()
+
+
+async def _no_room(*_: Any) -> Any:
+    raise LaunchError("there is no room")
 
 
 async def _never(*_: Any) -> Any:
@@ -354,11 +397,11 @@ async def _never(*_: Any) -> Any:
 def test_templates_take_no_more_disk_than_they_may(tmp_path: Path) -> None:
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     for number in range(5):
-        path = tmp_path / f"{boot_id}.{number}.1.template"
+        path = tmp_path / f"{boot_id}.{number}.1.9.template"
         path.touch()
         os.truncate(path, 100 * MIB)
         os.utime(path, (number, number))
-    Templates(_never, tmp_path, 450 * MIB)._tidy(tmp_path / "coming.template")
+    Templates(_never, tmp_path, 450 * MIB)._tidy(tmp_path / f"{boot_id}.7.1.9.template")
     assert {path.name.split(".")[1] for path in tmp_path.iterdir()} == {"2", "3", "4"}
 
 
