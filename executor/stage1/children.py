@@ -16,6 +16,8 @@ from typing import Final, NamedTuple
 from executor.stage1 import bare, caps, cgroups, channel, first, ops, pause, plan, syscalls
 from executor.stage1.process import Process, make_room, spawn
 
+SIGNALS: Final = (signal.SIGCHLD, signal.SIGTERM)
+"""Those that the launcher reads instead of catching them."""
 _KILL_ROUNDS: Final = 500
 TERMINAL: Final = ("terminal",)
 """What a starter says first, with the descriptor of the master side, when it was asked for a terminal."""
@@ -46,8 +48,7 @@ def fork(
 def _child(entry: Callable[[socket.socket], None], sock: socket.socket) -> None:
     code = 1
     try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         entry(sock)
         code = 0

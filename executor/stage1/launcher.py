@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from executor.stage1 import bare, caps, cgroups, channel, children, machine, reuse, seccomp, userns
+from executor.stage1 import bare, caps, cgroups, channel, children, machine, reuse, seccomp, syscalls, userns
 from executor.stage1.cgroup_spares import Spares
 from executor.stage1.children import Kind
 from executor.stage1.inits import Init, Maker
@@ -36,6 +36,9 @@ _REFILL_SECONDS: Final = 0.002
 _PUT_OFF_SECONDS: Final = 0.006  # once, for starts that go on
 _IDLE_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 0.001
+_RECORD: Final = 128
+_SIGNAL_AT: Final = 0 if sys.byteorder == "little" else 3  # in struct signalfd_siginfo, of a number below 256
+_SIGNALS_AT_ONCE: Final = 4
 
 
 class Launcher:
@@ -196,8 +199,8 @@ class Launcher:
 
     def run(self) -> None:
         """Serve until the executor goes; then kill all pods and return."""
-        wake = self._catch_signals()
-        self.watch(wake.fileno(), lambda: self._on_wake(wake))
+        signals = _take_signals()
+        self.watch(signals, lambda: self._on_signals(signals))
         self.watch(self._control.fileno(), self._on_request)
         seccomp.warm_up()
         # Objects that exist by now are never collected: their pages stay shared with all children.
@@ -221,25 +224,11 @@ class Launcher:
         while self._timers and self._timers[0][0] <= time.monotonic():
             _guarded(heapq.heappop(self._timers)[2])
 
-    def _catch_signals(self) -> socket.socket:
-        wake, write_end = socket.socketpair()
-        wake.setblocking(False)
-        write_end.setblocking(False)
-        self._write_end = write_end
-        signal.set_wakeup_fd(write_end.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, self._on_terminate)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return wake
-
-    def _on_terminate(self, *_: object) -> None:
-        self._closing = True
-
-    def _on_wake(self, wake: socket.socket) -> None:
-        try:
-            wake.recv(4096)
-        except BlockingIOError:
-            pass
+    def _on_signals(self, fd: int) -> None:
+        """One record each (signalfd(2)); that of many children that have ended is one as well."""
+        records = os.read(fd, _RECORD * _SIGNALS_AT_ONCE)
+        if signal.SIGTERM in (records[at] for at in range(_SIGNAL_AT, len(records), _RECORD)):
+            self._closing = True
         self._reap()
 
     def _reap(self) -> None:
@@ -380,6 +369,15 @@ class Launcher:
         if self._sandboxes or self._reaper.expected:
             left = [*self._sandboxes, *map(str, self._reaper.expected)]
             sys.stderr.write(f"stage1: the launcher ends without having seen the end of {', '.join(left)}\n")
+
+
+def _take_signals() -> int:
+    """Where the signals are read that are of interest: nothing is interrupted by them. Forks let them in again."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in children.SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, children.SIGNALS)
+    return syscalls.signalfd(children.SIGNALS)
 
 
 def _guarded(action: Callable[[], None]) -> None:

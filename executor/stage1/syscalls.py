@@ -8,7 +8,8 @@ import ctypes
 import errno
 import os
 import signal
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -27,6 +28,7 @@ _PIVOT_ROOT, _KEYCTL, _SECCOMP, _FINIT_MODULE, _RENAMEAT2, _CLONE = _PER_MACHINE
 _OPEN_TREE, _MOVE_MOUNT, _PIDFD_OPEN, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 428, 429, 434, 436, 437, 442
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 
+_SIGNAL_SET: Final = 128  # bytes of the C library's sigset_t
 _CLONE_PARENT: Final = 0x8000
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWCGROUP: Final = 0x02000000
@@ -273,6 +275,12 @@ def restart() -> None:
 
 
 IN_MOVED_TO, IN_CREATE, IN_ONLYDIR = 0x80, 0x100, 0x01000000
+
+
+def signalfd(signals: Iterable[int]) -> int:
+    """A descriptor from which signals are read that are blocked: signalfd(2). Does not block."""
+    mask = sum(1 << (number - 1) for number in signals).to_bytes(_SIGNAL_SET, sys.byteorder)
+    return _check(_libc.signalfd(-1, mask, os.O_NONBLOCK | os.O_CLOEXEC))
 
 
 def inotify(directory: str, mask: int) -> int:
