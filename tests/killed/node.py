@@ -96,6 +96,8 @@ class Executor:
             "restartPolicy": policy,
             "runtimeClassName": self.chance.choice(self.flavors),
             "hostUsers": self.chance.choice((None, None, True)),
+            "shareProcessNamespace": self.chance.choice((None, None, True)),
+            "terminationGracePeriodSeconds": 1,
             "volumes": [{"name": "volume", "emptyDir": {"medium": medium}}],
         }
         meta = {"name": name, "namespace": "default", "uid": task}
