@@ -119,6 +119,7 @@ stat -c '%g %a' /empty; touch /empty/mine; stat -c '%u %g' /empty/mine
 df -m /memory | tail -1 | { read d size rest; echo memory $size; }
 cat /sub/from-init; touch /claim/new; stat -c '%u %g' /claim/new
 hostname; cat /proc/sys/net/ipv4/ip_unprivileged_port_start
+echo $$$$; cat /proc/1/comm
 echo last words > /dev/termination-log
 """
 
@@ -188,6 +189,7 @@ async def test_the_fields_of_a_pod(executor: Executor, tmp_path: Path) -> None:
         *("70000", "0 3000 4000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"),
         *("first default 1", "firstfirst", 'app="all"', "read-only"),
         *("3000 2777", "70000 3000", "memory 3", "from init", "70000 3000", "named", "81"),
+        *("1", "sh"),  # processes of its own
     ]
     assert await executor.log(name, "image") == "of the image\nmore\n"
     assert ended.state == "TASK_FAILED"
