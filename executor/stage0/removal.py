@@ -6,15 +6,19 @@ below others are moved up first, and then removed one by one.
 """
 
 import errno
+import fcntl
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEEP: Final = 8
+_GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602  # include/uapi/linux/fs.h, as on every machine of 64 bits
+_PROTECTED: Final = 0x10 | 0x20  # FS_IMMUTABLE_FL, FS_APPEND_FL
 
 Known = Mapping[str, "Known | None"]
 """Names in a directory: of directories, with what is in them, and of files (None)."""
@@ -29,10 +33,13 @@ def remove_tree(path: Path | str) -> None:
         os.rmdir(path)
         return
     except OSError as error:
-        if error.errno != errno.ENOTEMPTY:
+        if error.errno not in (errno.ENOTEMPTY, errno.EPERM):
             raise
+        refused = error.errno == errno.EPERM
     root = os.open(path, _DIRECTORY)
     try:
+        if refused:
+            _unprotect(root)
         names = (f".{os.urandom(4).hex()}.{number}" for number in itertools.count())
         todo = ["."]
         while todo:
@@ -41,12 +48,12 @@ def remove_tree(path: Path | str) -> None:
             try:
                 for below in _emptied(directory, _DEEP):
                     free = _free(root, names)
-                    os.rename(below[1], free, src_dir_fd=below[0], dst_dir_fd=root)
+                    _do(_move, below[1], below[0], free, root)
                     todo.append(free)
             finally:
                 os.close(directory)
             if name != ".":
-                os.rmdir(name, dir_fd=root)
+                _do(_rmdir, name, root)
     finally:
         os.close(root)
     os.rmdir(path)
@@ -89,7 +96,7 @@ def _emptied(directory: int, levels: int) -> Iterator[tuple[int, str]]:
         found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for name, is_directory in found:
         if not is_directory:
-            os.unlink(name, dir_fd=directory)
+            _do(_unlink, name, directory)
         elif not _removed(directory, name):
             if not levels:
                 yield directory, name
@@ -99,18 +106,53 @@ def _emptied(directory: int, levels: int) -> Iterator[tuple[int, str]]:
                 yield from _emptied(below, levels - 1)
             finally:
                 os.close(below)
-            os.rmdir(name, dir_fd=directory)
+            _do(_rmdir, name, directory)
 
 
 def _removed(directory: int, name: str) -> bool:
     """Whether it was empty."""
     try:
-        os.rmdir(name, dir_fd=directory)
+        _do(_rmdir, name, directory)
     except OSError as error:
         if error.errno != errno.ENOTEMPTY:
             raise
         return False
     return True
+
+
+def _unlink(name: str, directory: int) -> None:
+    os.unlink(name, dir_fd=directory)
+
+
+def _rmdir(name: str, directory: int) -> None:
+    os.rmdir(name, dir_fd=directory)
+
+
+def _move(name: str, directory: int, new: str, root: int) -> None:
+    os.rename(name, new, src_dir_fd=directory, dst_dir_fd=root)
+
+
+def _do(work: Callable[..., None], name: str, directory: int, *more: str | int) -> None:
+    """Once more if it is refused, without what whoever has CAP_LINUX_IMMUTABLE may have protected it by (chattr(1))."""
+    try:
+        work(name, directory, *more)
+    except PermissionError:
+        _unprotect(directory)
+        kind = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+        if stat.S_ISDIR(kind) or stat.S_ISREG(kind):
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                _unprotect(fd)
+            finally:
+                os.close(fd)
+        work(name, directory, *more)
+
+
+def _unprotect(fd: int) -> None:
+    with suppress(OSError):  # there is no such thing on this file system
+        flags = int.from_bytes(fcntl.ioctl(fd, _GET_FLAGS, bytes(8)), "little")
+        if flags & _PROTECTED:
+            fcntl.ioctl(fd, _SET_FLAGS, (flags & ~_PROTECTED).to_bytes(8, "little"))
 
 
 def _free(root: int, names: Iterator[str]) -> str:

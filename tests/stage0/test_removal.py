@@ -33,6 +33,8 @@ def tree(tmp_path: Path) -> Iterator[Path]:
     made = tmp_path / "tree"
     made.mkdir()
     yield made
+    if made.exists():
+        subprocess.run(["chattr", "-R", "-f", "-i", "-a", made], check=False)
     subprocess.run(["rm", "-rf", made], check=True)
     assert (tmp_path / "outside/file").read_text() == "of the host"
 
@@ -69,3 +71,26 @@ def test_no_link_in_its_place_is_followed(tree: Path) -> None:
         remove_tree(tree / "link")
     with pytest.raises(FileNotFoundError):
         remove_tree(tree / "nothing")
+
+
+def protect(path: Path, how: str) -> None:
+    done = subprocess.run(["chattr", how, path], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(done.stderr.strip())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_was_protected_from_being_changed(tree: Path) -> None:
+    """Privileged apps can do that to what they write to a volume."""
+    (tree / "kept/for").mkdir(parents=True)
+    (tree / "kept/for/ever").touch()
+    deep(tree / "kept", 30)
+    protect(tree / "kept/for/ever", "+i")
+    protect(tree / "kept/for", "+a")
+    protect(tree / "kept" / "/".join("d" * 15), "+i")
+    protect(tree / "kept", "+i")
+    protect(tree, "+i")
+    with pytest.raises(PermissionError):
+        (tree / "kept/for/ever").unlink()
+    remove_tree(tree)
+    assert not tree.exists()
