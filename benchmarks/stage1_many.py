@@ -49,7 +49,8 @@ from executor.pods.poddir import PodDirs, remove_layers
 from executor.pods.trash import Trash
 
 AT_ONCE = 4
-DIRECTORIES = 64
+DIRECTORIES = 512
+WARM_UP = 100
 PAUSE_SECONDS = 0.5
 """Before each part of a round: the kernel takes namespaces and cgroups of the part before down a while after it."""
 AT_REST = 40
@@ -93,12 +94,12 @@ def note(pod: Path, notes: Mapping[str, str]) -> None:
     (pod / "pod").write_text(json.dumps(manifest))
 
 
-def pods_of(base: Path, rootfs: Path, **notes: str) -> list[Path]:
+def pods_of(base: Path, rootfs: Path, count: int = DIRECTORIES, **notes: str) -> list[Path]:
     """Pod directories, as an executor makes them for one pod after another; each is used more than once, though."""
     dirs = PodDirs(base / "pods", spread=True)
     dirs.open()
     made = []
-    for number in range(DIRECTORIES):
+    for number in range(count):
         like = base / f"p{number}"
         like.mkdir()
         own = dirs.create(uuid.uuid4().hex)
@@ -160,13 +161,14 @@ async def rates(base: Path, memory: Path, rootfs: Path, count: int, rounds: int)
     for series in SERIES:
         place = (memory if series.in_memory else base) / f"of-{series.name}"
         place.mkdir()
-        pods[series] = pods_of(place, rootfs, **dict(series.notes))
+        number = AT_ONCE if series.in_memory else DIRECTORIES
+        pods[series] = pods_of(place, rootfs, number, **dict(series.notes))
     bundle = oci_bundle(base, rootfs, "crun")
     mine: dict[Series, list[float]] = {series: [] for series in SERIES}
     theirs = []
     try:
         for made in pods.values():
-            await ours(launcher, made, 2 * DIRECTORIES)
+            await ours(launcher, made, max(len(made), WARM_UP))
         for _ in range(rounds):
             for series, made in pods.items():
                 await asyncio.sleep(PAUSE_SECONDS)

@@ -1,10 +1,10 @@
 """Where an ext4 without a journal, as small virtual machines have it, puts the files of pods.
 
 There an inode that was freed less than a minute ago (five, when its block has yet to be written) is not taken again,
-and for each new file all of those in the block group are looked at (fs/ext4/ialloc.c, `recently_deleted`). A directory
-goes to the group of the one it is made in, and files to their directory's; so pods that come and go in one place,
-thousands of inodes each minute, make each other's starts slow. Here they are made in turn in some directories that are
-in groups of their own, and moved to where they belong.
+and for each new file those in the block group are looked at, one by one (fs/ext4/ialloc.c, `recently_deleted`). A
+directory goes to the group of the one it is made in, and files to their directory's; so pods that come and go in one
+place, thousands of inodes each minute, make each other's starts slow. Here they are made in turn in many directories
+that are in groups of their own, and moved to where they belong.
 
 Directories below one that counts as the top of a hierarchy (EXT4_TOPDIR_FL, as `chattr +T` sets it) go to the group
 with the fewest directories; to find that takes a look at all groups, so it is not done for each pod.
@@ -20,7 +20,8 @@ import struct
 from pathlib import Path
 from typing import Final
 
-PLACES: Final = 64
+PLACES: Final = 512
+"""The more, the fewer such inodes are in each; a group has 128 MiB of the disk."""
 _TOP: Final = 0x00020000
 """EXT4_TOPDIR_FL."""
 _GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602
@@ -38,17 +39,12 @@ class Spread:
         self._names = itertools.count()
 
     def open(self) -> None:
-        """Make them, where they are of use: on the file system of what will be made. Raises OSError."""
+        """Have them where they are of use: on the file system of what will be made. Raises OSError."""
         if not _lacks_journal(self._place.parent):
             return
         self._place.mkdir(exist_ok=True, mode=0o700)
         _mark_as_top(self._place)
         places = [f"{self._place}/{number}" for number in range(PLACES)]
-        for one in places:
-            try:
-                os.mkdir(one, 0o700)
-            except FileExistsError:
-                pass
         random.shuffle(places)  # others use them, too
         self._turns = itertools.cycle(places)
 
@@ -61,7 +57,11 @@ class Spread:
         if os.path.lexists(path):
             raise FileExistsError(f"{path} is there already")
         made = f"{place}/{os.getpid()}.{next(self._names)}"
-        os.mkdir(made, mode)
+        try:
+            os.mkdir(made, mode)
+        except FileNotFoundError:  # it is the first there
+            os.mkdir(place, 0o700)
+            os.mkdir(made, mode)
         os.rename(made, path)
 
     def collect(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from executor.pods.poddir import PodDirs
-from executor.pods.spread import PLACES, Spread
+from executor.pods.spread import Spread
 
 _SCRIPT = """
 import os, sys
@@ -31,12 +31,11 @@ try:
     dirs.create("39")
 except FileExistsError:
     print("there")
-left = dirs.root / "places" / "7" / "4194305.1"  # no pid that there can be
-if left.parent.exists():
-    left.mkdir()
-    dirs.create("alive")
+for place in dirs.root.glob("places/*"):
+    (place / "4194305.1").mkdir()  # no pid that there can be
+    (place / f"{os.getpid()}.1000000").mkdir()
 dirs.collect()
-assert not left.exists()
+assert all(os.listdir(place) == [f"{os.getpid()}.1000000"] for place in dirs.root.glob("places/*"))
 """
 _INODES_OF_A_GROUP = 1024
 
@@ -64,7 +63,7 @@ def test_pods_are_spread_where_inodes_wait_for_being_taken_again(tmp_path: Path,
     assert ran.returncode == 0, ran.stderr
     groups, places, there = ran.stdout.split()
     assert there == "there"
-    assert int(places) == (0 if journal else PLACES)
+    assert int(places) == (0 if journal else 40)
     assert (int(groups) > 4) is not journal
 
 
