@@ -125,11 +125,25 @@ def _process(pod: Pod, app: App) -> dict[str, str]:
         "no_new_privs": "yes" if process.no_new_privileges else "no",
         "seccomp": _seccomp(pod, app) if process.seccomp else "no filter",
     }
+    if process.own_proc:
+        described["processes"] = (
+            f"its own, of which it is pid 1, in a /proc of that{_masks(process.own_proc)}"
+        )
     if process.supplementary_gids:
         described["groups"] = " ".join(map(str, process.supplementary_gids))
     if app.rlimits:
         described["rlimits"] = " ".join(f"{number}={soft}:{hard}" for number, soft, hard in app.rlimits)
     return described
+
+
+def _masks(own_proc: str) -> str:
+    if own_proc != "masked":
+        return ""
+    hidden, fixed = (
+        " ".join(path.removeprefix("proc/") for path in paths if path.startswith("proc/"))
+        for paths in (plan.HIDDEN, plan.READ_ONLY)
+    )
+    return f" (hidden: {hidden}; read-only: {fixed}; where they are)"
 
 
 def _seccomp(pod: Pod, app: App) -> str:

@@ -53,6 +53,7 @@ def test_the_plan_of_a_pod(capsys: pytest.CaptureFixture[str], tmp_path: Path, i
     lines = out.splitlines()
     assert "gantry.web/pids.max" in out or "(no pids)/gantry.web" in out
     assert sum(line.endswith(" chroot") for line in lines) == 1
+    assert sum(line.startswith("  processes: its own, of which it is pid 1") for line in lines) == 1
     assert not (state / "pods").exists(), "nothing is done"
 
 
