@@ -17,6 +17,7 @@ import itertools
 import os
 import random
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -58,11 +59,15 @@ class Spread:
             raise FileExistsError(f"{path} is there already")
         made = f"{place}/{os.getpid()}.{next(self._names)}"
         try:
-            os.mkdir(made, mode)
-        except FileNotFoundError:  # it is the first there
-            os.mkdir(place, 0o700)
-            os.mkdir(made, mode)
-        os.rename(made, path)
+            try:
+                os.mkdir(made, mode)
+            except FileNotFoundError:  # it is the first there
+                with suppress(FileExistsError):
+                    os.mkdir(place, 0o700)
+                os.mkdir(made, mode)
+            os.rename(made, path)
+        except FileNotFoundError:  # somebody removes our places
+            os.mkdir(path, mode)
 
     def collect(self) -> None:
         """Remove what somebody left who was killed between the two: what belongs to nobody who lives."""

@@ -11,7 +11,7 @@ from executor.pods.poddir import PodDirs
 from executor.pods.spread import Spread
 
 _SCRIPT = """
-import os, sys
+import os, shutil, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from executor.pods.poddir import PodDirs
@@ -36,6 +36,8 @@ for place in dirs.root.glob("places/*"):
     (place / f"{os.getpid()}.1000000").mkdir()
 dirs.collect()
 assert all(os.listdir(place) == [f"{os.getpid()}.1000000"] for place in dirs.root.glob("places/*"))
+shutil.rmtree(dirs.root / "places")
+assert dirs.create("more").path.is_dir()
 """
 _INODES_OF_A_GROUP = 1024
 
