@@ -12,11 +12,11 @@ _FEW: Final = 32
 
 def prepare(paths: plan.Paths, pod: manifest.Pod) -> None:
     """Directories and files of the pod directory that stage0 need not have made."""
-    make_directory(os.path.dirname(paths.status("")))
+    make_directory(paths.status("").rstrip("/"))
     for volume in pod.volumes.values():
         if volume.kind == "empty" and not volume.memory:
             _make_volume(paths.volume(volume.name), volume)
-    make_directory(os.path.dirname(paths.etc("")))
+    make_directory(paths.etc("").rstrip("/"))
     for file in ("hosts", "hostname", "resolv.conf"):
         try:
             fd = os.open(paths.etc(file), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)

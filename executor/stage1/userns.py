@@ -55,11 +55,14 @@ _ours: Final[set[tuple[str, int]]] = set()
 
 def take_range(directory: str = RANGES) -> Range:
     """The first free range. Raises OSError."""
-    os.makedirs(directory, mode=0o700, exist_ok=True)
     for number in range(COUNT):
         if (directory, number) in _ours:
             continue
-        fd = os.open(f"{directory}/{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fd = _open_range(directory, number)
+        except FileNotFoundError:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            fd = _open_range(directory, number)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -68,6 +71,10 @@ def take_range(directory: str = RANGES) -> Range:
         _ours.add((directory, number))
         return Range(FIRST + number * SIZE, fd, directory)
     raise OSError(f"all {COUNT} ranges of user ids are in use ({directory})")
+
+
+def _open_range(directory: str, number: int) -> int:
+    return os.open(f"{directory}/{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 @functools.cache
