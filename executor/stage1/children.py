@@ -5,6 +5,7 @@ The launcher's death ends them: by signal, and because the socket to it closes.
 """
 
 import os
+import resource
 import signal
 import socket
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from executor.stage1 import bare, caps, cgroups, channel, first, ops, pause, plan, syscalls
-from executor.stage1.process import Process, make_room, spawn
+from executor.stage1.process import Limit, Process, make_room, spawn
 
 SIGNALS: Final = (signal.SIGCHLD, signal.SIGTERM)
 """Those that the launcher reads instead of catching them."""
@@ -24,11 +25,12 @@ TERMINAL: Final = ("terminal",)
 
 
 def fork(
-    entry: Callable[[socket.socket], None], *, new_pid_namespace: int | None
+    entry: Callable[[socket.socket], None], *, new_pid_namespace: int | None, limit: Limit | None = None
 ) -> tuple[int, socket.socket]:
     """Fork a child that runs `entry` on its end of a socket pair; returns its pid and our end.
 
-    `new_pid_namespace` is a descriptor of our own pid namespace: the child becomes pid 1 of a new one.
+    `new_pid_namespace` is a descriptor of our own pid namespace: the child becomes pid 1 of a new one. `limit`: that
+    it gets, instead of ours.
     """
     ours, theirs = channel.pair()
     sys.stderr.flush()
@@ -37,7 +39,7 @@ def fork(
     try:
         pid = os.fork()
         if pid == 0:
-            _child(entry, theirs)
+            _child(entry, theirs, limit)
     finally:
         if new_pid_namespace is not None:
             syscalls.setns(new_pid_namespace, syscalls.CLONE_NEWPID)
@@ -45,9 +47,12 @@ def fork(
     return pid, ours
 
 
-def _child(entry: Callable[[socket.socket], None], sock: socket.socket) -> None:
+def _child(entry: Callable[[socket.socket], None], sock: socket.socket, limit: Limit | None) -> None:
     code = 1
     try:
+        if limit is not None:
+            number, soft, hard = limit
+            resource.setrlimit(number, (soft, hard))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         entry(sock)

@@ -16,6 +16,7 @@ from executor.stage1.bare import Bare
 from executor.stage1.children import Kind
 from executor.stage1.manifest import Pod
 from executor.stage1.ops import StageError
+from executor.stage1.process import Limit
 from executor.stage1.reuse import Place
 
 _REPORT: Final = struct.Struct("<II")
@@ -41,6 +42,7 @@ class Init:
         self.socket = sock
         self.ids = ids
         self.lists = lists
+        self.executes_lists = bool(lists)
         self.users = -1
         """A descriptor of its user namespace, as soon as it has told us."""
         self.pods = 0
@@ -69,8 +71,12 @@ class Init:
 class Maker:
     """Starts inits, of all kinds."""
 
-    def __init__(self, machine: "native.Machine | None", bare: Bare | None, last_cap: int) -> None:
+    def __init__(
+        self, machine: "native.Machine | None", bare: Bare | None, last_cap: int, limit: Limit
+    ) -> None:
+        """limit: of descriptors, for those that are forks of ours."""
         self._machine = machine
+        self._limit = limit
         self._bare = bare
         self._last_cap = last_cap
         self._own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -91,7 +97,8 @@ class Maker:
             children.init(sock, kind, ids=base, last_cap=self._last_cap)
 
         pid_namespace = self._own_pid_ns if confined else None
-        return Init(kind, *children.fork(entry, new_pid_namespace=pid_namespace), ids, [])
+        child = children.fork(entry, new_pid_namespace=pid_namespace, limit=self._limit)
+        return Init(kind, *child, ids, [])
 
     def _spawn(self, machine: "native.Machine", bare: Bare, kind: Kind, ids: userns.Range | None) -> Init:
         program = native.first(

@@ -26,6 +26,7 @@ from executor.stage1.inits import Init, Maker
 from executor.stage1.manifest import Pod
 from executor.stage1.ops import StageError
 from executor.stage1.points import Points
+from executor.stage1.process import make_room
 from executor.stage1.reaper import Reaper
 from executor.stage1.sandbox import Sandbox
 from executor.stage1.starters import Answer, Child
@@ -35,6 +36,7 @@ _END_SECONDS: Final = 10.0
 _REFILL_SECONDS: Final = 0.002
 _PUT_OFF_SECONDS: Final = 0.006  # once, for starts that go on
 _IDLE_SECONDS: Final = 5.0
+_MOST_KEPT: Final = 8
 _AGAIN_SECONDS: Final = 0.001
 _RECORD: Final = 128
 _SIGNAL_AT: Final = 0 if sys.byteorder == "little" else 3  # in struct signalfd_siginfo, of a number below 256
@@ -65,12 +67,14 @@ class Launcher:
         self._last_cap = caps.last_cap()
         self._machine = machine.get() if lists else None
         self._bare = bare.make(layout.roots) if self._machine is not None else None
-        self._inits = Maker(self._machine, self._bare, self._last_cap)
+        self._limit = make_room()  # of descriptors: a pod takes some ten
+        self._inits = Maker(self._machine, self._bare, self._last_cap, self._limit)
         self._keeper = self._make_keeper()
         self._spares = spares
         # Refilled for the kinds that were asked for, and the usual one.
         usual = Kind("linux", host_network=False, users=not userns.why_not())
         self._spare_inits: dict[Kind, list[Init]] = {only or usual: []}
+        self._most_kept = _MOST_KEPT if spares and only is None else 0
         self._kept: list[Init] = []
         """Those that pods have had, and no pod has; the oldest first."""
         self._once = only is not None
@@ -127,7 +131,7 @@ class Launcher:
 
     def keep(self, init: Init, pod: Pod) -> bool:
         """Of a pod that is gone: keep it for the next of its tenant's, if that cannot tell it from a new one."""
-        if self._keeper is None or self._closing or self._once or len(self._kept) >= self._spares:
+        if self._keeper is None or self._closing or len(self._kept) >= self._most_kept:
             return False
         init.pods += 1
         if not self._keeper.is_as_new(init, pod.hostname):
@@ -300,7 +304,7 @@ class Launcher:
             else:
                 worker(sock, native, begin, host=self._host, last_cap=self._last_cap)
 
-        return Child(*children.fork(entry, new_pid_namespace=None), native is not None)
+        return Child(*children.fork(entry, new_pid_namespace=None, limit=self._limit), native is not None)
 
     def _plan_refill(self) -> None:
         if not self._refill_planned and self._spares and not (self._once and self._sandboxes):

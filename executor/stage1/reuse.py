@@ -21,6 +21,7 @@ from executor.stage1.manifest import Pod
 if TYPE_CHECKING:
     from executor.stage1.inits import Init
 
+_NET: Final = "/proc/thread-self/net"
 _SOCKETS: Final = "sockstat"
 _NO_SOCKET: Final = b"sockets: used 0\n"
 _RECORDS: Final = ("snmp", "snmp6")
@@ -77,8 +78,8 @@ class Place:
         found = {**fds, "init": init.pidfd}
         for name in _DIRECTORIES:
             found[name] = self._open(f"/proc/{pid}/root/{name}", os.O_DIRECTORY)
-        for number, name in enumerate((_SOCKETS, *_RECORDS, *_LISTS)):
-            found[f"net{number}"] = self._open(f"/proc/{pid}/net/{name}")
+        for name in look.told:
+            found[name] = self._open(f"/proc/{pid}/net/{name}")
         self.given = look.given(found)
 
     def _open(self, path: str, flags: int = 0) -> int:
@@ -154,11 +155,13 @@ class Keeper:
             syscalls.unshare(syscalls.CLONE_NEWNET | syscalls.CLONE_NEWIPC)
             ops.ReportAtOnce().execute(ops.Context({}))
             if not all(podfiles.read(path) == b"1\n" for path in ops.REPORTS if os.path.exists(path)):
-                return None
+                raise OSError(errno.EROFS, "these cannot be set")
             ops.Loopback().execute(ops.Context({}))
-            sockets = podfiles.read(f"/proc/thread-self/net/{_SOCKETS}")
-            records = [podfiles.read(f"/proc/thread-self/net/{name}") for name in _RECORDS]
-            lists = [podfiles.read(f"/proc/thread-self/net/{name}") for name in _LISTS]
+            names = [_SOCKETS, *_RECORDS, *_LISTS]
+            there = [
+                name for name in names if os.path.exists(f"{_NET}/{name}")
+            ]  # all, unless there is no IPv6
+            told = {name: podfiles.read(f"{_NET}/{name}") for name in there}
             memory = syscalls.new_mount("tmpfs", dict(one.split("=") for one in plan.SHM.split(",")))
             try:
                 given = counts.given({"shm": memory})
@@ -167,6 +170,7 @@ class Keeper:
                 os.close(memory)
         finally:
             self._come_home()
-        if not sockets.startswith(_NO_SOCKET) or max(map(len, lists)) >= _SHORT:
+        longest = max(len(text) for name, text in told.items() if name in _LISTS)
+        if not told[_SOCKETS].startswith(_NO_SOCKET) or longest >= _SHORT:
             raise OSError(errno.EAGAIN, "the socket that has raised the loopback is still there")
-        return Look(self._function, (_NO_SOCKET, *records, *lists))
+        return Look(self._function, {**told, _SOCKETS: _NO_SOCKET})

@@ -148,6 +148,8 @@ class Sandbox:
         assert self._init is not None
         wrong, fds = inits.hear(self._init)
         self._launcher.unwatch(self._init.socket.fileno())
+        if self._init.executes_lists:
+            self._init.socket.close()  # it has closed its own
         if self._pod.flavor == "nspawn" and fds:
             self._door = fds.pop()
         if self._ending:

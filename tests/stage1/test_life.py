@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -337,6 +338,25 @@ async def test_close_ends_everything(pods: Any, nothing_left: Any) -> None:
     await nothing_left(directory)
     assert not [pid for pid in children if not gone(pid)]
     await launcher.close()
+
+
+@pytest.mark.parametrize("lists", [True, False])
+async def test_there_is_room_for_many_pods_and_apps_have_what_the_executor_has(
+    pods: Any, runner: Any, image: Path, lists: bool
+) -> None:
+    _, hard = before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = hard - 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        launcher = await Launcher.start(spares=0, lists=lists, points=image.with_name("points"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    try:
+        assert resource.prlimit(launcher.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+        result = await type(runner)(launcher, pods).sh("ulimit -Sn; ulimit -Hn")
+        assert result.lines == [str(soft), str(hard)]
+    finally:
+        await launcher.close()
 
 
 async def test_without_spares_it_is_the_same(pods: Any) -> None:

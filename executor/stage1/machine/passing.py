@@ -8,7 +8,7 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from executor.stage1 import syscalls
@@ -139,25 +139,27 @@ class Look(_Held):
     """All that can be looked at of what a pod could have left with its init; what is remembered of it goes.
 
     Its inputs: `init` (a pidfd), `shm`, `mqueue`, `proc`, `sys` (directories of its own root), the namespaces that are
-    our `own`, `net0` and so on. told: what is to be read of these, the first of which may go on.
+    our `own`, and the files whose texts it compares. told: what these say, the first of which may go on.
     """
 
-    def __init__(self, function: Function, told: Sequence[bytes]) -> None:
-        self._told = told
-        files = [f"net{number}" for number in range(len(told))]
-        self.inputs = ("init", "shm", "mqueue", "proc", "sys", "own uts", "own ipc", *files)
+    def __init__(self, function: Function, told: Mapping[str, bytes]) -> None:
+        self.told = told
+        self.inputs = ("init", "shm", "mqueue", "proc", "sys", "own uts", "own ipc", *told)
         super().__init__(function)
-        read = [struct.pack("<Q", len(text)) + text.ljust(_aligned(len(text) + 1), b"\0") for text in told]
+        read = [
+            struct.pack("<Q", len(text)) + text.ljust(_aligned(len(text) + 1), b"\0")
+            for text in told.values()
+        ]
         self._expected = b"".join(read)
 
     def _build(self) -> None:
         todo, whole = self._todo, self._input("init")
         self._packets = todo.room(0)
-        for number, text in enumerate(self._told):
+        for number, (name, text) in enumerate(self.told.items()):
             size, place = todo.room(8), todo.room(_aligned(len(text) + 1))
             self._try(
                 "pread64",
-                self._input(f"net{number}"),
+                self._input(name),
                 place,
                 len(text) + (1 if number else 0),
                 0,
