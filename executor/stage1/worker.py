@@ -115,9 +115,16 @@ class _Home:
 
     def hand(self, data: bytes) -> int:
         """Where the program finds its list: the pipe, or what is closed when we come home."""
-        if len(data) > _PIPE or os.write(self._given, data) != len(data):
-            return machine.readable(data)
-        return self.source
+        if len(data) <= _PIPE:
+            try:
+                written = os.write(self._given, data)
+            except BlockingIOError:
+                written = 0
+            if written == len(data):
+                return self.source
+            while written:  # who may have no pipe of the usual size has one that is full
+                written -= len(os.read(self.source, written))
+        return machine.readable(data)
 
     def hear(self) -> tuple[int, int]:
         """What a program has said that has ended. Raises StageError, of nothing, when it died before."""
