@@ -170,11 +170,20 @@ class PodDir:
         finally:
             os.close(fd)
 
-    def strip(self, apps: Sequence[str] = ()) -> None:
-        """Remove all but the logs. Slow: for a thread; less so if the pod's apps are told."""
+    def strip(self) -> None:
+        """Remove all but the logs. Slow: for a thread."""
+        if self._dispose(self.path):
+            self._strip()
+
+    def strip_known(self, apps: Sequence[str]) -> Callable[[], None] | None:
+        """Remove what pods of these apps leave that have written nothing; returns what removes the rest but the logs, if
+        there is any. For a thread."""
         if not self._dispose(self.path):
-            return
+            return None
         remove_known(self._text, _left_by(apps))
+        return None if os.listdir(self._text) == ["logs"] else self._strip
+
+    def _strip(self) -> None:
         for entry in self.path.iterdir():
             if entry.name != "logs":
                 _remove(entry)

@@ -475,7 +475,7 @@ class PodRunner:
                 self._dir.strip
             )  # a machine, or a stage1 of others, may have changed anything
         else:
-            self._machine.trash.later(partial(self._dir.strip, list(self._containers)))
+            self._machine.trash.later(partial(self._dir.strip_known, list(self._containers)))
 
     async def remove(self) -> None:
         """Remove what is left of a pod that is over."""

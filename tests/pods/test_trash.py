@@ -50,7 +50,7 @@ async def test_who_waits_for_a_disk_gets_company_and_not_more_than_that() -> Non
         more.release()
     await trash.settle()
     for _ in range(4):  # a thread each, or they would not meet the test itself
-        trash.later(meet.wait)
+        trash.later(partial(meet.wait, 60))
     for _ in range(100):
         trash.later(more.acquire)
     await asyncio.to_thread(meet.wait, 60)
@@ -60,28 +60,54 @@ async def test_who_waits_for_a_disk_gets_company_and_not_more_than_that() -> Non
     await trash.settle()
 
 
+async def test_what_takes_long_is_in_the_way_of_nobody() -> None:
+    trash, go = Trash(), threading.Event()
+    long: list[threading.Thread] = []
+    short: list[int] = []
+
+    def rest() -> None:
+        assert go.wait(60)
+        long.append(threading.current_thread())
+
+    for _ in range(10):
+        trash.later(lambda: rest)
+    for number in range(50):
+        trash.later(partial(short.append, number))
+    async with asyncio.timeout(60):
+        while len(trash) > 10:
+            await asyncio.sleep(0.001)
+    assert (long, sorted(short)) == ([], list(range(50)))
+    go.set()
+    await trash.settle()
+    assert len(long) == 10
+    assert len(set(long)) <= 3
+
+
 async def test_what_fails_is_told_and_no_obstacle(caplog: pytest.LogCaptureFixture) -> None:
     trash = Trash()
     done: list[int] = []
     trash.later(partial(os.rmdir, "/proc/self/fd"))
+    trash.later(lambda: partial(os.rmdir, "/proc/self/ns"))
     trash.later(partial(done.append, 1))
     await trash.settle()
     assert done == [1]
-    assert "collecting a dead pod failed" in caplog.text
+    assert caplog.text.count("collecting a dead pod failed") == 2
 
 
-async def test_who_leaves_too_much_waits() -> None:
-    trash, go = Trash(), threading.Event()
+async def test_who_leaves_too_much_waits_until_it_is_less() -> None:
+    trash, go = Trash(), threading.Semaphore(0)
     for _ in range(MOST):
-        trash.later(partial(go.wait, 60))
+        trash.later(partial(go.acquire, timeout=60))
     await asyncio.wait_for(trash.room(), 60)  # there is still some
-    trash.later(lambda: None)
+    trash.later(partial(go.acquire, timeout=60))
     waits = asyncio.create_task(trash.room())
     await asyncio.sleep(0)
     assert not waits.done()
-    go.set()
+    go.release()
     await asyncio.wait_for(waits, 60)
-    assert len(trash) <= 1
+    assert len(trash) == MOST
+    go.release(MOST)
+    await asyncio.wait_for(trash.settle(), 60)
 
 
 def layers(place: Path, *apps: str) -> None:
@@ -135,7 +161,11 @@ def test_a_pod_s_directory_is_stripped_to_its_logs(tmp_path: Path) -> None:
     (pod.path / "stage1/rootfs/rkt/status").mkdir(parents=True)
     (pod.path / "stage1/rootfs/rkt/status/a").write_text("0")
     (pod.path / "else").mkdir()
-    pod.strip(["a", "b"])
+    rest = pod.strip_known(["a", "b"])
+    assert not (pod.path / "overlay/a").exists()
+    assert rest is not None
+    rest()
+    assert pod.strip_known(["a", "b"]) is None
     assert sorted(str(path.relative_to(pod.path)) for path in pod.path.rglob("*")) == [
         "logs", "logs/a", "logs/a/0.log", "logs/b", "logs/b/0.log",
     ]  # fmt: skip
