@@ -344,9 +344,13 @@ async def test_bombs(host: Any, neighbour: None, flavor: str) -> None:
     """Of processes and of memory; others start meanwhile, and they end when they are told to."""
     limit = {"limits": {"memory": "32Mi"}}
     forks = "f() { f & f & }; f 2>/dev/null; while :; do f 2>/dev/null; done"
+    mounts = [{"name": "v", "mountPath": "/v"}]
     # The one of memory first: what a bomb of processes leaves of the pod's pids need not be enough to start another.
     task = host.run(
-        {"run": "exec tail /dev/zero", "resources": limit}, {"run": forks}, runtimeClassName=flavor
+        {"run": "echo > /v/go; exec tail /dev/zero", "resources": limit, "volumeMounts": mounts},
+        {"run": f"until test -e /v/go; do sleep 0.01; done; {forks}", "volumeMounts": mounts},
+        runtimeClassName=flavor,
+        volumes=[{"name": "v", "emptyDir": {}}],
     )
     report = await host.until(task, lambda r: "terminated" in r.status["containerStatuses"][0]["state"])
     assert (terminated(report)["reason"], terminated(report)["exitCode"]) == ("OOMKilled", 137), report.status
