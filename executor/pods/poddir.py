@@ -176,8 +176,8 @@ class PodDir:
             self._strip()
 
     def strip_known(self, apps: Sequence[str]) -> Callable[[], None] | None:
-        """Remove what pods of these apps leave that have written nothing; returns what removes the rest but the logs, if
-        there is any. For a thread."""
+        """Remove what pods of these apps leave that have written nothing; returns what removes the rest, but the logs,
+        if there is any. For a thread."""
         if not self._dispose(self.path):
             return None
         remove_known(self._text, _left_by(apps))
