@@ -29,7 +29,7 @@ from executor.stage1.points import Points
 from executor.stage1.process import make_room
 from executor.stage1.reaper import Reaper
 from executor.stage1.sandbox import Sandbox
-from executor.stage1.starters import Answer, Child
+from executor.stage1.starters import Answer, Child, Waiting
 from executor.stage1.worker import worker
 
 _END_SECONDS: Final = 10.0
@@ -80,8 +80,9 @@ class Launcher:
         self._once = only is not None
         self.mappable = userns.Mappable()
         self.points = Points(points)
-        self.cgroups = Spares(layout, 0 if only is not None else spares)
-        self._spare_starters: list[Child] = []
+        self.cgroups = Spares(layout, self._most_kept)
+        self._spare_starters = Waiting(spares, _IDLE_SECONDS)
+        self._dismissing = False
         self._sandboxes: dict[str, Sandbox] = {}
         self._reaper = Reaper()
         self.expect = self._reaper.expect
@@ -167,26 +168,32 @@ class Launcher:
     def take_starter(self) -> Child:
         """A process that waits for an app to start; call `starter_done` when it has answered."""
         self._reaper.starting += 1
-        return self._spare_starters.pop() if self._spare_starters else self._fork_starter(spare=False)
+        return self._spare_starters.take() or self._fork_starter(spare=False)
 
     def starter_done(self, starter: Child, *, well: bool) -> None:
         """One start has ended. A starter that is `well` waits for the next, a while if there are more than are to be
         spare."""
         self._reaper.started()
         if well and starter.lasts and self._spares and not self._closing:
-            self._spare_starters.append(starter)
-            self.expect(starter.pid, partial(self._lose_starter, starter))
-            if len(self._spare_starters) > self._spares:
-                self.later(_IDLE_SECONDS, self._dismiss)
+            self._keep_starter(starter)
+            if not self._dismissing:
+                self._dismiss()
         else:
             starter.socket.close()
         self._plan_refill()
 
+    def _keep_starter(self, starter: Child) -> None:
+        self._spare_starters.add(starter, time.monotonic())
+        self.expect(starter.pid, partial(self._lose_starter, starter))
+
     def _dismiss(self) -> None:
-        if len(self._spare_starters) > self._spares:
-            idle = self._spare_starters.pop(0)
-            self.expect(idle.pid, lambda _: None)
-            idle.socket.close()
+        idle, again = self._spare_starters.expire(time.monotonic())
+        for starter in idle:
+            self.expect(starter.pid, lambda _: None)
+            starter.socket.close()
+        self._dismissing = again is not None
+        if again is not None:
+            self.later(again, self._dismiss)
 
     def send_event(self, event: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         """Tell the executor; if it is gone the loop notices by itself."""
@@ -322,9 +329,7 @@ class Launcher:
             return
         self._put_off = False
         if len(self._spare_starters) + self._reaper.starting < self._spares:
-            starter = self._fork_starter(spare=True)
-            self._spare_starters.append(starter)
-            self.expect(starter.pid, partial(self._lose_starter, starter))
+            self._keep_starter(self._fork_starter(spare=True))
             self._plan_refill()
             return
         for kind, spares in self._spare_inits.items():
@@ -338,8 +343,7 @@ class Launcher:
     # A spare that dies is forgotten: the one forked in need will say what is wrong.
 
     def _lose_starter(self, starter: Child, _status: int) -> None:
-        if starter in self._spare_starters:
-            self._spare_starters.remove(starter)
+        if self._spare_starters.discard(starter):
             starter.socket.close()
 
     def _lose_init(self, init: Init, _status: int) -> None:

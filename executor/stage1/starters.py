@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -18,6 +18,45 @@ class Child(NamedTuple):
     pid: int
     socket: socket.socket
     lasts: bool
+
+
+class Waiting:
+    """Starters that wait for the next start. Those that have waited for too long go, but for a few; the others are
+    used before them."""
+
+    def __init__(self, few: int, seconds: float) -> None:
+        self._few = few
+        self._seconds = seconds
+        self._since: dict[Child, float] = {}  # in the order of their times
+
+    def __len__(self) -> int:
+        return len(self._since)
+
+    def __iter__(self) -> Iterator[Child]:
+        return iter(self._since)
+
+    def add(self, child: Child, now: float) -> None:
+        """It waits from now on."""
+        self._since[child] = now
+
+    def take(self) -> Child | None:
+        """One of them, that has waited no longer than any other."""
+        return self._since.popitem()[0] if self._since else None
+
+    def discard(self, child: Child) -> bool:
+        """Whether it waited."""
+        return self._since.pop(child, None) is not None
+
+    def expire(self, now: float) -> tuple[list[Child], float | None]:
+        """Those that go, and after how many seconds to look again; None: when there are more."""
+        gone: list[Child] = []
+        while len(self._since) > self._few:
+            child, since = next(iter(self._since.items()))
+            if since + self._seconds > now:
+                return gone, since + self._seconds - now
+            del self._since[child]
+            gone.append(child)
+        return gone, None
 
 
 class Answer(Protocol):
