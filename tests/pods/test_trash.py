@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -170,3 +172,55 @@ def test_a_pod_s_directory_is_stripped_to_its_logs(tmp_path: Path) -> None:
     ]  # fmt: skip
     pod.remove()
     assert not pod.path.exists()
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from executor.pods.poddir import Phase, PodDirs
+root = Path(sys.argv[1], "pods")
+
+def live(left):
+    def count(event, _):
+        if event in {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}:
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(count)
+    dirs = PodDirs(root, spread=True)
+    dirs.open()
+    pod = dirs.create("u")
+    pod.prepare(["a"])
+    pod.write_app("a", "image", "sha256:1", [Path("/l/1")])
+    (pod.path / "overlay/a/work/work/incompat/volatile").mkdir(parents=True)
+    (pod.path / "overlay/a/upper/directory").mkdir(parents=True)
+    pod.move(Phase.EXITED)
+    pod.strip_known(["a"])()
+    pod.remove()
+
+PodDirs(root, spread=True).open()
+for killed in range(1000):
+    pid = os.fork()
+    if not pid:
+        live([killed])
+        os._exit(0)
+    status = os.waitpid(pid, 0)[1]
+    PodDirs(root, spread=True).collect()
+    assert not any(any((root / phase).iterdir()) for phase in Phase)
+    assert not list(root.glob("places/*/*"))
+    if not status:
+        break
+    assert os.WTERMSIG(status) == signal.SIGKILL
+print(killed)
+"""
+
+
+def test_whoever_is_killed_leaves_nothing_that_is_not_collected(tmp_path: Path) -> None:
+    """Before every single rename, mkdir and removal in a pod's directory, from its making to its end."""
+    root = Path(__file__).parents[2]
+    ran = subprocess.run(
+        [sys.executable, "-c", _KILLED, tmp_path, root], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) > 40
