@@ -32,15 +32,12 @@ class Instance(NamedTuple):
 
 
 class Execs:
-    """The programs that are executed into the apps of a pod. apps: those that run. on_end: called when one ends."""
+    """The programs that are executed into the apps of a pod. apps: those that run."""
 
-    def __init__(
-        self, launcher: "Launcher", pod: str, apps: Mapping[str, Instance], on_end: Callable[[], None]
-    ) -> None:
+    def __init__(self, launcher: "Launcher", pod: str, apps: Mapping[str, Instance]) -> None:
         self._launcher = launcher
         self._pod = pod
         self._apps = apps
-        self._on_end = on_end
         self._running: dict[int, Instance] = {}
         self._count = 0
 
@@ -52,14 +49,22 @@ class Execs:
         self._count += 1
         return self._count
 
-    def started(self, app: str, number: int, pid: int) -> None:
-        """It has been executed; called before anybody is told, so that its exit is not missed."""
+    def started(self, app: str, number: int, pid: int, on_end: Callable[[], None]) -> None:
+        """It has been executed; called before anybody is told, so that its exit is not missed. on_end: called then.
+
+        That is not kept here: in the launcher, which collects no garbage, nothing may refer to itself.
+        """
+
+        def on_exit(status: int) -> None:
+            self._tell_exit(app, number, status)
+            on_end()
+
         self._running[number] = Instance(pid)
-        self._launcher.expect(pid, lambda status: self._on_exit(app, number, status))
+        self._launcher.expect(pid, on_exit)
         if app not in self._apps:  # the app has ended meanwhile, and takes it along
             self.signal(number, signal.SIGKILL)
 
-    def _on_exit(self, app: str, number: int, status: int) -> None:
+    def _tell_exit(self, app: str, number: int, status: int) -> None:
         del self._running[number]
         code = os.waitstatus_to_exitcode(status)
         self._launcher.send_event(
@@ -72,7 +77,6 @@ class Execs:
                 "signal": -code if code < 0 else None,
             }
         )
-        self._on_end()
 
     def signal(self, number: int, signum: int) -> None:
         """One that has ended is no error. Raises StageError."""

@@ -58,7 +58,7 @@ class Sandbox:
         )
         self._apps: dict[str, Instance] = {}
         self._starters: dict[str, int] = {}
-        self._execs = Execs(launcher, directory, self._apps, self._advance)
+        self._execs = Execs(launcher, directory, self._apps)
         self._removing: set[str] = set()
         self._init: Init | None = None
         self._init_lives = False
@@ -342,7 +342,7 @@ class Sandbox:
         number = self._execs.next()
         starter = self._take_starter(
             f"{name}#{number}",
-            lambda pid: self._execs.started(name, number, pid),
+            lambda pid: self._execs.started(name, number, pid, self._advance),
             lambda reply, descriptors=(): answer({**reply, "exec": number}, descriptors),
             instance.oom_kills_before,
             app=name,

@@ -69,3 +69,37 @@ async def test_who_is_killed_with_a_pod_starts_no_other_s_app(
         os.close(reading)
         os.close(writing)
         await launcher.close()
+
+
+def resident(pid: int) -> int:
+    """KiB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+
+
+async def test_the_launcher_keeps_nothing_of_pods_that_have_gone(pods: Pods, image: Path) -> None:
+    """It collects no garbage: what refers to itself would stay."""
+    launcher = await Launcher.start(spares=1, points=image.with_name("points"))
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+
+    async def one() -> None:
+        pod = await Runner(launcher, pods).pod(
+            pods.make(pods.app("/bin/sleep", "1000"), network="loopback", processes="own")
+        )
+        await pod.sandbox.start_app("app", stdin=null, stdout=null, stderr=null)
+        program = await pod.sandbox.exec("app", ["/bin/true"], streams=(null, null, null))
+        await program.ended
+        await pod.sandbox.signal_app("app", signal.SIGKILL)
+        await pod.ended()
+        await pod.sandbox.stop()
+
+    try:
+        for _ in range(20):
+            await one()
+        before = resident(launcher.pid)
+        for _ in range(50):
+            await one()
+        assert resident(launcher.pid) - before < 250
+    finally:
+        os.close(null)
+        await launcher.close()
