@@ -130,16 +130,18 @@ def settle(
     user_namespace: int = -1,
     terminal: bool = False,
     look: bool = True,
+    files: Sequence[int] = (),
 ) -> Settled:
     """Give the app its streams, and stand in its working directory; what else there is to know. Raises StageError.
 
     `user_namespace` is entered, if it is one: for a caller that is of no use afterwards. root: a descriptor of "/", if
-    there is one. look: whether a program that was named by its path is there.
+    there is one. look: whether a program that was named by its path is there. files: see `users.resolve`.
     """
     if root < 0:
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     identity = users.resolve(
         root, process.user, process.group, process.supplementary_gids, strict=process.strict_groups, ids=process.ids,
+        files=files,
     )  # fmt: skip
     environment = dict(process.environment)
     _complete(environment, identity, terminal=terminal)

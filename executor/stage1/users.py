@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -10,6 +10,8 @@ from executor.stage1 import syscalls, userns
 from executor.stage1.ops import IN_ROOT, StageError
 
 SHELL: Final = "/bin/sh"
+IDENTITIES: Final = ("etc/passwd", "etc/group")
+TO_READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _LIMIT: Final = 1 << 20
 
 
@@ -26,24 +28,34 @@ class Identity(NamedTuple):
 
 
 def resolve(
-    root: int, user: str, group: str, extra: tuple[int, ...], *, strict: bool = False, ids: int = 0
+    root: int,
+    user: str,
+    group: str,
+    extra: tuple[int, ...],
+    *,
+    strict: bool = False,
+    ids: int = 0,
+    files: Sequence[int] = (),
 ) -> Identity:
     """Ids of `user` and `group` (numbers, names, or the path of a file whose owner is meant: appc aci.md).
 
     `ids`: what is 0 in the pod's user namespace, in which we are not yet; 0 when it has none.
 
+    `files`: descriptors of IDENTITIES, if they were opened already; -1 for one that is not there.
+
     An image without /etc/passwd is fine as long as only numbers are used. `strict`: no groups that only the image says
     the user is in. Raises StageError.
     """
     try:
-        return _resolve(root, user, group, extra, strict=strict, ids=ids)
+        return _resolve(root, user, group, extra, strict, ids, files)
     except ValueError as error:
         raise StageError(f"user {user[:40]}, group {group[:40]}: {error}") from None
 
 
-def _resolve(root: int, user: str, group: str, extra: tuple[int, ...], *, strict: bool, ids: int) -> Identity:
-    passwd = _text(root, "etc/passwd")
-    groups = _text(root, "etc/group") if passwd or userns.number(group) is None else ""
+def _resolve(
+    root: int, user: str, group: str, extra: tuple[int, ...], strict: bool, ids: int, files: Sequence[int]
+) -> Identity:
+    passwd, groups = map(_text, files) if files else (_text(_open(root, path)) for path in IDENTITIES)
     uid = _inside(user, _owner(root, user).st_uid, ids) if user.startswith("/") else -1
     gid = _inside(group, _owner(root, group).st_gid, ids) if group.startswith("/") else -1
     return _look_up(passwd, groups, user, group, extra, strict, uid, gid)
@@ -127,11 +139,17 @@ def _inside(path: str, owner: int, ids: int) -> int:
     return owner - ids
 
 
-def _text(root: int, path: str) -> str:
-    """Of a file; nothing for one that is missing or not a regular one."""
+def _open(root: int, path: str) -> int:
+    """-1 when it is missing."""
     try:
-        fd = syscalls.openat2(root, path, os.O_RDONLY | os.O_NONBLOCK, IN_ROOT)
+        return syscalls.openat2(root, path, TO_READ, IN_ROOT)
     except OSError:
+        return -1
+
+
+def _text(fd: int) -> str:
+    """Of an open file, which is closed; nothing for one that is missing or not a regular one."""
+    if fd < 0:
         return ""
     with open(fd, "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -18,8 +18,8 @@ from executor.stage1.children import TERMINAL, close_all_but
 from executor.stage1.machine.app import FIRST_OWN
 from executor.stage1.machine.tree import OpenMembers, Refused, Trees, Variable, divide
 from executor.stage1.ops import StageError
-from executor.stage1.process import SOCKET, Process, make_room, settle
-from executor.stage1.users import Identity
+from executor.stage1.process import SOCKET, Limit, Process, make_room, settle
+from executor.stage1.users import IDENTITIES, Identity
 
 _REPORT: Final = struct.Struct("<II")
 _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred
@@ -45,12 +45,12 @@ def worker(sock: socket.socket, native: machine.Machine, bare: Bare, *, host: in
         if message is None:
             return
         try:
-            job = _Job(sock, home, Process(*message[1]).limited(limit), message[0], message[2], fds)
+            job = _Job(sock, home, message, fds)
             shape = shapes.get(job.key)
             if shape is None:
                 if len(shapes) >= _REMEMBERED:
                     del shapes[next(iter(shapes))]
-                shape = shapes[job.key] = _Shape(home, job)
+                shape = shapes[job.key] = _Shape(home, job, limit)
             app = job.run(shape)
         except StageError as error:
             channel.send(sock, str(error))
@@ -157,9 +157,9 @@ class _Shape:
     given: names of what is handed to that, from descriptor FIRST_OWN on. members: which values are cgroups' files.
     """
 
-    def __init__(self, home: _Home, job: "_Job") -> None:
+    def __init__(self, home: _Home, job: "_Job", limit: Limit) -> None:
         self._home = home
-        self._process = job.process
+        self._process = job.process.limited(limit)
         self.label: lsm.Label | None = None
         self.given: list[str] = []
         self.members: list[int] = []
@@ -235,20 +235,19 @@ class _Job:
         self,
         sock: socket.socket,
         home: _Home,
-        process: Process,
-        plan: list[Any],
-        names: tuple[str, ...],
+        message: tuple[list[Any], Any, tuple[str, ...]],
         fds: list[int],
     ) -> None:
+        self.plan, process, names = message
+        self.names, self.process = names, Process(*process)
         count = len(fds) - len(names)
-        self.names, self.plan, self.process = names, plan, process
         self._sock = sock
         self._home = home
         self._terminal = not count
         if self._terminal:
             self.plan += ops.pack([ops.Terminal(console="app" not in names)])
         self._fds = dict(zip(names, fds[count:], strict=True))
-        if process.own_proc:
+        if self.process.own_proc:
             self._fds[_TOLD] = home.telling
         shape, self._values = divide(self.plan)
         self.key = (shape, names, count, *process[6:9], *process[10:])
@@ -260,8 +259,15 @@ class _Job:
         context, process = self._context, self.process
         self._fds[_PROC] = self._home.proc
         self._make_root(shape)
+        there = context.fds
+        files = [there[name] for name in IDENTITIES if name in there]
         ready = settle(
-            process, context.streams, root=context.fds.get("root", -1), terminal=self._terminal, look=False
+            process,
+            context.streams,
+            root=there.get("root", -1),
+            terminal=self._terminal,
+            look=False,
+            files=files,
         )
         if self._terminal:
             channel.send(self._sock, TERMINAL, [context.fds["master"]])
@@ -273,7 +279,7 @@ class _Job:
         except (ValueError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise StageError(f"exec {name}: {reason}") from None
-        there = {**context.fds, **self._fds}
+        there = {**there, **self._fds}
         given = [there[one] for one in shape.given]
         try:
             program = shape.spawn.execute(

@@ -10,11 +10,12 @@ import ctypes
 import errno
 import os
 import stat
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from executor.stage1 import ops, syscalls
-from executor.stage1.machine.assemble import RECORD, Label, List, Place, Value
+from executor.stage1.machine.assemble import ANY, RECORD, Label, List, Place, Value
 from executor.stage1.ops import Context, Op
 from executor.stage1.ops.base import IN_ROOT
 from executor.stage1.ops.roots import UP, layer
@@ -31,6 +32,7 @@ from executor.stage1.syscalls import (
     RESOLVE_IN_ROOT,
     RESOLVE_NO_SYMLINKS,
 )
+from executor.stage1.users import IDENTITIES, TO_READ
 
 _FEW: Final = 4
 """Operations that are not worth a list."""
@@ -42,6 +44,8 @@ _NO_LINKS: Final = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
 _MOVE_TO_PATH: Final = syscalls.MOVE_MOUNT_F_EMPTY_PATH
 _LOWERS: Final = 17
 _USERS_IN_ATTR: Final = 24
+_NONE: Final = (-1).to_bytes(8, "little", signed=True)
+_ENCODING: Final = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
 _AT_REMOVEDIR: Final = 0x200
 
 Variable = str | bytes | int
@@ -194,17 +198,20 @@ class _Made:
         self._inputs = [(name, start + place.offset) for name, place in builder.inputs]
         self._outputs = [(name, start + place.offset) for name, place in builder.trees.items()]
         self._taken = builder.taken
+        self._unless = [start + place.offset for place in builder.unless]
         self._places = builder.places
         self.opens_members = any(isinstance(op, OpenMembers) for op, _ in run)
 
     def execute(self, values: Sequence[Variable], context: Context) -> None:
         view, fds = self._view, context.fds
+        for offset in self._unless:
+            view[offset : offset + 8] = _NONE
         for number, offset, size in self._variables:
             value = values[number]
             if isinstance(value, int):
                 view[offset : offset + 8] = value.to_bytes(8, "little")
                 continue
-            raw = os.fsencode(value) + b"\0"
+            raw = (value if isinstance(value, bytes) else value.encode(*_ENCODING)) + b"\0"
             length = len(raw)
             if length > size or raw.find(0) != length - 1:
                 raise Refused
@@ -217,7 +224,7 @@ class _Made:
         for name in self._taken:
             fds.pop(name, None)
         for name, offset in self._outputs:
-            fds[name] = int.from_bytes(view[offset : offset + 4], "little")
+            fds[name] = int.from_bytes(view[offset : offset + 4], "little", signed=True)
 
 
 class _Builder:
@@ -225,7 +232,8 @@ class _Builder:
 
     run: operations, and the numbers of their values. variables: those numbers, the places of such values, and the room
     that is there. inputs, trees: descriptors that are there before and afterwards. taken: those that are not there any
-    more. places: so many of the ground it takes.
+    more. unless: places that have -1 in them before, for descriptors that there may not be. places: so many of the
+    ground it takes.
     """
 
     def __init__(self, run: list[tuple[Op, list[int]]], base: int) -> None:
@@ -235,6 +243,7 @@ class _Builder:
         self.inputs: list[tuple[str, Place]] = []
         self.trees: dict[str, Place] = {}
         self.taken: list[str] = []
+        self.unless: list[Place] = []
         self.places = 0
         for op, positions in run:
             self._positions = [*positions]
@@ -416,6 +425,11 @@ class _Builder:
         todo = self._todo
         todo.call("fchdir", Value(self._fd("root")))
         todo.call("chroot", ".")
+        for path in IDENTITIES:
+            file, how = todo.room(8), todo.structure("QQQ", TO_READ, 0, IN_ROOT)
+            self.unless.append(file)
+            self.trees[path] = file
+            todo.call("openat2", Value(self._fd("root")), path, how, 24, result=file, tolerate=ANY)
 
 
 def _always(_: Any) -> bool:
