@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 _NET: Final = "/proc/thread-self/net"
 _SOCKETS: Final = "sockstat"
 _NO_SOCKET: Final = b"sockets: used 0\n"
-_RECORDS: Final = ("snmp", "snmp6")
-"""Below /proc/PID/net: each is told as a whole. What is counted in netstat takes a packet, which is counted here."""
+_RECORDS: Final = ("snmp", "snmp6", "fib_triestat", "rt6_stats")
+"""Below /proc/PID/net: each is told as a whole. What is counted in netstat takes a packet, which is counted here. Some
+kernels count in the third how often somebody has asked for a way, some in the fourth for how many they have remembered
+one."""
 _LISTS: Final = ("dev", "ip6_flowlabel", "route", "ipv6_route", "if_inet6", "arp", "igmp", "igmp6")
 _SHORT: Final = 2048
 """Of a list the kernel gives whole lines, a page at a time (seq_file): of a shorter one, one line more as well."""
