@@ -70,6 +70,7 @@ class PodDir:
         self.phase = phase or Phase.EMBRYO
         # Text, and plain calls: a pod's start is measured in milliseconds, and pathlib's share would show.
         self._text = f"{root}/{self.phase}/{name}"
+        self._path: Path | None = None
         if phase is None:
             make(self._text, 0o750)
         self._lock = os.open(self._text, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -88,13 +89,15 @@ class PodDir:
 
     @property
     def path(self) -> Path:
-        return Path(self._text)
+        if self._path is None:
+            self._path = Path(self._text)
+        return self._path
 
     def move(self, phase: Phase) -> None:
         """Go on to another phase. Whoever holds paths into the directory has to ask for them again."""
         before = self._text
         self.phase = phase
-        self._text = f"{self._root}/{phase}/{self.name}"
+        self._text, self._path = f"{self._root}/{phase}/{self.name}", None
         os.rename(before, self._text)
 
     def prepare(self, apps: Sequence[str]) -> None:
@@ -136,7 +139,7 @@ class PodDir:
 
     def log(self, app: str, attempt: int) -> Path:
         """The newest log file of an instance."""
-        return self.path / "logs" / app / f"{attempt}.log"
+        return Path(f"{self._text}/logs/{app}/{attempt}.log")
 
     def drop_logs(self, app: str, attempt: int) -> None:
         """Forget the logs of an instance and of those before it."""
@@ -155,9 +158,8 @@ class PodDir:
     def termination_message(self, app: str, limit: int) -> str:
         """At most so many of the last bytes of what the app left. The file is the app's: nothing of it is believed."""
         try:
-            fd = os.open(
-                self.path / "termination" / app, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            )
+            path = f"{self._text}/termination/{app}"
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return ""
         try:
