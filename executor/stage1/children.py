@@ -189,6 +189,7 @@ def starter(sock: socket.socket, *, host: int, last_cap: int, spare: bool) -> No
 def _spawn(sock: socket.socket, process: Process, last_cap: int, fds: dict[str, int]) -> int:
     if "master" in fds:
         channel.send(sock, TERMINAL, [fds["master"]])  # before we lose the descriptor
-    how = first.spawn if process.own_proc else spawn
-    keep, users = sock.fileno(), fds.get("users", -1)
-    return how(process, last_cap=last_cap, keep=keep, user_namespace=users, terminal="master" in fds)
+    given = {"last_cap": last_cap, "keep": sock.fileno(), "user_namespace": fds.get("users", -1)}
+    if process.own_proc:
+        return first.spawn(process, terminal="master" in fds, null=fds.get(ops.NULL, -1), **given)
+    return spawn(process, terminal="master" in fds, **given)

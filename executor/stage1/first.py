@@ -23,9 +23,11 @@ _FLAGS: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
 _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred
 
 
-def spawn(process: Process, *, last_cap: int, keep: int, user_namespace: int, terminal: bool) -> int:
+def spawn(
+    process: Process, *, last_cap: int, keep: int, user_namespace: int, terminal: bool, null: int
+) -> int:
     """As `process.spawn`, with `process.own_proc`. The caller is in the app's root, and in the pod's pid namespace
-    with what it forks. Raises StageError."""
+    with what it forks. null: `OpenNull`'s, or -1. Raises StageError."""
     ready = settle(process, (0, 1, 2), terminal=terminal)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -38,7 +40,7 @@ def spawn(process: Process, *, last_cap: int, keep: int, user_namespace: int, te
             syscalls.unshare(syscalls.CLONE_NEWPID)
             if syscalls.fork_sibling() == 0:
                 theirs.send(b"x")
-                _go_on(process, ready, report, user_namespace, last_cap)
+                _go_on(process, ready, (report, user_namespace, null), last_cap)
         except OSError as error:
             os.write(report, f"{doing}: {os.strerror(error.errno or 0)}".encode())
         finally:
@@ -68,10 +70,11 @@ def _who(sock: socket.socket) -> int:
     raise StageError("")  # it was killed before
 
 
-def _go_on(process: Process, ready: Settled, report: int, user_namespace: int, last_cap: int) -> NoReturn:
+def _go_on(process: Process, ready: Settled, fds: tuple[int, int, int], last_cap: int) -> NoReturn:
+    report, user_namespace, null = fds
     doing = "mount the app's own /proc"
     try:
-        _mount(process)
+        _mount(process, null)
         if user_namespace >= 0:
             doing = "enter the user namespace"
             syscalls.setns(user_namespace, syscalls.CLONE_NEWUSER)
@@ -96,18 +99,18 @@ def _go_on(process: Process, ready: Settled, report: int, user_namespace: int, l
         os._exit(1)
 
 
-def _mount(process: Process) -> None:
+def _mount(process: Process, null: int) -> None:
     """The app's own /proc, and above it what was above the pod's."""
     flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE
     above = [(path, syscalls.open_tree(path, flags)) for path in process.over_proc]
     syscalls.mount("proc", "/proc", "proc", _FLAGS)
     if process.own_proc == "masked":
-        _mask()
+        _mask(f"/proc/self/fd/{null}")
     for path, tree in above:
         syscalls.move_mount(tree, os.open(path, os.O_PATH))
 
 
-def _mask() -> None:
+def _mask(null: str) -> None:
     for path in (f"/{one}" for one in plan.HIDDEN if one.startswith("proc/")):
         try:
             directory = stat.S_ISDIR(os.stat(path).st_mode)
@@ -116,7 +119,7 @@ def _mask() -> None:
         if directory:
             syscalls.mount("tmpfs", path, "tmpfs", _FLAGS | MS_RDONLY, "size=4k")
         else:
-            syscalls.mount("/dev/null", path, None, MS_BIND)
+            syscalls.mount(null, path, None, MS_BIND)
     for path in (f"/{one}" for one in plan.READ_ONLY):
         if os.path.exists(path):
             syscalls.mount(path, path, None, MS_BIND)

@@ -146,6 +146,8 @@ def app_plan(pod: Pod, app: App, paths: Paths, lowers: tuple[str, ...], members:
     plan += _volumes(pod, app, paths)
     plan += _shared(pod, app)
     plan += [ops.Enter("ground", syscalls.CLONE_NEWNS), ops.Unshare(syscalls.CLONE_NEWNS, "a copy of it")]
+    if _own_proc(pod, app) == "masked":
+        plan.append(ops.OpenNull())
     if pod.ids:
         plan.append(ops.ActAs(pod.ids))
     device_files, mapped = app.privileged or not linux, bool(pod.ids)

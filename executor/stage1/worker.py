@@ -167,6 +167,8 @@ class _Shape:
         self.prelude = machine.Prelude()
         if job.process.own_proc:
             self.prelude = self.prelude._replace(told=self._give(_TOLD))
+            null = self._give(ops.NULL) if job.process.own_proc == "masked" else -1
+            self.prelude = self.prelude._replace(null=null)
         sockets = tuple(self._give(f"{SOCKET}{number}") for number in range(job.process.sockets))
         self.prelude = self.prelude._replace(listening=sockets)
         instead: dict[int, ops.Op | None] = {}

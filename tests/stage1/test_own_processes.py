@@ -98,6 +98,26 @@ async def test_volumes_in_its_proc_are_seen(runner: Any, tmp_path: Path, lists: 
             await launcher.close()
 
 
+@pytest.mark.parametrize("lists", [True, False])
+async def test_its_dev_is_not_what_hides(runner: Any, tmp_path: Path, lists: bool) -> None:
+    """A volume there may be anybody's (CVE-2025-31133): without a null device, or with a link in its place."""
+    (tmp_path / "null").symlink_to("/proc/cmdline")
+    volumes = [{"name": "dev", "kind": "host", "source": str(tmp_path)}]
+    script = """
+    for file in timer_list kallsyms; do head -c 9 /proc/$file | wc -c; done; ls /dev | grep null; echo /proc/acpi/*
+    """
+    app = runner.pods.app("/bin/sh", "-c", script, mounts=[{"volume": "dev", "path": "/dev"}])
+    launcher = None if lists else await Launcher.start(lists=False)
+    try:
+        runner.launcher = launcher or runner.launcher
+        running = await runner.pod(runner.pods.make(app, volumes=volumes, processes="own"))
+        _, output = await running.start()
+        assert (await output.text()).splitlines() == ["0", "0", "null", "/proc/acpi/*"]
+    finally:
+        if launcher is not None:
+            await launcher.close()
+
+
 async def test_it_is_who_it_should_be(runner: Any) -> None:
     """The same steps as for any app come after."""
     script = "id; grep -E '^(Cap|NoNew|Seccomp)' /proc/self/status; cat /proc/self/cgroup; env; pwd; tty"

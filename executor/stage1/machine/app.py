@@ -36,6 +36,7 @@ _INSTRUCTION: Final = 8
 _PROC_FLAGS: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
 _EMPTY: Final = "/proc/tty/ldisc"
 """A directory that is empty in every Linux (fs/proc/proc_tty.c), and nearer than a file system of its own."""
+_NULL: Final = "null"
 _LATER: Final = ("/proc/asound", "/proc/config.gz", "/proc/scsi")
 """What modules may bring of that which is to be hidden. All else is there from boot on, or never."""
 
@@ -45,7 +46,7 @@ class Prelude(NamedTuple):
 
     `members` are files of cgroups, `namespaces` a pidfd (to be entered by `flags`), `users` the user namespace, `proc`
     the host's /proc. `listening`: sockets that become the app's. `told`: a socket that tells whoever reads it
-    who has written (SO_PASSCRED), the first of them.
+    who has written (SO_PASSCRED), the first of them; after it, `null`: a null device that nobody has touched.
     `label`: what it is for, its file below /proc, its text.
     """
 
@@ -57,6 +58,7 @@ class Prelude(NamedTuple):
     users: int = -1
     proc: int = -1
     told: int = -1
+    null: int = -1
     listening: tuple[int, ...] = ()
     oom_score: int | None = None
     label: tuple[str, str, str] | None = None
@@ -64,7 +66,7 @@ class Prelude(NamedTuple):
 
 class System(NamedTuple):
     """The highest capability of the kernel; the signals that we ignore: the app must not; what of /proc apps with their
-    own do not see, with what covers that, or "" where it is not there."""
+    own do not see, with what covers that (_EMPTY, _NULL), or "" where it is not there."""
 
     last_cap: int
     ignored: tuple[int, ...]
@@ -122,7 +124,7 @@ class Start(NamedTuple):
 def _cover(path: str) -> str:
     if os.path.isdir(path):
         return _EMPTY
-    return "/dev/null" if os.path.exists(path) else ""
+    return _NULL if os.path.exists(path) else ""
 
 
 def start(
@@ -150,11 +152,11 @@ def start(
     if base:
         _look_for(todo, base, executed[0])
     if process.own_proc:
-        _own_processes(todo, process, system.hidden)
+        _own_processes(todo, process, prelude.null, system.hidden)
     if prelude.users >= 0:
         todo.doing = "enter the user namespace"
         todo.call("setns", prelude.users, syscalls.CLONE_NEWUSER)
-    own = FIRST_OWN + (1 if process.own_proc else 0)
+    own = FIRST_OWN + (prelude.told >= 0) + (prelude.null >= 0)
     todo.call("close_range", own + len(prelude.listening), 0xFFFFFFFF, 0)
     if prelude.listening:
         _keep_report(todo, own)
@@ -188,8 +190,8 @@ def _enter(todo: List, prelude: Prelude) -> None:
         todo.call("setns", prelude.namespaces, prelude.flags)
 
 
-def _own_processes(todo: List, process: Process, hidden: tuple[tuple[str, str], ...]) -> None:
-    """Goes on as the first process of a pid namespace below the pod's, with its /proc on the pod's.
+def _own_processes(todo: List, process: Process, null: int, hidden: tuple[tuple[str, str], ...]) -> None:
+    """Goes on as the first process of a pid namespace below the pod's, with a /proc of that.
 
         program ── child: in the pod's namespace, where alone one below can be made
            └────── grandchild (CLONE_PARENT): goes on, and becomes the app
@@ -211,10 +213,10 @@ def _own_processes(todo: List, process: Process, hidden: tuple[tuple[str, str], 
     todo.call("exit_group", 0)
     todo.label(first)
     todo.call("write", FIRST_OWN, "x", 1)
-    _mount_proc(todo, process, hidden)
+    _mount_proc(todo, process, null, hidden)
 
 
-def _mount_proc(todo: List, process: Process, hidden: tuple[tuple[str, str], ...]) -> None:
+def _mount_proc(todo: List, process: Process, null: int, hidden: tuple[tuple[str, str], ...]) -> None:
     """The app's own, and above it what was above the pod's."""
     todo.doing = "mount the app's own /proc"
     above = [(path, todo.room(8)) for path in process.over_proc]
@@ -223,31 +225,39 @@ def _mount_proc(todo: List, process: Process, hidden: tuple[tuple[str, str], ...
         todo.call("open_tree", syscalls.AT_FDCWD, path, clone, result=tree)
     todo.call("mount", "proc", "/proc", "proc", _PROC_FLAGS, 0)
     if process.own_proc == "masked":
-        _mask_proc(todo, hidden)
+        _mask_proc(todo, null, hidden)
     for path, tree in above:
         to_path = syscalls.MOVE_MOUNT_F_EMPTY_PATH
         todo.call("move_mount", Value(tree), "", syscalls.AT_FDCWD, path, to_path)
 
 
-def _mask_proc(todo: List, hidden: tuple[tuple[str, str], ...]) -> None:
-    """What is bound while the whole is read-only stays so."""
+def _mask_proc(todo: List, null: int, hidden: tuple[tuple[str, str], ...]) -> None:
+    """What is bound while the whole is read-only stays so. What is hidden by a descriptor's file hides the next.
+
+    Nothing outside of this /proc is named: the app's /dev, say, may be a volume that somebody else writes to.
+    """
     mount = MS_BIND | MS_REMOUNT | _PROC_FLAGS
     todo.call("mount", "none", "/proc", 0, mount | MS_RDONLY, 0)
     for path in (f"/{one}" for one in READ_ONLY):
         todo.call("mount", path, path, 0, MS_BIND, 0, tolerate=errno.ENOENT)
     todo.call("mount", "none", "/proc", 0, mount, 0)
-    file = todo.room(8)
+    file, device = todo.room(8), f"/proc/self/fd/{null}"
     for path, likely in hidden:
         other, following = Label(), Label()
         if not likely:  # it may be there by then
             call = (syscalls.AT_FDCWD, path, os.O_PATH | os.O_CLOEXEC)
             todo.call("openat", *call, result=file, tolerate=errno.ENOENT, jump=following)
             todo.call("close", Value(file))
-        source = likely or "/dev/null"
+        if likely == _NULL and path not in _LATER:
+            todo.call("mount", device, path, 0, MS_BIND, 0)
+            device = path
+            continue
+        source = _EMPTY if likely == _EMPTY else device
         todo.call("mount", source, path, 0, MS_BIND, 0, tolerate=ANY, jump=other, then=following)
         todo.label(other)
         todo.call("mount", "tmpfs", path, "tmpfs", _PROC_FLAGS | MS_RDONLY, "size=4k", tolerate=errno.ENOENT)
         todo.label(following)
+    todo.call("close", null)
 
 
 def _look_for(todo: List, base: str, program: Place) -> None:

@@ -361,6 +361,10 @@ class _Builder:
         todo.call("close", Value(place))
         todo.call("close", Value(tree))
 
+    def null(self, _: ops.OpenNull) -> None:
+        place = self.trees[ops.NULL] = self._todo.room(8)
+        self._todo.call("openat", AT_FDCWD, "/dev/null", os.O_PATH | os.O_CLOEXEC, result=place)
+
     def layers(self, op: ops.TakeLayers) -> None:
         """What `volatile` has left is found through the tree: its path would be one more to write into the list."""
         for number in range(len(op.lowers) + bool(op.writable)):
@@ -448,6 +452,7 @@ _EMITTERS: Final[Mapping[type, tuple[Callable[[Any], bool], Callable[[_Builder, 
     ops.Attach: (_always, _Builder.attach),
     ops.OwnVolume: (_always, _Builder.own_volume),
     OpenMembers: (_always, _Builder.members),
+    ops.OpenNull: (_always, _Builder.null),
     ops.MakePlace: (_always, _Builder.place),
     ops.ReadOnlyRoot: (_always, _Builder.read_only),
     ops.ChangeRoot: (_always, _Builder.change),

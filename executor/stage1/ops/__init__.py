@@ -24,11 +24,13 @@ from executor.stage1.ops.process import (
 )
 from executor.stage1.ops.roots import (
     FURTHER,
+    NULL,
     PLACES,
     ChangeRoot,
     MountLayers,
     MountRoot,
     NewGround,
+    OpenNull,
     SealGround,
     TakeLayers,
 )
@@ -49,10 +51,10 @@ from executor.stage1.ops.trees import (
 )
 
 __all__ = [
-    "DIRECTORIES", "FURTHER", "IN_ROOT", "MORE", "PLACES", "REPORTS", "ActAs", "Attach", "ChangeRoot",
+    "DIRECTORIES", "FURTHER", "IN_ROOT", "MORE", "NULL", "PLACES", "REPORTS", "ActAs", "Attach", "ChangeRoot",
     "CheckPropagation", "Context", "Enter", "Hide", "JoinCgroup", "Loopback", "MakePlace", "MakeReadOnly",
     "MountDev", "MountLayers", "MountNew", "MountOverlay", "MountRoot", "NewGround", "NewRoot", "OomScore", "Op",
-    "OpenDevices", "OwnVolume", "PivotRoot",
+    "OpenDevices", "OpenNull", "OwnVolume", "PivotRoot",
     "ReadOnlyRoot", "ReportAtOnce", "SealGround", "SealRoot",
     "SetHostname", "SetLabel",
     "SetSysctls", "StageError", "TakeLayers", "TakeOverlay", "TakeTree", "TakeVolume", "Terminal", "Unshare",
@@ -63,7 +65,7 @@ _KINDS: Final = {
     kind.__name__: kind
     for kind in (
         Unshare, UnshareUsers, ActAs, Enter, TakeTree, TakeVolume, CheckPropagation, OwnVolume, Attach, MountDev,
-        MakePlace, TakeLayers, MountRoot, MountLayers, ChangeRoot, OpenDevices, ReadOnlyRoot,
+        MakePlace, TakeLayers, MountRoot, MountLayers, ChangeRoot, OpenDevices, OpenNull, ReadOnlyRoot,
         JoinCgroup, OomScore, SetLabel,
         PivotRoot, SetHostname, SetSysctls, Loopback, ReportAtOnce, NewRoot, MountNew, Hide, MakeReadOnly,
         SealRoot, Terminal,

@@ -21,6 +21,8 @@ PLACES: Final = 18
 """Directories of the ground to mount on, named by their numbers."""
 FURTHER: Final = "m"
 """A directory of it where a copy has as many as it takes; named so that 500 of them fit into a page (mount(2))."""
+NULL: Final = "null"
+"""What `OpenNull` opens is called among the descriptors."""
 _OWN: Final = "mode=755,size=64k"
 _MORE: Final = "mode=755,size=1m"
 UP: Final = "/.."
@@ -67,6 +69,16 @@ class SealGround(NamedTuple):
 
     def execute(self, context: Context) -> None:
         syscalls.mount("none", "/", None, MS_REMOUNT | MS_RDONLY | MS_NOSUID)
+
+
+class OpenNull(NamedTuple):
+    """The ground's null device, for what is to be hidden: in the app's own /dev may be whatever a volume has there."""
+
+    def describe(self) -> str:
+        return "open the null device"
+
+    def execute(self, context: Context) -> None:
+        context.fds[NULL] = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
 
 
 class TakeLayers(NamedTuple):
