@@ -13,6 +13,8 @@ SHELL: Final = "/bin/sh"
 IDENTITIES: Final = ("etc/passwd", "etc/group")
 TO_READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _LIMIT: Final = 1 << 20
+_SMALL: Final = 1 << 13
+"""Larger files are not remembered: the memory for that would be the node's, not the pod's."""
 
 
 class Identity(NamedTuple):
@@ -58,7 +60,8 @@ def _resolve(
     passwd, groups = map(_text, files) if files else (_text(_open(root, path)) for path in IDENTITIES)
     uid = _inside(user, _owner(root, user).st_uid, ids) if user.startswith("/") else -1
     gid = _inside(group, _owner(root, group).st_gid, ids) if group.startswith("/") else -1
-    return _look_up(passwd, groups, user, group, extra, strict, uid, gid)
+    look_up = _look_up if len(passwd) + len(groups) <= _SMALL else _look_up.__wrapped__
+    return look_up(passwd, groups, user, group, extra, strict, uid, gid)
 
 
 @lru_cache(maxsize=64)

@@ -101,6 +101,15 @@ def test_users(root: tuple[Path, int]) -> None:
             users.resolve(fd, user, group, ())
 
 
+def test_users_of_large_files_are_not_remembered(root: tuple[Path, int]) -> None:
+    path, fd = root
+    (path / "etc").mkdir()
+    (path / "etc/passwd").write_text("web:x:10:20::/srv:/bin/sh\n" + "# not any one's\n" * 1000)
+    before = users._look_up.cache_info().currsize
+    assert users.resolve(fd, "web", "20", ()) == users.Identity(10, 20, (), "/srv", "web")
+    assert users._look_up.cache_info().currsize == before
+
+
 def test_a_passwd_that_is_no_file_does_not_block(root: tuple[Path, int]) -> None:
     path, fd = root
     (path / "etc").mkdir()
