@@ -172,11 +172,12 @@ def documented() -> list[Row]:
 # else is shut: docs/pods.md says so.
 OF_ITS_NAMESPACES = {"unshare", "mount_anything_of_its_own", "name_of_the_machine", "packets_as_they_are"}
 OF_THE_MACHINE = {
-    "another_proc", "below_the_root_by_taking_it_away", "bpf", "copy_of_the_root_s_mount",
-    "disk_on_a_file_system_of_its_own", "kcmp", "memory_of_init", "mount_a_disk", "mount_anything",
-    "mount_by_the_new_calls", "namespaces_of_init", "pages_of_init", "perf_event_open", "quotactl",
-    "read_only_volume_remounted", "release_agent", "remount_proc_sys", "trace_init", "uncover_proc",
-    "write_proc_1/mem", "write_proc_1/oom_score_adj", "files_of_init", "kernel_log",
+    "another_proc", "below_the_root_by_taking_it_away", "below_the_root_of_a_copy_of_the_pod_s", "bpf",
+    "cgroup_of_a_user_namespace", "copy_of_the_root_s_mount", "disk_on_a_file_system_of_its_own", "kcmp",
+    "memory_of_init", "mount_a_disk", "mount_anything", "mount_by_the_new_calls", "namespaces_of_init",
+    "pages_of_init", "perf_event_open", "quotactl", "read_only_volume_remounted", "release_agent",
+    "remount_proc_sys", "trace_init", "uncover_proc", "write_proc_1/mem", "write_proc_1/oom_score_adj",
+    "files_of_init", "kernel_log",
 }  # fmt: skip
 
 

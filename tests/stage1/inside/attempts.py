@@ -28,7 +28,7 @@ NR = {
     "perf_event_open": 298, "userfaultfd": 323, "io_uring_setup": 425, "open_by_handle_at": 304, "syslog": 103,
     "acct": 163, "sethostname": 170, "chroot": 161, "process_vm_readv": 310, "adjtimex": 159, "fsopen": 430,
     "open_tree": 428, "add_key": 248, "move_pages": 279, "kcmp": 312, "shmget": 29, "quotactl": 179, "pivot_root": 155,
-    "mq_open": 240,
+    "mq_open": 240, "move_mount": 429,
 }  # fmt: skip
 NEWNS, NEWUSER, NEWCGROUP = 0x20000, 0x10000000, 0x02000000
 REMOUNT_BIND_RW = 32 | 4096
@@ -68,11 +68,11 @@ def can_read(path):
 
 def own_users(*more):
     """Become root of a user namespace of one's own, with these namespaces in it."""
-    flags, uid = NEWUSER, os.getuid()
+    flags, uid, gid = NEWUSER, os.getuid(), os.getgid()  # as they are outside
     for flag in more:
         flags |= flag
     call("unshare", flags)
-    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {os.getgid()} 1")):
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
 
@@ -298,6 +298,25 @@ def below_the_root_of_a_copy_by_another():
     for _ in range(3):
         even_if_refused("umount2", b".", 2)
         even_if_refused("umount2", b"/", 2)
+    come_anew(own)
+
+
+@attempt
+def below_the_root_of_a_copy_of_the_pod_s():
+    call("unshare", NEWNS)
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+    even_if_refused("umount2", b"/", 2)
+    come_anew(own)
+
+
+@attempt
+def below_the_root_of_a_copy_by_going_beneath():
+    own_users(NEWNS)
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+    mount("x", "/tmp", "tmpfs")
+    tree = call("open_tree", -100, b"/tmp", 1)
+    even_if_refused("move_mount", tree, b"", -100, b"/", 0x204)  # MOVE_MOUNT_BENEATH, MOVE_MOUNT_F_EMPTY_PATH
+    even_if_refused("umount2", b"/", 2)
     come_anew(own)
 
 
