@@ -26,7 +26,7 @@ NUMBERS = ("segment", "semaphore", "messages", "number in shm")
 """Each has been used once for every pod before (docs/isolation.md)."""
 FIRST = (0, 0, 0, 2)
 GOES_WITH_THE_PROCESS = (
-    "map_of_projects", "files_of_proc", "files_of_sys", "first_process", "names", "keys",
+    "map_of_projects", "files_of_proc", "files_of_sys", "names", "keys",
     "many_processes", "what_the_kernel_counts_for_a_user", "devices", "label_of_flows", "orphans", "lock_on_shm",
     "lock_on_mqueue", "lease_on_shm", "lease_on_mqueue",
 )  # fmt: skip
@@ -53,6 +53,7 @@ class Tenants:
     def __init__(self, launcher: Launcher, pods: Pods, layers: tuple[Path, ...]) -> None:
         self._runner = Runner(launcher, pods)
         self._layers = layers
+        self.processes = "shared"
 
     async def run(self, tenant: str, program: str, *arguments: str) -> tuple[str, str]:
         """Who the pod's init is, and what the program says."""
@@ -61,9 +62,8 @@ class Tenants:
             *(python, "-s", "-S", "-B", f"/programs/{program}.py", *arguments),
             environment=[{"name": "LD_LIBRARY_PATH", "value": "/lib"}, {"name": "PYTHONHOME", "value": "/"}],
         )
-        directory = self._runner.pods.make(
-            app, layers=self._layers, network="loopback", hostname="same", tenant=tenant
-        )
+        notes = {"hostname": "same", "tenant": tenant, "processes": self.processes}
+        directory = self._runner.pods.make(app, layers=self._layers, network="loopback", **notes)  # type: ignore[arg-type]
         pod = await self._runner.pod(directory)
         stat = Path(f"/proc/{pod.sandbox.pid}/stat").read_text()
         init = f"{pod.sandbox.pid} since {stat.rpartition(')')[2].split()[19]}"
@@ -98,7 +98,9 @@ async def tenants(pods: Pods, image: Path, tmp_path: Path) -> AsyncIterator[Tena
         await launcher.close()
 
 
-async def test_nothing_shows_of_what_a_pod_has_left(tenants: Tenants) -> None:
+@pytest.mark.parametrize("processes", ["shared", "own"])
+async def test_nothing_shows_of_what_a_pod_has_left(tenants: Tenants, processes: str) -> None:
+    tenants.processes = processes
     fresh = [(await tenants.look(f"fresh{number}"))[1] for number in range(2)]
     steady = {name: value for name, value in fresh[0].items() if fresh[1].get(name) == value}
     assert len(steady) > len(fresh[0]) - 3, set(fresh[0]) - set(steady)
@@ -107,16 +109,19 @@ async def test_nothing_shows_of_what_a_pod_has_left(tenants: Tenants) -> None:
         first, said = await tenants.run(tenant, "leave", *names)
         second, seen = await tenants.look(tenant)
         assert {name: seen.get(name) for name in steady} == steady, names
-        if names is REFUSED:
+        if names == REFUSED:
             assert [line.split()[0] for line in said.splitlines()] == list(REFUSED)
         return first == second
 
-    for names in (GOES_WITH_THE_PROCESS, REFUSED):
+    goes = GOES_WITH_THE_PROCESS if processes == "own" else (*GOES_WITH_THE_PROCESS, "first_process")
+    for names in (goes, REFUSED):
         for number in range(5):  # on a slow machine an init may wait in vain for the next pod
             if await handed_on(f"{names[0]}{number}", *names):
                 break
         else:
             pytest.fail(f"no pod had the init of one that has tried {names}")
+    if processes == "shared":
+        return  # what the others do is nothing to processes
     for name in ENDS_IT:
         assert not await handed_on(name, name), name
     for name in EITHER:
