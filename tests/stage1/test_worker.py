@@ -197,3 +197,40 @@ async def test_places_for_volumes_are_the_same_without_lists(
     count = len(mounts)
     assert found[:count] == found[count : 2 * count] == found[2 * count :]
     assert all(code == 0 for _, code, _ in found)
+
+
+async def test_starts_of_one_shape_are_not_taken_for_another_s(runner: Any) -> None:
+    """One process starts them all, some of which differ in one thing alone."""
+    isolators = {
+        "capabilities": ("os/linux/capabilities-retain-set", {"set": ["CAP_NET_RAW"]}),
+        "privileges": ("os/linux/no-new-privileges", True),
+        "limits": ("gantry.io/rlimits", {"nofile": {"soft": 77, "hard": 99}}),
+        "killed first": ("os/linux/oom-score-adj", 500),
+        "calls": ("os/linux/seccomp-remove-set", {"set": ["mkdir", "mkdirat"]}),
+    }
+    variants: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "plain, but for words": {"environment": [{"name": "WORD", "value": "one"}]},
+        "other words": {"environment": [{"name": "WORD", "value": "other"}]},
+        "user": {"user": "1234", "group": "2345", "supplementaryGIDs": [7]},
+        "named": {"user": "app", "group": "web"},
+        "directory": {"workingDirectory": "/tmp"},
+        "host's users": {"pod": {"user_namespace": "host"}},
+        "own": {"pod": {"processes": "own"}},
+        "fly": {"flavor": "fly"},
+        "name": {"pod": {"hostname": "other"}},
+        **{
+            name: {"isolators": [{"name": kind, "value": value}]} for name, (kind, value) in isolators.items()
+        },
+    }
+    show = (
+        "id; pwd; hostname; ulimit -n; cat /proc/self/oom_score_adj; grep -E '^(Cap|Sec|NoNew)' /proc/self/status;"
+        "env | sort; cut -d' ' -f5,6 /proc/self/mountinfo; [ $$ = 1 ] && echo first; mkdir /tmp/x || echo refused"
+    )
+    seen: dict[str, set[str]] = {name: set() for name in variants}
+    for names in (list(variants), list(reversed(variants)), list(variants)):
+        for name in names:
+            result = await runner.sh(show, **variants[name])
+            seen[name].add(result.output)
+    assert {name: len(texts) for name, texts in seen.items()} == dict.fromkeys(variants, 1)
+    assert len({text for texts in seen.values() for text in texts}) == len(variants)
