@@ -27,8 +27,6 @@ _LATE: Final = (
     "encodings.ascii",
     "encodings.latin_1",
     "encodings.utf_8",
-    "traceback",
-    "linecache",
     "executor.kvm.guest.datagrams",
     "executor.kvm.guest.growth",
     "executor.kvm.guest.network",

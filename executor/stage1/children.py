@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
@@ -60,7 +59,7 @@ def _child(entry: Callable[[socket.socket], None], sock: socket.socket, limit: L
     except ConnectionError:
         pass  # the launcher has gone: there is nobody left to tell
     except BaseException:  # noqa: BLE001 - nothing may reach the launcher's frames below us
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())  # the module traceback is slow to import
     finally:
         os._exit(code)
 

@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from typing import Final
 
 from executor.kvm.guest import agent, waking
@@ -57,7 +56,7 @@ def main() -> None:
         _mount_share()
         agent.Agent(port, ours, pid, PODS, _load_network).run(said)
     except BaseException:  # noqa: BLE001 - the last frame there is: said on the console, which the host keeps
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
     finally:
         sys.stderr.flush()
         syscalls.restart()
