@@ -25,6 +25,8 @@ _REPORT: Final = struct.Struct("<II")
 _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _REMEMBERED: Final = 16  # shapes of starts, of some 60 KiB
+_GROUPS: Final = 64
+"""Of a user that is remembered: an image may have put one into thousands."""
 _PIPE: Final = 65_536
 _MEMBER, _PROC, _TOLD, _USERS = "member.", "host's /proc", "told", "users"
 
@@ -190,10 +192,11 @@ class _Shape:
         key = identity, terminal, base
         made = self._starts.get(key)
         if made is None:
+            made = machine.start(self._process, identity, self.prelude, terminal, self._home.system, base)
             if len(self._starts) >= _REMEMBERED:
                 self._starts.clear()
-            made = machine.start(self._process, identity, self.prelude, terminal, self._home.system, base)
-            self._starts[key] = made
+            if len(identity.groups) <= _GROUPS:
+                self._starts[key] = made
         return made
 
     def _leave(self, op: ops.Op, position: int) -> ops.Op | None:
