@@ -25,6 +25,8 @@ _REPORT: Final = struct.Struct("<II")
 _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _REMEMBERED: Final = 16  # shapes of starts, of some 60 KiB
+_OPERATIONS: Final = 128
+"""Of a plan that is remembered: one may have thousands of volumes."""
 _GROUPS: Final = 64
 """Of a user that is remembered: an image may have put one into thousands."""
 _PIPE: Final = 65_536
@@ -50,9 +52,11 @@ def worker(sock: socket.socket, native: machine.Machine, bare: Bare, *, host: in
             job = _Job(sock, home, message, fds)
             shape = shapes.get(job.key)
             if shape is None:
+                shape = _Shape(home, job, limit)
                 if len(shapes) >= _REMEMBERED:
                     del shapes[next(iter(shapes))]
-                shape = shapes[job.key] = _Shape(home, job, limit)
+                if len(job.plan) <= _OPERATIONS:
+                    shapes[job.key] = shape
             app = job.run(shape)
         except StageError as error:
             channel.send(sock, str(error))

@@ -179,3 +179,25 @@ async def test_mounts_tell_of_nothing_below_the_root(runner: Any) -> None:
     assert not {"/0", "/1", "/2", "/m"} & set(mounted)
     assert "lowerdir=/0:/1" in mounted["/"]
     assert "workdir=/2/work" in mounted["/"]
+
+
+@pytest.mark.parametrize("count", [3, 255, 256, 257, 600])
+def test_however_many_operations(native: machine.Machine, tmp_path: Path, count: int) -> None:
+    plan = takes(*[tmp_path] * count)
+    context = ops.Context({})
+    execute(Trees(native.function, plan, {}), plan, context)
+    try:
+        assert list(context.fds) == [f"tree {number}" for number in range(count)]
+        assert len(set(context.fds.values())) == count
+    finally:
+        for fd in context.fds.values():
+            os.close(fd)
+
+
+async def test_an_app_with_many_volumes(runner: Any, tmp_path: Path) -> None:
+    volumes = [{"name": "v", "kind": "host", "source": str(tmp_path)}]
+    mounts = [{"volume": "v", "path": f"/v{number}"} for number in range(300)]
+    result = await runner.sh(
+        "ls -d /v* | wc -l; grep -c ' /v' /proc/self/mountinfo", mounts=mounts, pod={"volumes": volumes}
+    )
+    assert result.lines == ["300", "300"]

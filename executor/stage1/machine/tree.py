@@ -36,6 +36,8 @@ from executor.stage1.users import IDENTITIES, TO_READ
 
 _FEW: Final = 4
 """Operations that are not worth a list."""
+_MANY: Final = 256
+"""Operations of one list: its records have numbers of 16 bits."""
 _PATH, _OPTIONS = 1024, 4096
 """Room for a path, and for options of mount(2): a page."""
 _MOVE: Final = syscalls.MOVE_MOUNT_F_EMPTY_PATH | syscalls.MOVE_MOUNT_T_EMPTY_PATH
@@ -134,9 +136,12 @@ class Trees:
             one = (number, rest, [*range(first, position)])
             if type(rest) in _EMITTERS and _EMITTERS[type(rest)][0](rest):
                 run.append(one)
-                continue
+                if len(run) < _MANY:
+                    continue
+            else:
+                self._add(function, run)
+                run = [one]
             self._add(function, run)
-            self._add(function, [one])
             run = []
         self._add(function, run)
         self.opens_members = any(isinstance(part, _Made) and part.opens_members for part in self._parts)
