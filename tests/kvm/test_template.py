@@ -1,39 +1,30 @@
-"""Templates: the table of devices, the stream of a machine, QMP; and machines that go on from one, or cannot."""
+"""Templates: which there are, the table of devices and memory; and machines that go on from one, or cannot."""
 
-import asyncio
-import contextlib
 import json
 import os
-import socket
 import struct
 import sys
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from executor.kvm import acpi, commands, machine, stream
+from executor.kvm import acpi, commands, machine, machines
 from executor.kvm.boot import Boot
 from executor.kvm.equipment import Equipment
 from executor.kvm.machine import MIB, Size
+from executor.kvm.machines import Machines
 from executor.kvm.probe import Accelerator, Tools
-from executor.kvm.qmp import Qmp, QmpError
-from executor.kvm.stream import StreamError
-from executor.kvm.template import Template, Templates
+from executor.kvm.template import Templates
 from executor.network.taps import Link
 from executor.pods.launcher import LaunchError
 from executor.stage1 import manifest
 from tests.kvm.hierarchy import processes
 
-PAGE = 4096
 TCG = Accelerator("tcg", "max", 2_000_000, "there is no /dev/kvm")
-END = struct.pack(">Q", 0x10)
-FOOTER = struct.pack(">BI", 0x7E, 2)
 
 
 def test_the_table_of_devices_is_one_that_firmware_would_give() -> None:
@@ -48,191 +39,6 @@ def test_the_table_of_devices_is_one_that_firmware_would_give() -> None:
     assert table.count(b"\x41\xd0\x0c\x80") == 2, "memory below and above the hole (PNP0C80)"
     assert table.count(struct.pack("<BHBBB5Q", 0x8A, 0x2B, 0, 0x0C, 3, 0, acpi.BASE_MEMORY, 0, 0, 0)) == 1
     assert table.count(struct.pack("<BHBBB5Q", 0x8A, 0x2B, 0, 0x0C, 3, 0, 1 << 32, 0, 0, 0)) == 1
-
-
-def head(*blocks: tuple[bytes, int]) -> bytes:
-    total = sum(size for _, size in blocks)
-    named = b"".join(bytes((len(name),)) + name + struct.pack(">Q", size) for name, size in blocks)
-    start = struct.pack(">BIB3sIIQ", 1, 2, 3, b"ram", 0, 4, total | 0x04)
-    return b"QEVM" + struct.pack(">IBI", 3, 7, 7) + b"microvm" + start + named + END + FOOTER
-
-
-def section(kind: int, *pages: bytes) -> bytes:
-    return struct.pack(">BI", kind, 2) + b"".join(pages) + END + FOOTER
-
-
-def page(offset: int, content: bytes, block: bytes = b"") -> bytes:
-    flags = (0x08 if len(content) == PAGE else 0x02) | (0 if block else 0x20)
-    return struct.pack(">Q", offset | flags) + (bytes((len(block),)) + block if block else b"") + content
-
-
-def test_pages_that_are_zero_or_written_again_are_left_out() -> None:
-    a, b, zero = b"a" * PAGE, b"b" * PAGE, b"\0"
-    blocks = head((b"memory", 4 * PAGE), (b"firmware", PAGE))
-    devices = b"\x04 whatever follows: as it is \x7e"
-    written = b"".join((
-        blocks,
-        section(2, page(0, a, b"memory"), page(PAGE, zero), page(2 * PAGE, a)),
-        section(2, page(3 * PAGE, a), page(0, zero, b"firmware")),
-        section(3, page(2 * PAGE, b, b"memory"), page(3 * PAGE, zero)),
-        devices,
-    ))  # fmt: skip
-    lean = b"".join(stream.lean(memoryview(written)))
-    kept = section(3, page(0, a, b"memory"), page(2 * PAGE, b), page(0, zero, b"firmware"))
-    assert lean == blocks + kept + devices
-    assert b"".join(stream.lean(memoryview(lean))) == lean
-
-
-def test_a_machine_with_more_memory_is_told_so_in_the_head() -> None:
-    blocks = [(b"memory", 4 * PAGE), (b"firmware", PAGE)]
-    rest = section(3, page(0, b"a" * PAGE, b"memory"), page(0, b"b" * PAGE, b"firmware")) + b"\x04 devices"
-    written = head(*blocks) + rest
-    more = head((b"memory", 1 << 33), blocks[1])
-    assert stream.resized(written[:4096], 1 << 33) == (more, len(more))
-    assert stream.resized(more, 4 * PAGE)[0] == head(*blocks)
-    with pytest.raises(StreamError, match="not the size that it says"):
-        stream.resized(head(blocks[1]) + rest, 1 << 33)
-
-
-def _all(fd: int) -> bytes:
-    with open(fd, "rb") as file:
-        return file.read()
-
-
-async def test_a_template_is_poured_until_nobody_reads(tmp_path: Path) -> None:
-    """What is left is nobody's: a machine that has ended, or has all that it needs."""
-    start, rest = head((b"memory", 4 * PAGE)), os.urandom(3 << 20)
-    path = tmp_path / "a.template"
-    path.write_bytes(start + rest)
-    descriptors = len(os.listdir("/proc/self/fd"))
-    template = Template(path, {})
-    whole, pouring = template.pour(8 * PAGE)
-    task = asyncio.create_task(pouring)
-    assert await asyncio.to_thread(_all, whole) == head((b"memory", 8 * PAGE)) + rest
-    await task
-    part, pouring = template.pour(8 * PAGE)
-    task = asyncio.create_task(pouring)
-    assert len(await asyncio.to_thread(os.read, part, 100)) == 100
-    os.close(part)
-    await asyncio.wait_for(task, 60)
-    path.write_bytes(b"what?")
-    with pytest.raises(StreamError):
-        template.pour(8 * PAGE)
-    template.close()
-    assert len(os.listdir("/proc/self/fd")) == descriptors
-
-
-@pytest.mark.parametrize(
-    ("damage", "what"),
-    [
-        (lambda data: b"QEVN" + data[4:], "another version"),
-        (lambda data: data[:-PAGE], "too early"),
-        (lambda data: data.replace(b"\x03ram", b"\x03rum"), "something else"),
-        (lambda data: data.replace(page(0, b"a" * PAGE), struct.pack(">Q", 0x128)), "another way: 0x128"),
-    ],
-)
-def test_what_is_no_stream_that_we_know_is_refused(damage: Any, what: str) -> None:
-    good = (
-        head((b"memory", PAGE))
-        + section(2, page(0, b"b" * PAGE, b"memory"), page(0, b"a" * PAGE))
-        + section(3)
-    )
-    list(stream.lean(memoryview(good)))
-    with pytest.raises(StreamError, match=what):
-        list(stream.lean(memoryview(damage(good))))
-
-
-class Peer:
-    """Speaks QMP as QEMU does, from a list of answers; keeps what it was asked, and the descriptors."""
-
-    def __init__(self, answers: list[bytes], *, ends: bool) -> None:
-        ours, self.theirs = socket.socketpair()
-        self.ends = ends
-        self.answers = answers
-        self.asked: list[dict[str, Any]] = []
-        self.fds: list[int] = []
-        self.qmp = Qmp(ours)
-        self._task = asyncio.create_task(asyncio.to_thread(self._serve))
-
-    def _serve(self) -> None:
-        with self.theirs, contextlib.suppress(ConnectionError):
-            self.theirs.sendall(b'{"QMP": {"version": {}}}\r\n')
-            for answer in self.answers:
-                data, fds, _, _ = socket.recv_fds(self.theirs, 65536, 4)
-                if not data:
-                    return
-                self.asked.append(json.loads(data))
-                self.fds += fds
-                self.theirs.sendall(answer)
-            if not self.ends:
-                self.theirs.recv(1)
-
-    async def close(self) -> None:
-        self.qmp.close()
-        await self._task
-        for fd in self.fds:
-            os.close(fd)
-
-
-@pytest_asyncio.fixture
-async def peers() -> AsyncIterator[Any]:
-    made: list[Peer] = []
-
-    def make(*answers: bytes, ends: bool = False) -> Peer:
-        made.append(Peer(list(answers), ends=ends))
-        return made[-1]
-
-    yield make
-    for peer in made:
-        await peer.close()
-
-
-DONE = b'{"return": {}}\r\n'
-
-
-async def test_qmp_asks_waits_and_gives_descriptors(peers: Any) -> None:
-    status = b'{"return": {"status": "inmigrate"}}\r\n{"event": "RESUME"}\r\n'
-    peer = peers(DONE, status, DONE, DONE)
-    await peer.qmp.open()
-    await peer.qmp.running()
-    with socket.socket(socket.AF_UNIX) as sock:
-        await peer.qmp.connect("files", sock)
-    assert [one["execute"] for one in peer.asked] == [
-        "qmp_capabilities",
-        "query-status",
-        "getfd",
-        "chardev-add",
-    ]
-    assert len(peer.fds) == 1
-    assert peer.asked[3]["arguments"]["backend"]["data"]["addr"]["data"]["str"] == "files"
-
-
-async def test_qmp_says_what_qemu_refuses(peers: Any) -> None:
-    peer = peers(b'{"error": {"class": "GenericError", "desc": "no such bus"}}\r\n', DONE)
-    with pytest.raises(QmpError, match="device_add: no such bus"):
-        await peer.qmp.execute("device_add", {"driver": "x"})
-    await peer.qmp.execute("stop")
-
-
-@pytest.mark.parametrize(
-    ("answer", "what"),
-    [(b"what?\r\n", "protocol"), (b"[]\r\n", "protocol"), (b"x" * (2 << 20), "more than anybody asked for")],
-    ids=["no JSON", "no object", "endless"],
-)
-async def test_qmp_does_not_believe_everything(peers: Any, answer: bytes, what: str) -> None:
-    peer = peers(answer)
-    with pytest.raises(QmpError, match=what):
-        await peer.qmp.open()
-    with pytest.raises(QmpError, match=what):
-        await peer.qmp.execute("stop")
-
-
-async def test_an_ended_qemu_is_noticed(peers: Any) -> None:
-    peer = peers(DONE, ends=True)
-    await peer.qmp.open()
-    for _ in range(2):
-        with pytest.raises(QmpError):
-            await peer.qmp.running()
 
 
 def test_a_template_is_made_as_confined_as_any_machine_and_without_devices(tmp_path: Path) -> None:
@@ -386,6 +192,31 @@ async def test_those_of_a_former_boot_serve_until_there_are_new_ones(tmp_path: P
     assert not former.exists()
 
 
+@pytest.mark.parametrize(("cpus", "usual"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 4]), (64, [1, 2, 4])])
+async def test_a_node_without_machines_has_the_usual_ones_when_it_has_nothing_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpus: int, usual: list[int]
+) -> None:
+    loads = iter([9.0 * cpus, 0.3 * cpus, 0.2 * cpus])
+    made: list[str] = []
+
+    async def run(place: Path, *_: Any) -> Any:
+        assert next(loads, None) is None, "not before the host is idle"
+        (vm,) = json.loads((place / "pod").read_text())["apps"]
+        made.append(vm["app"]["exec"][vm["app"]["exec"].index("-smp") + 1])
+        raise LaunchError("there is no room")
+
+    monkeypatch.setattr(machines, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(machines, "CALM_SECONDS", 0.0)
+    monkeypatch.setattr(os, "cpu_count", lambda: cpus)
+    monkeypatch.setattr(os, "getloadavg", lambda: (next(loads), 0.0, 0.0))
+    tools = Tools(Path(sys.executable), Path(sys.executable))
+    of_this_node = Machines(run, tmp_path)
+    of_this_node._equipment = Equipment(tools, Boot(tmp_path / "kernel", tmp_path / "root"), TCG, tmp_path)
+    await of_this_node.ahead()
+    assert made == list(map(str, usual))
+    await Machines(_never, tmp_path, templates=0).ahead()
+
+
 async def _no_room(*_: Any) -> Any:
     raise LaunchError("there is no room")
 
@@ -405,7 +236,7 @@ def test_templates_take_no_more_disk_than_they_may(tmp_path: Path) -> None:
     assert {path.name.split(".")[1] for path in tmp_path.iterdir()} == {"2", "3", "4"}
 
 
-machines = [
+of_machines = [
     pytest.mark.root,
     pytest.mark.timeout(300),
     pytest.mark.xdist_group("machines"),
@@ -431,7 +262,7 @@ def _volumes(host: Path) -> list[dict[str, Any]]:
 
 
 class TestMachines:
-    pytestmark = machines
+    pytestmark = of_machines
 
     async def test_go_on_from_one_template_and_are_not_the_same(
         self, start: Any, state: Path, tmp_path: Path
