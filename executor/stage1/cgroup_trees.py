@@ -46,10 +46,9 @@ def kill_tree(directory: str, version: int) -> bool:
     file, freeze, thaw = (
         ("freezer.state", "FROZEN", "THAWED") if version == 1 else ("cgroup.freeze", "1", "0")
     )
-    state = os.path.join(directory, file)
-    frozen = os.path.exists(state)
+    frozen = os.path.exists(f"{directory}/{file}")
     if frozen:
-        write(state, freeze)
+        write(f"{directory}/{file}", freeze)
     try:
         for pid in _pids(directory):
             if pid > 0:  # 0: a process of a pid namespace that is not ours to see
@@ -59,8 +58,19 @@ def kill_tree(directory: str, version: int) -> bool:
                     pass  # it was faster
     finally:
         if frozen:
-            write(state, thaw)
+            _thaw(directory, file, thaw)
     return False
+
+
+def _thaw(directory: str, file: str, value: str) -> None:
+    """Those below, too: whoever froze one of them may have been killed before it was thawed."""
+    try:
+        write(f"{directory}/{file}", value)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
+    for path in _below_it(directory):
+        _thaw(path, file, value)
 
 
 def vacate(directory: str) -> bool:

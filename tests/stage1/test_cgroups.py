@@ -15,6 +15,7 @@ from executor.stage1 import cgroups, strays
 from executor.stage1.cgroup_spares import Spares
 from executor.stage1.cgroups import CgroupError, Layout, PodCgroup
 from executor.stage1.manifest import Limits
+from tests.waiting import until
 
 V1_OWN = "9:name=systemd:/\n6:freezer:/mesos/c1\n4:memory:/mesos/c1\n2:cpu,cpuacct:/mesos/c1\n0::/\n"
 V1_MOUNTS = """\
@@ -549,3 +550,26 @@ def test_strays_are_found_by_their_pods_names(request: pytest.FixtureRequest) ->
     fcntl.flock(held, fcntl.LOCK_SH)
     assert strays.sweep([pod]) == []
     assert [place.exists() for place in places] == [False, False, True]
+
+
+@pytest.mark.root
+def test_what_somebody_froze_who_was_killed_then_is_killed_all_the_same() -> None:
+    """v1: a process that is frozen dies when it is thawed; here it is the cgroup below that holds it."""
+    layout = cgroups.detect(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
+    if layout.version == 2 or "freezer" not in layout.base:
+        pytest.skip("no freezer of v1")
+    pod = Path(layout.base["freezer"], f"gantry.frozen-{os.getpid()}")
+    app = pod / "app"
+    process = subprocess.Popen(["sleep", "1000"])
+    try:
+        app.mkdir(parents=True)
+        (app / "cgroup.procs").write_text(f"{process.pid}\n")
+        (app / "freezer.state").write_text("FROZEN")
+        process.kill()
+        until("it to be gone", lambda: cgroups.kill_tree(str(pod), 1))
+        assert process.wait() == -signal.SIGKILL
+    finally:
+        (app / "freezer.state").write_text("THAWED")
+        process.kill()
+        process.wait()
+        until("its cgroups to go", lambda: cgroups.remove_tree(str(pod)))
