@@ -376,8 +376,10 @@ class _Builder:
             self.trees[layer(op.name, number)] = self._clone(self._variable(_PATH), 0)
         if op.writable:
             above = Value(self.trees[layer(op.name, len(op.lowers))])
+            new = Label()  # which most are
             for name, flag in zip(marks(op.work), (0, _AT_REMOVEDIR, _AT_REMOVEDIR), strict=True):
-                self._todo.call("unlinkat", above, name, flag, tolerate=errno.ENOENT)
+                self._todo.call("unlinkat", above, name, flag, tolerate=errno.ENOENT, jump=new)
+            self._todo.label(new)
 
     def root(self, op: ops.MountRoot) -> None:
         """It is the first to take places."""
