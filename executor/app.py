@@ -114,7 +114,11 @@ async def run(config: Settings, environ: Mapping[str, str]) -> int:
         address = await _serve(server, config)
         executor.attach(pods, driver, address)
         background.append(asyncio.create_task(node.images.collect_forever(), name="image collection"))
-        background.append(asyncio.create_task(node.machines.ahead(), name="templates of machines"))
+        background.append(
+            asyncio.create_task(
+                node.machines.ahead(expected=config.flavor == KVM), name="templates of machines"
+            )
+        )
         if executor.ceiling is not None:
             background.append(asyncio.create_task(executor.ceiling.follow(), name="memory of the pods"))
         if node.measurer is not None:

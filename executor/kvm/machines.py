@@ -59,7 +59,7 @@ class Machines:
     """All virtual machines of this executor. run: starts the pods on the host that they run in.
 
     templates: the disk that templates may take, which machines go on from where that is faster; 0: they boot. at_once:
-    the first one of a size waits for its template.
+    the first one waits until there is one.
     """
 
     def __init__(
@@ -107,14 +107,15 @@ class Machines:
                 log.info("virtual machines run with %s%s", how.name, f": {how.why}" if how.why else "")
             return self._equipment
 
-    async def ahead(self) -> None:
+    async def ahead(self, *, expected: bool = False) -> None:
         """Make the templates that were used lately and fit no more, when nothing else is to be done; where none were,
-        the usual ones, when the whole host has had nothing to do for some time."""
+        the usual ones, when the whole host has had nothing to do for some time. expected: there will be machines."""
         if self._templates is None:
             return
         wanted = self._templates.lately()
         if not wanted:
-            await _idle_host()
+            if not expected:
+                await _idle_host()
             cpus = os.cpu_count() or 1
             wanted = [number for number in USUAL if number < 2 * cpus]
         await self._calm()

@@ -214,6 +214,10 @@ async def test_a_node_without_machines_has_the_usual_ones_when_it_has_nothing_to
     of_this_node._equipment = Equipment(tools, Boot(tmp_path / "kernel", tmp_path / "root"), TCG, tmp_path)
     await of_this_node.ahead()
     assert made == list(map(str, usual))
+    again = Machines(run, tmp_path)
+    again._equipment = of_this_node._equipment
+    await again.ahead(expected=True)
+    assert made == 2 * list(map(str, usual)), "at once"
     await Machines(_never, tmp_path, templates=0).ahead()
 
 
