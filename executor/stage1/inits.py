@@ -43,6 +43,7 @@ class Init:
         self.ids = ids
         self.lists = lists
         self.executes_lists = bool(lists)
+        self.gone = False
         self.users = -1
         """A descriptor of its user namespace, as soon as it has told us."""
         self.pods = 0
@@ -59,6 +60,7 @@ class Init:
 
     def close(self) -> None:
         """Let go of what we have of it. Once, when it and all its pod's processes have ended."""
+        self.gone = True
         self.socket.close()
         self.place = None
         for fd in (self.pidfd, self.users):

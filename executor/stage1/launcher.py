@@ -23,6 +23,7 @@ from executor.stage1 import bare, caps, cgroups, channel, children, machine, reu
 from executor.stage1.cgroup_spares import Spares
 from executor.stage1.children import Kind
 from executor.stage1.inits import Init, Maker
+from executor.stage1.machine.passing import Renewal
 from executor.stage1.manifest import Pod
 from executor.stage1.ops import StageError
 from executor.stage1.points import Points
@@ -135,15 +136,27 @@ class Launcher:
         if self._keeper is None or self._closing or len(self._kept) >= self._most_kept:
             return False
         init.pods += 1
-        if not self._keeper.is_as_new(init, pod.hostname):
+        renewed = self._keeper.renew(init, pod.hostname)
+        if renewed is None:
             return False
-        init.tenant, init.since = pod.tenant, time.monotonic()
-        self._kept.append(init)
+        init.tenant = pod.tenant
+        pid, renewal = renewed
         self.expect(init.pid, partial(self._lose_kept, init))
+        self.expect(pid, partial(self._on_renewed, init, self._keeper, renewal))
+        return True
+
+    def _on_renewed(self, init: Init, keeper: reuse.Keeper, renewal: Renewal, status: int) -> None:
+        keeper.done(renewal)
+        if init.gone:
+            return
+        if status or self._closing or len(self._kept) >= self._most_kept:
+            self._let_go(init)
+            return
+        init.since = time.monotonic()
+        self._kept.append(init)
         if not self._expiring:
             self._expiring = True
             self.later(reuse.IDLE_SECONDS, self._expire)
-        return True
 
     def _make_keeper(self) -> reuse.Keeper | None:
         try:
@@ -354,7 +367,7 @@ class Launcher:
     def _lose_kept(self, init: Init, _status: int) -> None:
         if init in self._kept:
             self._kept.remove(init)
-            init.close()
+        init.close()
 
     def _kill_everything(self) -> None:
         self.unwatch(self._control.fileno())  # what is asked for from here on would live on

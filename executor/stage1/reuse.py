@@ -10,12 +10,13 @@ descriptor that leads there. An app's root, mounts and cgroups are new for each 
 import errno
 import os
 import re
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from executor.stage1 import caps, ops, plan, podfiles, syscalls, userns
-from executor.stage1.machine.passing import Counts, HandOver, Look
+from executor.stage1.machine.passing import Counts, Look, Renewal, given
 from executor.stage1.manifest import Pod
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def leaves_no_trace(pod: Pod, directory: str) -> bool:
 class Place:
     """Descriptors of what an init holds: directories of its root, files of /proc/PID/net. Raises OSError.
 
-    Those of `look`, which has further ones in `fds`, are `given`.
+    `looked_at`, `renewed`: those of the two lists, which have further ones in `fds`.
     """
 
     def __init__(self, init: "Init", look: Look, fds: Mapping[str, int]) -> None:
@@ -82,7 +83,8 @@ class Place:
             found[name] = self._open(f"/proc/{pid}/root/{name}", os.O_DIRECTORY)
         for name in look.told:
             found[name] = self._open(f"/proc/{pid}/net/{name}")
-        self.given = look.given(found)
+        self.looked_at = given(look.inputs, found)
+        self.renewed = given(Renewal.inputs, found)
 
     def _open(self, path: str, flags: int = 0) -> int:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
@@ -108,33 +110,43 @@ class Keeper:
         }
         self._fds["last pid"] = os.open("/proc/sys/kernel/ns_last_pid", os.O_WRONLY | os.O_CLOEXEC)
         self._keys = os.open("/proc/key-users", os.O_RDONLY | os.O_CLOEXEC)
-        self._ready = {numbers: HandOver(function, numbers=numbers) for numbers in (False, True)}
         self._look: Look | None = None
         self._counted: list[bytes] = []
+        self._idle: list[Renewal] = []
 
-    def is_as_new(self, init: "Init", hostname: str) -> bool:
-        """Whether nothing tells it from one that nobody has had, but how often it was looked at."""
+    def renew(self, init: "Init", hostname: str) -> tuple[int, Renewal] | None:
+        """If nothing tells it from one that nobody has had, but how often it was looked at: the pid of a child, which
+        exits with 0 when it is ready for the next pod; and what is to be `done` with then."""
         if init.ids is None or init.pods >= MOST or self.has_keys(init.ids):
-            return False
+            return None
         try:
             if self._look is None:
                 self._look = self._learn()
             if init.place is None:
                 init.place = Place(init, self._look, self._fds)
             counted = self._counted[init.pods - 1]
-            return self._look.is_as_new(init.place.given, init.made, hostname, counted)
+            if not self._look.is_as_new(init.place.looked_at, init.made, hostname, counted):
+                return None
+            renewal = self._idle.pop() if self._idle else Renewal(self._function)
+            return renewal.begin(init.place.renewed), renewal
         except OSError:
             self._come_home()
-            return False  # what cannot be told is not kept
+            return None  # what cannot be told is not kept
+
+    def done(self, renewal: Renewal) -> None:
+        """The child has ended."""
+        self._idle.append(renewal)
 
     def hand_over(self, init: "Init", pod: Pod) -> bool:
-        """Make one that is as new the next pod's; whether it is."""
-        ready = self._ready[not pod.own_processes]
+        """Name the next pod's host; whether that was possible."""
         try:
-            return ready.make_ready(ready.given({**self._fds, "init": init.pidfd}), os.fsencode(pod.hostname))
+            syscalls.setns(init.pidfd, syscalls.CLONE_NEWUTS)
+            socket.sethostname(pod.hostname)
+            return True
         except OSError:
-            self._come_home()
             return False
+        finally:
+            self._come_home("uts")
 
     def has_keys(self, ids: userns.Range) -> bool:
         """Whether any of these users has keys (proc(5), /proc/key-users)."""
@@ -143,9 +155,9 @@ class Keeper:
             text += part
         return any(ids.base <= int(owner) < ids.base + userns.SIZE for owner in _OWNERS.findall(text))
 
-    def _come_home(self) -> None:
+    def _come_home(self, *names: str) -> None:
         try:
-            for name in _NAMESPACES:
+            for name in names or _NAMESPACES:
                 syscalls.setns(self._fds[f"own {name}"], 0)
         except OSError as error:
             sys.exit(f"stage1: the launcher cannot leave a pod's namespaces: {error.strerror}")
@@ -166,8 +178,8 @@ class Keeper:
             told = {name: podfiles.read(f"{_NET}/{name}") for name in there}
             memory = syscalls.new_mount("tmpfs", dict(one.split("=") for one in plan.SHM.split(",")))
             try:
-                given = counts.given({"shm": memory})
-                self._counted = [counts.read(given) for _ in range(MOST)]
+                fds = given(counts.inputs, {"shm": memory})
+                self._counted = [counts.read(fds) for _ in range(MOST)]
             finally:
                 os.close(memory)
         finally:

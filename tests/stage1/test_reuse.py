@@ -1,5 +1,6 @@
 """Which pods' inits the next pod may have, and what it finds there. Each way to leave something is tried."""
 
+import asyncio
 import os
 import select
 import signal
@@ -17,7 +18,7 @@ from executor.pods.launcher import Launcher
 from executor.stage1 import caps, machine, manifest, reuse, seccomp, userns
 from executor.stage1.machine import assemble
 from executor.stage1.machine.assemble import List, Value
-from tests.stage1.conftest import Pods, Runner, Running
+from tests.stage1.conftest import SECONDS, Pods, Runner, Running
 
 
 def read(pod: str = "", app: str = "", isolators: str = "", **notes: str) -> manifest.Pod:
@@ -154,8 +155,27 @@ class Turns:
         pid = running.sandbox.pid
         ended = await running.ended()
         assert ended.exit_code == 0, (command, [await one.text() for one in running.outputs])
-        await running.stop()
+        await self.stop(running)
         return pid
+
+    async def stop(self, running: Running) -> None:
+        """Until the launcher knows, too, who may have the init: a child like itself tells it."""
+        await running.stop()
+        launcher = self.launcher.pid
+        children = Path(f"/proc/{launcher}/task/{launcher}/children")
+
+        def is_told() -> bool:
+            for pid in children.read_text().split():
+                try:
+                    if Path(f"/proc/{pid}/comm").read_text() == "gantry-launcher\n":
+                        return False
+                except (FileNotFoundError, ProcessLookupError):
+                    continue
+            return True
+
+        async with asyncio.timeout(SECONDS):
+            while not is_told():  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
 
     async def kept(self) -> int:
         """The pid of an init that waits for the next."""
@@ -279,7 +299,7 @@ async def look(turns: Turns, number: int) -> tuple[int, list[str]]:
     init = running.sandbox.pid
     ended = await running.ended()
     text = (await running.outputs[0].text()).replace(f"host{number}\n", "host\n")
-    await running.stop()
+    await turns.stop(running)
     assert ended.exit_code == 0, text
     return init, text.splitlines()
 

@@ -1,15 +1,16 @@
 """What is done with a pod's init between two pods, as lists for the function (see `reuse`).
 
-`Look`: at all that the first could have left there. `HandOver`: what makes it the next one's. `Counts`: what the kernel
-goes on counting there, in namespaces that are new.
+`Look`: at all that the first could have left there. `Renewal`: so that of what cannot be looked at nothing is left.
+`Counts`: what the kernel goes on counting there, in namespaces that are new.
 """
 
 import ctypes
 import errno
 import os
+import signal
 import struct
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from executor.stage1 import syscalls
 from executor.stage1.machine.assemble import ANY, RECORD, Label, List, Place, Value
@@ -30,9 +31,10 @@ _LENGTH: Final = 16  # of an entry, in a struct linux_dirent64
 _ENTRIES: Final = 512
 _FSPICK: Final = 8 | 1  # FSPICK_EMPTY_PATH, FSPICK_CLOEXEC
 _RECONFIGURE: Final = 7  # FSCONFIG_CMD_RECONFIGURE
-_CLONE: Final = 0x100000000 | 0x4000 | 0x100  # CLEAR_SIGHAND, VFORK, VM
+_CLONE: Final = (
+    0x100000000 | 0x100000 | 0x400 | 0x100
+)  # CLEAR_SIGHAND, PARENT_SETTID, FILES, VM: it needs no stack
 _LAST_PID: Final = "2"  # of a new one: that of a child that init has had (machine/init.py)
-_WALL: Final = 0x40000000
 _TMPFILE: Final = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
 
 
@@ -74,17 +76,13 @@ class _Held:
         self._todo.label(self._back)
 
     def _execute(self, fds: bytes) -> bool:
-        """Whether all of it has been done. fds: of the `inputs`, as `given` makes it. Raises OSError for one that may
+        """Whether all of it has been done. fds: of the `inputs`, as `given` makes them. Raises OSError for one that may
         have ended in other namespaces than ours."""
         self._put(self._given, f"{len(fds)}s", fds)
         self._put(self._done, "<Q", 0)
         if (result := self._function(self._base)) < 0:
             raise OSError(-result, os.strerror(-result))
         return self._get(self._done, 8) != bytes(8)
-
-    def given(self, fds: Mapping[str, int]) -> bytes:
-        """The descriptors that it takes, out of some."""
-        return struct.pack(f"<{len(self.inputs)}q", *[fds[name] for name in self.inputs])
 
     def _put(self, place: Place, form: str, *values: int | bytes) -> None:
         struct.pack_into(form, self._buffer, self._start + place.offset, *values)
@@ -136,15 +134,15 @@ class Counts(_Held):
 
 
 class Look(_Held):
-    """All that can be looked at of what a pod could have left with its init; what is remembered of it goes.
+    """All that can be looked at of what a pod could have left with its init.
 
-    Its inputs: `init` (a pidfd), `shm`, `mqueue`, `proc`, `sys` (directories of its own root), the namespaces that are
-    our `own`, and the files whose texts it compares. told: what these say, the first of which may go on.
+    Its inputs: `init` (a pidfd), `shm`, `mqueue`, `proc` (directories of its own root), the namespaces that are our
+    `own`, and the files whose texts it compares. told: what these say, the first of which may go on.
     """
 
     def __init__(self, function: Function, told: Mapping[str, bytes]) -> None:
         self.told = told
-        self.inputs = ("init", "shm", "mqueue", "proc", "sys", "own uts", "own ipc", *told)
+        self.inputs = ("init", "shm", "mqueue", "proc", "own uts", "own ipc", *told)
         super().__init__(function)
         read = [
             struct.pack("<Q", len(text)) + text.ljust(_aligned(len(text) + 1), b"\0")
@@ -172,12 +170,6 @@ class Look(_Held):
         self._try("fstat", self._input("shm"), self._roots)
         self._try("fstat", self._input("mqueue"), self._roots.at(STAT))
         self._try("fstatfs", self._input("shm"), self._roots.at(2 * STAT))
-        # The kernel remembers which files of these were looked at, and when that was first: not with a new one of them.
-        context = todo.room(8)
-        for name in ("proc", "sys"):
-            self._try("fspick", self._input(name), "", _FSPICK, result=context)
-            self._try("fsconfig", Value(context), _RECONFIGURE, 0, 0, 0)
-            self._try("close", Value(context))
         self._names = todo.room(NAMES)
         self._try("setns", whole, syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS)
         self._try("uname", self._names)
@@ -212,49 +204,49 @@ class Look(_Held):
         return os.fsdecode(self._get(self._names.at(NAME), NAME).partition(b"\0")[0])
 
 
-class HandOver(_Held):
-    """The next pod's name for its host; numbers: and its first process has the number of the first in a new one.
+class Renewal(_Held):
+    """What is remembered of a pod, but cannot be looked at, goes; by a child, for an app can have made it long.
 
-    Its inputs: as `Look`'s, and `last pid`, the kernel's setting.
+    Which files of /proc and /sys were looked at, and when that was first; which number the next process has: that of
+    the first in a new one. Its inputs: as `Look`'s, `sys`, and `last pid`, the kernel's setting.
     """
 
-    inputs = ("init", "own uts", "own pid", "last pid")
-
-    def __init__(self, function: Function, *, numbers: bool) -> None:
-        self._numbered = numbers
-        super().__init__(function)
+    inputs = ("init", "proc", "sys", "own pid", "last pid")
 
     def _build(self) -> None:
-        todo, whole = self._todo, self._input("init")
-        self._name, self._size, self._status = todo.room(NAME), todo.room(8), todo.room(8)
-        self._try("setns", whole, syscalls.CLONE_NEWUTS | (syscalls.CLONE_NEWPID if self._numbered else 0))
-        self._try("sethostname", self._name, Value(self._size))
-        if self._numbered:
-            self._number()
-        self._end_of_trying()
-        todo.call("setns", self._input("own uts"), syscalls.CLONE_NEWUTS)
-        todo.call("setns", self._input("own pid"), syscalls.CLONE_NEWPID)
-
-    def _number(self) -> None:
-        """The setting is of the namespace of whoever writes it: a child that shares our memory, and meets nobody."""
-        todo, pid, child, parent, failed = self._todo, self._todo.room(8), Label(), Label(), Label()
-        clone = todo.structure("QQQQQQQQ", _CLONE, 0, 0, 0, 0, 0, 0, 0)
-        todo.call("clone3", clone, 64, result=pid, forks=True, jump=child, then=parent)
+        todo, child, parent, failed = self._todo, Label(), Label(), Label()
+        self._pid, context = todo.room(8), todo.room(8)
+        # By the kernel alone: what clone3 returns the child would write, too, and sooner or later.
+        clone = todo.structure("QQQQQQQQ", _CLONE, 0, 0, self._pid, signal.SIGCHLD, 0, 0, 0)
+        # The setting is that of the namespace of whoever writes it. The child meets nobody there.
+        self._try("setns", self._input("init"), syscalls.CLONE_NEWPID)
+        todo.call("clone3", clone, 64, forks=True, jump=child, then=parent)
         todo.label(child)
-        todo.call(
-            "pwrite64", self._input("last pid"), _LAST_PID, len(_LAST_PID), 0, tolerate=ANY, jump=failed
-        )
+        calls: list[tuple[Any, ...]] = [("pwrite64", self._input("last pid"), _LAST_PID, len(_LAST_PID), 0)]
+        for name in ("proc", "sys"):
+            calls.append(("fspick", self._input(name), "", _FSPICK))
+            calls.append(("fsconfig", Value(context), _RECONFIGURE, 0, 0, 0))
+            calls.append(("close", Value(context)))
+        for name, *arguments in calls:
+            result = context if name == "fspick" else None
+            todo.call(name, *arguments, result=result, tolerate=ANY, jump=failed)
         todo.call("exit_group", 0)
         todo.label(failed)
         todo.call("exit_group", 1)
         todo.label(parent)
-        todo.call("wait4", Value(pid), self._status, _WALL, 0, tolerate=errno.EINTR, jump=parent)
+        self._end_of_trying()
+        todo.call("setns", self._input("own pid"), syscalls.CLONE_NEWPID)
 
-    def make_ready(self, fds: bytes, hostname: bytes) -> bool:
-        """Whether it is. Raises OSError."""
-        self._put(self._name, f"{NAME}s", hostname)
-        self._put(self._size, "<Q", len(hostname))
-        return self._execute(fds) and self._get(self._status, 4) == bytes(4)
+    def begin(self, fds: bytes) -> int:
+        """The pid of the child, which shares this list with us until it ends: with 0 if all is done. Raises OSError."""
+        if not self._execute(fds):
+            raise OSError(errno.EIO, "no child")
+        return int.from_bytes(self._get(self._pid, 4), "little")
+
+
+def given(inputs: tuple[str, ...], fds: Mapping[str, int]) -> bytes:
+    """The descriptors that a list takes, out of some."""
+    return struct.pack(f"<{len(inputs)}q", *[fds[name] for name in inputs])
 
 
 def _aligned(size: int) -> int:
