@@ -19,6 +19,7 @@ from executor.stage1 import caps, machine, manifest, reuse, seccomp, userns
 from executor.stage1.machine import assemble
 from executor.stage1.machine.assemble import List, Value
 from tests.stage1.conftest import SECONDS, Pods, Runner, Running
+from tests.waiting import until
 
 
 def read(pod: str = "", app: str = "", isolators: str = "", **notes: str) -> manifest.Pod:
@@ -338,6 +339,47 @@ async def test_nobody_sees_when_somebody_has_looked_at_a_file(turns: Turns) -> N
             name
         )  # the kernel's clock has ticks
     await running.stop()
+
+
+BY_THE_HOST = {
+    "process": ["--pid", "sleep", "1000"],
+    "hostname": ["--uts", "hostname", "another"],
+    "domain": ["--uts", "sh", "-c", "echo another > /proc/sys/kernel/domainname"],
+    "address": ["--net", "ip", "address", "add", "127.0.0.2/8", "dev", "lo"],
+    "setting": ["--ipc", "sh", "-c", "echo 1 > /proc/sys/kernel/shm_next_id"],
+}
+
+
+async def is_kept_after(turns: Turns, *command: str) -> bool:
+    """Whether the init of a pod in whose namespaces somebody of the host's has executed something. A process that stays
+    there ends with it."""
+    running = await turns.begin("/bin/true")
+    init = running.sandbox.pid
+    process = await asyncio.create_subprocess_exec("nsenter", "--target", str(init), *command)
+    if "--pid" in command:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        await asyncio.to_thread(until, "a process in there", lambda: bool(children.read_text()))
+    else:
+        assert await process.wait() == 0
+    await running.ended()
+    await turns.stop(running)
+    kept = Path(f"/proc/{init}").exists()
+    await process.wait()
+    return kept
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", BY_THE_HOST)
+async def test_what_no_app_can_do_is_looked_at_all_the_same(turns: Turns, name: str) -> None:
+    assert not await is_kept_after(turns, *BY_THE_HOST[name])
+
+
+@pytest.mark.root
+async def test_whoever_has_only_looked_has_left_nothing(turns: Turns) -> None:
+    for _ in range(20):
+        if await is_kept_after(turns, "--uts", "--ipc", "--net", "true"):
+            return
+    pytest.fail("none was kept")
 
 
 HOST = [{"name": "v", "kind": "host", "source": "/var/tmp"}]
