@@ -42,9 +42,7 @@ def grow(memory: int, had: int, cpus: int) -> None:
     """Up to so many bytes of memory, of which the template had some, and to so many cpus. Raises OSError."""
     for number in range(cpus):
         path = f"{_CPUS}/cpu{number}/online"
-        if (
-            os.path.exists(path) and _read(path) == "0"
-        ):  # the first one cannot be taken away, and has no such file
+        if os.path.exists(path) and _read(path) == "0":  # the first one always is, and has no such file
             cgroups.write(path, "1")
     if memory == had:
         return
@@ -59,10 +57,9 @@ def grow(memory: int, had: int, cpus: int) -> None:
 
 def _has(blocks: int) -> bool:
     """They are taken in order."""
-    names = [name for name in os.listdir(_MEMORY) if name[:6] == "memory"]
-    if len(names) < blocks:
-        return False
-    return _read(f"{_MEMORY}/memory{max(int(name[6:]) for name in names)}/state") == "online"
+    names = [name.removeprefix("memory") for name in os.listdir(_MEMORY)]
+    numbers = [int(name) for name in names if name.isdecimal()]
+    return len(numbers) >= blocks and _read(f"{_MEMORY}/memory{max(numbers)}/state") == "online"
 
 
 def _share(memory: int, had: int) -> None:
