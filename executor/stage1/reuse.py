@@ -37,6 +37,8 @@ _OWNERS: Final = re.compile(rb"^ *(\d{10,}):", re.MULTILINE)
 """Of keys; ids of pods have ten digits (see `userns.FIRST`)."""
 _NAMESPACES: Final = ("uts", "ipc", "net", "pid")
 _DIRECTORIES: Final = ("shm", "mqueue", "proc", "sys")
+_TRIES: Final = 10
+"""To learn how new ones are: it makes a network namespace, and where the launcher cannot, it never can."""
 MOST: Final = 100
 """Pods that have the same one, one after another."""
 IDLE_SECONDS: Final = 5.0
@@ -112,6 +114,7 @@ class Keeper:
         self._keys = os.open("/proc/key-users", os.O_RDONLY | os.O_CLOEXEC)
         self._look: Look | None = None
         self._counted: list[bytes] = []
+        self._tries = _TRIES
         self._idle: list[Renewal] = []
 
     def renew(self, init: "Init", hostname: str) -> tuple[int, Renewal] | None:
@@ -121,6 +124,9 @@ class Keeper:
             return None
         try:
             if self._look is None:
+                if not self._tries:
+                    return None
+                self._tries -= 1
                 self._look = self._learn()
             if init.place is None:
                 init.place = Place(init, self._look, self._fds)
