@@ -224,6 +224,24 @@ async def runner(launcher: Launcher, pods: Pods) -> AsyncIterator[Runner]:
         await running.stop()
 
 
+async def ready_for_the_next(launcher: Launcher) -> None:
+    """Until the launcher knows who may have the init of a pod that has ended: children like itself tell it."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+
+    def is_told() -> bool:
+        for pid in children.read_text().split():
+            try:
+                if Path(f"/proc/{pid}/comm").read_text() == "gantry-launcher\n":
+                    return False
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+        return True
+
+    async with asyncio.timeout(SECONDS):
+        while not is_told():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
 def _cgroups(directory: Path) -> list[Path]:
     """Cgroup directories of a pod, in every hierarchy."""
     bases = {

@@ -18,7 +18,7 @@ from executor.pods.launcher import Launcher
 from executor.stage1 import caps, machine, manifest, reuse, seccomp, userns
 from executor.stage1.machine import assemble
 from executor.stage1.machine.assemble import List, Value
-from tests.stage1.conftest import SECONDS, Pods, Runner, Running
+from tests.stage1.conftest import Pods, Runner, Running, ready_for_the_next
 from tests.waiting import until
 
 
@@ -160,23 +160,8 @@ class Turns:
         return pid
 
     async def stop(self, running: Running) -> None:
-        """Until the launcher knows, too, who may have the init: a child like itself tells it."""
         await running.stop()
-        launcher = self.launcher.pid
-        children = Path(f"/proc/{launcher}/task/{launcher}/children")
-
-        def is_told() -> bool:
-            for pid in children.read_text().split():
-                try:
-                    if Path(f"/proc/{pid}/comm").read_text() == "gantry-launcher\n":
-                        return False
-                except (FileNotFoundError, ProcessLookupError):
-                    continue
-            return True
-
-        async with asyncio.timeout(SECONDS):
-            while not is_told():  # noqa: ASYNC110
-                await asyncio.sleep(0.002)
+        await ready_for_the_next(self.launcher)
 
     async def kept(self) -> int:
         """The pid of an init that waits for the next."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from executor.pods.launcher import Launcher
-from tests.stage1.conftest import Pods, Runner
+from tests.stage1.conftest import Pods, Runner, ready_for_the_next
 
 pytestmark = [
     pytest.mark.root,
@@ -51,6 +51,7 @@ class Tenants:
     """Pods, one after another, that run the programs."""
 
     def __init__(self, launcher: Launcher, pods: Pods, layers: tuple[Path, ...]) -> None:
+        self._launcher = launcher
         self._runner = Runner(launcher, pods)
         self._layers = layers
         self.processes = "shared"
@@ -71,6 +72,7 @@ class Tenants:
         said = await output.text()
         assert (await pod.ended()).exit_code == 0, said
         await pod.stop()
+        await ready_for_the_next(self._launcher)
         return init, said
 
     async def look(self, tenant: str) -> tuple[str, dict[str, Any]]:
