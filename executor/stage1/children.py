@@ -153,6 +153,7 @@ def starter(sock: socket.socket, *, host: int, last_cap: int, spare: bool) -> No
     """
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    syscalls.forget_signals()
     close_all_but([sock.fileno(), host])
     syscalls.set_process_name("gantry-start")
     syscalls.join_session_keyring()

@@ -20,15 +20,19 @@ _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 
 # Numbers above 423 are the same on every architecture (include/uapi/asm-generic/unistd.h).
-_PER_MACHINE: Final = {"x86_64": (155, 250, 317, 313, 316, 56), "aarch64": (41, 219, 277, 273, 276, 220)}
+_PER_MACHINE: Final = {
+    "x86_64": (155, 250, 317, 313, 316, 56, 13),
+    "aarch64": (41, 219, 277, 273, 276, 220, 134),
+}
 SUPPORTED_MACHINE: Final = os.uname().machine in _PER_MACHINE
-_PIVOT_ROOT, _KEYCTL, _SECCOMP, _FINIT_MODULE, _RENAMEAT2, _CLONE = _PER_MACHINE.get(
-    os.uname().machine, (-1,) * 6
+_PIVOT_ROOT, _KEYCTL, _SECCOMP, _FINIT_MODULE, _RENAMEAT2, _CLONE, _SIGACTION = _PER_MACHINE.get(
+    os.uname().machine, (-1,) * 7
 )
 _OPEN_TREE, _MOVE_MOUNT, _PIDFD_OPEN, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 428, 429, 434, 436, 437, 442
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 
 _SIGNAL_SET: Final = 128  # bytes of the C library's sigset_t
+_C_LIBRARYS: Final = (32, 33)
 _CLONE_PARENT: Final = 0x8000
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWCGROUP: Final = 0x02000000
@@ -108,6 +112,16 @@ def setns(fd: int, flags: int) -> None:
 def fork_sibling() -> int:
     """fork(2), of a process of one thread, whose child is the caller's parent's (clone(2), CLONE_PARENT)."""
     return _check(_syscall(_CLONE, _CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0))
+
+
+def forget_signals() -> None:
+    """Those that the C library keeps to itself (nptl(7)) do what they do by default. It lets nobody else say so.
+
+    Who was started by posix_spawn(3) of a program with threads may have them ignored, and exec keeps that.
+    """
+    default = bytes(32)  # struct sigaction of the kernel's
+    for number in _C_LIBRARYS:
+        _check(_syscall(_SIGACTION, number, default, None, ctypes.c_size_t(8)))
 
 
 def mount(source: str, target: str, fstype: str | None, flags: int, data: str | None = None) -> None:
