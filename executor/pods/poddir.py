@@ -15,6 +15,7 @@ import os
 import stat
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -183,12 +184,15 @@ class PodDir:
         if not self._dispose(self.path):
             return None
         remove_known(self._text, _left_by(apps))
-        return None if os.listdir(self._text) == ["logs"] else self._strip
+        with suppress(FileNotFoundError):
+            return None if os.listdir(self._text) == ["logs"] else self._strip
+        return None
 
     def _strip(self) -> None:
-        for entry in self.path.iterdir():
-            if entry.name != "logs":
-                _remove(entry)
+        with suppress(FileNotFoundError):  # `remove` was faster
+            for entry in self.path.iterdir():
+                if entry.name != "logs":
+                    _remove(entry)
 
     def remove(self) -> None:
         """Remove what is left, and unlock. Slow: for a thread."""
