@@ -229,6 +229,7 @@ class World:
                 wrong += map(described, descendants())
                 raise Wrong("of an executor without pods: " + "\n".join(wrong))
             time.sleep(0.01)
+            reap(self.node.pid)  # an app that is pid 1 ends when all in its namespace have been reaped
 
     def strange(self) -> bool:
         """Are there processes that an executor without pods should not have? The launcher keeps some in reserve."""
