@@ -15,7 +15,9 @@ from executor.pods.trash import MOST, Trash
 from executor.stage0.removal import Known, remove_known
 from tests.waiting import until
 
-LAYER = ("upper", "work/work/incompat/volatile")
+WORK = "/".join(("work", "work", "incompat", "volatile"))
+"""What overlayfs makes in an app's work directory."""
+LAYER = ("upper", WORK)
 
 
 async def test_work_is_begun_in_its_order_by_threads_that_go() -> None:
@@ -195,7 +197,7 @@ def live(left):
     pod = dirs.create("u")
     pod.prepare(["a"])
     pod.write_app("a", "image", "sha256:1", [Path("/l/1")])
-    (pod.path / "overlay/a/work/work/incompat/volatile").mkdir(parents=True)
+    (pod.path / "overlay/a" / sys.argv[3]).mkdir(parents=True)
     (pod.path / "overlay/a/upper/directory").mkdir(parents=True)
     pod.move(Phase.EXITED)
     pod.strip_known(["a"])()
@@ -222,7 +224,7 @@ def test_whoever_is_killed_leaves_nothing_that_is_not_collected(tmp_path: Path) 
     """Before every single rename, mkdir and removal in a pod's directory, from its making to its end."""
     root = Path(__file__).parents[2]
     ran = subprocess.run(
-        [sys.executable, "-c", _KILLED, tmp_path, root], capture_output=True, text=True, check=False
+        [sys.executable, "-c", _KILLED, tmp_path, root, WORK], capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
     assert int(ran.stdout) > 40
