@@ -264,12 +264,7 @@ def _left_by(apps: Iterable[str]) -> Known:
         "overlay": dict.fromkeys(apps, _LAYER),
         "termination": dict.fromkeys(apps),
         "appsinfo": {app: {"manifest": None, "lower": None} for app in apps},
-        "stage1": {
-            "rootfs": {
-                "opt": {"stage2": {app: {"rootfs": {}} for app in apps}},
-                "rkt": {"status": status},
-            }
-        },
+        "stage1": {"rootfs": {"rkt": {"status": status}}},
     }
 
 
